@@ -1,0 +1,21 @@
+//! Floor 1: the words that every other room speaks.
+//!
+//! Identities, offsets, epochs, partition state, quorum arithmetic and error codes. Nothing here does I/O, reads a clock
+//! or draws a random number; constructors that need randomness take it as an argument.
+
+mod epoch_history;
+mod error_code;
+mod ids;
+mod offset;
+mod partition;
+pub mod quorum;
+mod topic_name;
+
+pub use epoch_history::{EpochEntry, EpochHistory, EpochHistoryError};
+pub use error_code::ErrorCode;
+pub use ids::{
+    ClusterId, DirectoryId, Incarnation, NodeId, ParseIdError, ProducerId, SessionId, TopicId,
+};
+pub use offset::{LeaderEpoch, LogPosition, Offset, PartitionEpoch};
+pub use partition::{Appointment, PartitionIndex, PartitionState, TopicPartition};
+pub use topic_name::{InvalidTopicName, TopicName};
