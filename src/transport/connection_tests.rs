@@ -1,9 +1,12 @@
 //! Real connections over loopback: who gets in, who does not, and what each side is told.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use quinn::ConnectionError;
+use rustls::client::{Tls12ClientSessionValue, Tls13ClientSessionValue};
+use rustls_pki_types::ServerName;
 use time::OffsetDateTime;
 use tokio::time::timeout;
 
@@ -59,7 +62,7 @@ async fn dial_without_checks(
     let (host, _) = peer.host_and_port().unwrap();
     let remote = peer.host_port.parse().unwrap();
     match endpoint.connect_with(config, remote, host).unwrap().await {
-        Ok(connection) => connection.closed().await,
+        Ok(connection) => timeout(LONG, connection.closed()).await.unwrap(),
         Err(error) => error,
     }
 }
@@ -146,6 +149,33 @@ async fn a_foreign_ca_is_named_on_both_ends() {
     let alpn = Alpn::Client;
     let error = dial_without_checks(&mixed_identity, &at(&server), alpn.name(), true).await;
     let error = explained(mixed, alpn, &error);
+    assert!(
+        matches!(error, ConnectFailure::RejectedUnknownCa { .. }),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn a_refusal_after_the_clients_handshake_still_fails_the_dial() {
+    let (ours, theirs) = (Cluster::new(), Cluster::new());
+    // The server shows our CA's certificate and trusts only theirs: nothing that this end could see beforehand.
+    ours.node_identity(1);
+    let dir = ours.path("node1");
+    std::fs::copy(theirs.path("ca").join("ca.crt"), dir.join("ca.crt")).unwrap();
+    let (server, _accepted) = start(Identity::load_node(&dir).unwrap());
+    let error = failure(ours.client_identity("x"), &at(&server), Alpn::Client).await;
+    assert!(
+        matches!(error, ConnectFailure::RejectedUnknownCa { .. }),
+        "{error}"
+    );
+    let identity = Arc::new(ours.client_identity("x"));
+    let error = match dial_unconfirmed(&identity, &at(&server), Alpn::Client, LONG).await {
+        Ok(dialled) => {
+            let end = timeout(LONG, dialled.connection.closed()).await.unwrap();
+            dialled.explain(&end)
+        }
+        Err(error) => error,
+    };
     assert!(
         matches!(error, ConnectFailure::RejectedUnknownCa { .. }),
         "{error}"
@@ -358,6 +388,8 @@ async fn nothing_is_resumed_and_nothing_is_sent_early() {
         .with_client_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(key)));
     crypto.alpn_protocols = vec![Alpn::Client.name().into()];
     crypto.enable_early_data = true;
+    let tickets = Arc::new(Tickets::default());
+    crypto.resumption = rustls::client::Resumption::store(Arc::clone(&tickets) as _);
     let crypto = quinn::crypto::rustls::QuicClientConfig::try_from(crypto).unwrap();
     let config = quinn::ClientConfig::new(Arc::new(crypto));
     let endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
@@ -377,6 +409,35 @@ async fn nothing_is_resumed_and_nothing_is_sent_early() {
         question.read_exact(&mut [0; 1]).await.unwrap();
         answer.write_all(b"!").await.unwrap();
         receive.read_exact(&mut [0; 1]).await.unwrap();
+    }
+    assert_eq!(tickets.0.load(Ordering::Relaxed), 0, "tickets were given");
+}
+
+/// Counts the tickets that a client is given.
+#[derive(Debug, Default)]
+struct Tickets(AtomicUsize);
+
+impl rustls::client::ClientSessionStore for Tickets {
+    fn set_kx_hint(&self, _: ServerName<'static>, _: rustls::NamedGroup) {}
+
+    fn kx_hint(&self, _: &ServerName<'_>) -> Option<rustls::NamedGroup> {
+        None
+    }
+
+    fn set_tls12_session(&self, _: ServerName<'static>, _: Tls12ClientSessionValue) {}
+
+    fn tls12_session(&self, _: &ServerName<'_>) -> Option<Tls12ClientSessionValue> {
+        None
+    }
+
+    fn remove_tls12_session(&self, _: &ServerName<'static>) {}
+
+    fn insert_tls13_ticket(&self, _: ServerName<'static>, _: Tls13ClientSessionValue) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn take_tls13_ticket(&self, _: &ServerName<'static>) -> Option<Tls13ClientSessionValue> {
+        None
     }
 }
 

@@ -474,7 +474,9 @@ impl LaneReader {
 mod tests {
     use super::*;
     use crate::transport::Alpn;
-    use crate::transport::testing::pair;
+    use tokio::time::timeout;
+
+    use crate::transport::testing::{LONG, pair};
 
     fn piece(bytes: impl Into<Bytes>) -> Piece {
         let semaphore = Arc::new(Semaphore::new(1));
@@ -557,14 +559,17 @@ mod tests {
         let lane = LaneWriter::spawn(stream, options);
         // Nobody reads, so quinn's windows fill and then the queue does.
         let piece = Bytes::from(vec![7; 90_000]);
-        let refused = loop {
-            match lane.try_push(piece.clone()) {
-                Ok(()) => tokio::task::yield_now().await,
-                Err(PushError::Full(back)) if lane.queued_bytes() == 90_064 => break back,
-                Err(PushError::Full(_)) => tokio::task::yield_now().await,
-                Err(other) => panic!("{other}"),
+        let fill = async {
+            loop {
+                match lane.try_push(piece.clone()) {
+                    Ok(()) => tokio::task::yield_now().await,
+                    Err(PushError::Full(back)) if lane.queued_bytes() == 90_064 => break back,
+                    Err(PushError::Full(_)) => tokio::task::yield_now().await,
+                    Err(other) => panic!("{other}"),
+                }
             }
         };
+        let refused = timeout(LONG, fill).await.unwrap();
         assert_eq!(refused, piece);
         let incoming = pair.dialled.connection.accept_uni().await.unwrap();
         let huge = Bytes::from(vec![8; 1_000_000]);
