@@ -76,16 +76,10 @@ fn run(arguments: impl Iterator<Item = OsString>) -> Exit {
     })
 }
 
-/// Runs a command that waits for others, on a runtime of its own. Ctrl-C ends it with [`Exit::Interrupted`]; a command that
-/// has something to tidy up listens for Ctrl-C itself, before this does.
+/// Runs a command that waits for others, on a runtime of its own. Ctrl-C drops it where it stands and ends with
+/// [`Exit::Interrupted`].
 pub fn block_on(command: impl Future<Output = anyhow::Result<Exit>>) -> anyhow::Result<Exit> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .context(
-            "cannot start the program's threads: check the limits on processes and open files",
-        )?;
-    let outcome = runtime.block_on(async {
+    block_on_to_the_end(async {
         tokio::select! {
             biased;
             outcome = command => outcome,
@@ -94,7 +88,20 @@ pub fn block_on(command: impl Future<Output = anyhow::Result<Exit>>) -> anyhow::
                 Err(error) => Err(error).context("cannot listen for Ctrl-C"),
             },
         }
-    });
+    })
+}
+
+/// The same for a command that has something to tidy up, and so listens for Ctrl-C itself.
+pub fn block_on_to_the_end(
+    command: impl Future<Output = anyhow::Result<Exit>>,
+) -> anyhow::Result<Exit> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context(
+            "cannot start the program's threads: check the limits on processes and open files",
+        )?;
+    let outcome = runtime.block_on(command);
     // A name lookup that hangs on a thread of its own must not hold up the exit.
     runtime.shutdown_background();
     outcome

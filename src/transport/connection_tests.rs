@@ -10,11 +10,11 @@ use rustls_pki_types::ServerName;
 use time::OffsetDateTime;
 use tokio::time::timeout;
 
-use super::testing::{Cluster, LONG, node, pair, start};
+use super::testing::{Cluster, LONG, node, pair, start, start_with_limits};
 use super::{
     Accepted, Alpn, BindError, CertsDir, CloseReason, ConnectFailure, Dialled, EndpointKeys,
-    Identity, IdentityError, IssueOptions, PeerAddress, PeerIdentity, Server, ServerOptions, dial,
-    dial_unconfirmed, tls,
+    Identity, IdentityError, IssueOptions, PeerAddress, PeerIdentity, Server, ServerLimits,
+    ServerOptions, dial, dial_unconfirmed, tls,
 };
 
 const YEAR: Duration = Duration::from_secs(365 * 86_400);
@@ -572,6 +572,64 @@ async fn a_taken_port_and_a_stopping_server_are_clear() {
         "{error}"
     );
     assert!(accepted.recv().await.is_none());
+}
+
+#[tokio::test]
+async fn a_full_server_refuses_clients_before_nodes_and_then_everyone() {
+    let cluster = Cluster::new();
+    let limits = ServerLimits {
+        connections: 3,
+        reserved_for_nodes: 2,
+        ..ServerLimits::default()
+    };
+    let (server, mut accepted) = start_with_limits(cluster.node_identity(1), limits);
+    let client = Arc::new(cluster.client_identity("x"));
+    let node = Arc::new(cluster.node_identity(2));
+    let peer = at(&server);
+    let outcome = async |identity, alpn| match dial(identity, &peer, alpn, LONG).await {
+        // A node's own refusal comes after the handshake.
+        Ok(dialled) => tokio::select! {
+            end = dialled.connection.closed() => Err(dialled.explain(&end)),
+            accepted = accepted.recv() => Ok((dialled, accepted)),
+        },
+        Err(error) => Err(error),
+    };
+    let mut outcome = outcome;
+    let _first = outcome(&client, Alpn::Client).await.unwrap();
+    let _second = outcome(&node, Alpn::Replication).await.unwrap();
+    let error = outcome(&client, Alpn::Client).await.unwrap_err();
+    assert!(
+        matches!(error, ConnectFailure::Overloaded { .. }),
+        "{error}"
+    );
+    // Room for one more, or for none while the refused client's connection drains.
+    let mut held = Vec::new();
+    let error = loop {
+        match outcome(&node, Alpn::Controller).await {
+            Ok(connected) => held.push(connected),
+            Err(error) => break error,
+        }
+        assert_eq!(held.len(), 1, "more than three");
+    };
+    assert!(
+        matches!(error, ConnectFailure::Overloaded { .. }),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn a_peer_that_must_prove_its_address_gets_in() {
+    let cluster = Cluster::new();
+    let limits = ServerLimits {
+        retry_above_connections: 0,
+        ..ServerLimits::default()
+    };
+    let (server, mut accepted) = start_with_limits(cluster.node_identity(1), limits);
+    let identity = Arc::new(cluster.client_identity("x"));
+    let _dialled = dial(&identity, &at(&server), Alpn::Client, LONG)
+        .await
+        .unwrap();
+    assert!(accepted.recv().await.is_some());
 }
 
 #[tokio::test]

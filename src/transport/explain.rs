@@ -230,6 +230,7 @@ impl DialContext {
             },
             ConnectionError::ApplicationClosed(close) => {
                 match CloseReason::from_code(close.error_code.into_inner()) {
+                    Some(CloseReason::Overloaded) => ConnectFailure::Overloaded { address },
                     Some(reason) => ConnectFailure::Closed {
                         address,
                         reason,

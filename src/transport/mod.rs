@@ -51,7 +51,7 @@ pub use rpc::{
 };
 pub use server::{
     ACCEPT_QUEUE, Accepted, HANDSHAKE_TIMEOUT, MAX_CONNECTIONS, MAX_HANDSHAKES, RESERVED_FOR_NODES,
-    RETRY_ABOVE_CONNECTIONS, RETRY_ABOVE_HANDSHAKES, Server, ServerOptions,
+    RETRY_ABOVE_CONNECTIONS, RETRY_ABOVE_HANDSHAKES, Server, ServerLimits, ServerOptions,
 };
 pub use socket::{BindError, UDP_BUFFER_BYTES, bind_tcp};
 pub use tls::{ClientAuth, TlsConfigError};

@@ -706,6 +706,41 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn no_more_calls_run_at_once_than_the_cap() {
+        #[derive(Default)]
+        struct Gauge {
+            running: AtomicUsize,
+            most: AtomicUsize,
+            full: tokio::sync::Notify,
+        }
+        const CAP: usize = CALL_STREAMS as usize;
+        let gauge = Arc::new(Gauge::default());
+        let gate = Arc::new(Semaphore::new(0));
+        let (inside, open) = (Arc::clone(&gauge), Arc::clone(&gate));
+        let f = fixture(move |_, request: Bytes| {
+            let (gauge, gate) = (Arc::clone(&inside), Arc::clone(&open));
+            async move {
+                let running = gauge.running.fetch_add(1, Ordering::SeqCst) + 1;
+                gauge.most.fetch_max(running, Ordering::SeqCst);
+                if running >= CAP {
+                    gauge.full.notify_one();
+                }
+                let _through = gate.acquire().await;
+                gauge.running.fetch_sub(1, Ordering::SeqCst);
+                Ok(request)
+            }
+        })
+        .await;
+        let calls = (0..CAP + 150).map(|_| f.pool.call(&f.peer, "x".into(), LONG));
+        let (answers, _) = tokio::join!(futures_util::future::join_all(calls), async {
+            timeout(LONG, gauge.full.notified()).await.unwrap();
+            gate.add_permits(CAP * 2);
+        });
+        assert!(answers.iter().all(Result::is_ok));
+        assert_eq!(gauge.most.load(Ordering::SeqCst), CAP);
+    }
+
+    #[tokio::test]
     async fn a_lost_connection_is_dialled_again_at_once_and_a_dead_peer_fails_fast() {
         let f = fixture(echo).await;
         f.pool.call(&f.peer, "a".into(), LONG).await.unwrap();

@@ -14,7 +14,7 @@ use super::endpoint_keys::EndpointKeys;
 use super::explain::explain_refused_peer;
 use super::identity::{Chain, Identity};
 use super::protocol::{Alpn, CloseReason};
-use super::socket::{BindError, bind_udp};
+use super::socket::{BindError, UDP_BUFFER_BYTES, bind_udp, granted_buffers};
 use super::{tls, tuning};
 
 /// Connections that a server holds at once, handshakes included. The next one is refused.
@@ -53,6 +53,33 @@ pub struct ServerOptions {
     pub alpns: Vec<Alpn>,
 }
 
+/// The caps on what a server takes in; see the constants for what happens at each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ServerLimits {
+    /// [`MAX_CONNECTIONS`]
+    pub connections: usize,
+    /// [`RESERVED_FOR_NODES`]
+    pub reserved_for_nodes: usize,
+    /// [`MAX_HANDSHAKES`]
+    pub handshakes: usize,
+    /// [`RETRY_ABOVE_CONNECTIONS`]
+    pub retry_above_connections: usize,
+    /// [`RETRY_ABOVE_HANDSHAKES`]
+    pub retry_above_handshakes: usize,
+}
+
+impl Default for ServerLimits {
+    fn default() -> ServerLimits {
+        ServerLimits {
+            connections: MAX_CONNECTIONS,
+            reserved_for_nodes: RESERVED_FOR_NODES,
+            handshakes: MAX_HANDSHAKES,
+            retry_above_connections: RETRY_ABOVE_CONNECTIONS,
+            retry_above_handshakes: RETRY_ABOVE_HANDSHAKES,
+        }
+    }
+}
+
 /// A listening QUIC endpoint. Dropping it does not stop it: [`Server::close`] does.
 #[derive(Clone, Debug)]
 pub struct Server {
@@ -64,8 +91,17 @@ impl Server {
     /// Binds the port and starts accepting; connections come out of the receiver. When the receiver is dropped, peers are
     /// told that the node is stopping.
     pub fn start(options: ServerOptions) -> Result<(Server, mpsc::Receiver<Accepted>), BindError> {
+        Server::start_with_limits(options, ServerLimits::default())
+    }
+
+    /// As [`Server::start`], with other caps than the default.
+    pub fn start_with_limits(
+        options: ServerOptions,
+        limits: ServerLimits,
+    ) -> Result<(Server, mpsc::Receiver<Accepted>), BindError> {
         let config = server_config(&options.identity, &options.alpns)?;
         let socket = bind_udp(options.listen)?;
+        let granted = granted_buffers(&socket);
         let endpoint = Endpoint::new(
             options.keys.endpoint_config(),
             Some(config),
@@ -78,7 +114,14 @@ impl Server {
             source,
         })?;
         let (accepted, receiver) = mpsc::channel(ACCEPT_QUEUE);
-        tokio::spawn(accept_loop(endpoint.clone(), accepted));
+        tracing::info!(
+            listen = %endpoint.local_addr().unwrap_or(options.listen),
+            asked = UDP_BUFFER_BYTES,
+            granted_receive = granted.receive,
+            granted_send = granted.send,
+            "QUIC is served; socket buffers in bytes (raise net.core.rmem_max and wmem_max to be granted what is asked)"
+        );
+        tokio::spawn(accept_loop(endpoint.clone(), accepted, limits));
         let server = Server {
             endpoint,
             alpns: options.alpns.into(),
@@ -126,18 +169,19 @@ fn server_config(identity: &Identity, alpns: &[Alpn]) -> Result<quinn::ServerCon
     Ok(config)
 }
 
-async fn accept_loop(endpoint: Endpoint, accepted: mpsc::Sender<Accepted>) {
-    let handshakes = Arc::new(Semaphore::new(MAX_HANDSHAKES));
+async fn accept_loop(endpoint: Endpoint, accepted: mpsc::Sender<Accepted>, limits: ServerLimits) {
+    let handshakes = Arc::new(Semaphore::new(limits.handshakes));
     while let Some(incoming) = endpoint.accept().await {
         let remote = incoming.remote_address();
         let open = endpoint.open_connections();
-        if open >= MAX_CONNECTIONS {
+        if open >= limits.connections {
             tracing::warn!(%remote, open, "connection refused: the node holds as many as it may");
             incoming.refuse();
             continue;
         }
-        let under_way = MAX_HANDSHAKES - handshakes.available_permits();
-        let loaded = open >= RETRY_ABOVE_CONNECTIONS || under_way >= RETRY_ABOVE_HANDSHAKES;
+        let under_way = limits.handshakes - handshakes.available_permits();
+        let loaded =
+            open >= limits.retry_above_connections || under_way >= limits.retry_above_handshakes;
         if loaded && !incoming.remote_address_validated() && incoming.may_retry() {
             if let Err(error) = incoming.retry() {
                 tracing::debug!(%remote, %error, "could not ask a peer to prove its address");
@@ -148,7 +192,7 @@ async fn accept_loop(endpoint: Endpoint, accepted: mpsc::Sender<Accepted>) {
             incoming.ignore();
             continue;
         };
-        let crowded = open >= MAX_CONNECTIONS - RESERVED_FOR_NODES;
+        let crowded = open >= limits.connections.saturating_sub(limits.reserved_for_nodes);
         tokio::spawn(handshake(incoming, crowded, accepted.clone(), permit));
     }
 }

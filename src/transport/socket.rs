@@ -3,7 +3,7 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use thiserror::Error;
 
 /// Asked of the kernel for each direction of a UDP socket, in bytes; it grants what its limits allow.
@@ -66,19 +66,26 @@ pub(super) fn bind_udp(address: SocketAddr) -> Result<UdpSocket, BindError> {
     if address.is_ipv6() {
         socket.set_only_v6(false).map_err(&fail)?;
     }
-    // A smaller buffer than asked for is no error: it is logged, and loses packets only under bursts.
+    // A smaller buffer than asked for is no error: a server logs it, and it loses packets only under bursts.
     let _ = socket.set_recv_buffer_size(UDP_BUFFER_BYTES);
     let _ = socket.set_send_buffer_size(UDP_BUFFER_BYTES);
     socket.bind(&address.into()).map_err(&fail)?;
-    tracing::debug!(
-        %address,
-        asked = UDP_BUFFER_BYTES,
-        // Linux reports twice what may be used.
-        granted_receive = socket.recv_buffer_size().unwrap_or(0) / 2,
-        granted_send = socket.send_buffer_size().unwrap_or(0) / 2,
-        "UDP socket buffers, in bytes"
-    );
     Ok(socket.into())
+}
+
+/// What the kernel gave a UDP socket, in bytes.
+pub(super) struct GrantedBuffers {
+    pub(super) receive: usize,
+    pub(super) send: usize,
+}
+
+pub(super) fn granted_buffers(socket: &UdpSocket) -> GrantedBuffers {
+    let socket = SockRef::from(socket);
+    // Linux reports twice what may be used.
+    GrantedBuffers {
+        receive: socket.recv_buffer_size().unwrap_or(0) / 2,
+        send: socket.send_buffer_size().unwrap_or(0) / 2,
+    }
 }
 
 /// A UDP socket on any port, of the family that reaches `peer`.

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 
 use super::{
     Accepted, Alpn, CertsDir, ClientName, Dialled, EndpointKeys, Identity, IssueOptions,
-    PeerAddress, Server, ServerOptions, dial,
+    PeerAddress, Server, ServerLimits, ServerOptions, dial,
 };
 use crate::types::NodeId;
 
@@ -98,13 +98,20 @@ impl Cluster {
 }
 
 pub(super) fn start(identity: Identity) -> (Server, mpsc::Receiver<Accepted>) {
-    Server::start(ServerOptions {
+    start_with_limits(identity, ServerLimits::default())
+}
+
+pub(super) fn start_with_limits(
+    identity: Identity,
+    limits: ServerLimits,
+) -> (Server, mpsc::Receiver<Accepted>) {
+    let options = ServerOptions {
         listen: "127.0.0.1:0".parse().unwrap(),
         identity: Arc::new(identity),
         keys: EndpointKeys::random().unwrap(),
         alpns: Alpn::ALL.to_vec(),
-    })
-    .unwrap()
+    };
+    Server::start_with_limits(options, limits).unwrap()
 }
 
 /// Both ends of one connection between nodes.
