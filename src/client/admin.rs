@@ -386,7 +386,8 @@ impl Admin {
                 error.error_code(),
                 Some(ErrorCode::NotController | ErrorCode::BrokerNotAvailable)
             );
-            if !elsewhere && !(error.is_retriable() && error.connect_error().is_some()) {
+            let never_left = error.is_retriable() && error.connect_error().is_some();
+            if !elsewhere && !never_left {
                 return Err(error);
             }
             attempts += 1;

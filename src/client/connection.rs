@@ -103,6 +103,8 @@ struct Shared {
     state: Mutex<State>,
     /// Cancelled when the lane is broken: both tasks end.
     end: CancellationToken,
+    /// Cancelled when the writing task has ended.
+    written: CancellationToken,
 }
 
 #[derive(Debug, Default)]
@@ -140,6 +142,7 @@ impl Lane {
             address,
             state: Mutex::default(),
             end: CancellationToken::new(),
+            written: CancellationToken::new(),
         });
         // Unbounded by type, bounded in fact: everything in it has a place in `waiting`, or is a request without a
         // response, which the producer's memory bound covers.
@@ -189,6 +192,14 @@ impl Lane {
             .response(timeout)
             .await?;
         decode_response::<R>(body, version, &self.shared.address, name)
+    }
+
+    /// Drops this handle. If it was the last one, waits until the node's machine has everything that was sent, for a few
+    /// seconds at most.
+    pub(super) async fn finish(self) {
+        let Lane { shared, outgoing } = self;
+        drop(outgoing);
+        shared.written.cancelled().await;
     }
 
     fn enqueue(
@@ -297,6 +308,7 @@ async fn write_requests(
     mut queue: mpsc::UnboundedReceiver<Bytes>,
     mut send: quinn::SendStream,
 ) {
+    let _written = shared.written.clone().drop_guard();
     let writing = async {
         while let Some(first) = queue.recv().await {
             let mut chunk = BytesMut::new();

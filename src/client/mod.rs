@@ -442,3 +442,89 @@ async fn call_link<R: Spoken>(
 fn wire_str(text: &str) -> StrBytes {
     StrBytes::from_string(text.to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::testing::{FakeNode, dialer};
+    use super::*;
+
+    #[tokio::test]
+    async fn connecting_learns_the_nodes() {
+        let node = FakeNode::start(2);
+        let client = node.client().await;
+        assert_eq!(client.view().nodes.len(), 1);
+        let topic = TopicName::new("t").unwrap();
+        let view = client.topic(&topic, false, HEDGE).await.unwrap();
+        assert_eq!(view.topics[&topic].partitions.len(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_certificate_that_is_not_trusted_fails_at_once_and_says_so() {
+        let node = FakeNode::start(1);
+        let stranger = FakeNode::start(1);
+        let error = Client::connect(node.config(), stranger.dialer())
+            .await
+            .unwrap_err();
+        let connect = error.connect_error().unwrap();
+        assert_eq!(connect.address, node.address);
+        assert!(connect.is_tls_refusal(), "{connect:?}");
+    }
+
+    #[tokio::test]
+    async fn a_dead_bootstrap_server_costs_little_beside_a_living_one() {
+        let node = FakeNode::start(1);
+        // It is bound and never answers.
+        let dead = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let dead = dead.local_addr().map(|a| (dead, a.to_string())).unwrap();
+        let mut config = ClientConfig::new([dead.1, node.address.clone()]);
+        // Only the living one can make this succeed.
+        config.connect_timeout = Duration::from_secs(3600);
+        config.bootstrap_timeout = Duration::from_secs(3600);
+        Client::connect(config, node.dialer()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn nobody_there_is_a_connect_error_with_its_address() {
+        let dead = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let address = dead.local_addr().unwrap().to_string();
+        let mut config = ClientConfig::new([address.clone()]);
+        config.connect_timeout = Duration::from_millis(50);
+        config.bootstrap_timeout = Duration::from_millis(200);
+        let error = Client::connect(config, dialer(rustls::RootCertStore::empty()))
+            .await
+            .unwrap_err();
+        let connect = error.connect_error().unwrap();
+        assert_eq!(connect.address, address);
+        assert!(matches!(connect.cause, ConnectCause::TimedOut { .. }));
+        assert!(!connect.is_tls_refusal());
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_broke_is_made_again() {
+        let node = FakeNode::start(1);
+        let client = node.client().await;
+        let link = client.link(&node.address);
+        link.session().await.unwrap();
+        link.close();
+        let topics = [TopicName::new("t").unwrap()];
+        client.refresh(&topics, false).await.unwrap();
+        assert_eq!(lock(&node.state).connections, 2);
+        node.endpoint.close(0u32.into(), b"");
+    }
+
+    #[tokio::test]
+    async fn administration_reports_kafkas_errors() {
+        let node = FakeNode::start(1);
+        let admin = node.client().await.admin();
+        let topic = NewTopic::new(TopicName::new("new").unwrap());
+        admin.create_topic(&topic, false).await.unwrap();
+        let error = admin.create_topic(&topic, false).await.unwrap_err();
+        assert_eq!(error.error_code(), Some(ErrorCode::TopicAlreadyExists));
+        let missing = [TopicName::new("nope").unwrap()];
+        let error = admin.describe_topics(&missing).await.unwrap_err();
+        assert!(matches!(error, ClientError::UnknownTopic { .. }));
+        // The node does not offer it.
+        let error = admin.describe_cluster().await.unwrap_err();
+        assert!(matches!(error, ClientError::Unsupported { .. }), "{error}");
+    }
+}

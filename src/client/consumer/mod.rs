@@ -849,3 +849,183 @@ async fn bounds(client: &Client, name: &PartitionName) -> Result<(Offset, Offset
         ask(OffsetQuery::Latest).await?,
     ))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::lock;
+    use crate::client::testing::FakeNode;
+    use crate::record::{BatchBuilder, Compression};
+
+    fn name(partition: u32) -> PartitionName {
+        PartitionName::new(TopicName::new("t").unwrap(), PartitionIndex(partition))
+    }
+
+    /// `batches` batches of ten records; a record's value is its offset, its timestamp 1000 × its batch.
+    fn fill(node: &FakeNode, partition: i32, batches: i64) {
+        let mut state = lock(&node.state);
+        for _ in 0..batches {
+            let base = state.end(partition as usize);
+            let mut builder = BatchBuilder::new();
+            for i in 0..10 {
+                let value = (base + i).to_string();
+                builder
+                    .append(None, Some(value.as_bytes()), &[], base * 100)
+                    .unwrap();
+            }
+            let bytes = builder.seal(Compression::Lz4).unwrap().stamp(None);
+            state
+                .append(partition, &Batch::decode(&bytes).unwrap())
+                .unwrap();
+        }
+    }
+
+    /// Reads up to the end of `partitions` partitions. Returns the offsets of each, and the ends.
+    async fn read(consumer: &mut Consumer, partitions: usize) -> BTreeMap<u32, (Vec<i64>, u64)> {
+        let mut found: BTreeMap<u32, (Vec<i64>, u64)> = BTreeMap::new();
+        let mut ends = 0;
+        while ends < partitions {
+            match consumer.next().await.unwrap() {
+                Event::Record(record) => {
+                    let value = String::from_utf8(record.record.value.unwrap().to_vec()).unwrap();
+                    assert_eq!(value, record.record.offset.to_string());
+                    let entry = found.entry(record.partition.0).or_default();
+                    entry.0.push(record.record.offset);
+                }
+                Event::EndOfPartition {
+                    partition, offset, ..
+                } => {
+                    found.entry(partition.0).or_default().1 = offset.get();
+                    ends += 1;
+                }
+            }
+        }
+        found
+    }
+
+    #[tokio::test]
+    async fn every_partition_is_read_in_order_to_its_end() {
+        let node = FakeNode::start(3);
+        fill(&node, 0, 20);
+        fill(&node, 1, 3);
+        let client = node.client().await;
+        // Small sizes, so that it takes many requests and the prefetch cap is met.
+        let mut consumer = client
+            .consumer(ConsumerConfig {
+                max_partition_bytes: 300,
+                prefetch_bytes: 1000,
+                ..ConsumerConfig::default()
+            })
+            .unwrap();
+        let topic = TopicName::new("t").unwrap();
+        consumer
+            .assign_topic(&topic, Start::Beginning)
+            .await
+            .unwrap();
+        let found = read(&mut consumer, 3).await;
+        assert_eq!(found[&0], ((0..200).collect(), 200));
+        assert_eq!(found[&1], ((0..30).collect(), 30));
+        assert_eq!(found[&2], (vec![], 0));
+
+        // More comes, and the end is told again.
+        fill(&node, 2, 1);
+        let found = read(&mut consumer, 1).await;
+        assert_eq!(found[&2], ((0..10).collect(), 10));
+    }
+
+    #[tokio::test]
+    async fn each_start_is_found() {
+        let node = FakeNode::start(1);
+        fill(&node, 0, 5);
+        let client = node.client().await;
+        for (start, first) in [
+            ("beginning", 0),
+            ("17", 17),
+            ("-13", 37),
+            ("-1000", 0),
+            ("@2000", 20),
+            ("@2001", 30),
+            ("@99999999", 50),
+            ("end", 50),
+        ] {
+            let mut consumer = client.consumer(ConsumerConfig::default()).unwrap();
+            consumer
+                .assign([(name(0), start.parse().unwrap())])
+                .await
+                .unwrap();
+            let found = read(&mut consumer, 1).await;
+            assert_eq!(found[&0], ((first..50).collect(), 50), "{start}");
+        }
+    }
+
+    #[tokio::test]
+    async fn out_of_range_names_the_bounds_or_follows_the_policy() {
+        let node = FakeNode::start(1);
+        fill(&node, 0, 5);
+        lock(&node.state).log_start = 20;
+        let client = node.client().await;
+        for (policy, first) in [(OutOfRange::Earliest, 20), (OutOfRange::Latest, 50)] {
+            let mut consumer = client
+                .consumer(ConsumerConfig {
+                    out_of_range: policy,
+                    ..ConsumerConfig::default()
+                })
+                .unwrap();
+            let start = "3".parse().unwrap();
+            consumer.assign([(name(0), start)]).await.unwrap();
+            let found = read(&mut consumer, 1).await;
+            assert_eq!(found[&0].0, (first..50).collect::<Vec<_>>());
+        }
+        let mut consumer = client.consumer(ConsumerConfig::default()).unwrap();
+        let start = "99".parse().unwrap();
+        consumer.assign([(name(0), start)]).await.unwrap();
+        let error = consumer.next().await.unwrap_err();
+        match &error {
+            ClientError::OffsetOutOfRange { start, end, .. } => {
+                assert_eq!((start.get(), end.get()), (20, 50));
+            }
+            other => panic!("{other:?}"),
+        }
+        assert!(error.to_string().contains("99"), "{error}");
+        assert!(matches!(consumer.next().await, Err(ClientError::Closed)));
+    }
+
+    #[tokio::test]
+    async fn moved_leaders_and_unready_ones_are_asked_again() {
+        let node = FakeNode::start(1);
+        fill(&node, 0, 2);
+        lock(&node.state).fetch_faults.extend([
+            ErrorCode::NotLeaderOrFollower,
+            ErrorCode::FencedLeaderEpoch,
+            ErrorCode::UnknownLeaderEpoch,
+            ErrorCode::OffsetNotAvailable,
+        ]);
+        let mut consumer = node
+            .client()
+            .await
+            .consumer(ConsumerConfig::default())
+            .unwrap();
+        consumer
+            .assign([(name(0), Start::Beginning)])
+            .await
+            .unwrap();
+        let found = read(&mut consumer, 1).await;
+        assert_eq!(found[&0], ((0..20).collect(), 20));
+        assert!(lock(&node.state).fetch_faults.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_topic_that_does_not_exist_cannot_be_assigned() {
+        let node = FakeNode::start(1);
+        let mut consumer = node
+            .client()
+            .await
+            .consumer(ConsumerConfig::default())
+            .unwrap();
+        let missing = PartitionName::new(TopicName::new("nope").unwrap(), PartitionIndex(0));
+        let error = consumer.assign([(missing, Start::End)]).await.unwrap_err();
+        assert!(matches!(error, ClientError::UnknownTopic { .. }), "{error}");
+        let error = consumer.assign([(name(7), Start::End)]).await.unwrap_err();
+        assert!(matches!(error, ClientError::UnknownPartition { .. }));
+    }
+}

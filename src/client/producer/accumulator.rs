@@ -583,7 +583,7 @@ impl PartitionQueue {
         if let Some(sequence) = batch.sequence {
             let behind = self.batches.iter().skip(index);
             let last_numbered = behind.filter(|b| b.sequence.is_some()).count() == 0;
-            if last_numbered && !batch.uncertain && index == 0 && !cause.is_loss() {
+            if last_numbered && !batch.uncertain && !cause.is_loss() {
                 // It is not in the log and nothing follows it: its numbers are free again.
                 self.next_sequence = sequence;
             } else {
@@ -613,5 +613,311 @@ fn restamp(bytes: Bytes, stamp: Option<ProducerStamp>) -> Bytes {
     match Batch::decode(&bytes) {
         Ok(batch) => restamp_producer(&batch, stamp),
         Err(_) => bytes,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::Semaphore;
+
+    use super::*;
+    use crate::types::{PartitionIndex, TopicName};
+
+    const LINGER: Duration = Duration::from_millis(5);
+    const TIMEOUT: Duration = Duration::from_secs(120);
+
+    struct Test {
+        queue: PartitionQueue,
+        memory: Arc<Semaphore>,
+        now: Instant,
+    }
+
+    impl Test {
+        fn new(idempotent: bool) -> Test {
+            let name = PartitionName::new(TopicName::new("t").unwrap(), PartitionIndex(0));
+            let config = QueueConfig {
+                batch_bytes: 200,
+                linger: LINGER,
+                delivery_timeout: TIMEOUT,
+                max_in_flight: if idempotent { 5 } else { 1 },
+                backoff: Backoff::default(),
+            };
+            let mut test = Test {
+                queue: PartitionQueue::new(name, config, idempotent, 1),
+                memory: Arc::new(Semaphore::new(1 << 20)),
+                now: Instant::now(),
+            };
+            if idempotent {
+                test.identity(1);
+            }
+            test
+        }
+
+        fn identity(&mut self, generation: u64) {
+            let identity = Identity {
+                generation,
+                id: ProducerId::new(100 + generation as i64).unwrap(),
+                epoch: 0,
+            };
+            self.queue.offer_identity(identity, self.now);
+        }
+
+        fn append(&mut self, value: &[u8]) -> (BatchDone, i32) {
+            let memory = self.memory.clone().try_acquire_owned().unwrap();
+            let appended = self
+                .queue
+                .append(None, Some(value), &[], 0, memory, self.now)
+                .unwrap();
+            (appended.done, appended.index)
+        }
+
+        /// A batch of one record that is full.
+        fn batch(&mut self) -> BatchDone {
+            self.append(&[b'x'; 200]).0
+        }
+
+        fn take(&mut self) -> Option<(BatchId, Bytes)> {
+            let outgoing = self.queue.take(self.now, false)?;
+            let bytes = match outgoing.content {
+                OutgoingContent::New { builder, stamp } => builder
+                    .seal(crate::record::Compression::None)
+                    .unwrap()
+                    .stamp(stamp),
+                OutgoingContent::Sealed(bytes) => bytes,
+            };
+            Some((outgoing.id, bytes))
+        }
+
+        fn refuse(&mut self, sent: (BatchId, Bytes), code: ErrorCode) -> Effects {
+            let attempt = Attempt::Refused {
+                code,
+                message: None,
+            };
+            self.queue.complete(sent.0, sent.1, attempt, self.now)
+        }
+
+        fn accept(&mut self, sent: (BatchId, Bytes), offset: i64) {
+            let attempt = Attempt::Appended {
+                offset: Some(offset),
+            };
+            self.queue.complete(sent.0, sent.1, attempt, self.now);
+        }
+
+        fn lose(&mut self, sent: (BatchId, Bytes)) {
+            let attempt = Attempt::Unknown(ClientError::TimedOut {
+                address: "a:1".to_owned(),
+                request: "Produce",
+                after: LINGER,
+            });
+            self.queue.complete(sent.0, sent.1, attempt, self.now);
+        }
+
+        fn later(&mut self, duration: Duration) {
+            self.now += duration;
+        }
+    }
+
+    fn sequence(sent: &(BatchId, Bytes)) -> (i64, i32) {
+        let header = Batch::decode(&sent.1).unwrap();
+        header.verify_crc().unwrap();
+        let id = header.header.producer_id.map_or(-1, ProducerId::get);
+        (id, header.header.base_sequence)
+    }
+
+    fn result(done: BatchDone) -> Option<BatchResult> {
+        done.now_or_never().map(|result| result.unwrap())
+    }
+
+    fn cause(done: BatchDone) -> DeliveryError {
+        DeliveryError::clone(&result(done).unwrap().unwrap_err())
+    }
+
+    #[test]
+    fn a_batch_leaves_when_it_is_full_or_has_lingered_or_is_flushed() {
+        let mut t = Test::new(true);
+        drop(t.append(b"a"));
+        assert!(t.take().is_none());
+        assert_eq!(t.queue.next_due(t.now), Some(t.now + LINGER));
+        t.later(LINGER);
+        assert!(t.take().is_some());
+
+        drop(t.append(b"b"));
+        assert!(t.take().is_none());
+        t.queue.flush();
+        assert!(t.take().is_some());
+
+        drop(t.append(b"c"));
+        let (_, index) = t.append(&[b'x'; 60]);
+        assert_eq!(index, 1);
+        let (_, index) = t.append(&[b'x'; 60]);
+        assert_eq!(index, 0, "it did not fit into the batch before");
+        assert!(t.take().is_some(), "full");
+        assert!(t.take().is_none(), "open");
+    }
+
+    #[test]
+    fn five_are_in_flight_and_acknowledged_by_offset() {
+        let mut t = Test::new(true);
+        let dones: Vec<_> = (0..7).map(|_| t.batch()).collect();
+        let mut sent = Vec::new();
+        while let Some(batch) = t.take() {
+            sent.push(batch);
+        }
+        let sequences: Vec<_> = sent.iter().map(sequence).collect();
+        assert_eq!(sequences, [0, 1, 2, 3, 4].map(|s| (101, s)));
+        t.accept(sent.remove(0), 40);
+        assert_eq!(result(dones[0].clone()).unwrap().unwrap(), Some(40));
+        assert!(result(dones[1].clone()).is_none());
+        assert_eq!(sequence(&t.take().unwrap()), (101, 5));
+        assert!(t.take().is_none());
+    }
+
+    #[test]
+    fn retries_keep_the_order_and_the_numbers() {
+        let mut t = Test::new(true);
+        for _ in 0..4 {
+            drop(t.batch());
+        }
+        let (a, b, c) = (t.take().unwrap(), t.take().unwrap(), t.take().unwrap());
+        let effects = t.refuse(a, ErrorCode::NotLeaderOrFollower);
+        assert!(effects.refresh_metadata);
+        t.refuse(b, ErrorCode::OutOfOrderSequenceNumber);
+        assert!(t.take().is_none(), "the fourth does not overtake");
+        t.lose(c);
+        assert!(t.take().is_none(), "not before the backoff is over");
+        t.later(Duration::from_millis(50));
+        let sequences: Vec<_> = std::iter::from_fn(|| t.take())
+            .map(|sent| sequence(&sent))
+            .collect();
+        assert_eq!(sequences, [0, 1, 2, 3].map(|s| (101, s)));
+    }
+
+    #[test]
+    fn without_idempotence_one_is_in_flight_so_that_none_is_overtaken() {
+        let mut t = Test::new(false);
+        drop(t.batch());
+        drop(t.batch());
+        let first = t.take().unwrap();
+        assert_eq!(sequence(&first), (-1, -1));
+        assert!(t.take().is_none());
+        let again = first.1.clone();
+        t.lose(first);
+        t.later(Duration::from_secs(1));
+        assert_eq!(t.take().unwrap().1, again);
+        assert!(t.take().is_none());
+    }
+
+    #[test]
+    fn what_cannot_succeed_fails_at_once() {
+        let mut t = Test::new(true);
+        let done = t.batch();
+        let sent = t.take().unwrap();
+        t.refuse(sent, ErrorCode::MessageTooLarge);
+        let error = cause(done);
+        assert_eq!(error.error_code(), Some(ErrorCode::MessageTooLarge));
+        assert_eq!(error.attempts, 1);
+        assert!(!error.may_be_stored);
+        // Its numbers are free: nothing came after it.
+        drop(t.batch());
+        assert_eq!(sequence(&t.take().unwrap()), (101, 0));
+    }
+
+    #[test]
+    fn a_gap_in_the_numbers_asks_for_another_identity() {
+        let mut t = Test::new(true);
+        let (done_a, done_b) = (t.batch(), t.batch());
+        let (a, b) = (t.take().unwrap(), t.take().unwrap());
+        t.refuse(a, ErrorCode::InvalidRecord);
+        assert!(result(done_a).unwrap().is_err());
+        assert_eq!(t.queue.wants_identity(), Some(1));
+        t.identity(2);
+        assert_eq!(t.queue.wants_identity(), Some(1), "one is still in flight");
+        t.refuse(b, ErrorCode::OutOfOrderSequenceNumber);
+        t.later(Duration::from_secs(1));
+        assert!(t.take().is_none());
+        t.identity(2);
+        let b = t.take().unwrap();
+        assert_eq!(sequence(&b), (102, 0));
+        t.accept(b, 7);
+        assert_eq!(result(done_b).unwrap().unwrap(), Some(7));
+    }
+
+    #[test]
+    fn an_unknown_producer_id_resends_only_what_was_certainly_not_appended() {
+        let mut t = Test::new(true);
+        let (uncertain, certain) = (t.batch(), t.batch());
+        let (a, b) = (t.take().unwrap(), t.take().unwrap());
+        t.lose(a);
+        t.refuse(b, ErrorCode::UnknownProducerId);
+        t.later(Duration::from_secs(1));
+        t.identity(2);
+        let error = cause(uncertain);
+        assert!(error.may_be_stored);
+        assert!(
+            matches!(error.cause, DeliveryCause::OutcomeUnknown { last: Some(_) }),
+            "{error:?}"
+        );
+        let b = t.take().unwrap();
+        assert_eq!(sequence(&b), (102, 0));
+        t.accept(b, 9);
+        assert_eq!(result(certain).unwrap().unwrap(), Some(9));
+        assert_eq!(t.queue.wants_identity(), None);
+    }
+
+    #[test]
+    fn a_leader_that_lost_records_is_heard_of() {
+        let mut t = Test::new(true);
+        let done = t.batch();
+        let a = t.take().unwrap();
+        t.refuse(a, ErrorCode::OutOfOrderSequenceNumber);
+        assert_eq!(
+            cause(done).error_code(),
+            Some(ErrorCode::OutOfOrderSequenceNumber)
+        );
+        drop(t.batch());
+        assert!(t.take().is_none());
+        t.identity(2);
+        assert_eq!(sequence(&t.take().unwrap()), (102, 0));
+    }
+
+    #[test]
+    fn a_duplicate_is_a_success_without_an_offset() {
+        let mut t = Test::new(true);
+        let done = t.batch();
+        let sent = t.take().unwrap();
+        t.refuse(sent, ErrorCode::DuplicateSequenceNumber);
+        assert_eq!(result(done).unwrap().unwrap(), None);
+    }
+
+    #[test]
+    fn the_delivery_timeout_names_the_last_cause() {
+        let mut t = Test::new(true);
+        let done = t.batch();
+        let sent = t.take().unwrap();
+        t.refuse(sent, ErrorCode::NotEnoughReplicas);
+        t.later(TIMEOUT - Duration::from_millis(1));
+        t.queue.expire(t.now);
+        assert!(result(done.clone()).is_none());
+        t.later(Duration::from_millis(1));
+        t.queue.expire(t.now);
+        let error = cause(done);
+        assert_eq!(error.error_code(), Some(ErrorCode::NotEnoughReplicas));
+        assert_eq!(error.elapsed, TIMEOUT);
+        assert!(!error.may_be_stored);
+        let text = error.cause.to_string();
+        assert!(text.contains("min.insync.replicas"), "{text}");
+        assert!(t.queue.is_empty());
+        assert_eq!(
+            t.memory.available_permits(),
+            1 << 20,
+            "memory is given back"
+        );
+    }
+
+    #[test]
+    fn sequence_numbers_wrap_to_zero() {
+        assert_eq!(add_sequence(i32::MAX - 1, 1), i32::MAX);
+        assert_eq!(add_sequence(i32::MAX, 1), 0);
+        assert_eq!(add_sequence(i32::MAX - 1, 5), 3);
     }
 }

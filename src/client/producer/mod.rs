@@ -182,7 +182,7 @@ impl ProducerRecord {
 pub struct Producer {
     client: Client,
     shared: Arc<Shared>,
-    task: Option<JoinHandle<()>>,
+    task: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl fmt::Debug for Producer {
@@ -226,7 +226,7 @@ impl Producer {
             config,
         });
         let sender = Sender::new(client.clone(), shared.clone());
-        let task = Some(tokio::spawn(sender.run()));
+        let task = Mutex::new(Some(tokio::spawn(sender.run())));
         Ok(Producer {
             client,
             shared,
@@ -348,12 +348,13 @@ impl Producer {
     }
 
     /// [`Producer::flush`], then the end. No record is taken any more from the moment of the call.
-    pub async fn close(mut self) {
+    pub async fn close(&self) {
         lock(&self.shared.accumulator).closed = true;
         self.flush().await;
         self.shared.memory.close();
         self.shared.wake.notify_one();
-        if let Some(task) = self.task.take() {
+        let task = lock(&self.task).take();
+        if let Some(task) = task {
             // It ends by itself, and an error means that the runtime is shutting down.
             let _ = task.await;
         }
@@ -406,4 +407,288 @@ fn now_ms() -> i64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_millis() as i64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::testing::{FakeNode, Fault};
+    use crate::types::{Offset, ProducerId};
+
+    fn record(value: &str) -> ProducerRecord {
+        ProducerRecord {
+            partition: Some(PartitionIndex(0)),
+            ..ProducerRecord::new(TopicName::new("t").unwrap(), value.to_owned())
+        }
+    }
+
+    /// One record a batch, sent at once.
+    fn single() -> ProducerConfig {
+        ProducerConfig {
+            batch_bytes: 1,
+            linger: Duration::ZERO,
+            ..ProducerConfig::default()
+        }
+    }
+
+    async fn send_all(producer: &Producer, count: usize) -> Vec<Delivery> {
+        let mut deliveries = Vec::new();
+        for i in 0..count {
+            deliveries.push(producer.send(record(&i.to_string())).await.unwrap());
+        }
+        deliveries
+    }
+
+    fn numbers(count: usize) -> Vec<String> {
+        (0..count).map(|i| i.to_string()).collect()
+    }
+
+    #[tokio::test]
+    async fn records_arrive_in_order_with_their_offsets() {
+        let node = FakeNode::start(1);
+        for compression in Compression::ALL {
+            let producer = node
+                .client()
+                .await
+                .producer(ProducerConfig {
+                    compression,
+                    batch_bytes: 100,
+                    ..ProducerConfig::default()
+                })
+                .unwrap();
+            let base = lock(&node.state).end(0);
+            let deliveries = send_all(&producer, 100).await;
+            producer.flush().await;
+            for (i, delivery) in deliveries.into_iter().enumerate() {
+                let delivered = delivery.await.unwrap();
+                assert_eq!(delivered.offset, Offset::from_wire(base + i as i64));
+            }
+            producer.close().await;
+        }
+        let state = lock(&node.state);
+        assert_eq!(
+            state.values(0),
+            (0..5).flat_map(|_| numbers(100)).collect::<Vec<_>>()
+        );
+        assert!(state.produce_requests > 5, "batches were split");
+    }
+
+    #[tokio::test]
+    async fn many_requests_wait_for_their_answers_at_once() {
+        let node = FakeNode::start(1);
+        node.faults(&[Fault::Hold; 5]);
+        let producer = node.client().await.producer(single()).unwrap();
+        let deliveries = send_all(&producer, 8).await;
+        let mut produced = node.produced.clone();
+        // Five are there although none was answered; the sixth waits for the first.
+        produced.wait_for(|count| *count == 5).await.unwrap();
+        assert!(producer.in_flight_bytes() > 0);
+        node.release();
+        for delivery in deliveries {
+            delivery.await.unwrap();
+        }
+        assert_eq!(lock(&node.state).values(0), numbers(8));
+        producer.close().await;
+    }
+
+    #[tokio::test]
+    async fn every_kind_of_failure_is_survived_without_loss_duplicates_or_reordering() {
+        let node = FakeNode::start(1);
+        node.faults(&[
+            Fault::AppendAndBreak,
+            Fault::Refuse(ErrorCode::NotLeaderOrFollower),
+            Fault::BreakStream,
+            Fault::Refuse(ErrorCode::NotEnoughReplicas),
+            Fault::BreakConnection,
+            Fault::AppendAndBreak,
+        ]);
+        let producer = node.client().await.producer(single()).unwrap();
+        let deliveries = send_all(&producer, 30).await;
+        for (i, delivery) in deliveries.into_iter().enumerate() {
+            assert_eq!(delivery.await.unwrap().offset, Offset::new(i as u64));
+        }
+        producer.close().await;
+        let state = lock(&node.state);
+        assert_eq!(state.values(0), numbers(30));
+        assert!(state.connections > 1);
+        assert!(state.faults.is_empty());
+        assert_eq!(state.producer_ids, 1);
+    }
+
+    #[tokio::test]
+    async fn a_stalled_node_is_given_up_after_the_request_timeout() {
+        let node = FakeNode::start(1);
+        node.faults(&[Fault::Silence]);
+        let mut config = node.config();
+        config.request_timeout = Duration::from_millis(100);
+        let client = Client::connect(config, node.dialer()).await.unwrap();
+        let producer = client.producer(single()).unwrap();
+        let deliveries = send_all(&producer, 3).await;
+        for delivery in deliveries {
+            delivery.await.unwrap();
+        }
+        assert_eq!(lock(&node.state).values(0), numbers(3));
+        producer.close().await;
+    }
+
+    #[tokio::test]
+    async fn the_delivery_timeout_names_topic_partition_cause_and_time() {
+        let node = FakeNode::start(1);
+        node.faults(&[Fault::Refuse(ErrorCode::NotEnoughReplicas); 100]);
+        let producer = node
+            .client()
+            .await
+            .producer(ProducerConfig {
+                delivery_timeout: Duration::from_millis(300),
+                ..single()
+            })
+            .unwrap();
+        let error = producer.send(record("x")).await.unwrap().await.unwrap_err();
+        assert_eq!(error.topic.as_str(), "t");
+        assert_eq!(error.partition, PartitionIndex(0));
+        assert_eq!(error.error_code(), Some(ErrorCode::NotEnoughReplicas));
+        assert!(error.attempts > 1);
+        assert!(error.elapsed >= Duration::from_millis(300));
+        assert!(!error.may_be_stored);
+        producer.close().await;
+    }
+
+    #[tokio::test]
+    async fn what_cannot_succeed_fails_at_once_and_the_rest_goes_on() {
+        let node = FakeNode::start(1);
+        node.faults(&[Fault::Refuse(ErrorCode::MessageTooLarge)]);
+        let producer = node.client().await.producer(single()).unwrap();
+        let mut deliveries = send_all(&producer, 4).await.into_iter();
+        let error = deliveries.next().unwrap().await.unwrap_err();
+        assert_eq!(error.error_code(), Some(ErrorCode::MessageTooLarge));
+        for delivery in deliveries {
+            delivery.await.unwrap();
+        }
+        assert_eq!(lock(&node.state).values(0), ["1", "2", "3"]);
+        producer.close().await;
+    }
+
+    #[tokio::test]
+    async fn a_forgotten_producer_id_is_replaced() {
+        let node = FakeNode::start(1);
+        node.faults(&[Fault::Refuse(ErrorCode::UnknownProducerId)]);
+        let producer = node.client().await.producer(single()).unwrap();
+        for delivery in send_all(&producer, 20).await {
+            delivery.await.unwrap();
+        }
+        producer.close().await;
+        let state = lock(&node.state);
+        assert_eq!(state.values(0), numbers(20));
+        assert_eq!(state.producer_ids, 2);
+        assert!(
+            state.logs[0]
+                .iter()
+                .all(|batch| batch.header.producer_id == ProducerId::new(1002))
+        );
+    }
+
+    #[tokio::test]
+    async fn send_waits_at_the_memory_cap() {
+        let node = FakeNode::start(1);
+        node.faults(&[Fault::Hold]);
+        let producer = node
+            .client()
+            .await
+            .producer(ProducerConfig {
+                max_in_flight_bytes: 100,
+                linger: Duration::from_secs(3600),
+                ..ProducerConfig::default()
+            })
+            .unwrap();
+        let first = producer
+            .send(record("a record of some size"))
+            .await
+            .unwrap();
+        let second = producer.send(record("another record of some size"));
+        tokio::pin!(second);
+        let mut produced = node.produced.clone();
+        // That the second one waits sends the first one, whose batch would linger for an hour.
+        tokio::select! {
+            _ = &mut second => panic!("there is no room for it"),
+            count = produced.wait_for(|count| *count == 1) => { count.unwrap(); }
+        }
+        node.release();
+        first.await.unwrap();
+        let second = second.await.unwrap();
+        producer.close().await;
+        second.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn acks_none_and_acks_leader() {
+        let node = FakeNode::start(1);
+        for (acks, known) in [(Acks::Leader, true), (Acks::None, false)] {
+            let client = node.client().await;
+            let producer = client
+                .producer(ProducerConfig { acks, ..single() })
+                .unwrap();
+            let deliveries = send_all(&producer, 10).await;
+            for delivery in deliveries {
+                assert_eq!(delivery.await.unwrap().offset.is_some(), known, "{acks:?}");
+            }
+            producer.close().await;
+        }
+        let state = lock(&node.state);
+        assert_eq!(state.values(0), [numbers(10), numbers(10)].concat());
+        assert_eq!(state.producer_ids, 0);
+    }
+
+    #[tokio::test]
+    async fn a_record_that_cannot_go_anywhere_is_refused_by_send() {
+        let node = FakeNode::start(1);
+        let producer = node.client().await.producer(single()).unwrap();
+        let mut lost = record("x");
+        lost.partition = Some(PartitionIndex(9));
+        assert!(matches!(
+            producer.send(lost).await,
+            Err(ClientError::UnknownPartition { partitions: 1, .. })
+        ));
+        let mut large = record("x");
+        large.value = Some(vec![0; 9 << 20].into());
+        let error = producer.send(large).await.unwrap_err();
+        assert_eq!(error.error_code(), Some(ErrorCode::MessageTooLarge));
+        producer.close().await;
+    }
+
+    #[tokio::test]
+    async fn a_dropped_producer_says_so() {
+        let node = FakeNode::start(1);
+        node.faults(&[Fault::Hold]);
+        let producer = node.client().await.producer(single()).unwrap();
+        let delivery = producer.send(record("x")).await.unwrap();
+        let mut produced = node.produced.clone();
+        produced.wait_for(|count| *count == 1).await.unwrap();
+        drop(producer);
+        let error = delivery.await.unwrap_err();
+        assert!(matches!(error.cause, DeliveryCause::Closed));
+        assert!(error.may_be_stored);
+    }
+
+    #[test]
+    fn contradictions_in_the_configuration_are_named() {
+        let check = |config: ProducerConfig| config.check();
+        assert!(check(ProducerConfig::default()).is_ok());
+        for bad in [
+            ProducerConfig {
+                acks: Acks::Leader,
+                idempotence: Some(true),
+                ..ProducerConfig::default()
+            },
+            ProducerConfig {
+                max_in_flight_batches: Some(6),
+                ..ProducerConfig::default()
+            },
+            ProducerConfig {
+                max_in_flight_bytes: 0,
+                ..ProducerConfig::default()
+            },
+        ] {
+            assert!(check(bad).is_err());
+        }
+    }
 }

@@ -128,9 +128,14 @@ impl Sender {
                 Some(result) = self.refreshing.next() => self.refreshed(result),
             }
         }
-        let mut accumulator = lock(&self.shared.accumulator);
-        for queue in accumulator.queues.values_mut() {
-            queue.fail_all(&DeliveryCause::Closed, Instant::now());
+        self.for_queues(|_, queue, now| queue.fail_all(&DeliveryCause::Closed, now));
+        if self.shared.config.acks == Acks::None {
+            // No response says that they have arrived.
+            for (_, slot) in self.lanes.drain() {
+                if let LaneSlot::Open(open) = slot {
+                    open.lane.finish().await;
+                }
+            }
         }
     }
 
