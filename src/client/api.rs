@@ -16,7 +16,8 @@ use super::error::ClientError;
 pub(super) trait Spoken: Request {
     /// Kafka's name of it, for errors.
     const NAME: &'static str;
-    /// The versions that this client knows how to fill in and read. Topics go by name in all of them.
+    /// The versions that this client knows how to fill in and read. Topics go by name in all of them, and every field that is
+    /// set exists in all of them.
     const SPOKEN: VersionRange;
 }
 
@@ -36,10 +37,10 @@ spoken! {
     MetadataRequest "Metadata" 4..=12;
     ApiVersionsRequest "ApiVersions" 0..=3;
     InitProducerIdRequest "InitProducerId" 0..=4;
-    CreateTopicsRequest "CreateTopics" 2..=7;
+    CreateTopicsRequest "CreateTopics" 4..=7;
     DeleteTopicsRequest "DeleteTopics" 1..=5;
     CreatePartitionsRequest "CreatePartitions" 0..=3;
-    DescribeConfigsRequest "DescribeConfigs" 1..=4;
+    DescribeConfigsRequest "DescribeConfigs" 3..=4;
     IncrementalAlterConfigsRequest "IncrementalAlterConfigs" 0..=1;
     DescribeClusterRequest "DescribeCluster" 0..=1;
 }

@@ -39,16 +39,28 @@ pub enum ConnectCause {
     /// The connection stands, but the peer does not speak Kafka's protocol on it as expected.
     #[error("the handshake failed: {what}")]
     Handshake { what: String },
-    /// The dialler of this process cannot be used: a certificate is missing, for instance.
-    #[error("{what}")]
-    Local { what: String },
+    /// What a dialler that knows more than this room says of it: which certificate was refused, and what to do.
+    #[error(transparent)]
+    Explained(ExplainedFailure),
+}
+
+/// A dialler's own words; see [`ConnectCause::Explained`].
+#[derive(Debug, Clone, Error)]
+#[error("{error}")]
+pub struct ExplainedFailure {
+    pub error: Arc<dyn std::error::Error + Send + Sync>,
+    /// Whether the same attempt may succeed later.
+    pub transient: bool,
 }
 
 impl ConnectError {
-    /// Whether TLS, on either end, refused the other: trying again with the same certificates is of no use.
-    pub fn is_tls_refusal(&self) -> bool {
-        let ConnectCause::Lost(error) = &self.cause else {
-            return false;
+    /// Whether trying again as things are is of no use: TLS, on either end, refused the other, or there is no such address.
+    pub fn is_final(&self) -> bool {
+        let error = match &self.cause {
+            ConnectCause::InvalidAddress { .. } => return true,
+            ConnectCause::Explained(failure) => return !failure.transient,
+            ConnectCause::Lost(error) => error,
+            _ => return false,
         };
         // QUIC carries a TLS alert as transport error 0x100 + the alert's number (RFC 9001, section 4.8).
         let code: u64 = match error {
@@ -171,11 +183,9 @@ impl ClientError {
     /// it.
     pub fn is_retriable(&self) -> bool {
         match self {
-            ClientError::Connect(error) => !matches!(
-                error.cause,
-                ConnectCause::InvalidAddress { .. } | ConnectCause::Local { .. }
-            ),
-            ClientError::Lost { .. }
+            // A node that refuses this client may be given another certificate, or another node its partitions.
+            ClientError::Connect(_)
+            | ClientError::Lost { .. }
             | ClientError::TimedOut { .. }
             | ClientError::NoLeader { .. } => true,
             ClientError::Refused { code, .. } => code.is_retriable(),

@@ -40,6 +40,7 @@ use futures_util::stream::FuturesUnordered;
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::{self, MetadataRequest};
 use kafka_protocol::protocol::StrBytes;
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 pub use admin::{
@@ -51,7 +52,7 @@ pub use consumer::{
     Consumer, ConsumerConfig, ConsumerRecord, Event, OutOfRange, ParseStartError, Start,
 };
 pub use dial::{CLIENT_ALPN, Dialer, EndpointDialer};
-pub use error::{ClientError, ConnectCause, ConnectError, LostCause};
+pub use error::{ClientError, ConnectCause, ConnectError, ExplainedFailure, LostCause};
 pub use metadata::{ClusterView, PartitionName, PartitionView, TopicView};
 pub use offsets::OffsetQuery;
 pub use producer::{
@@ -79,8 +80,8 @@ pub struct ClientConfig {
     pub request_timeout: Duration,
     /// How long one attempt to connect may take, handshakes included. Default 5 s.
     pub connect_timeout: Duration,
-    /// How long [`Client::connect`] tries the bootstrap addresses before it fails. Default 10 s. A refusal by TLS from
-    /// each of them fails at once.
+    /// How long [`Client::connect`] tries the bootstrap addresses before it fails. Default 10 s. Where each of them
+    /// fails for good, as by a refusal of TLS, it does not try again.
     pub bootstrap_timeout: Duration,
     /// How old what is known of a topic may get before it is asked for again. Default 5 min. Errors that show it to be
     /// wrong have it asked for at once.
@@ -115,6 +116,8 @@ struct Inner {
     links: Mutex<HashMap<String, Arc<Link>>>,
     view: Mutex<Arc<ClusterView>>,
     random: Mutex<Random>,
+    /// One at a time looks up a topic, so that a thousand senders that need the same one ask once.
+    lookups: Semaphore,
 }
 
 impl fmt::Debug for Client {
@@ -134,7 +137,7 @@ impl Client {
     ///
     /// # Errors
     /// The last address's [`ClientError::Connect`] where none answers within [`ClientConfig::bootstrap_timeout`], or at
-    /// once where TLS refused every one.
+    /// once where every one of them fails for good, as when TLS refuses it.
     pub async fn connect(
         config: ClientConfig,
         dialer: Arc<dyn Dialer>,
@@ -152,6 +155,7 @@ impl Client {
                 links: Mutex::default(),
                 view: Mutex::default(),
                 random: Mutex::new(Random::new(rand::random())),
+                lookups: Semaphore::new(1),
             }),
         };
         let request = MetadataRequest::default()
@@ -231,15 +235,15 @@ impl Client {
         create: bool,
         timeout: Duration,
     ) -> Result<Arc<ClusterView>, ClientError> {
+        if let Some(view) = self.known(name) {
+            return Ok(view);
+        }
+        // Never closed, so this is only ever a wait.
+        let _turn = self.inner.lookups.acquire().await;
         let start = Instant::now();
         let mut failures = 0;
         loop {
-            let view = self.view();
-            let max_age = self.inner.config.metadata_max_age;
-            if let Some(topic) = view.topics.get(name)
-                && topic.fetched.elapsed() < max_age
-                && !topic.partitions.is_empty()
-            {
+            if let Some(view) = self.known(name) {
                 return Ok(view);
             }
             let (view, failed) = self.refresh(std::slice::from_ref(name), create).await?;
@@ -271,6 +275,14 @@ impl Client {
             failures += 1;
             tokio::time::sleep(self.wait_after(failures)).await;
         }
+    }
+
+    /// The view, where it has the topic and is recent.
+    fn known(&self, name: &TopicName) -> Option<Arc<ClusterView>> {
+        let view = self.view();
+        let topic = view.topics.get(name)?;
+        let recent = topic.fetched.elapsed() < self.inner.config.metadata_max_age;
+        (recent && !topic.partitions.is_empty()).then_some(view)
     }
 
     /// A producer with lanes of its own.
@@ -353,7 +365,7 @@ impl Client {
         &self,
         request: &R,
         timeout: Duration,
-        give_up_on_tls_refusal: bool,
+        give_up_when_final: bool,
     ) -> Result<R::Response, ClientError> {
         let start = Instant::now();
         let mut rounds = 0;
@@ -362,7 +374,7 @@ impl Client {
             let mut candidates = self.candidates().into_iter();
             let mut running = FuturesUnordered::new();
             let mut last = None;
-            let mut all_refused_by_tls = true;
+            let mut all_final = true;
             loop {
                 let hedge = tokio::time::sleep(HEDGE);
                 let more = candidates.len() > 0;
@@ -376,9 +388,9 @@ impl Client {
                     Some(result) = running.next() => match result {
                         Ok(response) => return Ok(response),
                         Err(error) if error.is_retriable() => {
-                            all_refused_by_tls &= error
+                            all_final &= error
                                 .connect_error()
-                                .is_some_and(ConnectError::is_tls_refusal);
+                                .is_some_and(ConnectError::is_final);
                             last = Some(error);
                         }
                         Err(error) => return Err(error),
@@ -389,7 +401,7 @@ impl Client {
                 }
             }
             let last = last.unwrap_or(ClientError::Closed);
-            if all_refused_by_tls && give_up_on_tls_refusal {
+            if all_final && give_up_when_final {
                 return Err(last);
             }
             rounds += 1;
@@ -467,7 +479,7 @@ mod tests {
             .unwrap_err();
         let connect = error.connect_error().unwrap();
         assert_eq!(connect.address, node.address);
-        assert!(connect.is_tls_refusal(), "{connect:?}");
+        assert!(connect.is_final(), "{connect:?}");
     }
 
     #[tokio::test]
@@ -496,7 +508,7 @@ mod tests {
         let connect = error.connect_error().unwrap();
         assert_eq!(connect.address, address);
         assert!(matches!(connect.cause, ConnectCause::TimedOut { .. }));
-        assert!(!connect.is_tls_refusal());
+        assert!(!connect.is_final());
     }
 
     #[tokio::test]
@@ -510,6 +522,27 @@ mod tests {
         client.refresh(&topics, false).await.unwrap();
         assert_eq!(lock(&node.state).connections, 2);
         node.endpoint.close(0u32.into(), b"");
+    }
+
+    #[tokio::test]
+    async fn a_node_that_knows_only_old_versions_is_served_in_them() {
+        let node = FakeNode::start(1);
+        lock(&node.state).old = true;
+        let client = node.client().await;
+        let topic = TopicName::new("t").unwrap();
+        let new = NewTopic::new(TopicName::new("new").unwrap());
+        client.admin().create_topic(&new, false).await.unwrap();
+        let producer = client.producer(ProducerConfig::default()).unwrap();
+        let record = ProducerRecord::new(topic.clone(), "x");
+        producer.send(record).await.unwrap().await.unwrap();
+        producer.close().await;
+        let mut consumer = client.consumer(ConsumerConfig::default()).unwrap();
+        let start = Start::FromEnd(1);
+        consumer.assign_topic(&topic, start).await.unwrap();
+        let Event::Record(record) = consumer.next().await.unwrap() else {
+            panic!("there is a record");
+        };
+        assert_eq!(record.record.value.as_deref(), Some(&b"x"[..]));
     }
 
     #[tokio::test]

@@ -60,6 +60,8 @@ pub(super) struct FakeState {
     /// Log starts, by partition.
     pub(super) log_start: i64,
     pub(super) fetch_faults: VecDeque<ErrorCode>,
+    /// Offer only the oldest versions that the client speaks, and ApiVersions in version 0.
+    pub(super) old: bool,
 }
 
 impl FakeState {
@@ -302,20 +304,25 @@ impl Node {
         let mut state = lock(&self.state);
         match key {
             ApiKey::ApiVersions => {
+                let old = state.old;
                 let api = |key: ApiKey, min, max| {
                     ApiVersion::default()
                         .with_api_key(key as i16)
                         .with_min_version(min)
-                        .with_max_version(max)
+                        .with_max_version(if old { min } else { max })
                 };
-                let response = ApiVersionsResponse::default().with_api_keys(vec![
-                    api(ApiKey::Produce, 0, 9),
+                let mut response = ApiVersionsResponse::default().with_api_keys(vec![
+                    api(ApiKey::Produce, 3, 9),
                     api(ApiKey::Fetch, 4, 12),
                     api(ApiKey::ListOffsets, 1, 7),
-                    api(ApiKey::Metadata, 0, 12),
+                    api(ApiKey::Metadata, 4, 12),
                     api(ApiKey::InitProducerId, 0, 4),
-                    api(ApiKey::CreateTopics, 2, 7),
+                    api(ApiKey::CreateTopics, 4, 7),
                 ]);
+                if old && version > 0 {
+                    response.error_code = ErrorCode::UnsupportedVersion.code();
+                    return Reply::Now(encode(id, &response, 0));
+                }
                 Reply::Now(encode(id, &response, version))
             }
             ApiKey::Metadata => {

@@ -117,7 +117,7 @@ pub struct Consumer {
     refresh_not_before: Option<Instant>,
     buffer: VecDeque<Buffered>,
     buffered_bytes: usize,
-    /// Which partition comes first in a request, so that none is always last.
+    /// Which node and partition come first; counts up.
     turn: usize,
 }
 
@@ -465,6 +465,11 @@ impl Consumer {
                 None => self.refresh_wanted = true,
             }
         }
+        self.turn = self.turn.wrapping_add(1);
+        // So that neither a node nor a partition is always last where there is little room.
+        let mut due: Vec<_> = due.into_iter().collect();
+        let first = self.turn.checked_rem(due.len()).unwrap_or(0);
+        due.rotate_left(first);
         for (node, mut partitions) in due {
             let used = self.buffered_bytes + self.reserved.values().sum::<usize>();
             let room = self.config.prefetch_bytes.saturating_sub(used);
@@ -476,8 +481,7 @@ impl Consumer {
                 continue;
             };
             let max_bytes = self.config.max_bytes.min(room).max(1);
-            self.turn = self.turn.wrapping_add(1);
-            let first = self.turn % partitions.len();
+            let first = self.turn.checked_rem(partitions.len()).unwrap_or(0);
             partitions.rotate_left(first);
             // A node that has not told its high watermarks yet is to tell them at once: this may be the end already.
             let wait = if partitions.iter().any(|(.., unseen)| *unseen) {

@@ -90,6 +90,8 @@ pub(super) struct PartitionQueue {
     /// Oldest first. Those that were ever sent come before those that were not. Bounded by the producer's memory.
     batches: VecDeque<Pending>,
     sequencing: Sequencing,
+    /// How many are in flight.
+    in_flight: usize,
     /// Of the next batch that is sent for the first time.
     next_sequence: i32,
     next_id: u64,
@@ -204,6 +206,7 @@ impl PartitionQueue {
             } else {
                 Sequencing::Off
             },
+            in_flight: 0,
             next_sequence: 0,
             next_id: 0,
             closed_batches: 0,
@@ -316,11 +319,6 @@ impl PartitionQueue {
         }
     }
 
-    fn in_flight(&self) -> usize {
-        let sent = |batch: &&Pending| batch.state == State::InFlight;
-        self.batches.iter().filter(sent).count()
-    }
-
     /// The oldest batch that is not in flight: the only one that may be sent next.
     fn next_to_send(&self) -> Option<usize> {
         self.batches
@@ -331,7 +329,7 @@ impl PartitionQueue {
     /// The next batch to send, if one is due. With `hurry` an open batch does not wait for more records.
     pub(super) fn take(&mut self, now: Instant, hurry: bool) -> Option<Outgoing> {
         if matches!(self.sequencing, Sequencing::Wanted { .. })
-            || self.in_flight() >= self.config.max_in_flight
+            || self.in_flight >= self.config.max_in_flight
         {
             return None;
         }
@@ -346,6 +344,7 @@ impl PartitionQueue {
             State::InFlight => return None,
         }
         batch.state = State::InFlight;
+        self.in_flight += 1;
         batch.attempts += 1;
         let fresh = batch.sequence.is_none();
         let stamp = match self.sequencing {
@@ -392,6 +391,7 @@ impl PartitionQueue {
         let batch = &mut self.batches[index];
         batch.content = Content::Sealed(bytes);
         batch.state = State::Waiting { not_before: now };
+        self.in_flight -= 1;
         let mut effects = Effects::default();
         let (cause, retry) = match attempt {
             Attempt::Appended { offset } => {
@@ -475,10 +475,9 @@ impl PartitionQueue {
     /// Fails the batches that are not in flight and whose time is over. Those in flight have a deadline of their own.
     pub(super) fn expire(&mut self, now: Instant) {
         let timeout = self.config.delivery_timeout;
-        while let Some(index) = self
-            .batches
-            .iter()
-            .position(|b| b.state != State::InFlight && now >= b.created + timeout)
+        // Batches are in the order of their age.
+        while let Some(index) = self.next_to_send()
+            && now >= self.batches[index].created + timeout
         {
             let last = self.batches[index].last.take().map(Box::new);
             self.fail(index, DeliveryCause::TimedOut { last }, now);
@@ -506,7 +505,7 @@ impl PartitionQueue {
         let Sequencing::Wanted { after } = self.sequencing else {
             return;
         };
-        if identity.generation <= after || self.in_flight() > 0 {
+        if identity.generation <= after || self.in_flight > 0 {
             return;
         }
         self.sequencing = Sequencing::Given(identity);
@@ -530,7 +529,7 @@ impl PartitionQueue {
         let waiting = |batch: &&Pending| batch.state != State::InFlight;
         let expiry = self.batches.iter().find(waiting)?.created + timeout;
         let blocked = matches!(self.sequencing, Sequencing::Wanted { .. })
-            || self.in_flight() >= self.config.max_in_flight;
+            || self.in_flight >= self.config.max_in_flight;
         let due = self
             .next_to_send()
             .filter(|_| !blocked)
@@ -577,8 +576,10 @@ impl PartitionQueue {
         let Some(batch) = self.batches.remove(index) else {
             return;
         };
-        if batch.state == State::Open {
-            self.closed_batches += 1;
+        match batch.state {
+            State::Open => self.closed_batches += 1,
+            State::InFlight => self.in_flight -= 1,
+            State::Closed | State::Waiting { .. } => {}
         }
         if let Some(sequence) = batch.sequence {
             let behind = self.batches.iter().skip(index);
