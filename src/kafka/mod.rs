@@ -3,11 +3,9 @@
 //! A QUIC bidirectional stream and a TCP connection are served by the same code. The room knows the node only through
 //! [`Service`], which it defines.
 
-mod pending;
 mod service;
 
 pub use service::{
-    Acks, ConfigChange, CreatedTopic, FetchPartition, FetchRefusal, FetchedRecords, ListedOffset,
-    MorePartitions, NewTopic, NodeSetting, OffsetSpec, Produce, ProduceOutcome, ProduceReply,
-    Refusal, Service, TopicLayout, produce_replied,
+    Acks, CreatedTopic, FetchPartition, FetchRefusal, FetchedRecords, ListedOffset, NodeSetting,
+    OffsetSpec, Produce, ProduceOutcome, ProduceReply, Refusal, Service, produce_replied,
 };

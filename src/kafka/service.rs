@@ -1,7 +1,6 @@
 //! What the Kafka handlers need of the node they serve, in the project's own words. `broker` implements it; tests have a
 //! double.
 
-use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
 
@@ -9,10 +8,11 @@ use bytes::Bytes;
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
-use super::pending::{Batch, ClusterImage};
-use crate::types::{
-    ErrorCode, LeaderEpoch, NodeId, Offset, ProducerId, TopicId, TopicName, TopicPartition,
+use crate::metadata::{
+    ClusterImage, ConfigChange, CreatePartitionsRequest, CreateTopicRequest, FlushPolicy,
 };
+use crate::record::Batch;
+use crate::types::{ErrorCode, LeaderEpoch, NodeId, Offset, ProducerId, TopicId, TopicPartition};
 
 /// One node, as the Kafka API sees it.
 ///
@@ -68,10 +68,11 @@ pub trait Service: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Option<ListedOffset>, ErrorCode>> + Send;
 
     /// Makes topics, one result for each in the same order. With `validate_only`, everything is checked and nothing made.
-    /// Ends once the controller has committed them, and tries to end only when [`Service::image`] shows them.
+    /// Ends once the controller has committed them, and tries to end only when [`Service::image`] shows them. Names are
+    /// legal and no name comes twice; counts are at least 1; everything else is for the controller to judge.
     fn create_topics(
         &self,
-        topics: Vec<NewTopic>,
+        topics: Vec<CreateTopicRequest>,
         validate_only: bool,
         deadline: Instant,
     ) -> impl Future<Output = Vec<Result<CreatedTopic, Refusal>>> + Send;
@@ -86,7 +87,7 @@ pub trait Service: Send + Sync + 'static {
     /// Adds partitions to topics, one result for each in the same order.
     fn create_partitions(
         &self,
-        topics: Vec<MorePartitions>,
+        topics: Vec<CreatePartitionsRequest>,
         validate_only: bool,
         deadline: Instant,
     ) -> impl Future<Output = Vec<Result<(), Refusal>>> + Send;
@@ -99,6 +100,9 @@ pub trait Service: Send + Sync + 'static {
         validate_only: bool,
         deadline: Instant,
     ) -> impl Future<Output = Result<(), Refusal>> + Send;
+
+    /// What `flush` is where a topic does not set it.
+    fn flush_policy(&self) -> FlushPolicy;
 
     /// The node's own settings, for DescribeConfigs of a broker. Read only.
     fn node_config(&self) -> Vec<NodeSetting>;
@@ -220,55 +224,11 @@ pub struct ListedOffset {
     pub leader_epoch: Option<LeaderEpoch>,
 }
 
-/// A topic to be made.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NewTopic {
-    pub name: TopicName,
-    pub layout: TopicLayout,
-    /// By Kafka's config names. Not checked yet.
-    pub configs: BTreeMap<String, String>,
-}
-
-/// Where a new topic's replicas go.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum TopicLayout {
-    /// The controller spreads them. `None` is the cluster's default (Kafka's −1).
-    Spread {
-        /// At least 1.
-        partitions: Option<u32>,
-        /// At least 1.
-        replication_factor: Option<u32>,
-    },
-    /// For partition 0, 1, …, its replicas; the first is the preferred leader. At least one partition; the ids are not
-    /// checked yet.
-    Manual(Vec<Vec<NodeId>>),
-}
-
 /// A topic that was made, or would have been.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CreatedTopic {
-    /// `None` where the request was only validated.
-    pub id: Option<TopicId>,
     pub partitions: u32,
     pub replication_factor: u32,
-}
-
-/// Partitions to be added.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MorePartitions {
-    pub topic: TopicId,
-    /// How many the topic is to have in all.
-    pub total: u32,
-    /// The replicas of each added partition; `None`: the controller spreads them.
-    pub assignments: Option<Vec<Vec<NodeId>>>,
-}
-
-/// One change to a topic's configuration.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ConfigChange {
-    pub name: String,
-    /// `None` goes back to the default.
-    pub value: Option<String>,
 }
 
 /// One of a node's own settings.
