@@ -7,9 +7,10 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 
 use super::follower_channel::FollowerChannel;
 use super::leader_channel::LeaderChannel;
+use crate::kafka::ProduceOutcome;
 use crate::partition::{FenceAnswer, Partition, PartitionView, RoleView};
 use crate::record::Batch;
-use crate::replication::{Acks, ProduceOutcome};
+use crate::replication::Acks;
 use crate::storage::LogConfig;
 use crate::types::{
     ErrorCode, Incarnation, LeaderEpoch, MonotonicTime, NodeId, Offset, PartitionState, SessionId,

@@ -2,13 +2,13 @@
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::event::PeerProcess;
 use crate::partition::Frames;
-use crate::transport::LaneWriter;
+use crate::transport::{COALESCE_BELOW, LaneWriter};
 use crate::types::TopicPartition;
 use crate::wire::{ControlMessage, LaneMessage};
 
@@ -105,10 +105,26 @@ impl FollowerChannel {
             frames.high_watermark,
             frames.bytes,
         );
-        let message = std::iter::once(header).chain(frames.frames);
-        if lane.push_all(message).is_err() && !self.broken.is_cancelled() {
-            // The budget keeps the lanes from filling, so a refusal means that the stream is gone.
-            self.broken.cancel();
+        // Small frames are gathered with their header: the lane would copy them together anyway, and a queued piece has a
+        // price of its own.
+        let pieces = if frames.bytes < COALESCE_BELOW {
+            let mut message = BytesMut::with_capacity(header.len() + frames.bytes);
+            message.extend_from_slice(&header);
+            for frame in &frames.frames {
+                message.extend_from_slice(frame);
+            }
+            vec![message.freeze()]
+        } else {
+            let mut pieces = frames.frames;
+            pieces.insert(0, header);
+            pieces
+        };
+        for piece in pieces {
+            if lane.try_push(piece).is_err() {
+                // The budget keeps the lanes from filling, so a refusal means that the stream is gone.
+                self.broken.cancel();
+                return;
+            }
         }
     }
 }

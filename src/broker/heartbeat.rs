@@ -113,7 +113,7 @@ pub(super) async fn watch_silence(connection: &Connection, heard: &LastHeard) ->
 }
 
 /// quinn tells the smoothed round trip but not its variance; half of it stands in, as at the start of RFC 9002's estimate.
-fn suspicion_of(connection: &Connection) -> Duration {
+pub(super) fn suspicion_of(connection: &Connection) -> Duration {
     let rtt = connection.rtt();
     suspicion_time(rtt, rtt / 2)
 }

@@ -1,11 +1,12 @@
 //! A follower's connection to one leader: dialled, kept, dialled again, for as long as this node follows that leader.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use quinn::{RecvStream, SendStream};
+use bytes::Bytes;
+use quinn::SendStream;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -13,12 +14,16 @@ use tokio_util::sync::CancellationToken;
 use super::event::{Event, FramesEvent, PeerProcess};
 use super::heartbeat::{self, LastHeard};
 use super::leader_channel::LeaderChannel;
+use super::links::LinkDirection;
 use super::shared::Shared;
-use crate::transport::{Alpn, CloseReason, Dialled, Identity, PeerAddress, dial_unconfirmed};
+use crate::transport::{
+    Alpn, CloseReason, CurrentIdentity, Dialled, LaneReader, PeerAddress, dial_unconfirmed,
+};
 use crate::types::{ClusterId, NodeId};
 use crate::wal::{Decoded, Frame};
 use crate::wire::{
-    ControlMessage, Hello, LaneHeader, LaneMessage, PROTOCOL_VERSION, SessionOutcome,
+    ControlMessage, Hello, LaneHeader, LaneMessage, MAX_CONTROL_MESSAGE_BYTES,
+    MAX_LANE_MESSAGE_BYTES, PROTOCOL_VERSION, SessionOutcome,
 };
 
 /// How long a dial may take, the hello's answer included.
@@ -38,7 +43,7 @@ static NEXT_CHANNEL: AtomicU64 = AtomicU64::new(1);
 /// What a link needs to know of this node.
 #[derive(Clone)]
 pub(super) struct LinkOptions {
-    pub(super) identity: Arc<Identity>,
+    pub(super) identity: Arc<CurrentIdentity>,
     pub(super) cluster: ClusterId,
 }
 
@@ -55,10 +60,7 @@ pub(super) async fn keep(
         let host_port = address.borrow_and_update().clone();
         let peer = PeerAddress::node(leader, host_port);
         let started = std::time::Instant::now();
-        let (worked, cause) = tokio::select! {
-            () = stop.cancelled() => return,
-            ended = run(&shared, &options, &peer, &mut address, &stop) => ended,
-        };
+        let (worked, cause) = run(&shared, &options, &peer, &mut address, &stop).await;
         if stop.is_cancelled() {
             return;
         }
@@ -95,18 +97,20 @@ async fn run(
     stop: &CancellationToken,
 ) -> (bool, String) {
     let started = std::time::Instant::now();
-    let dialled = match dial_unconfirmed(&options.identity, peer, Alpn::Replication, DIAL_TIMEOUT)
-        .await
-    {
-        Ok(dialled) => dialled,
-        Err(error) => return (false, error.to_string()),
+    let identity = options.identity.get();
+    let dialled = tokio::select! {
+        () = stop.cancelled() => return (false, "the leader is followed no more".to_owned()),
+        dialled = dial_unconfirmed(&identity, peer, Alpn::Replication, DIAL_TIMEOUT) => match dialled {
+            Ok(dialled) => dialled,
+            Err(error) => return (false, error.to_string()),
+        },
     };
     let greeted = tokio::time::timeout(DIAL_TIMEOUT, greet(shared, options, &dialled, peer));
-    let (send, recv, input, process) = match greeted.await {
+    let (send, recv, process) = match greeted.await {
         Ok(Ok(greeted)) => greeted,
         Ok(Err(cause)) => return (false, cause),
         Err(_) => {
-            CloseReason::Timeout.close(&dialled.connection, "no answer to the hello");
+            CloseReason::TimedOut.close(&dialled.connection, "no answer to the hello");
             return (
                 false,
                 format!("no answer to the hello within {} s", DIAL_TIMEOUT.as_secs()),
@@ -127,10 +131,13 @@ async fn run(
         let _ = shard.mailbox.send(Event::LeaderConnected { channel }).await;
     }
     let cause = serve(
-        shared, &dialled, &channel, send, recv, input, control, address, stop,
+        shared, &dialled, &channel, send, recv, control, address, stop,
     )
     .await;
     channel.broken.cancel();
+    shared
+        .links
+        .remove(LinkDirection::ToLeader, process.node, id);
     for shard in shared.shards() {
         let channel = channel.clone();
         let _ = shard.mailbox.send(Event::LeaderGone { channel }).await;
@@ -138,13 +145,13 @@ async fn run(
     let reason = if stop.is_cancelled() {
         CloseReason::Done
     } else {
-        CloseReason::Replaced
+        CloseReason::Superseded
     };
     reason.close(&dialled.connection, &cause);
     (true, cause)
 }
 
-type Greeted = (SendStream, RecvStream, BytesMut, PeerProcess);
+type Greeted = (SendStream, LaneReader, PeerProcess);
 
 async fn greet(
     shared: &Shared,
@@ -153,7 +160,8 @@ async fn greet(
     peer: &PeerAddress,
 ) -> Result<Greeted, String> {
     let lost = |error: &quinn::ConnectionError| dialled.explain(error).to_string();
-    let (mut send, mut recv) = dialled.connection.open_bi().await.map_err(|e| lost(&e))?;
+    let (mut send, recv) = dialled.connection.open_bi().await.map_err(|e| lost(&e))?;
+    let mut recv = control_reader(recv);
     let hello = ControlMessage::Hello(Hello {
         version: PROTOCOL_VERSION,
         cluster: options.cluster,
@@ -168,8 +176,7 @@ async fn greet(
     send.write_chunk(hello.encode())
         .await
         .map_err(|e| explained(e.to_string()))?;
-    let mut input = BytesMut::new();
-    match read_control(&mut recv, &mut input).await {
+    match read_control(&mut recv).await {
         Ok(ControlMessage::Welcome(welcome)) => {
             if Some(welcome.node) != peer.node {
                 return Err(format!(
@@ -181,7 +188,7 @@ async fn greet(
                 node: welcome.node,
                 incarnation: welcome.incarnation,
             };
-            Ok((send, recv, input, process))
+            Ok((send, recv, process))
         }
         Ok(_) => Err("the hello was answered with something else".to_owned()),
         Err(error) => Err(explained(error)),
@@ -189,14 +196,16 @@ async fn greet(
 }
 
 /// Runs a greeted connection until something ends it.
-#[expect(clippy::too_many_arguments, reason = "one connection's parts, used once")]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "one connection's parts, used once"
+)]
 async fn serve(
     shared: &Arc<Shared>,
     dialled: &Dialled,
     channel: &Arc<LeaderChannel>,
     mut send: SendStream,
-    mut recv: RecvStream,
-    mut input: BytesMut,
+    mut recv: LaneReader,
     mut control: mpsc::Receiver<Bytes>,
     address: &mut watch::Receiver<String>,
     stop: &CancellationToken,
@@ -204,6 +213,13 @@ async fn serve(
     let connection = &dialled.connection;
     let heard = Arc::new(LastHeard::now(shared.clock));
     let leader = channel.peer.node;
+    shared.links.insert(
+        LinkDirection::ToLeader,
+        leader,
+        channel.id,
+        connection.clone(),
+        heard.clone(),
+    );
 
     let write_control = async {
         while let Some(message) = control.recv().await {
@@ -215,7 +231,7 @@ async fn serve(
     };
     let read_control = async {
         loop {
-            match read_control(&mut recv, &mut input).await {
+            match read_control(&mut recv).await {
                 Ok(message) => {
                     heard.touch();
                     if let Err(cause) = handle_control(shared, channel, message).await {
@@ -336,26 +352,26 @@ async fn deliver(
 async fn read_lane(
     shared: &Shared,
     channel: &LeaderChannel,
-    mut stream: RecvStream,
+    stream: quinn::RecvStream,
     heard: &LastHeard,
     budget: &Arc<Semaphore>,
 ) -> String {
-    let mut input = BytesMut::new();
+    let mut lane = LaneReader::new(stream, LaneMessage::HEADER_BYTES + MAX_LANE_MESSAGE_BYTES);
     let mut header = None;
     loop {
-        match crate::transport::read_some(&mut stream, &mut input).await {
+        match lane.fill::<Infallible>().await {
             Ok(true) => heard.touch(),
             Ok(false) => return "the leader closed a lane".to_owned(),
             Err(error) => return format!("cannot read a lane: {error}"),
         }
         if header.is_none() {
-            header = LaneHeader::decode(&mut input);
+            header = LaneHeader::decode(lane.buffer());
             if header.is_none() {
                 continue;
             }
         }
         loop {
-            let mut message = match LaneMessage::decode(&mut input) {
+            let mut message = match LaneMessage::decode(lane.buffer()) {
                 Ok(Some(message)) => message,
                 Ok(None) => break,
                 Err(error) => return format!("a lane brought {error}"),
@@ -402,18 +418,20 @@ fn decode_frames(mut bytes: Bytes) -> Result<Vec<Frame>, String> {
     Ok(frames)
 }
 
+/// Reads control or ack messages, whole.
+pub(super) fn control_reader(stream: quinn::RecvStream) -> LaneReader {
+    LaneReader::new(stream, 4 + MAX_CONTROL_MESSAGE_BYTES)
+}
+
 /// Reads one control message.
-pub(super) async fn read_control(
-    recv: &mut RecvStream,
-    input: &mut BytesMut,
-) -> Result<ControlMessage, String> {
+pub(super) async fn read_control(recv: &mut LaneReader) -> Result<ControlMessage, String> {
     loop {
-        match ControlMessage::decode(input) {
+        match ControlMessage::decode(recv.buffer()) {
             Ok(Some(message)) => return Ok(message),
             Ok(None) => {}
             Err(error) => return Err(error.to_string()),
         }
-        match crate::transport::read_some(recv, input).await {
+        match recv.fill::<Infallible>().await {
             Ok(true) => {}
             Ok(false) => return Err("the control stream was closed".to_owned()),
             Err(error) => return Err(format!("cannot read the control stream: {error}")),

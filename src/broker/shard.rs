@@ -15,8 +15,9 @@ use super::follower_channel::FollowerChannel;
 use super::inbox::Inbox;
 use super::leader_channel::LeaderChannel;
 use super::shared::Shared;
+use crate::kafka::ProduceOutcome;
 use crate::partition::{FramesReady, Output, Partition, PartitionView, ProduceRequest};
-use crate::replication::{AckRefused, FramesRefused, Peers, ProduceOutcome, ProduceTicket};
+use crate::replication::{AckRefused, FramesRefused, Peers, ProduceTicket};
 use crate::storage::{SyncError, SyncTicket};
 use crate::types::{ErrorCode, LeaderEpoch, NodeId, Offset, SessionId, TopicPartition};
 use crate::wire::{Ack, OpenSession, SessionOutcome};
@@ -95,7 +96,11 @@ impl FollowerSession {
 }
 
 /// Starts an owner thread. It ends when it is told to stop, or when every handle is gone.
-pub(super) fn spawn(index: usize, shared: Arc<Shared>, clock: Clock) -> std::io::Result<ShardHandle> {
+pub(super) fn spawn(
+    index: usize,
+    shared: Arc<Shared>,
+    clock: Clock,
+) -> std::io::Result<ShardHandle> {
     let (mailbox, events) = mpsc::channel(MAILBOX_EVENTS);
     let inbox = Arc::new(Inbox::new());
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -295,22 +300,25 @@ impl Shard {
             let outstanding = session.outstanding;
             session.release(outstanding, &self.shared);
         }
-        let (outputs, log) = owned.partition.close();
-        drop(log);
+        let (outputs, mut log) = owned.partition.close();
+        if let Err(error) = log.close() {
+            tracing::error!(partition = %id, cause = %error, "cannot sync the log at its end");
+        }
         for output in outputs {
-            if let Output::Complete { ticket, result } = output
+            if let Output::Complete {
+                ticket,
+                result: Err(error),
+            } = output
                 && let Some(reply) = self.replies.remove(&ticket)
             {
-                let _ = reply.send(result);
+                let _ = reply.send(Err(error));
             }
         }
     }
 
     fn handle_produce(&mut self, produce: ProduceEvent) {
         let Some(owned) = self.partitions.get_mut(&produce.id) else {
-            let _ = produce
-                .reply
-                .send(Err(ErrorCode::UnknownTopicOrPartition));
+            let _ = produce.reply.send(Err(ErrorCode::UnknownTopicOrPartition));
             return;
         };
         self.next_ticket += 1;
@@ -336,9 +344,7 @@ impl Shard {
                 crate::wire::SessionAnswer {
                     session: open.session,
                     leader_epoch: open.leader_epoch,
-                    outcome: SessionOutcome::Refused(
-                        crate::wire::SessionRefusal::UnknownPartition,
-                    ),
+                    outcome: SessionOutcome::Refused(crate::wire::SessionRefusal::UnknownPartition),
                 },
             ));
             return;
@@ -519,7 +525,12 @@ impl Shard {
                 }
                 Output::Complete { ticket, result } => {
                     if let Some(reply) = self.replies.remove(&ticket) {
-                        let _ = reply.send(result);
+                        let log_start_offset = owned.partition.view().log_start;
+                        let _ = reply.send(result.map(|outcome| ProduceOutcome {
+                            base_offset: outcome.base,
+                            log_append_time_ms: None,
+                            log_start_offset,
+                        }));
                     }
                 }
                 Output::ViewChanged => owned.publish(),
@@ -600,10 +611,12 @@ fn log_session(id: TopicPartition, to: NodeId, answer: &crate::wire::SessionAnsw
 }
 
 /// For retention alone: what records are older than. Never for a timeout.
-fn wall_clock_ms() -> i64 {
+fn wall_clock_ms() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+        .map_or(0, |since| {
+            u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+        })
 }
 
 /// A promise to make durable.

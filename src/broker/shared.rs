@@ -1,13 +1,14 @@
 //! What every part of the broker reaches.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::sync::{Mutex, OnceLock, PoisonError, RwLock};
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::clock::Clock;
 use super::inbox::Inbox;
+use super::links::Links;
 use super::shard::{Internal, Promise, ShardHandle};
 use crate::partition::PartitionView;
 use crate::storage::{GroupCommit, LogReader};
@@ -29,6 +30,7 @@ pub(super) struct Shared {
     pub(super) group_commit: GroupCommit,
     /// Promises on their way to the disk. At most one a partition.
     pub(super) promises: Inbox<Promise>,
+    pub(super) links: Links,
     shards: OnceLock<Vec<ShardHandle>>,
     /// The partitions that are open on this node.
     partitions: RwLock<HashMap<TopicPartition, PartitionHandle>>,
@@ -46,6 +48,7 @@ impl Shared {
             clock,
             group_commit,
             promises: Inbox::new(),
+            links: Links::default(),
             shards: OnceLock::new(),
             partitions: RwLock::default(),
             failure: Mutex::default(),
@@ -121,9 +124,15 @@ impl Shared {
             tracing::error!(partition = %id, cause, "storage failure");
             return;
         }
-        tracing::error!(partition = %id, cause, "storage failure; the node stops");
+        self.stop_process(cause);
+    }
+
+    /// Ends the process, with the first cause that is given.
+    pub(super) fn stop_process(&self, cause: &str) {
+        tracing::error!(cause, "the node stops");
         let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
         failure.get_or_insert_with(|| cause.to_owned());
+        drop(failure);
         self.failed.cancel();
     }
 
@@ -133,5 +142,3 @@ impl Shared {
         failure.clone()
     }
 }
-
-pub(super) type SharedRef = Arc<Shared>;

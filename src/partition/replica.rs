@@ -2,9 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::output::{
-    FenceAnswer, Frames, FramesReady, Hello, Output, PartitionView, RoleView,
-};
+use super::output::{FenceAnswer, Frames, FramesReady, Hello, Output, PartitionView, RoleView};
 use crate::record::{Batch, STAMP_LEN, stamped_prefix};
 use crate::replication::{
     AckRefused, Acks, Admission, BatchSequence, Follower, FollowerAction, FramesRefused, Leader,
@@ -12,13 +10,11 @@ use crate::replication::{
 };
 use crate::storage::{AppendError, Log, LogConfig, LogReader, SyncError, SyncTicket};
 use crate::types::{
-    Appointment, ErrorCode, Incarnation, LeaderEpoch, MonotonicTime, NodeId, Offset,
+    Appointment, ErrorCode, Incarnation, LeaderEpoch, LogPosition, MonotonicTime, NodeId, Offset,
     PartitionState, SessionId, TopicPartition,
 };
 use crate::wal::Frame;
-use crate::wire::{
-    Ack, LaneMessage, MAX_HELLO_EPOCHS, OpenSession, SessionAnswer, SessionRefusal,
-};
+use crate::wire::{Ack, LaneMessage, MAX_HELLO_EPOCHS, OpenSession, SessionAnswer, SessionRefusal};
 
 /// What a partition is opened with, beside its log.
 #[derive(Debug, Clone)]
@@ -32,9 +28,9 @@ pub struct PartitionOptions {
     pub high_watermark: Offset,
     /// Begins a range of 2³² session ids that no other partition of this process uses.
     pub first_session: u64,
-    /// Whether the log can be trusted to hold what this replica acknowledged: false after a quarantine, or for an empty
-    /// log where there should be one. Such a replica neither votes nor leads until an ISR change names this incarnation.
-    pub trusted: bool,
+    /// Whether the log was missing where there should have been one. Such a replica, as one whose log carries an
+    /// impairment, neither votes nor leads until an ISR change names this incarnation.
+    pub log_lost: bool,
 }
 
 /// A batch to append.
@@ -90,6 +86,7 @@ impl Partition {
             .high_watermark
             .max(log.start().offset)
             .min(log.durable_end().offset);
+        let log_is_sound = log.impairment().is_none();
         let mut partition = Partition {
             id: options.id,
             me: options.me,
@@ -102,7 +99,7 @@ impl Partition {
             producers: ProducerStates::new(),
             connected: false,
             next_session: options.first_session,
-            trusted: options.trusted,
+            trusted: !options.log_lost && log_is_sound,
             last_view: None,
             outputs: VecDeque::new(),
         };
@@ -184,7 +181,7 @@ impl Partition {
         let names_me = |member: &Appointment| *member == self.me;
         if state.isr.iter().any(names_me) {
             // An ISR change that names this incarnation was granted on what this very process acknowledged.
-            self.trusted = true;
+            self.trust();
         }
         self.state = Some(state.clone());
         if state.leader_epoch < self.promised {
@@ -200,7 +197,8 @@ impl Partition {
                 self.drain_leader();
             }
             (Role::Follower(follower), Some(appointed))
-                if follower.leader() == appointed.node && follower.epoch() == state.leader_epoch => {}
+                if follower.leader() == appointed.node
+                    && follower.epoch() == state.leader_epoch => {}
             (_, leader) => {
                 self.step_down(ErrorCode::NotLeaderOrFollower);
                 self.promised = state.leader_epoch;
@@ -362,7 +360,10 @@ impl Partition {
                     },
                 });
                 self.outputs.push_back(Output::Failed {
-                    cause: format!("cannot read partition {} at {}: {error}", self.id, order.from),
+                    cause: format!(
+                        "cannot read partition {} at {}: {error}",
+                        self.id, order.from
+                    ),
                     stop_process: false,
                 });
                 return None;
@@ -513,7 +514,7 @@ impl Partition {
     }
 
     /// Drops segments that are past their retention; never anything at or above the high watermark.
-    pub fn handle_retention(&mut self, wall_clock_ms: i64) {
+    pub fn handle_retention(&mut self, wall_clock_ms: u64) {
         if matches!(self.role, Role::Failed) {
             return;
         }
@@ -680,19 +681,21 @@ impl Partition {
                         );
                         return;
                     }
-                    let cut = self.log.truncate(to);
-                    self.log_replaced(cut.map_err(|error| error.to_string()));
+                    let before = self.log.end();
+                    let cut = self.log.truncate(to).map_err(|error| error.to_string());
+                    self.handle_cut(before, cut);
                 }
                 FollowerAction::Reset { start, epochs } => {
+                    let before = self.log.end();
                     let reset = self.log.reset(start, epochs);
-                    self.log_replaced(reset.map_err(|error| error.to_string()));
+                    self.handle_cut(before, reset.map_err(|error| error.to_string()));
                 }
             }
         }
     }
 
-    /// The log was cut or begun anew; its records may be fewer than those that were replayed.
-    fn log_replaced(&mut self, result: Result<(), String>) {
+    /// The log, which ended at `before`, was cut or begun anew.
+    fn handle_cut(&mut self, before: LogPosition, result: Result<(), String>) {
         if let Err(error) = result {
             self.fail(
                 format!("cannot truncate partition {}: {error}", self.id),
@@ -700,11 +703,13 @@ impl Partition {
             );
             return;
         }
-        self.replay_producers();
+        if self.log.end() != before {
+            self.replay_producers();
+        }
         self.high_watermark = self.high_watermark.max(self.log.start().offset);
-        let end = self.log.end();
+        let (end, durable) = (self.log.end(), self.log.durable_end());
         if let Role::Follower(follower) = &mut self.role {
-            follower.handle_truncated(end);
+            follower.handle_truncated(end, durable);
         }
     }
 
@@ -782,6 +787,23 @@ impl Partition {
         self.changed();
     }
 
+    fn trust(&mut self) {
+        if self.log.impairment().is_some()
+            && let Err(error) = self.log.clear_impairment()
+        {
+            // It stays untrusted, which costs availability and nothing else.
+            self.outputs.push_back(Output::Failed {
+                cause: format!(
+                    "cannot clear the impairment note of partition {}: {error}",
+                    self.id
+                ),
+                stop_process: false,
+            });
+            return;
+        }
+        self.trusted = true;
+    }
+
     fn changed(&mut self) {
         let view = self.view();
         if self.last_view != Some(view) {
@@ -827,7 +849,18 @@ impl Partition {
     /// Rebuilds what is known of producers from the log (invariant 11).
     fn replay_producers(&mut self) {
         let mut producers = ProducerStates::new();
-        self.log.replay(|frame| remember_producer(&mut producers, frame));
+        for frame in self.log.frames(self.log.start()) {
+            match frame {
+                Ok(frame) => remember_producer(&mut producers, &frame),
+                Err(error) => {
+                    self.fail(
+                        format!("cannot replay partition {}: {error}", self.id),
+                        false,
+                    );
+                    return;
+                }
+            }
+        }
         self.producers = producers;
     }
 }

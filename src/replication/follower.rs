@@ -220,8 +220,8 @@ impl Follower {
         self.pause = (self.pause * 2).min(MAX_RETRY_PAUSE);
     }
 
-    /// The log was cut as the answer asked; it ends at `end` and is durable up to there.
-    pub fn handle_truncated(&mut self, end: LogPosition) {
+    /// The log was cut as the answer asked: where it ends now, and up to where it is durable.
+    pub fn handle_truncated(&mut self, end: LogPosition, durable: LogPosition) {
         let SessionState::Truncating { session } = self.session else {
             return;
         };
@@ -229,7 +229,7 @@ impl Follower {
         self.pause = FIRST_RETRY_PAUSE;
         self.all_epochs = false;
         self.end = end;
-        self.durable = end;
+        self.durable = durable;
         self.acknowledged = None;
         self.acknowledge();
         self.advance_high_watermark();
@@ -421,7 +421,7 @@ mod tests {
     fn streaming() -> Follower {
         let mut follower = opening();
         answer(&mut follower, 100, position(5, 1));
-        follower.handle_truncated(position(5, 1));
+        follower.handle_truncated(position(5, 1), position(5, 1));
         actions(&mut follower);
         follower
     }
@@ -465,7 +465,7 @@ mod tests {
             "an answer to another hello is none"
         );
         answer(&mut follower, 100, position(5, 1));
-        follower.handle_truncated(position(5, 1));
+        follower.handle_truncated(position(5, 1), position(5, 1));
         assert_eq!(receive(&mut follower, 100, vec![start]), Ok(1));
     }
 
