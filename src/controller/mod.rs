@@ -1,1 +1,4 @@
 //! The `controller` room.
+mod liveness;
+mod raft;
+mod store;
