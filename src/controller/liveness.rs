@@ -23,7 +23,7 @@ struct Process {
 
 /// What one controller knows of the others' being alive.
 #[derive(Debug)]
-pub struct Liveness {
+pub(super) struct Liveness {
     me: NodeId,
     voters: BTreeSet<NodeId>,
     /// Silence after which a node is held for dead.
@@ -36,7 +36,7 @@ pub struct Liveness {
 }
 
 impl Liveness {
-    pub fn new(me: NodeId, voters: BTreeSet<NodeId>, timeout: Duration) -> Liveness {
+    pub(super) fn new(me: NodeId, voters: BTreeSet<NodeId>, timeout: Duration) -> Liveness {
         Liveness {
             me,
             voters,
@@ -48,7 +48,7 @@ impl Liveness {
     }
 
     /// A message of `node`, from its process `incarnation`, has arrived.
-    pub fn heard(&mut self, node: NodeId, incarnation: Incarnation, now: Duration) {
+    pub(super) fn heard(&mut self, node: NodeId, incarnation: Incarnation, now: Duration) {
         if !self.heard.contains_key(&node) && self.heard.len() >= MAX_NODES {
             return;
         }
@@ -70,7 +70,7 @@ impl Liveness {
 
     /// To be called several times within the timeout. A longer gap says that this process itself was held up, and that
     /// what it did not hear in the meantime says nothing.
-    pub fn tick(&mut self, now: Duration) {
+    pub(super) fn tick(&mut self, now: Duration) {
         let held_up = now.saturating_sub(self.last_tick) > self.timeout / 2;
         self.last_tick = now;
         if held_up || !self.hears_majority(now) {
@@ -79,7 +79,7 @@ impl Liveness {
     }
 
     /// Whether a majority of the voters, this node included if it is one, has been heard within the timeout.
-    pub fn hears_majority(&self, now: Duration) -> bool {
+    pub(super) fn hears_majority(&self, now: Duration) -> bool {
         let heard = self
             .voters
             .iter()
@@ -97,7 +97,7 @@ impl Liveness {
     }
 
     /// The registered nodes whose registered process is alive.
-    pub fn alive<'a>(
+    pub(super) fn alive<'a>(
         &self,
         registered: impl Iterator<Item = &'a Registration>,
         now: Duration,
