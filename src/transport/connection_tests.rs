@@ -131,7 +131,10 @@ async fn a_foreign_ca_is_named_on_both_ends() {
     std::fs::copy(ours.path("ca").join("ca.crt"), dir.join("ca.crt")).unwrap();
     let mixed_identity = Identity::load_client(&dir, None).unwrap();
     let error = failure(mixed_identity, &at(&server), Alpn::Client).await;
-    let ConnectFailure::OwnIdentity { source, .. } = &error else {
+    let ConnectFailure::OwnIdentity {
+        problem: source, ..
+    } = &error
+    else {
         panic!("{error}");
     };
     assert!(
@@ -181,7 +184,10 @@ async fn expired_and_not_yet_valid_are_told_apart_for_both_ends() {
             Alpn::Client,
         )
         .await;
-        let ConnectFailure::OwnIdentity { source, .. } = error else {
+        let ConnectFailure::OwnIdentity {
+            problem: source, ..
+        } = error
+        else {
             panic!("{error}");
         };
         assert_eq!(

@@ -220,9 +220,9 @@ async fn dial_until(
         })?;
     identity
         .check(OffsetDateTime::now_utc())
-        .map_err(|source| ConnectFailure::OwnIdentity {
+        .map_err(|problem| ConnectFailure::OwnIdentity {
             address: address.clone(),
-            source,
+            problem,
         })?;
     if !alpn.admits(identity.peer()) {
         return Err(ConnectFailure::OwnWrongRole {

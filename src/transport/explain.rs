@@ -28,11 +28,11 @@ const MAX_PEER_TEXT: usize = 200;
 /// Why there is no connection.
 #[derive(Debug, Error)]
 pub enum ConnectFailure {
-    #[error("cannot connect to {address}: this process has no usable certificate")]
+    /// The sentence is the problem's own, so that it stays one; it is not repeated as a source.
+    #[error("cannot connect to {address}: {problem}")]
     OwnIdentity {
         address: String,
-        #[source]
-        source: IdentityError,
+        problem: IdentityError,
     },
     #[error(
         "cannot connect to {address} with the certificate of {own}: only nodes may use {alpn} (wrong role). Use a certificate made with `quorate cert create-node`"

@@ -5,7 +5,6 @@
 //! data has come on it, so a writer sends its header at once.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use quinn::{ReadError, RecvStream, SendStream, WriteError};
@@ -469,14 +468,6 @@ impl LaneReader {
     pub fn stop(mut self, reason: CloseReason) {
         let _ = self.stream.stop(reason.var_int());
     }
-}
-
-/// Waits until the peer has acknowledged a finished stream, at most `wait`. `false` when it has not.
-pub async fn acknowledged(stream: &SendStream, wait: Duration) -> bool {
-    matches!(
-        tokio::time::timeout(wait, stream.stopped()).await,
-        Ok(Ok(None))
-    )
 }
 
 #[cfg(test)]

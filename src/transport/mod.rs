@@ -41,7 +41,7 @@ pub use identity::{CurrentIdentity, Identity, IdentityError};
 pub use kafka_tls::{KafkaTls, KafkaTlsError};
 pub use lanes::{
     CHUNK_BYTES, COALESCE_BELOW, LaneClosed, LaneOptions, LaneReadError, LaneReader, LaneWriter,
-    Measure, PIECE_OVERHEAD, PushError, acknowledged,
+    Measure, PIECE_OVERHEAD, PushError,
 };
 pub use private_file::{FileError, shell_word};
 pub use protocol::{Alpn, CloseReason};

@@ -158,7 +158,7 @@ pub(super) fn chains_to(
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum ServerRefused {
     UnknownCa { issuer: String },
-    OutsideValidity { info: CertificateInfo },
+    OutsideValidity { info: Box<CertificateInfo> },
     HostNotNamed { names: Vec<String> },
     NotANode { found: Option<PeerIdentity> },
     WrongNode { found: NodeId },
@@ -271,7 +271,9 @@ fn refused(error: &rustls::Error, certificate: &CertificateDer<'_>) -> ServerRef
             | CertificateError::NotValidYet
             | CertificateError::NotValidYetContext { .. },
             Ok(info),
-        ) => ServerRefused::OutsideValidity { info },
+        ) => ServerRefused::OutsideValidity {
+            info: Box::new(info),
+        },
         (
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
             Ok(info),
