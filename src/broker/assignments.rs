@@ -12,7 +12,7 @@ use super::leader_link::{self, LinkOptions};
 use super::shared::{PartitionHandle, Shared};
 use crate::metadata::{ClusterImage, FlushPolicy, Topic, TopicConfig};
 use crate::partition::{Partition, PartitionOptions};
-use crate::storage::{DataDir, Flush, Log, LogConfig, LogOptions};
+use crate::storage::{DataDir, Flush, LogConfig, LogOptions};
 use crate::transport::CurrentIdentity;
 use crate::types::{LeaderEpoch, NodeId, Offset, PartitionState, TopicName, TopicPartition};
 
@@ -23,7 +23,8 @@ pub(super) struct Assignments {
     shared: Arc<Shared>,
     data_dir: Arc<DataDir>,
     default_flush: FlushPolicy,
-    machine_restarted: bool,
+    /// As they were written down before this process began.
+    high_watermarks: BTreeMap<String, Offset>,
     identity: Arc<CurrentIdentity>,
     /// Partitions that are open, with the state and configuration that their owner was last told.
     open: HashMap<TopicPartition, Told>,
@@ -49,14 +50,14 @@ impl Assignments {
         shared: Arc<Shared>,
         data_dir: Arc<DataDir>,
         default_flush: FlushPolicy,
-        machine_restarted: bool,
+        high_watermarks: BTreeMap<String, Offset>,
         identity: Arc<CurrentIdentity>,
     ) -> Assignments {
         Assignments {
             shared,
             data_dir,
             default_flush,
-            machine_restarted,
+            high_watermarks,
             identity,
             open: HashMap::new(),
             unopened: BTreeSet::new(),
@@ -152,20 +153,23 @@ impl Assignments {
         topic: &TopicName,
         config: LogConfig,
     ) -> Result<(), String> {
-        let promised = self.data_dir.promised(id);
-        let high_watermark = self.data_dir.high_watermark(id);
+        let promised = self.data_dir.promises().get(id);
+        let high_watermark = self
+            .high_watermarks
+            .get(&id.to_string())
+            .copied()
+            .unwrap_or_default();
         let first_session = self.next_session;
         self.next_session += SESSIONS_PER_PARTITION;
         let me = self.shared.me;
         let data_dir = self.data_dir.clone();
-        let mut options = LogOptions::from(config);
-        options.machine_restarted = self.machine_restarted;
+        let options = LogOptions::from(config);
         let topic = topic.clone();
         let opened = tokio::task::spawn_blocking(move || {
-            let fs = data_dir.file_system();
             let dir = data_dir.partition_dir(id);
-            let (log, report) =
-                Log::open(fs, &dir, id, &topic, options).map_err(|error| error.to_string())?;
+            let (log, report) = data_dir
+                .open_log(id, &topic, options)
+                .map_err(|error| error.to_string())?;
             let known_before = promised > LeaderEpoch::NONE || high_watermark > Offset::ZERO;
             let log_lost = report.created && known_before;
             if log_lost {
@@ -201,13 +205,12 @@ impl Assignments {
         let view = partition.view();
         let (view_sender, view_receiver) = watch::channel(view);
         let (watermark_sender, watermark_receiver) = watch::channel(view.high_watermark);
-        let Some((index, shard)) = self.shared.shard_of(id) else {
+        let Some((_, shard)) = self.shared.shard_of(id) else {
             return Err("the node is stopping".to_owned());
         };
         self.shared.insert(
             id,
             PartitionHandle {
-                shard: index,
                 view: view_receiver,
                 watermark: watermark_receiver,
                 reader: partition.reader(),
@@ -250,7 +253,7 @@ impl Assignments {
                 }
             }
             let data_dir = self.data_dir.clone();
-            let removed = tokio::task::spawn_blocking(move || data_dir.remove_partition(id)).await;
+            let removed = tokio::task::spawn_blocking(move || data_dir.delete_partition(id)).await;
             match removed {
                 Ok(Ok(())) => tracing::info!(partition = %id, "partition removed"),
                 Ok(Err(error)) => {

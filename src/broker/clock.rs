@@ -6,27 +6,27 @@ use crate::types::MonotonicTime;
 
 /// Counts from the start of the process. Copies agree.
 #[derive(Debug, Clone, Copy)]
-pub struct Clock {
+pub(super) struct Clock {
     started: Instant,
 }
 
 impl Clock {
-    pub fn start() -> Clock {
+    pub(super) fn start() -> Clock {
         Clock {
             started: Instant::now(),
         }
     }
 
-    pub fn now(&self) -> MonotonicTime {
+    pub(super) fn now(&self) -> MonotonicTime {
         self.at(Instant::now())
     }
 
     /// A point on the same clock; one before its start counts as its start.
-    pub fn at(&self, instant: Instant) -> MonotonicTime {
+    pub(super) fn at(&self, instant: Instant) -> MonotonicTime {
         MonotonicTime::ZERO + instant.saturating_duration_since(self.started)
     }
 
-    pub fn elapsed_since(&self, earlier: MonotonicTime) -> Duration {
+    pub(super) fn elapsed_since(&self, earlier: MonotonicTime) -> Duration {
         self.now().since(earlier)
     }
 }

@@ -109,7 +109,7 @@ impl Fencer {
         }
         let dir = self.data_dir.clone();
         let batch = promised.to_vec();
-        let written = tokio::task::spawn_blocking(move || dir.raise_promises(&batch)).await;
+        let written = tokio::task::spawn_blocking(move || dir.promises().raise(&batch)).await;
         match written {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {

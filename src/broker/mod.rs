@@ -47,7 +47,7 @@ use crate::metadata::FlushPolicy;
 use crate::partition::{PartitionView, RoleView};
 use crate::storage::{DataDir, GroupCommit};
 use crate::transport::{CloseReason, CurrentIdentity};
-use crate::types::{Appointment, NodeId, TopicPartition};
+use crate::types::{Appointment, NodeId, Offset, TopicPartition};
 
 /// The most owner threads. A partition is always on the same one.
 const MAX_SHARDS: usize = 8;
@@ -62,8 +62,8 @@ pub struct BrokerOptions {
     pub data_dir: Arc<DataDir>,
     /// What `flush` is for topics that do not set it.
     pub default_flush: FlushPolicy,
-    /// Whether the machine was restarted since the data directory was last in use.
-    pub machine_restarted: bool,
+    /// High watermarks as they were written down before this process began, by partition directory.
+    pub high_watermarks: BTreeMap<String, Offset>,
     /// The node's own settings, for DescribeConfigs.
     pub settings: Vec<NodeSetting>,
 }
@@ -114,7 +114,7 @@ impl Starting {
             shared.clone(),
             options.data_dir.clone(),
             options.default_flush,
-            options.machine_restarted,
+            options.high_watermarks.clone(),
             options.identity.clone(),
         );
         tasks.spawn(assignments.follow(controller.image()));
@@ -186,7 +186,7 @@ impl Broker {
     }
 }
 
-type Watermarks = BTreeMap<TopicPartition, crate::types::Offset>;
+type Watermarks = BTreeMap<TopicPartition, Offset>;
 
 /// Writes high watermarks down for readers of the data directory. Nothing is ever cut because of them.
 async fn checkpoint(shared: Arc<Shared>, data_dir: Arc<DataDir>) {
@@ -216,7 +216,7 @@ fn watermarks(shared: &Shared) -> Watermarks {
 
 async fn write_watermarks(data_dir: &Arc<DataDir>, watermarks: Watermarks) {
     let dir = data_dir.clone();
-    let written = tokio::task::spawn_blocking(move || dir.write_high_watermarks(&watermarks)).await;
+    let written = tokio::task::spawn_blocking(move || dir.write_high_watermarks(watermarks)).await;
     match written {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::warn!(cause = %error, "cannot write the high watermarks down"),

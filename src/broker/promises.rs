@@ -17,7 +17,7 @@ pub(super) async fn keep(shared: Arc<Shared>, data_dir: Arc<DataDir>) {
         }
         let dir = data_dir.clone();
         let batch = raised.clone();
-        let written = tokio::task::spawn_blocking(move || dir.raise_promises(&batch)).await;
+        let written = tokio::task::spawn_blocking(move || dir.promises().raise(&batch)).await;
         match written {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {

@@ -489,9 +489,9 @@ impl Shard {
                     let inbox = self.inbox.clone();
                     self.shared.group_commit.submit(
                         ticket,
-                        Box::new(move |ticket, result| {
+                        move |ticket, result| {
                             inbox.push(Internal::Synced { id, ticket, result });
-                        }),
+                        },
                     );
                 }
                 Output::PersistPromise(epoch) => self.shared.promises.push((id, epoch)),

@@ -17,7 +17,6 @@ use crate::types::{Appointment, NodeId, Offset, TopicPartition};
 /// How readers and network tasks reach one partition.
 #[derive(Clone)]
 pub(super) struct PartitionHandle {
-    pub(super) shard: usize,
     pub(super) view: watch::Receiver<PartitionView>,
     /// Changes whenever a fetch may have another answer than before.
     pub(super) watermark: watch::Receiver<Offset>,

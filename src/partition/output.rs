@@ -8,7 +8,6 @@ use crate::types::{ErrorCode, LeaderEpoch, LogPosition, NodeId, Offset, SessionI
 use crate::wire::{Ack, OpenSession, SessionAnswer};
 
 /// An effect for the caller to carry out. The order of outputs is the order in which they must take effect.
-#[derive(Debug)]
 pub enum Output {
     /// Run this on any thread, then hand it back through `Partition::handle_synced`. At most one is out at a time.
     Sync(SyncTicket),

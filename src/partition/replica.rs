@@ -65,6 +65,8 @@ pub struct Partition {
     next_session: u64,
     trusted: bool,
     last_view: Option<PartitionView>,
+    /// The durable end that the current role was last told of.
+    durable_told: LogPosition,
     /// Drained by the caller after every call.
     outputs: VecDeque<Output>,
 }
@@ -101,6 +103,7 @@ impl Partition {
             next_session: options.first_session,
             trusted: !options.log_lost && log_is_sound,
             last_view: None,
+            durable_told: LogPosition::START,
             outputs: VecDeque::new(),
         };
         partition.replay_producers();
@@ -547,6 +550,7 @@ impl Partition {
             self.append_failed(error);
             return;
         }
+        self.durable_told = self.log.durable_end();
         let leader = Leader::new(
             now,
             self.me.node,
@@ -563,6 +567,7 @@ impl Partition {
 
     fn follow(&mut self, now: MonotonicTime, leader: NodeId, connected: bool) {
         let epoch = self.promised;
+        self.durable_told = self.log.durable_end();
         self.role = Role::Follower(Box::new(Follower::new(
             leader,
             epoch,
@@ -708,6 +713,7 @@ impl Partition {
         }
         self.high_watermark = self.high_watermark.max(self.log.start().offset);
         let (end, durable) = (self.log.end(), self.log.durable_end());
+        self.durable_told = durable;
         if let Role::Follower(follower) = &mut self.role {
             follower.handle_truncated(end, durable);
         }
@@ -739,6 +745,10 @@ impl Partition {
 
     fn durable_moved(&mut self) {
         let durable = self.log.durable_end();
+        if durable == self.durable_told {
+            return;
+        }
+        self.durable_told = durable;
         match &mut self.role {
             Role::Leader(leader) => {
                 leader.handle_durable(durable);
