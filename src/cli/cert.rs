@@ -90,8 +90,13 @@ pub(super) fn run(options: &GlobalOptions, args: CertArgs) -> anyhow::Result<Exi
         CertCommand::CreateCa(issue) => {
             let created = certs.create_ca(&issue.options())?;
             report(options, &created)?;
+            let elsewhere = if created.key == dir.join("ca.key") {
+                String::new()
+            } else {
+                format!(" --ca-key {}", shell_word(&created.key))
+            };
             note(&format!(
-                "Keep {} safe: whoever has it can join the cluster. Next: quorate cert create-node 1 HOST... --certs-dir {}",
+                "Keep {} safe: whoever has it can join the cluster. Next: quorate cert create-node 1 HOST... --certs-dir {}{elsewhere}",
                 created.key.display(),
                 shell_word(dir)
             ));
@@ -125,6 +130,7 @@ fn report(options: &GlobalOptions, created: &Created) -> anyhow::Result<()> {
     if options.json() {
         print_json(&Row::of_info(
             &created.certificate,
+            Some(&created.key),
             &created.info,
             "valid",
             now,
@@ -151,6 +157,8 @@ fn report(options: &GlobalOptions, created: &Created) -> anyhow::Result<()> {
 #[derive(Debug, Serialize)]
 struct Row {
     file: String,
+    /// Its key's file, if there is one that can be used.
+    key: Option<String>,
     /// `ca`, `node`, `client`, or null when the certificate names none.
     role: Option<&'static str>,
     /// The node's number or the client's name.
@@ -169,9 +177,13 @@ impl Row {
     fn of(listed: &Listed, now: OffsetDateTime) -> Row {
         let state = listed.state(now);
         match &listed.info {
-            Ok(info) => Row::of_info(&listed.path, info, &state, now),
+            Ok(info) => {
+                let key = listed.key.as_ref().and_then(|key| key.as_ref().ok());
+                Row::of_info(&listed.path, key.map(PathBuf::as_path), info, &state, now)
+            }
             Err(_) => Row {
                 file: listed.path.display().to_string(),
+                key: None,
                 role: None,
                 id: None,
                 subject: None,
@@ -185,7 +197,13 @@ impl Row {
         }
     }
 
-    fn of_info(file: &Path, info: &CertificateInfo, state: &str, now: OffsetDateTime) -> Row {
+    fn of_info(
+        file: &Path,
+        key: Option<&Path>,
+        info: &CertificateInfo,
+        state: &str,
+        now: OffsetDateTime,
+    ) -> Row {
         use crate::transport::PeerIdentity::{Client, Node};
         let (role, id) = match &info.identity {
             _ if info.is_ca => (Some("ca"), None),
@@ -195,6 +213,7 @@ impl Row {
         };
         Row {
             file: file.display().to_string(),
+            key: key.map(|key| key.display().to_string()),
             role,
             id,
             subject: Some(info.subject.clone()),

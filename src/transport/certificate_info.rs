@@ -195,9 +195,10 @@ impl CertificateInfo {
         }
     }
 
-    /// Whole days until it expires; negative once it has.
+    /// Days until it expires, to the nearest; negative once it has.
     pub fn days_left(&self, now: OffsetDateTime) -> i64 {
-        (self.not_after - now).whole_days()
+        const DAY: i64 = 86_400;
+        ((self.not_after - now).whole_seconds() + DAY / 2).div_euclid(DAY)
     }
 }
 

@@ -102,6 +102,10 @@ pub enum CertificateError {
     #[error(transparent)]
     File(#[from] FileError),
     #[error(
+        "there is no certificates directory {dir}: name it with --certs-dir, or make it with `quorate cert create-ca`"
+    )]
+    NoDirectory { dir: PathBuf },
+    #[error(
         "there is no CA certificate at {path}. Make one with `quorate cert create-ca`, or point --certs-dir at its directory"
     )]
     NoCa { path: PathBuf },
@@ -348,8 +352,12 @@ impl CertsDir {
     /// Every certificate in the directory: the CA first, then the node, then clients by name.
     pub fn list(&self) -> Result<Vec<Listed>, CertificateError> {
         let mut clients = BTreeSet::new();
-        let entries =
-            std::fs::read_dir(&self.dir).map_err(FileError::io("list directory", &self.dir))?;
+        let entries = std::fs::read_dir(&self.dir).map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => CertificateError::NoDirectory {
+                dir: self.dir.clone(),
+            },
+            _ => FileError::io("list directory", &self.dir)(error).into(),
+        })?;
         for entry in entries {
             let entry = entry.map_err(FileError::io("list directory", &self.dir))?;
             let name = entry.file_name();
@@ -417,7 +425,7 @@ impl CertsDir {
             if options.lifetime.is_some() {
                 return Err(CertificateError::OutlivesCa {
                     ca_end: show_time(ca.not_after),
-                    days_left: ca.days_left(options.now),
+                    days_left: (ca.not_after - options.now).whole_days(),
                 });
             }
             not_after = ca.not_after;
@@ -631,11 +639,11 @@ mod tests {
         let mut options = IssueOptions::new(now());
         let days = |info: &CertificateInfo| info.days_left(options.now);
         let ca = certs.list().unwrap().remove(0).info.unwrap();
-        assert!((3649..=3650).contains(&days(&ca)));
+        assert_eq!(days(&ca), 3650);
         assert!(ca.not_before < options.now);
         let host = hosts(&["localhost"]);
         let leaf = certs.create_node(node(1), &host, &options).unwrap();
-        assert!((1824..=1825).contains(&days(&leaf.info)));
+        assert_eq!(days(&leaf.info), 1825);
         options.overwrite = true;
         options.lifetime = Some(CA_LIFETIME * 2);
         let error = certs.create_node(node(1), &host, &options).unwrap_err();
@@ -651,10 +659,7 @@ mod tests {
         certs.create_ca(&options).unwrap();
         options.lifetime = None;
         let leaf = certs.create_node(node(1), &host, &options).unwrap();
-        assert_eq!(
-            leaf.info.days_left(options.now + Duration::from_secs(3600)),
-            0
-        );
+        assert_eq!(leaf.info.days_left(options.now), 1);
     }
 
     #[test]

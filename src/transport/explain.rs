@@ -124,7 +124,7 @@ pub enum ConnectFailure {
     )]
     RejectedUnknownCa { address: String, own: PathBuf },
     #[error(
-        "{address} refused the certificate {own} as expired or not yet valid, though here it is {here}: compare the clocks of both machines"
+        "{address} refused the certificate {own} as expired or not yet valid; by this machine's clock it is {here}. Compare the clocks of both machines"
     )]
     RejectedValidity {
         address: String,
