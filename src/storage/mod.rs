@@ -15,6 +15,8 @@ mod impairment;
 mod index;
 mod log;
 mod log_start;
+#[cfg(test)]
+mod log_tests;
 mod promises;
 mod reader;
 mod recovery;

@@ -336,11 +336,9 @@ fn scan(fs: &dyn FileSystem, dir: &Path, options: &LogOptions) -> Result<Scan, O
             bases.retain(|base| *base >= start.position.offset);
             (Some(start.position), start.epochs)
         }
-        // A log that was never trimmed or reset starts at 0; else its first frame says where.
-        None if bases.first().is_none_or(|base| *base == Offset::ZERO) => {
-            report.start_rebuilt = start_unreadable;
-            (Some(LogPosition::START), EpochHistory::new())
-        }
+        // A log that was never trimmed or reset has no record of its start, and starts at 0.
+        None if !start_unreadable => (Some(LogPosition::START), EpochHistory::new()),
+        // Its first frame says where it starts.
         None => {
             report.start_rebuilt = true;
             (None, EpochHistory::new())
