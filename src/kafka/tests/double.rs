@@ -35,14 +35,13 @@ pub(super) struct Double {
     pub(super) waiting: AtomicUsize,
 }
 
+type Reply = oneshot::Sender<Result<ProduceOutcome, ErrorCode>>;
+
 struct Partition {
     batches: Vec<(Offset, Offset, Bytes)>,
     end: Offset,
     watch: watch::Sender<Offset>,
-    held: Vec<(
-        Option<Offset>,
-        oneshot::Sender<Result<ProduceOutcome, ErrorCode>>,
-    )>,
+    held: Vec<(Option<Offset>, Reply)>,
     leads: bool,
 }
 
