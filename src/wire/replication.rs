@@ -26,9 +26,9 @@ pub const MAX_HELLO_EPOCHS: usize = 64;
 /// 12 bytes an epoch, so this allows some 80,000 epochs; a longer claim closes the connection.
 pub const MAX_CONTROL_MESSAGE_BYTES: usize = 1 << 20;
 
-/// The most bytes of frames in one lane message. One frame is at most 64 MiB and is never split; a message holds one frame or
-/// as many as fit. A longer claim closes the connection.
-pub const MAX_LANE_MESSAGE_BYTES: usize = 72 << 20;
+/// The most bytes of frames in one lane message. A frame is at most some 16 MiB and is never split; a message holds one frame
+/// or as many as a send order asks for. A longer claim closes the connection.
+pub const MAX_LANE_MESSAGE_BYTES: usize = 20 << 20;
 
 /// The first message of a connection, from the follower: who dials, and for which cluster. The node id must be the one in
 /// its certificate.
@@ -361,13 +361,19 @@ impl LaneMessage {
     /// Bytes before the frames.
     pub const HEADER_BYTES: usize = 24;
 
-    /// The bytes that go in front of the frames, so that the frames themselves are never copied.
-    pub fn encode_header(&self) -> Bytes {
+    /// The bytes that go in front of `frames_len` bytes of frames, so that the frames themselves are never copied.
+    pub fn encode_header(
+        session: SessionId,
+        leader_epoch: LeaderEpoch,
+        high_watermark: Offset,
+        frames_len: usize,
+    ) -> Bytes {
+        debug_assert!(frames_len <= MAX_LANE_MESSAGE_BYTES);
         let mut out = BytesMut::with_capacity(Self::HEADER_BYTES);
-        out.put_u64(self.session.to_bits());
-        out.put_u32(self.leader_epoch.get());
-        out.put_u64(self.high_watermark.get());
-        out.put_u32(self.frames.len() as u32);
+        out.put_u64(session.to_bits());
+        out.put_u32(leader_epoch.get());
+        out.put_u64(high_watermark.get());
+        out.put_u32(frames_len as u32);
         out.freeze()
     }
 
@@ -617,12 +623,18 @@ mod tests {
             high_watermark: Offset::ZERO,
             frames: Bytes::from_static(b"frames"),
         };
-        let mut input = BytesMut::from(&message.encode_header()[..]);
+        let header = LaneMessage::encode_header(
+            message.session,
+            message.leader_epoch,
+            message.high_watermark,
+            message.frames.len(),
+        );
+        let mut input = BytesMut::from(&header[..]);
         assert_eq!(LaneMessage::decode(&mut input), Ok(None));
         input.extend_from_slice(&message.frames);
         assert_eq!(LaneMessage::decode(&mut input), Ok(Some(message.clone())));
 
-        let mut huge = BytesMut::from(&message.encode_header()[..]);
+        let mut huge = BytesMut::from(&header[..]);
         huge[20..24].copy_from_slice(&u32::MAX.to_be_bytes());
         assert!(matches!(
             LaneMessage::decode(&mut huge),
