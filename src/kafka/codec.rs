@@ -15,6 +15,8 @@ pub(super) struct RawRequest {
     pub(super) api: ServedApi,
     pub(super) version: i16,
     pub(super) correlation_id: i32,
+    /// How many structures decoding it makes.
+    pub(super) elements: usize,
     /// What follows the header.
     body: Bytes,
 }
@@ -92,17 +94,20 @@ pub(super) fn read_header(frame: Bytes) -> Result<Header, BadRequest> {
         rest = preflight::skip_tags(rest).map_err(BadRequest::Header)?;
     }
     let body = frame.slice(frame.len() - rest.len()..);
-    if let Some(schema) = schema::of(api.key) {
-        preflight::check(schema, version, &body).map_err(|error| BadRequest::Body {
-            key: api.key,
-            version,
-            reason: error.to_string(),
-        })?;
-    }
+    // Every request that is served has a schema: a test says so.
+    let Some(schema) = schema::of(api.key) else {
+        return Err(BadRequest::UnknownApi { key, version });
+    };
+    let extent = preflight::check(schema, version, &body).map_err(|error| BadRequest::Body {
+        key: api.key,
+        version,
+        reason: error.to_string(),
+    })?;
     Ok(Header::Request(RawRequest {
         api,
         version,
         correlation_id,
+        elements: extent.elements,
         body,
     }))
 }

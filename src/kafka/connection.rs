@@ -23,6 +23,7 @@ use super::chunks::Chunks;
 use super::codec::{BadRequest, Header, read_header};
 use super::context::{Config, Context, ListenerKind};
 use super::framing::{FrameError, FrameReader};
+use super::limits::{ELEMENT_BYTES, MAX_DESCRIPTIONS};
 use super::log_limit::LogLimit;
 use super::{Service, handlers};
 
@@ -32,6 +33,7 @@ pub struct Server<S> {
     config: Config,
     request_memory: Budget,
     response_memory: Budget,
+    descriptions: Arc<Semaphore>,
     connections: Arc<Semaphore>,
     log_limit: LogLimit,
 }
@@ -105,6 +107,7 @@ impl<S: Service> Server<S> {
             config,
             request_memory: Budget::new(limits.request_memory_bytes),
             response_memory: Budget::new(limits.response_memory_bytes),
+            descriptions: Arc::new(Semaphore::new(MAX_DESCRIPTIONS)),
             connections: Arc::new(Semaphore::new(
                 limits.max_connections.min(Semaphore::MAX_PERMITS),
             )),
@@ -174,13 +177,14 @@ impl<S: Service> Connection<S> {
             config: self.server.config,
             listener: self.listener,
             response_memory: self.server.response_memory.clone(),
+            descriptions: Arc::clone(&self.server.descriptions),
             fetch_rotation: AtomicUsize::new(0),
         });
         let outstanding = AtomicUsize::new(0);
         let capacity = self.server.config.limits.max_outstanding_requests.max(1);
         let (queue, pending) = mpsc::channel(capacity);
         let write = self.write(writer, pending, &outstanding);
-        let read = self.read(reader, queue, context, &outstanding);
+        let read = self.read(reader, queue, context, &outstanding, &shutdown);
         tokio::pin!(write);
         let ended = {
             tokio::pin!(read);
@@ -188,7 +192,6 @@ impl<S: Service> Connection<S> {
                 biased;
                 ended = &mut write => return ended.unwrap_or(Ended::ByClient),
                 ended = &mut read => ended,
-                () = shutdown.cancelled() => Ended::Shutdown,
             }
         };
         // The queue's sender is gone with the reader: the writer ends when it has answered everything.
@@ -204,24 +207,40 @@ impl<S: Service> Connection<S> {
         queue: mpsc::Sender<(Pending, Held)>,
         context: Arc<Context<S>>,
         outstanding: &AtomicUsize,
+        shutdown: &CancellationToken,
     ) -> Ended
     where
         R: AsyncRead + Send + Unpin,
     {
         let limits = &self.server.config.limits;
         let mut frames = FrameReader::new(reader);
+        let memory = &self.server.request_memory;
         loop {
-            // Room first, so that no request is read that could not be queued.
-            let Ok(slot) = queue.reserve().await else {
+            let next = async {
+                // Room first, so that no request is read that could not be queued.
+                let slot = queue.reserve().await.ok();
+                (slot, frames.next(limits, memory).await)
+            };
+            // Only here, so that a request that has been read is also taken in hand.
+            let (slot, frame) = tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return Ended::Shutdown,
+                next = next => next,
+            };
+            let Some(slot) = slot else {
                 return Ended::Failed;
             };
-            let (frame, held) = match frames.next(limits, &self.server.request_memory).await {
+            let (frame, mut held) = match frame {
                 Ok(frame) => frame,
                 Err(FrameError::Idle) if outstanding.load(Ordering::Relaxed) > 0 => continue,
                 Err(error) => return self.ended_by(error),
             };
             let pending = match read_header(frame) {
-                Ok(Header::Request(request)) => handlers::begin(&context, request).await,
+                Ok(Header::Request(request)) => {
+                    let decoded = request.elements.saturating_mul(ELEMENT_BYTES);
+                    memory.take(&mut held, decoded).await;
+                    handlers::begin(&context, request).await
+                }
                 Ok(Header::UnknownApiVersions { correlation_id }) => {
                     handlers::api_versions::unknown_version(correlation_id)
                 }

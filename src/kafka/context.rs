@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::Service;
@@ -54,8 +55,10 @@ pub(super) struct Context<S> {
     pub(super) service: Arc<S>,
     pub(super) config: Config,
     pub(super) listener: ListenerKind,
-    /// Memory for records in fetch responses.
+    /// Memory for large responses.
     pub(super) response_memory: Budget,
+    /// Turns to make a large response that is not made of records.
+    pub(super) descriptions: Arc<Semaphore>,
     /// Where the next fetch begins among its partitions.
     pub(super) fetch_rotation: AtomicUsize,
 }

@@ -39,12 +39,10 @@ pub(super) enum FrameError {
     #[error("the connection ended within a request: {have} of its {want} bytes had come")]
     CutShort { have: usize, want: usize },
     #[error(
-        "a request claims {size} bytes and the limit is {max}: not Kafka's protocol, or a batch that is too large"
+        "a request claims {size} bytes and the limit is {max}: a batch that is too large, or not Kafka's protocol (TLS or HTTP begin so)"
     )]
     TooLarge { size: u32, max: usize },
-    #[error(
-        "a request claims {size} bytes, fewer than its header takes: not Kafka's protocol, or TLS where none is expected"
-    )]
+    #[error("a request claims {size} bytes, fewer than its header takes: not Kafka's protocol")]
     TooSmall { size: i32 },
     #[error("a request came too slowly: {have} of its {want} bytes in {seconds} s")]
     TooSlow {

@@ -6,16 +6,19 @@ use std::time::Duration;
 pub const MAX_REQUEST_BYTES: usize = 64 << 20;
 /// Any other request. A larger one closes the connection before anything is allocated for it.
 pub const MAX_CONTROL_REQUEST_BYTES: usize = 8 << 20;
-/// Array elements and tagged fields in one request, all levels together. The decoder makes structures of 50 to 200 bytes
-/// of them, whatever they take on the wire. A request with more closes the connection before it is decoded.
+/// Array elements and tagged fields in one request, all levels together. A request with more closes the connection before
+/// it is decoded.
 pub const MAX_REQUEST_ELEMENTS: usize = 128 << 10;
+/// What an element counts for in [`REQUEST_MEMORY_BYTES`] besides its bytes: the decoder makes structures of 50 to 200
+/// bytes of them, however small they are on the wire, and the handler keeps about as much again.
+pub const ELEMENT_BYTES: usize = 256;
 /// Requests of one connection that are read and not yet answered. At the cap the connection is not read further.
 pub const MAX_OUTSTANDING_REQUESTS: usize = 64;
 /// Bytes of requests that are read and not yet answered, all connections together. At the cap connections wait before
 /// they read on; one that is within a request may finish it beyond the cap, one at a time.
 pub const REQUEST_MEMORY_BYTES: usize = 64 << 20;
-/// Bytes of records in fetch responses that are not yet written, all connections together. At the cap fetches wait, and
-/// answer with what they have when their time is up.
+/// Bytes of records in fetch responses, and of descriptions, that are not yet written, all connections together. At the
+/// cap fetches wait, and answer with what they have when their time is up; descriptions wait.
 pub const RESPONSE_MEMORY_BYTES: usize = 64 << 20;
 /// Bytes of records in one fetch response, whatever the client asks for; only a first batch may be larger.
 pub const MAX_FETCH_BYTES: usize = 16 << 20;
@@ -36,6 +39,11 @@ pub const WRITE_DEADLINE: Duration = Duration::from_secs(60);
 pub const MAX_REQUEST_WAIT: Duration = Duration::from_secs(300);
 /// How long a Metadata request waits for topics that it creates; then they answer LEADER_NOT_AVAILABLE.
 pub const AUTO_CREATE_DEADLINE: Duration = Duration::from_secs(5);
+/// Answers to requests that describe much (Metadata, DescribeConfigs) in the making at one time, all connections
+/// together. Further ones wait for their turn.
+pub const MAX_DESCRIPTIONS: usize = 4;
+/// Resources that one DescribeConfigs request describes. Those beyond answer POLICY_VIOLATION.
+pub const MAX_DESCRIBED_RESOURCES: usize = 4096;
 /// Topics that one Metadata request creates. Those beyond answer LEADER_NOT_AVAILABLE, and come with the next request.
 pub const MAX_AUTO_CREATED_TOPICS: usize = 100;
 

@@ -26,8 +26,17 @@ pub(super) enum Malformed {
     OverElementLimit,
 }
 
-/// Walks the body of a request: what follows its header. Returns how many bytes are left behind it.
-pub(super) fn check(schema: &Schema, version: i16, body: &[u8]) -> Result<usize, Malformed> {
+/// What a request's body holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Extent {
+    /// Array elements and tagged fields, all levels together.
+    pub(super) elements: usize,
+    /// Bytes behind the last field. Nobody reads them.
+    pub(super) left_over: usize,
+}
+
+/// Walks the body of a request: what follows its header.
+pub(super) fn check(schema: &Schema, version: i16, body: &[u8]) -> Result<Extent, Malformed> {
     let mut walk = Walk {
         rest: body,
         version,
@@ -35,7 +44,10 @@ pub(super) fn check(schema: &Schema, version: i16, body: &[u8]) -> Result<usize,
         elements: 0,
     };
     walk.fields(schema.fields)?;
-    Ok(walk.rest.len())
+    Ok(Extent {
+        elements: walk.elements,
+        left_over: walk.rest.len(),
+    })
 }
 
 /// Skips tagged fields, and returns what follows them. Request headers of version 2 end in them.

@@ -9,9 +9,11 @@ use kafka_protocol::messages::describe_configs_response::{
 use kafka_protocol::messages::{DescribeConfigsRequest, DescribeConfigsResponse};
 use kafka_protocol::protocol::StrBytes;
 
-use super::code_and_message;
-use crate::kafka::codec::text;
+use super::{code_and_message, describe_in_turn};
+use crate::kafka::codec::{BadRequest, RawRequest, text};
+use crate::kafka::connection::Pending;
 use crate::kafka::context::{Context, find_topic};
+use crate::kafka::limits::MAX_DESCRIBED_RESOURCES;
 use crate::kafka::{NodeSetting, Refusal, Service};
 use crate::metadata::{ConfigEntry, ConfigKind, ConfigSource, TopicConfig};
 use crate::types::ErrorCode;
@@ -23,10 +25,21 @@ pub(super) const BROKER: i8 = 4;
 /// Kafka's source of a value from the node's own configuration.
 const STATIC_BROKER_CONFIG: i8 = 4;
 
-pub(super) async fn handle<S: Service>(
-    context: Arc<Context<S>>,
+pub(super) fn begin<S: Service>(
+    context: &Arc<Context<S>>,
+    request: &RawRequest,
+) -> Result<Pending, BadRequest> {
+    let decoded: DescribeConfigsRequest = request.decode()?;
+    let answer = request.answer();
+    let context = Arc::clone(context);
+    Ok(Box::pin(async move {
+        describe_in_turn(&context, answer, || respond(&context, decoded)).await
+    }))
+}
+
+fn respond<S: Service>(
+    context: &Context<S>,
     request: DescribeConfigsRequest,
-    _version: i16,
 ) -> DescribeConfigsResponse {
     let wish = Wish {
         synonyms: request.include_synonyms,
@@ -35,8 +48,18 @@ pub(super) async fn handle<S: Service>(
     let results = request
         .resources
         .into_iter()
-        .map(|resource| {
-            let described = describe(&context, &resource, wish);
+        .enumerate()
+        .map(|(place, resource)| {
+            let described = if place < MAX_DESCRIBED_RESOURCES {
+                describe(context, &resource, wish)
+            } else {
+                Err(Refusal {
+                    error: ErrorCode::PolicyViolation,
+                    message: Some(format!(
+                        "a request describes at most {MAX_DESCRIBED_RESOURCES} resources: ask in several requests"
+                    )),
+                })
+            };
             let (code, message) = code_and_message(&described);
             DescribeConfigsResult::default()
                 .with_error_code(code)

@@ -11,8 +11,10 @@ use kafka_protocol::messages::{
 };
 use tokio::time::Instant;
 
+use super::describe_in_turn;
 use crate::kafka::Service;
-use crate::kafka::codec::text;
+use crate::kafka::codec::{BadRequest, RawRequest, text};
+use crate::kafka::connection::Pending;
 use crate::kafka::context::{Context, from_uuid, to_uuid};
 use crate::kafka::limits::{AUTO_CREATE_DEADLINE, MAX_AUTO_CREATED_TOPICS};
 use crate::metadata::{ClusterImage, CreateTopicRequest, Topic};
@@ -25,43 +27,64 @@ const NO_NAME_SINCE: i16 = 12;
 /// Topics that Kafka's clients treat as the broker's own.
 const INTERNAL_TOPICS: [&str; 2] = ["__consumer_offsets", "__transaction_state"];
 
-pub(super) async fn handle<S: Service>(
-    context: Arc<Context<S>>,
-    request: MetadataRequest,
-    version: i16,
-) -> MetadataResponse {
-    let mut image = context.service.image();
+pub(super) fn begin<S: Service>(
+    context: &Arc<Context<S>>,
+    request: &RawRequest,
+) -> Result<Pending, BadRequest> {
+    let decoded: MetadataRequest = request.decode()?;
+    let answer = request.answer();
+    let context = Arc::clone(context);
+    Ok(Box::pin(async move {
+        let wanted = wanted(&decoded, answer.version);
+        let mut refused = BTreeMap::new();
+        if context.config.auto_create_topics && decoded.allow_auto_topic_creation {
+            let image = context.service.image();
+            refused = create_missing(&context, &image, wanted.as_deref().unwrap_or(&[])).await;
+        }
+        describe_in_turn(&context, answer, || {
+            respond(&context, wanted.as_deref(), &refused, answer.version)
+        })
+        .await
+    }))
+}
+
+/// The topics that are asked for, each once; `None`: all.
+fn wanted(request: &MetadataRequest, version: i16) -> Option<Vec<Wanted>> {
     // In version 0 an empty list asks for all topics; later ones have "null" for that.
     let asked = request
         .topics
-        .filter(|topics| version > 0 || !topics.is_empty());
-    let topics = match asked {
+        .as_ref()
+        .filter(|topics| version > 0 || !topics.is_empty())?;
+    let mut seen = BTreeSet::new();
+    let wanted = asked
+        .iter()
+        .map(|topic| match (&topic.name, from_uuid(topic.topic_id)) {
+            (_, Some(id)) => Wanted::Id(id),
+            (Some(name), None) => Wanted::Name(name.as_str().to_owned()),
+            (None, None) => Wanted::Name(String::new()),
+        })
+        // A topic that is named a thousand times is described once: else a small request makes a huge answer.
+        .filter(|wanted| seen.insert(wanted.clone()))
+        .collect();
+    Some(wanted)
+}
+
+fn respond<S: Service>(
+    context: &Context<S>,
+    wanted: Option<&[Wanted]>,
+    refused: &BTreeMap<String, ErrorCode>,
+    version: i16,
+) -> MetadataResponse {
+    let image = context.service.image();
+    let topics = match wanted {
         None => image
             .topics()
-            .map(|topic| describe(&context, &image, topic))
+            .map(|topic| describe(context, &image, topic))
             .collect(),
-        Some(asked) => {
-            let wanted: Vec<Wanted> = asked
-                .into_iter()
-                .map(|topic| match (topic.name, from_uuid(topic.topic_id)) {
-                    (_, Some(id)) => Wanted::Id(id),
-                    (name, None) => {
-                        Wanted::Name(name.map_or_else(String::new, |name| name.as_str().to_owned()))
-                    }
-                })
-                .collect();
-            let mut refused = BTreeMap::new();
-            if context.config.auto_create_topics && request.allow_auto_topic_creation {
-                refused = create_missing(&context, &image, &wanted).await;
-                if !refused.is_empty() {
-                    image = context.service.image();
-                }
-            }
-            wanted
-                .iter()
-                .map(|wanted| answer(&context, &image, wanted, &refused, version))
-                .collect()
-        }
+        Some(wanted) => wanted
+            .iter()
+            .map(|wanted| answer(context, &image, wanted, refused, version))
+            .collect(),
     };
     let brokers = context
         .reachable_nodes(&image)
@@ -81,6 +104,7 @@ pub(super) async fn handle<S: Service>(
 }
 
 /// How a client names a topic.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Wanted {
     Name(String),
     Id(TopicId),

@@ -19,10 +19,11 @@ use std::future::Future;
 use std::sync::Arc;
 
 use kafka_protocol::messages::ApiKey;
-use kafka_protocol::protocol::{Request, StrBytes};
+use kafka_protocol::protocol::{Encodable, HeaderVersion, Request, StrBytes};
 
-use super::codec::{BadRequest, RawRequest, text};
-use super::connection::{Pending, Reply};
+use super::budget::Held;
+use super::codec::{Answer, BadRequest, RawRequest, text};
+use super::connection::{Pending, Reply, Response};
 use super::context::Context;
 use super::{Refusal, Service};
 
@@ -36,13 +37,13 @@ pub(super) async fn begin<S: Service>(
         ApiKey::Produce => produce::begin(context, &request).await,
         ApiKey::Fetch => fetch::begin(context, &request),
         ApiKey::ListOffsets => later(context, &request, list_offsets::handle),
-        ApiKey::Metadata => later(context, &request, metadata::handle),
+        ApiKey::Metadata => metadata::begin(context, &request),
         ApiKey::FindCoordinator => later(context, &request, find_coordinator::handle),
         ApiKey::ApiVersions => later(context, &request, api_versions::handle),
         ApiKey::CreateTopics => later(context, &request, create_topics::handle),
         ApiKey::DeleteTopics => later(context, &request, delete_topics::handle),
         ApiKey::InitProducerId => later(context, &request, init_producer_id::handle),
-        ApiKey::DescribeConfigs => later(context, &request, describe_configs::handle),
+        ApiKey::DescribeConfigs => describe_configs::begin(context, &request),
         ApiKey::CreatePartitions => later(context, &request, create_partitions::handle),
         ApiKey::IncrementalAlterConfigs => {
             later(context, &request, incremental_alter_configs::handle)
@@ -74,6 +75,28 @@ where
     Ok(Box::pin(async move {
         let response = handle(context, decoded, answer.version).await;
         Ok(Reply::Send(answer.encode(&response)?.into()))
+    }))
+}
+
+/// Makes an answer that can be much larger than its request, in its turn, and counts it until it is written. The turn
+/// ends only when the answer is counted, so that no more than [`MAX_DESCRIPTIONS`](super::limits::MAX_DESCRIPTIONS)
+/// uncounted ones exist. `describe` waits for nothing.
+async fn describe_in_turn<S, R>(
+    context: &Context<S>,
+    answer: Answer,
+    describe: impl FnOnce() -> R,
+) -> Result<Reply, BadRequest>
+where
+    R: Encodable + HeaderVersion,
+{
+    // The semaphore is never closed.
+    let _turn = context.descriptions.acquire().await.ok();
+    let bytes = answer.encode(&describe())?;
+    let mut held = Held::default();
+    context.response_memory.take(&mut held, bytes.len()).await;
+    Ok(Reply::Send(Response {
+        bytes: bytes.into(),
+        held,
     }))
 }
 

@@ -24,6 +24,7 @@ use kafka_protocol::protocol::StrBytes;
 
 use super::client::{connect, connect_to, name};
 use super::double::{Double, node};
+use crate::kafka::limits::MAX_DESCRIBED_RESOURCES;
 use crate::kafka::{Config, ListenerKind, SERVED_APIS, Server};
 
 fn str_bytes(text: &str) -> StrBytes {
@@ -145,6 +146,30 @@ async fn metadata_creates_legal_topics_unless_told_otherwise() {
     let mut client = connect_to(&Server::new(double, config), ListenerKind::Kafka);
     let response = client.call(&metadata_of(&["other"]), 9).await;
     assert_eq!(codes(&response.topics), [3]);
+}
+
+#[tokio::test]
+async fn a_topic_named_often_is_described_once() {
+    let double = Double::new().with_topic("orders", 1);
+    let mut client = connect(&double);
+    let response = client.call(&metadata_of(&["orders"; 100]), 9).await;
+    assert_eq!(response.topics.len(), 1);
+}
+
+#[tokio::test]
+async fn a_request_describes_a_bounded_number_of_resources() {
+    let double = Double::new().with_topic("orders", 1);
+    let mut client = connect(&double);
+    let resource = DescribeConfigsResource::default()
+        .with_resource_type(2)
+        .with_resource_name(str_bytes("orders"))
+        .with_configuration_keys(Some(vec![str_bytes("retention.ms")]));
+    let request = DescribeConfigsRequest::default()
+        .with_resources(vec![resource; MAX_DESCRIBED_RESOURCES + 1]);
+    let response = client.call(&request, 4).await;
+    let codes: Vec<_> = response.results.iter().map(|r| r.error_code).collect();
+    assert!(codes[..MAX_DESCRIBED_RESOURCES].iter().all(|c| *c == 0));
+    assert_eq!(codes[MAX_DESCRIBED_RESOURCES..], [44]);
 }
 
 #[tokio::test]

@@ -1,3 +1,4 @@
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::{BufMut, BytesMut};
@@ -102,6 +103,57 @@ async fn malformed_requests_close_the_connection() {
         let mut client = client();
         client.send_frame(&frame).await;
         assert_eq!(client.expect_closed().await, Ended::Refused, "{what}");
+    }
+}
+
+/// What the log has said, as lines.
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn the_log_has_one_line_with_the_peer_for_each_connection_that_is_refused() {
+    let lines = Lines::default();
+    let writer = lines.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_writer(move || writer.clone())
+        .with_ansi(false)
+        .finish();
+    let _guard = tracing::subscriber::set_default(subscriber);
+    let frames: [(&[u8], &str); 4] = [
+        (&[0xff; 12], "TLS or HTTP"),
+        (&[0, 0, 0, 40, 0, 3, 0, 9], "4 of its 40 bytes"),
+        (
+            &[0, 0, 0, 10, 0, 11, 0, 0, 0, 0, 0, 1, 0xff, 0xff],
+            "API key 11",
+        ),
+        (
+            &[
+                0, 0, 0, 14, 0, 3, 0, 1, 0, 0, 0, 1, 0xff, 0xff, 0x7f, 0xff, 0xff, 0xff,
+            ],
+            "2147483647 elements",
+        ),
+    ];
+    for (frame, expected) in frames {
+        let mut client = client();
+        client.stream.write_all(frame).await.unwrap();
+        client.stream.shutdown().await.unwrap();
+        assert_eq!(client.expect_closed().await, Ended::Refused);
+        let said = std::mem::take(&mut *lines.0.lock().unwrap());
+        let said = String::from_utf8(said).unwrap();
+        assert_eq!(said.lines().count(), 1, "{said}");
+        assert!(said.contains("192.0.2.1:5000"), "{said}");
+        assert!(said.contains(expected), "{said}");
     }
 }
 

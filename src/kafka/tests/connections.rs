@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use bytes::BufMut;
 use kafka_protocol::messages::{FetchRequest, MetadataRequest, ProduceRequest};
-use tokio::io::AsyncWriteExt;
-use tokio::time::Instant;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::batch;
@@ -158,9 +158,78 @@ async fn half_read_requests_do_not_wait_for_one_another_for_ever() {
         client.stream.write_all(&frame[50_000..]).await.unwrap();
     }
     for client in &mut clients {
-        let (_, response) = client.receive::<ProduceRequest>(9).await;
+        let received = client.receive::<ProduceRequest>(9);
+        let (_, response) = timeout(Duration::from_secs(60), received).await.unwrap();
         assert_eq!(response.responses[0].partition_responses[0].error_code, 0);
     }
+}
+
+/// Small on the wire, large once decoded: the elements count, too.
+#[tokio::test(start_paused = true)]
+async fn the_elements_of_requests_in_flight_count_for_memory() {
+    let double = Double::new().with_topic("orders", 1);
+    let mut config = Config::default();
+    config.limits.request_memory_bytes = 100_000;
+    let server = Server::new(Arc::clone(&double), config);
+    let mut request = fetch("orders", &[0]);
+    let partition = request.topics[0].partitions[0].clone();
+    request.topics[0].partitions = vec![partition; 300];
+    let mut first = connect_to(&server, ListenerKind::Kafka);
+    let mut second = connect_to(&server, ListenerKind::Kafka);
+    let mut third = connect_to(&server, ListenerKind::Kafka);
+    for client in [&mut first, &mut second, &mut third] {
+        client.send(&request, 11).await;
+    }
+    let started = Instant::now();
+    // The first fits, the second finishes beyond the cap, the third comes when one of them is over.
+    first.receive::<FetchRequest>(11).await;
+    second.receive::<FetchRequest>(11).await;
+    assert_eq!(started.elapsed().as_millis(), 500);
+    third.receive::<FetchRequest>(11).await;
+    assert_eq!(started.elapsed().as_millis(), 1_000);
+}
+
+#[tokio::test(start_paused = true)]
+async fn descriptions_that_nobody_reads_hold_a_bounded_amount_of_memory() {
+    let double = Double::new();
+    for length in 1..200 {
+        Arc::clone(&double).with_topic(&"n".repeat(length), 20);
+    }
+    let mut config = Config::default();
+    config.limits.response_memory_bytes = 300_000;
+    let server = Server::new(double, config);
+    let all = MetadataRequest::default().with_topics(None);
+    let mut deaf = connect_to(&server, ListenerKind::Kafka);
+    deaf.send(&all, 9).await;
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    let mut other = connect_to(&server, ListenerKind::Kafka);
+    other.send(&all, 9).await;
+    let waits = timeout(Duration::from_secs(1), other.stream.read_u32()).await;
+    assert!(
+        waits.is_err(),
+        "its answer waits for the first one's memory"
+    );
+    let (_, response) = deaf.receive::<MetadataRequest>(9).await;
+    assert_eq!(response.topics.len(), 199);
+    let (_, response) = other.receive::<MetadataRequest>(9).await;
+    assert_eq!(response.topics.len(), 199);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stopping_node_finishes_the_request_that_it_has_in_hand() {
+    let double = Double::new().with_topic("orders", 1);
+    double.mailbox.forget_permits(1_000_000);
+    let mut client = connect(&double);
+    client
+        .send(&produce("orders", 0, batch(&["x"]), -1), 9)
+        .await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    client.shutdown.cancel();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    double.mailbox.add_permits(1);
+    let (_, response) = client.receive::<ProduceRequest>(9).await;
+    assert_eq!(response.responses[0].partition_responses[0].error_code, 0);
+    assert_eq!(client.expect_closed().await, Ended::Shutdown);
 }
 
 #[tokio::test(start_paused = true)]
