@@ -4,6 +4,9 @@ use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::limits::Limits;
+use super::versions;
+
 /// A number of bytes that connections take from and give back.
 #[derive(Clone, Debug)]
 pub(super) struct Budget {
@@ -18,6 +21,30 @@ pub(super) struct Budget {
 pub(super) struct Held {
     bytes: Option<OwnedSemaphorePermit>,
     overdraft: Option<OwnedSemaphorePermit>,
+}
+
+/// Memory for requests, by what they are.
+#[derive(Debug)]
+pub(super) struct RequestMemory {
+    produce: Budget,
+    control: Budget,
+}
+
+impl RequestMemory {
+    pub(super) fn new(limits: &Limits) -> RequestMemory {
+        RequestMemory {
+            produce: Budget::new(limits.produce_memory_bytes),
+            control: Budget::new(limits.control_memory_bytes),
+        }
+    }
+
+    pub(super) fn of(&self, api_key: i16) -> &Budget {
+        if versions::may_be_large(api_key) {
+            &self.produce
+        } else {
+            &self.control
+        }
+    }
 }
 
 impl Budget {

@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use super::budget::{Budget, Held};
+use super::budget::{Budget, Held, RequestMemory};
 use super::chunks::Chunks;
 use super::codec::{BadRequest, Header, read_header};
 use super::context::{Config, Context, ListenerKind};
@@ -31,7 +31,7 @@ use super::{Service, handlers};
 pub struct Server<S> {
     service: Arc<S>,
     config: Config,
-    request_memory: Budget,
+    request_memory: RequestMemory,
     response_memory: Budget,
     descriptions: Arc<Semaphore>,
     connections: Arc<Semaphore>,
@@ -105,7 +105,7 @@ impl<S: Service> Server<S> {
         Arc::new(Server {
             service,
             config,
-            request_memory: Budget::new(limits.request_memory_bytes),
+            request_memory: RequestMemory::new(&limits),
             response_memory: Budget::new(limits.response_memory_bytes),
             descriptions: Arc::new(Semaphore::new(MAX_DESCRIPTIONS)),
             connections: Arc::new(Semaphore::new(
@@ -238,7 +238,8 @@ impl<S: Service> Connection<S> {
             let pending = match read_header(frame) {
                 Ok(Header::Request(request)) => {
                     let decoded = request.elements.saturating_mul(ELEMENT_BYTES);
-                    memory.take(&mut held, decoded).await;
+                    let budget = memory.of(request.api.key as i16);
+                    budget.take(&mut held, decoded).await;
                     handlers::begin(&context, request).await
                 }
                 Ok(Header::UnknownApiVersions { correlation_id }) => {

@@ -8,7 +8,7 @@ use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::budget::{Budget, Held};
+use super::budget::{Budget, Held, RequestMemory};
 use super::limits::{self, Limits};
 use super::versions;
 
@@ -78,7 +78,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
     pub(super) async fn next(
         &mut self,
         limits: &Limits,
-        budget: &Budget,
+        memory: &RequestMemory,
     ) -> Result<(Bytes, Held), FrameError> {
         self.begin(limits.max_idle).await?;
         let started = Instant::now();
@@ -86,7 +86,8 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
             started,
             deadline: started + limits.request_deadline,
         };
-        let size = self.size(limits, &mut pace).await?;
+        let (api_key, size) = self.size(limits, &mut pace).await?;
+        let budget = memory.of(api_key);
         let whole = LENGTH_LEN + size;
         let mut held = Held::default();
         let mut counted = 0;
@@ -140,8 +141,8 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         }
     }
 
-    /// The size of the request that has begun, checked against what its kind may take.
-    async fn size(&mut self, limits: &Limits, pace: &mut Pace) -> Result<usize, FrameError> {
+    /// API key and size of the request that has begun, checked against what its kind may take.
+    async fn size(&mut self, limits: &Limits, pace: &mut Pace) -> Result<(i16, usize), FrameError> {
         let upto = LENGTH_LEN + MIN_REQUEST_BYTES;
         while self.buffer.len() < LENGTH_LEN {
             self.fill(upto - self.buffer.len(), upto, pace).await?;
@@ -182,7 +183,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
                 max: limits::MAX_CONTROL_REQUEST_BYTES,
             });
         }
-        Ok(claimed)
+        Ok((api_key, claimed))
     }
 
     /// Takes from the budget what the request will hold. That wait is the node's doing and not charged to the client.

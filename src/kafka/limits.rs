@@ -9,14 +9,17 @@ pub const MAX_CONTROL_REQUEST_BYTES: usize = 8 << 20;
 /// Array elements and tagged fields in one request, all levels together. A request with more closes the connection before
 /// it is decoded.
 pub const MAX_REQUEST_ELEMENTS: usize = 128 << 10;
-/// What an element counts for in [`REQUEST_MEMORY_BYTES`] besides its bytes: the decoder makes structures of 50 to 200
+/// What an element counts for in the memory for requests besides its bytes: the decoder makes structures of 50 to 200
 /// bytes of them, however small they are on the wire, and the handler keeps about as much again.
 pub const ELEMENT_BYTES: usize = 256;
 /// Requests of one connection that are read and not yet answered. At the cap the connection is not read further.
 pub const MAX_OUTSTANDING_REQUESTS: usize = 64;
-/// Bytes of requests that are read and not yet answered, all connections together. At the cap connections wait before
-/// they read on; one that is within a request may finish it beyond the cap, one at a time.
-pub const REQUEST_MEMORY_BYTES: usize = 64 << 20;
+/// Bytes of Produce requests that are read and not yet answered, all connections together. At the cap connections wait
+/// before they read on; one that is within a request may finish it beyond the cap, one at a time.
+pub const PRODUCE_MEMORY_BYTES: usize = 64 << 20;
+/// The same for all other requests. A budget of their own, so that consumers that wait for records keep no producer
+/// waiting.
+pub const CONTROL_MEMORY_BYTES: usize = 64 << 20;
 /// Bytes of records in fetch responses, and of descriptions, that are not yet written, all connections together. At the
 /// cap fetches wait, and answer with what they have when their time is up; descriptions wait.
 pub const RESPONSE_MEMORY_BYTES: usize = 64 << 20;
@@ -54,8 +57,10 @@ pub struct Limits {
     pub max_request_bytes: usize,
     /// See [`MAX_OUTSTANDING_REQUESTS`]. At least 1.
     pub max_outstanding_requests: usize,
-    /// See [`REQUEST_MEMORY_BYTES`].
-    pub request_memory_bytes: usize,
+    /// See [`PRODUCE_MEMORY_BYTES`].
+    pub produce_memory_bytes: usize,
+    /// See [`CONTROL_MEMORY_BYTES`].
+    pub control_memory_bytes: usize,
     /// See [`RESPONSE_MEMORY_BYTES`].
     pub response_memory_bytes: usize,
     /// See [`MAX_FETCH_BYTES`]. Lowered to `response_memory_bytes` where that is less.
@@ -75,7 +80,8 @@ impl Default for Limits {
         Limits {
             max_request_bytes: MAX_REQUEST_BYTES,
             max_outstanding_requests: MAX_OUTSTANDING_REQUESTS,
-            request_memory_bytes: REQUEST_MEMORY_BYTES,
+            produce_memory_bytes: PRODUCE_MEMORY_BYTES,
+            control_memory_bytes: CONTROL_MEMORY_BYTES,
             response_memory_bytes: RESPONSE_MEMORY_BYTES,
             max_fetch_bytes: MAX_FETCH_BYTES,
             max_connections: MAX_CONNECTIONS,

@@ -107,7 +107,7 @@ async fn requests_in_flight_share_a_bounded_memory() {
     let double = Double::new().with_topic("orders", 1);
     double.holds_acks.store(true, Ordering::SeqCst);
     let mut config = Config::default();
-    config.limits.request_memory_bytes = 100_000;
+    config.limits.produce_memory_bytes = 100_000;
     let server = Server::new(Arc::clone(&double), config);
     let request = produce("orders", 0, batch(&[&"m".repeat(40_000)]), -1);
     let mut clients = Vec::new();
@@ -137,7 +137,7 @@ async fn requests_in_flight_share_a_bounded_memory() {
 async fn half_read_requests_do_not_wait_for_one_another_for_ever() {
     let double = Double::new().with_topic("orders", 1);
     let mut config = Config::default();
-    config.limits.request_memory_bytes = 100_000;
+    config.limits.produce_memory_bytes = 100_000;
     let server = Server::new(Arc::clone(&double), config);
     let body = encode(
         &produce("orders", 0, batch(&[&"m".repeat(90_000)]), -1),
@@ -169,7 +169,7 @@ async fn half_read_requests_do_not_wait_for_one_another_for_ever() {
 async fn the_elements_of_requests_in_flight_count_for_memory() {
     let double = Double::new().with_topic("orders", 1);
     let mut config = Config::default();
-    config.limits.request_memory_bytes = 100_000;
+    config.limits.control_memory_bytes = 100_000;
     let server = Server::new(Arc::clone(&double), config);
     let mut request = fetch("orders", &[0]);
     let partition = request.topics[0].partitions[0].clone();
@@ -181,6 +181,12 @@ async fn the_elements_of_requests_in_flight_count_for_memory() {
         client.send(&request, 11).await;
     }
     let started = Instant::now();
+    // Producers have a memory of their own.
+    let mut producer = connect_to(&server, ListenerKind::Kafka);
+    producer
+        .call(&produce("orders", 0, batch(&["x"]).slice(..9), 1), 9)
+        .await;
+    assert_eq!(started.elapsed().as_millis(), 0);
     // The first fits, the second finishes beyond the cap, the third comes when one of them is over.
     first.receive::<FetchRequest>(11).await;
     second.receive::<FetchRequest>(11).await;
