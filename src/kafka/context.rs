@@ -11,7 +11,9 @@ use super::Service;
 use super::budget::Budget;
 use super::limits::{Limits, MAX_REQUEST_WAIT};
 use crate::metadata::{ClusterImage, Endpoint, Registration, Topic};
-use crate::types::{ErrorCode, NodeId, PartitionIndex, TopicId, TopicName, TopicPartition};
+use crate::types::{
+    ErrorCode, LeaderEpoch, NodeId, PartitionIndex, TopicId, TopicName, TopicPartition,
+};
 
 /// How a client reached the node. Metadata answers with the endpoints of the same kind, so that the client goes on as it
 /// came.
@@ -84,6 +86,18 @@ impl<S: Service> Context<S> {
         let registration = image.node(node)?;
         let endpoint = self.listener.endpoint(registration)?;
         self.service.is_live(node).then_some(endpoint)
+    }
+
+    /// Who leads a partition that this node does not lead, with the leader epoch. `None` while the image still names this
+    /// node: the client would come back at once.
+    pub(super) fn other_leader(
+        &self,
+        image: &ClusterImage,
+        partition: TopicPartition,
+    ) -> Option<(NodeId, LeaderEpoch)> {
+        let state = image.partition(partition)?;
+        let leader = state.leader_node()?;
+        (leader != self.service.node_id()).then_some((leader, state.leader_epoch))
     }
 
     /// The broker id to name as the controller: the real one where the client can reach it, else this node, which passes

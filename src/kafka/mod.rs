@@ -3,9 +3,9 @@
 //! A QUIC bidirectional stream and a TCP connection are served by the same code. The room knows the node only through
 //! [`Service`], which it defines.
 //!
-//! A request's way: [`framing`] cuts it off the stream, within the memory that [`budget`] grants; [`codec`] reads its
-//! header and looks it up in the table of [`versions`]; [`preflight`] walks it by its [`schema`], so that decoding it
-//! allocates no more than it brought; a file of [`handlers`] asks the [`Service`]; [`connection`] writes the answer, in
+//! A request's way: `framing` cuts it off the stream, within the memory that `budget` grants; `codec` reads its
+//! header and looks it up in the table of `versions`; `preflight` walks it by its `schema`, so that decoding it
+//! allocates no more than it brought; a file of `handlers` asks the [`Service`]; `connection` writes the answer, in
 //! the order of the requests.
 
 mod budget;

@@ -82,6 +82,8 @@ struct Poll<'a, S> {
     max_bytes: usize,
     /// Bytes of records read so far.
     total: usize,
+    /// Whether something was found that there was no room for.
+    overflowed: bool,
     held: Held,
     changes: FuturesUnordered<Change>,
 }
@@ -164,6 +166,7 @@ impl<'a, S: Service> Poll<'a, S> {
             first,
             max_bytes,
             total: 0,
+            overflowed: false,
             held: Held::default(),
             changes: FuturesUnordered::new(),
         }
@@ -217,7 +220,10 @@ impl<'a, S: Service> Poll<'a, S> {
                 current_leader_epoch: share.current_leader_epoch,
             };
             match self.context.service.fetch_partition(read).await {
-                Ok(found) => self.total += share.take(found, limit, must_progress),
+                Ok(found) => match share.take(found, limit, must_progress) {
+                    Some(size) => self.total += size,
+                    None => self.overflowed = true,
+                },
                 Err(refusal) => share.result = Some(Err(refusal)),
             }
         }
@@ -225,12 +231,13 @@ impl<'a, S: Service> Poll<'a, S> {
         self.held.merge(memory);
     }
 
-    /// Whether there is something to say: enough records, or an error, or nothing to wait for.
+    /// Whether there is something to say: enough records, or as many as fit, or an error.
     fn is_answerable(&self, min_bytes: usize) -> bool {
         let refused = |share: &Share| matches!(share.result, Some(Err(_)));
         let full = |share: &Share| share.size > 0 && share.room() == 0;
         self.total >= min_bytes
             || self.total >= self.max_bytes
+            || self.overflowed
             || self.shares.iter().any(refused)
             || self.shares.iter().all(full)
     }
@@ -273,6 +280,7 @@ impl<'a, S: Service> Poll<'a, S> {
     }
 
     fn answer(self, image: &ClusterImage, request: FetchRequest) -> FetchAnswer {
+        let context = self.context;
         let mut shares = self.shares.into_iter();
         let topics = request
             .topics
@@ -282,7 +290,7 @@ impl<'a, S: Service> Poll<'a, S> {
                     .partitions
                     .iter()
                     .zip(&mut shares)
-                    .map(|(wanted, share)| share.answer(wanted.partition, image))
+                    .map(|(wanted, share)| share.answer(wanted.partition, context, image))
                     .collect(),
                 name: asked.topic,
             })
@@ -300,8 +308,8 @@ impl Share {
         self.max_bytes.saturating_sub(self.size)
     }
 
-    /// Keeps what was read. Returns how many bytes of records that was.
-    fn take(&mut self, found: FetchedRecords, limit: usize, must_progress: bool) -> usize {
+    /// Keeps what was read. Returns how many bytes of records that was; `None` where they had no room.
+    fn take(&mut self, found: FetchedRecords, limit: usize, must_progress: bool) -> Option<usize> {
         let size = found.records.iter().map(Bytes::len).sum();
         self.result = Some(Ok(Bounds {
             high_watermark: found.high_watermark,
@@ -310,15 +318,20 @@ impl Share {
         }));
         // Only the first batch of the response may pass a limit.
         if size > limit && !must_progress {
-            return 0;
+            return None;
         }
         self.next = found.next;
         self.size += size;
         self.records.extend(found.records);
-        size
+        Some(size)
     }
 
-    fn answer(self, index: i32, image: &ClusterImage) -> PartitionAnswer {
+    fn answer<S: Service>(
+        self,
+        index: i32,
+        context: &Context<S>,
+        image: &ClusterImage,
+    ) -> PartitionAnswer {
         let answer = PartitionAnswer::empty(index);
         match self.result {
             // Not reached by any pass: as if there were nothing there.
@@ -332,13 +345,9 @@ impl Share {
             },
             Some(Err(refusal)) => {
                 let bounds = refusal.bounds;
-                let state = self
+                let leader = self
                     .partition
-                    .and_then(|partition| image.partition(partition));
-                let leader = state.and_then(|state| {
-                    let node = state.leader_node()?;
-                    Some((node.as_broker_id(), state.leader_epoch.to_wire()))
-                });
+                    .and_then(|partition| context.other_leader(image, partition));
                 let moved = matches!(
                     refusal.error,
                     ErrorCode::NotLeaderOrFollower | ErrorCode::FencedLeaderEpoch
@@ -348,7 +357,9 @@ impl Share {
                     high_watermark: bounds.map_or(-1, |(_, end)| end.to_wire()),
                     last_stable_offset: bounds.map_or(-1, |(_, end)| end.to_wire()),
                     log_start_offset: bounds.map_or(-1, |(start, _)| start.to_wire()),
-                    leader: leader.filter(|_| moved),
+                    leader: leader
+                        .filter(|_| moved)
+                        .map(|(node, epoch)| (node.as_broker_id(), epoch.to_wire())),
                     ..answer
                 }
             }

@@ -16,7 +16,7 @@ use crate::kafka::context::{Context, deadline, find_partition, find_topic};
 use crate::kafka::{Acks, Produce, ProduceOutcome, ProduceReply, Refusal, Service};
 use crate::metadata::{ClusterImage, Topic, TopicConfig};
 use crate::record::{Limits, check_produced};
-use crate::types::{ErrorCode, NodeId, TopicPartition};
+use crate::types::{ErrorCode, LeaderEpoch, NodeId, TopicPartition};
 
 /// From this version on an error comes with words.
 const MESSAGE_SINCE: i16 = 8;
@@ -211,7 +211,8 @@ fn respond<S: Service>(
                 .partitions
                 .into_iter()
                 .map(|(index, finished)| {
-                    let leader = redirect(&image, &finished).filter(|_| version >= LEADER_SINCE);
+                    let leader =
+                        redirect(context, &image, &finished).filter(|_| version >= LEADER_SINCE);
                     if let Some((node, _)) = leader
                         && !named_leaders.contains(&node)
                     {
@@ -242,22 +243,25 @@ fn respond<S: Service>(
         .with_node_endpoints(endpoints)
 }
 
-/// Who leads instead, as `(node, leader epoch)`.
-fn redirect(image: &ClusterImage, finished: &Finished) -> Option<(NodeId, i32)> {
+/// Who leads instead.
+fn redirect<S: Service>(
+    context: &Context<S>,
+    image: &ClusterImage,
+    finished: &Finished,
+) -> Option<(NodeId, LeaderEpoch)> {
     let (Some(partition), Err(refusal)) = finished else {
         return None;
     };
     if refusal.error != ErrorCode::NotLeaderOrFollower {
         return None;
     }
-    let state = image.partition(*partition)?;
-    Some((state.leader_node()?, state.leader_epoch.to_wire()))
+    context.other_leader(image, *partition)
 }
 
 fn respond_partition(
     index: i32,
     result: Result<ProduceOutcome, Refusal>,
-    leader: Option<(NodeId, i32)>,
+    leader: Option<(NodeId, LeaderEpoch)>,
     version: i16,
 ) -> PartitionProduceResponse {
     let response = PartitionProduceResponse::default().with_index(index);
@@ -279,7 +283,7 @@ fn respond_partition(
                 Some((node, epoch)) => response.with_current_leader(
                     LeaderIdAndEpoch::default()
                         .with_leader_id(BrokerId(node.as_broker_id()))
-                        .with_leader_epoch(epoch),
+                        .with_leader_epoch(epoch.to_wire()),
                 ),
             }
         }

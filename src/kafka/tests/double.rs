@@ -102,6 +102,20 @@ impl Double {
         self
     }
 
+    /// A topic with one partition, which node 2 leads.
+    pub(super) fn with_foreign_topic(self: Arc<Self>, name: &str) -> Arc<Double> {
+        self.make(CreateTopicRequest {
+            name: TopicName::new(name).unwrap(),
+            id: TopicId::from_random_bits(name.len() as u128 + 0xb00),
+            partitions: None,
+            replication_factor: None,
+            assignment: Some(vec![vec![node(2), node(1)]]),
+            config: Default::default(),
+        })
+        .unwrap();
+        self
+    }
+
     pub(super) fn topic_id(&self, name: &str) -> TopicId {
         let name = TopicName::new(name).unwrap();
         self.image().topic_by_name(&name).unwrap().id

@@ -113,7 +113,21 @@ async fn a_lost_leadership_ends_a_long_poll() {
     assert_eq!(partition(&response, 0).error_code, 0);
     let refused = partition(&response, 1);
     assert_eq!(refused.error_code, 6);
-    assert_eq!(refused.current_leader.leader_id.0, 1);
+    assert_eq!(
+        refused.current_leader.leader_id.0, -1,
+        "metadata still names this node"
+    );
+}
+
+#[tokio::test]
+async fn not_the_leader_says_who_is() {
+    let double = Double::new().with_foreign_topic("orders");
+    let mut client = connect(&double);
+    let response = client.call(&fetch("orders", &[0]), 12).await;
+    let refused = partition(&response, 0);
+    assert_eq!(refused.error_code, 6);
+    assert_eq!(refused.current_leader.leader_id.0, 2);
+    assert_eq!(refused.current_leader.leader_epoch, 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -157,6 +171,7 @@ async fn limits_hold_but_the_first_batch_always_comes() {
     for (max_bytes, partition_max_bytes, batches) in [
         (1, 1, 1),
         (0, 0, 1),
+        (size + 1, 1 << 20, 1),
         (2 * size, 1 << 20, 2),
         (6 * size, size, 2),
         (4 * size, 1 << 20, 4),
@@ -172,6 +187,24 @@ async fn limits_hold_but_the_first_batch_always_comes() {
             assert_eq!(partition(&response, place).high_watermark, 3);
         }
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_response_that_takes_no_more_is_not_held_back() {
+    let double = Double::new().with_topic("orders", 2);
+    for index in 0..2 {
+        double.append(double.partition("orders", index), &["a"]);
+    }
+    let size = super::batch(&["a"]).len() as i32;
+    let mut client = connect(&double);
+    let request = fetch("orders", &[0, 0])
+        .with_max_bytes(size + 1)
+        .with_min_bytes(size + 1);
+    let started = Instant::now();
+    let response = client.call(&request, 11).await;
+    assert_eq!(started.elapsed().as_millis(), 0);
+    let count = found(partition(&response, 0)).len() + found(partition(&response, 1)).len();
+    assert_eq!(count, 1);
 }
 
 #[tokio::test]

@@ -122,21 +122,30 @@ async fn an_owner_that_goes_away_answers_not_leader() {
 
 #[tokio::test]
 async fn not_the_leader_says_who_is() {
-    let double = Double::new().with_topic("orders", 1);
-    double.resign(double.partition("orders", 0));
+    let double = Double::new().with_foreign_topic("orders");
     let mut client = connect(&double);
     let request = produce("orders", 0, batch(&["x"]), 1);
     for version in [9, 10, 12] {
         let response = client.call(&request, version).await;
         assert_eq!(only(&response).error_code, 6);
-        let expected = i32::from(version >= 10);
-        assert_eq!(
-            only(&response).current_leader.leader_id.0,
-            // The image still names node 1: this double changes no metadata.
-            if version >= 10 { 1 } else { -1 }
-        );
-        assert_eq!(response.node_endpoints.len() as i32, expected);
+        let leader = &only(&response).current_leader;
+        let told = (leader.leader_id.0, leader.leader_epoch);
+        if version < 10 {
+            assert_eq!(told, (-1, -1));
+            assert!(response.node_endpoints.is_empty());
+        } else {
+            assert_eq!(told, (2, 1));
+            assert_eq!(response.node_endpoints[0].node_id.0, 2);
+            assert_eq!(response.node_endpoints[0].port, 9102);
+        }
     }
+    // Metadata that still names this node would send the client in circles.
+    let double = double.with_topic("stale", 1);
+    double.resign(double.partition("stale", 0));
+    let request = produce("stale", 0, batch(&["x"]), 1);
+    let response = client.call(&request, 10).await;
+    assert_eq!(only(&response).error_code, 6);
+    assert_eq!(only(&response).current_leader.leader_id.0, -1);
 }
 
 #[tokio::test]
