@@ -1,1 +1,61 @@
-//! The `transport` room.
+//! Floor 4: what goes between machines, and who is at the other end.
+//!
+//! Certificates and identities, QUIC endpoints, calls between nodes, lanes, and TLS for the Kafka listener. Everything is
+//! under mutual TLS with certificates of one CA, the cluster's own.
+//!
+//! A node [`Server::start`]s one endpoint for every [`Alpn`] and takes [`Accepted`] connections from it; whoever wants to
+//! reach a node [`dial`]s it. Both ends then know each other's [`PeerIdentity`].
+
+mod certificate_info;
+mod certificates;
+#[cfg(test)]
+mod connection_tests;
+mod dial;
+mod endpoint_keys;
+mod explain;
+mod identity;
+mod kafka_tls;
+mod lanes;
+mod private_file;
+mod protocol;
+mod rpc;
+mod server;
+mod socket;
+#[cfg(test)]
+mod testing;
+mod tls;
+mod tuning;
+
+pub use certificate_info::{
+    CertificateInfo, ClientName, InvalidCertificate, InvalidClientName, PeerIdentity, Validity,
+    peer_identity, show_time,
+};
+pub use certificates::{
+    BACKDATE, CA_LIFETIME, CertificateError, CertificateHost, CertsDir, Created, EXPIRING_DAYS,
+    InvalidHost, IssueOptions, LEAF_LIFETIME, Listed, MAX_HOSTS, describe_validity,
+};
+pub use dial::{Dialled, InvalidAddress, MAX_ADDRESSES, PeerAddress, dial, dial_unconfirmed};
+pub use endpoint_keys::{EndpointKeys, EndpointKeysError};
+pub use explain::{ConnectFailure, explain_refused_peer};
+pub use identity::{CurrentIdentity, Identity, IdentityError};
+pub use kafka_tls::{KafkaTls, KafkaTlsError};
+pub use lanes::{
+    CHUNK_BYTES, COALESCE_BELOW, LaneClosed, LaneOptions, LaneReadError, LaneReader, LaneWriter,
+    Measure, PIECE_OVERHEAD, PushError,
+};
+pub use private_file::{FileError, shell_word};
+pub use protocol::{Alpn, CloseReason};
+pub use rpc::{
+    CallError, CallHandler, CallPool, MAX_BACKOFF, MAX_CALL_BYTES, MAX_CALL_BYTES_HELD,
+    MAX_POOLED_PEERS, MIN_BACKOFF, PeerCalls, serve_calls,
+};
+pub use server::{
+    ACCEPT_QUEUE, Accepted, HANDSHAKE_TIMEOUT, MAX_CONNECTIONS, MAX_HANDSHAKES, RESERVED_FOR_NODES,
+    RETRY_ABOVE_CONNECTIONS, RETRY_ABOVE_HANDSHAKES, Server, ServerOptions,
+};
+pub use socket::{BindError, UDP_BUFFER_BYTES, bind_tcp};
+pub use tls::{ClientAuth, TlsConfigError};
+pub use tuning::{
+    CALL_STREAMS, CLIENT_STREAM_WINDOW, CLIENT_STREAMS, CLIENT_WINDOW, DATAGRAM_BUFFER,
+    FOLLOWER_WINDOW_FLOOR, LANE_STREAMS, REPLICATION_STREAM_WINDOW, REPLICATION_WINDOW,
+};

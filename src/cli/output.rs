@@ -1,0 +1,135 @@
+//! What goes to standard output: data, as a table for people or as JSON, one object a line, for programs.
+
+use std::io::{self, IsTerminal, Write};
+
+use clap::ValueEnum;
+use serde::Serialize;
+
+use super::exit::OutputClosed;
+
+/// How data is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum OutputFormat {
+    /// Aligned columns.
+    #[default]
+    Table,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Writes one line to standard output.
+pub fn print_line(line: &str) -> anyhow::Result<()> {
+    let mut stdout = io::stdout().lock();
+    closed(writeln!(stdout, "{line}"))
+}
+
+/// Writes one object as a line of JSON.
+pub fn print_json(object: &impl Serialize) -> anyhow::Result<()> {
+    print_line(&serde_json::to_string(object)?)
+}
+
+/// Tells a person something that is no data: to standard error, and not an error.
+pub fn note(text: &str) {
+    // Standard error may be closed; then nobody reads this.
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
+/// Shows an error and its causes on standard error, and nothing for [`OutputClosed`].
+pub(super) fn print_error(error: &anyhow::Error) {
+    if error.chain().any(|cause| cause.is::<OutputClosed>()) {
+        return;
+    }
+    let terminal = io::stderr().is_terminal();
+    let label = if terminal {
+        "\x1b[1;31merror:\x1b[0m"
+    } else {
+        "error:"
+    };
+    note(&format!("{label} {}", describe_error(error)));
+}
+
+/// The error's sentence, and its causes below it. A cause that its error has told already is left out.
+fn describe_error(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    let mut told = text.clone();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !told.contains(&cause) {
+            text.push_str(&format!("\n  because: {cause}"));
+            told = cause;
+        }
+    }
+    text
+}
+
+/// Rows under a header, in aligned columns. Nothing is cut off: a value too long for its line wraps in the terminal.
+#[derive(Debug)]
+pub struct Table {
+    rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    pub fn new<const N: usize>(header: [&str; N]) -> Table {
+        Table {
+            rows: vec![header.map(str::to_owned).to_vec()],
+        }
+    }
+
+    pub fn row<const N: usize>(&mut self, cells: [String; N]) {
+        self.rows.push(cells.to_vec());
+    }
+
+    pub fn print(&self) -> anyhow::Result<()> {
+        self.lines().iter().try_for_each(|line| print_line(line))
+    }
+
+    fn lines(&self) -> Vec<String> {
+        let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
+        let width = |column: usize| {
+            let cells = self.rows.iter().filter_map(|row| row.get(column));
+            cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
+        };
+        let widths: Vec<_> = (0..columns).map(width).collect();
+        let line = |row: &Vec<String>| {
+            let cells = row.iter().zip(&widths);
+            let padded: Vec<_> = cells
+                .map(|(cell, width)| format!("{cell:width$}"))
+                .collect();
+            padded.join("  ").trim_end().to_owned()
+        };
+        self.rows.iter().map(line).collect()
+    }
+}
+
+fn closed(result: io::Result<()>) -> anyhow::Result<()> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(OutputClosed.into()),
+        other => other.map_err(|error| {
+            anyhow::Error::new(error).context(
+                "cannot write to standard output: check that its disk has room, or redirect it elsewhere",
+            )
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_line_up_and_lines_end_without_blanks() {
+        let mut table = Table::new(["NAME", "N"]);
+        table.row(["ä".into(), "10".into()]);
+        table.row(["longer".into(), String::new()]);
+        assert_eq!(table.lines(), ["NAME    N", "ä       10", "longer"]);
+    }
+
+    #[test]
+    fn causes_are_told_once() {
+        let inner = anyhow::anyhow!("disk full");
+        let error = inner.context("cannot write a.log: disk full").context("x");
+        assert_eq!(
+            describe_error(&error),
+            "x\n  because: cannot write a.log: disk full"
+        );
+    }
+}

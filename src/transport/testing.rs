@@ -1,0 +1,130 @@
+//! What the room's tests share: a throw-away CA, and real connections over loopback.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use time::OffsetDateTime;
+use tokio::sync::mpsc;
+
+use super::{
+    Accepted, Alpn, CertsDir, ClientName, Dialled, EndpointKeys, Identity, IssueOptions,
+    PeerAddress, Server, ServerOptions, dial,
+};
+use crate::types::NodeId;
+
+/// Longer than anything takes that is not broken.
+pub(super) const LONG: Duration = Duration::from_secs(20);
+
+pub(super) fn node(id: u32) -> NodeId {
+    NodeId::new(id).unwrap()
+}
+
+/// One CA, and a directory for each who has a certificate of it.
+pub(super) struct Cluster {
+    pub(super) dir: tempfile::TempDir,
+}
+
+impl Cluster {
+    pub(super) fn new() -> Cluster {
+        let dir = tempfile::tempdir().unwrap();
+        let cluster = Cluster { dir };
+        let now = OffsetDateTime::now_utc();
+        cluster
+            .certs("ca")
+            .create_ca(&IssueOptions::new(now))
+            .unwrap();
+        cluster
+    }
+
+    pub(super) fn path(&self, holder: &str) -> PathBuf {
+        self.dir.path().join(holder)
+    }
+
+    /// The directory of one holder, with the CA's certificate in it.
+    pub(super) fn certs(&self, holder: &str) -> CertsDir {
+        let ca = self.path("ca");
+        let own = self.path(holder);
+        std::fs::create_dir_all(&own).unwrap();
+        if holder != "ca" {
+            std::fs::copy(ca.join("ca.crt"), own.join("ca.crt")).unwrap();
+        }
+        CertsDir::with_ca_key(own, ca.join("ca.key"))
+    }
+
+    pub(super) fn issue(&self, at: OffsetDateTime) -> IssueOptions {
+        IssueOptions {
+            overwrite: true,
+            ..IssueOptions::new(at)
+        }
+    }
+
+    pub(super) fn node_identity(&self, id: u32) -> Identity {
+        self.node_identity_for(id, &["127.0.0.1", "localhost"], OffsetDateTime::now_utc())
+    }
+
+    pub(super) fn node_identity_for(
+        &self,
+        id: u32,
+        hosts: &[&str],
+        at: OffsetDateTime,
+    ) -> Identity {
+        let certs = self.certs(&format!("node{id}"));
+        let hosts: Vec<_> = hosts.iter().map(|host| host.parse().unwrap()).collect();
+        certs
+            .create_node(node(id), &hosts, &self.issue(at))
+            .unwrap();
+        Identity::load_node(certs.path()).unwrap()
+    }
+
+    pub(super) fn client_identity(&self, name: &str) -> Identity {
+        self.client_identity_at(name, OffsetDateTime::now_utc())
+    }
+
+    pub(super) fn client_identity_at(&self, name: &str, at: OffsetDateTime) -> Identity {
+        let certs = self.certs(&format!("client-{name}"));
+        let name = ClientName::new(name).unwrap();
+        certs.create_client(&name, &self.issue(at)).unwrap();
+        Identity::load_client(certs.path(), Some(&name)).unwrap()
+    }
+
+    pub(super) fn server(&self, id: u32) -> (Server, mpsc::Receiver<Accepted>) {
+        start(self.node_identity(id))
+    }
+
+    pub(super) fn address_of(&self, server: &Server, id: u32) -> PeerAddress {
+        PeerAddress::node(node(id), server.local_addr().unwrap().to_string())
+    }
+}
+
+pub(super) fn start(identity: Identity) -> (Server, mpsc::Receiver<Accepted>) {
+    Server::start(ServerOptions {
+        listen: "127.0.0.1:0".parse().unwrap(),
+        identity: Arc::new(identity),
+        keys: EndpointKeys::random().unwrap(),
+        alpns: Alpn::ALL.to_vec(),
+    })
+    .unwrap()
+}
+
+/// Both ends of one connection between nodes.
+pub(super) struct Pair {
+    pub(super) accepted: Accepted,
+    pub(super) dialled: Dialled,
+    _server: Server,
+    _cluster: Cluster,
+}
+
+pub(super) async fn pair(alpn: Alpn) -> Pair {
+    let cluster = Cluster::new();
+    let (server, mut accepted) = cluster.server(1);
+    let identity = Arc::new(cluster.node_identity(2));
+    let peer = cluster.address_of(&server, 1);
+    let dialled = dial(&identity, &peer, alpn, LONG).await.unwrap();
+    Pair {
+        accepted: accepted.recv().await.unwrap(),
+        dialled,
+        _server: server,
+        _cluster: cluster,
+    }
+}
