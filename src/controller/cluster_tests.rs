@@ -1,6 +1,7 @@
 //! Whole controllers on real stores, over a network in memory.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -73,11 +74,18 @@ impl PeerNetwork for Port {
 struct Replicas {
     ends: Mutex<BTreeMap<TopicPartition, LogPosition>>,
     promised: Mutex<BTreeMap<TopicPartition, LeaderEpoch>>,
+    failing: AtomicBool,
 }
 
 impl FenceHandler for Replicas {
     fn fence(&self, items: Vec<FenceItem>) -> BoxFuture<'_, Vec<FenceAnswer>> {
         let answer = |item: FenceItem| {
+            if self.failing.load(Ordering::Relaxed) {
+                return FenceAnswer {
+                    partition: item.partition,
+                    result: Err(FenceRefusal::Failed("as asked".to_owned())),
+                };
+            }
             let mut promised = self.promised.lock().unwrap();
             promised.insert(item.partition, item.epoch);
             let ends = self.ends.lock().unwrap();
@@ -450,9 +458,17 @@ async fn a_controller_with_an_empty_directory_votes_only_after_it_was_removed_an
     for controller in controllers.values() {
         registered(controller, 3).await;
     }
-    let active = controllers[&1].active_controller().unwrap().get();
-    let wiped = if active == 1 { 2 } else { 1 };
+    // The lowest one, which must not found a second cluster.
+    let wiped = 1;
     cluster.kill(wiped).await;
+    let mut metrics = controllers[&2].shared.raft.metrics();
+    let replaced = metrics.wait_for(|m| m.current_leader.is_some_and(|leader| leader != 1));
+    let active = tokio::time::timeout(DEADLINE, replaced)
+        .await
+        .unwrap()
+        .unwrap()
+        .current_leader;
+    drop(metrics);
     let config = cluster.config(wiped, 99);
     let back = cluster.start_with(config).await;
     let mut state = back.registration();
@@ -463,17 +479,13 @@ async fn a_controller_with_an_empty_directory_votes_only_after_it_was_removed_an
             .unwrap()
             .unwrap(),
     );
-    let active = &controllers[&active];
+    let active = &controllers[&u32::try_from(active.unwrap()).unwrap()];
     wait_for_voters(active, &[1, 2, 3]).await;
+    let ask = Duration::from_millis(300);
+    let error = back.allocate_producer_ids(1, ask).await.unwrap_err();
+    assert!(error.to_string().contains("data directory"), "{error}");
     remove(active, wiped).await;
-    wait_for_voters(
-        active,
-        &[1, 2, 3]
-            .into_iter()
-            .filter(|id| *id != u64::from(wiped))
-            .collect::<Vec<_>>(),
-    )
-    .await;
+    wait_for_voters(active, &[2, 3]).await;
     let registered = state.wait_for(|state| *state == RegistrationState::Registered);
     drop(
         tokio::time::timeout(DEADLINE, registered)
@@ -538,6 +550,84 @@ async fn a_node_that_is_far_behind_gets_a_snapshot() {
         cluster.kill(2).await;
     }
     cluster.kill(1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_next_active_controller_ends_an_election_that_it_finds_begun() {
+    let mut cluster = Cluster::new(3);
+    let mut controllers = BTreeMap::new();
+    for id in 1..=3 {
+        controllers.insert(id, cluster.start(id).await);
+    }
+    let four = cluster.start(4).await;
+    registered(&four, 4).await;
+    let request = topic("t", &[4, 1, 2, 3]);
+    let partition = first_partition(&request);
+    four.create_topic(request, DEADLINE).await.unwrap();
+    for replicas in cluster.replicas.values() {
+        replicas.failing.store(true, Ordering::Relaxed);
+    }
+    drop(four);
+    cluster.kill(4).await;
+    let stuck = wait_for(&controllers[&1], "leaderless", |image| {
+        image
+            .partition(partition)
+            .is_some_and(|state| state.leader.is_none())
+    })
+    .await;
+    let stuck = stuck.partition(partition).unwrap().clone();
+    let active = controllers[&1].active_controller().unwrap().get();
+    controllers.remove(&active);
+    cluster.kill(active).await;
+    for replicas in cluster.replicas.values() {
+        replicas.failing.store(false, Ordering::Relaxed);
+    }
+    let (_, left) = controllers.first_key_value().unwrap();
+    let ended = wait_for(left, "led again", |image| {
+        image
+            .partition(partition)
+            .is_some_and(|state| state.leader.is_some() && state.leader_epoch >= stuck.leader_epoch)
+    })
+    .await;
+    let ended = ended.partition(partition).unwrap();
+    assert_eq!(ended.leader_epoch, stuck.leader_epoch, "the same election");
+    assert_ne!(ended.leader_node(), Some(node(4)));
+    for id in controllers.keys() {
+        cluster.kill(*id).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dropping_the_last_handle_stops_it() {
+    let mut cluster = Cluster::new(0);
+    let one = cluster.start(1).await;
+    registered(&one, 1).await;
+    let mut open = one.shared.store_open.clone();
+    cluster.switch.nodes.lock().unwrap().clear();
+    drop(one);
+    let closed = tokio::time::timeout(DEADLINE, open.changed()).await;
+    assert!(closed.unwrap().is_err(), "the store is closed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_moves_registers_its_new_address() {
+    let mut cluster = Cluster::new(1);
+    let one = cluster.start(1).await;
+    let two = cluster.start(2).await;
+    registered(&two, 2).await;
+    let moved = Endpoint {
+        host: "elsewhere".to_owned(),
+        port: 2,
+    };
+    two.set_endpoints(moved.clone(), Some(moved.clone()));
+    wait_for(&one, "the new address", |image| {
+        image.quic_endpoint(node(2)) == Some(&moved)
+            && image.kafka_endpoint(node(2)) == Some(&moved)
+    })
+    .await;
+    for id in 1..=2 {
+        cluster.kill(id).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

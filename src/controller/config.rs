@@ -45,7 +45,7 @@ pub trait FenceHandler: Send + Sync + 'static {
     /// For each item: persists the promise not to serve an epoch below `item.epoch` (fsync, one for all), steps down if
     /// this node leads in an older one, closes older sessions, and only then answers with the end of its durable log. One
     /// answer for each item, in any order; a missing one counts as no answer. Called again for the same epoch while the
-    /// election lasts.
+    /// election lasts. It must return in bounded time: until it does, this node is not fenced for anything else.
     fn fence(&self, items: Vec<FenceItem>) -> BoxFuture<'_, Vec<FenceAnswer>>;
 }
 
@@ -88,8 +88,9 @@ impl Default for Timing {
 pub struct ControllerConfig {
     /// This node as it registers: id, directory, incarnation, endpoints.
     pub registration: Registration,
-    /// The listed controllers with their addresses (`host:port`): 1, 3 or 5. Empty: this node alone. They are read when
-    /// the cluster is founded; afterwards the committed membership holds, and these are addresses to try.
+    /// The listed controllers with their addresses (`host:port`): 1, 3 or 5. Empty: this node alone. They found the
+    /// cluster. Afterwards the committed membership says who votes; an active controller adds those that it lists and that
+    /// have registered, and takes a vote away only when a node is removed.
     pub voters: BTreeMap<NodeId, String>,
     /// The id that the cluster gets if this node founds it: drawn at random by the caller.
     pub cluster_id: ClusterId,

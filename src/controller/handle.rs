@@ -129,7 +129,7 @@ pub(super) struct Shared {
     pub(super) refusal_logged: Mutex<Option<Instant>>,
     tasks: TaskTracker,
     /// Closed when nobody has the store's file open any more.
-    store_open: watch::Receiver<()>,
+    pub(super) store_open: watch::Receiver<()>,
 }
 
 impl Controller {

@@ -7,9 +7,10 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::handle::{Controller, Shared};
-use super::message::{Envelope, MAX_FENCE_ITEMS, Refusal, Request, Response};
+use super::message::{Envelope, MAX_FENCE_ITEMS, Proposal, Refusal, Request, Response};
 use super::peers;
 use super::raft::node_id;
+use crate::metadata::Command;
 use crate::types::NodeId;
 
 /// How long a fence waits for the metadata that it is about.
@@ -89,6 +90,10 @@ impl Shared {
                 proposal,
                 timeout_ms,
             } => {
+                // A node that is not who it was may only ask to be registered, and is told why not.
+                if !matches!(proposal, Proposal::Command(Command::RegisterNode { .. })) {
+                    own_directory?;
+                }
                 let timeout = Duration::from_millis(timeout_ms).min(MAX_PROPOSE_TIMEOUT);
                 Ok(self.propose_here(from, &proposal, timeout).await)
             }

@@ -218,3 +218,122 @@ pub(super) fn decode<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<Env
     }
     serde_json::from_slice(bytes).map_err(|error| Refusal::Malformed(error.to_string()))
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::future::BoxFuture;
+
+    use super::*;
+    use crate::metadata::{Command, Endpoint, METADATA_VERSION};
+
+    fn registration(id: u32, host: &str) -> Registration {
+        Registration {
+            node: NodeId::new(id).unwrap(),
+            directory: DirectoryId::from_random_bits(u128::from(id)),
+            incarnation: Incarnation::from_random_bits(u64::from(id)),
+            quic: Endpoint {
+                host: host.to_owned(),
+                port: 1,
+            },
+            kafka: None,
+            boot_id: None,
+            metadata_version: METADATA_VERSION,
+        }
+    }
+
+    /// Answers every call with what it was told to, and remembers the addresses.
+    #[derive(Default)]
+    struct Answers {
+        addresses: Mutex<Vec<String>>,
+        answer: Mutex<Option<Bytes>>,
+    }
+
+    impl PeerNetwork for Answers {
+        fn call<'a>(
+            &'a self,
+            _node: NodeId,
+            address: &'a str,
+            _request: Bytes,
+            _timeout: Duration,
+        ) -> BoxFuture<'a, Result<Bytes, CallError>> {
+            self.addresses.lock().unwrap().push(address.to_owned());
+            let answer = self.answer.lock().unwrap().clone();
+            let nobody = CallError::Unreachable("nobody".to_owned());
+            Box::pin(std::future::ready(answer.ok_or(nobody)))
+        }
+    }
+
+    /// Node 1's way to node 2, which is configured at `old:1` and registered at `new:1`.
+    fn peers() -> (Peers, Arc<Answers>) {
+        let mut image = ClusterImage::new();
+        let cluster_id = ClusterId::from_random_bits(1);
+        image.apply(&Command::InitCluster { cluster_id }).unwrap();
+        let registration_2 = registration(2, "new");
+        image
+            .apply(&Command::RegisterNode {
+                registration: registration_2,
+            })
+            .unwrap();
+        let (_, image) = watch::channel(Arc::new(image));
+        let answers = Arc::new(Answers::default());
+        let voters = BTreeMap::from([(NodeId::new(2).unwrap(), "old:1".to_owned())]);
+        let network = Arc::clone(&answers) as Arc<dyn PeerNetwork>;
+        (
+            Peers::new(registration(1, "one"), voters, network, image),
+            answers,
+        )
+    }
+
+    fn answer(directory: u128, body: Response) -> Bytes {
+        let envelope = Envelope {
+            cluster: Some(ClusterId::from_random_bits(1)),
+            from: NodeId::new(2).unwrap(),
+            directory: DirectoryId::from_random_bits(directory),
+            incarnation: Incarnation::from_random_bits(2),
+            body,
+        };
+        serde_json::to_vec(&envelope).unwrap().into()
+    }
+
+    #[tokio::test]
+    async fn registered_and_configured_addresses_are_tried_in_turn() {
+        let (peers, answers) = peers();
+        let two = NodeId::new(2).unwrap();
+        for _ in 0..3 {
+            let call = peers.call(two, Request::Probe, Duration::from_secs(1));
+            assert!(matches!(call.await, Err(PeerError::Call { .. })));
+        }
+        assert_eq!(
+            *answers.addresses.lock().unwrap(),
+            ["new:1", "old:1", "new:1"]
+        );
+        let three = NodeId::new(3).unwrap();
+        let call = peers.call(three, Request::Probe, Duration::from_secs(1));
+        assert!(matches!(call.await, Err(PeerError::NoAddress(_))));
+    }
+
+    #[tokio::test]
+    async fn votes_from_another_data_directory_do_not_count() {
+        let (peers, answers) = peers();
+        let two = NodeId::new(2).unwrap();
+        let vote = openraft::Vote::new(1, 1);
+        let ask = || {
+            let request = openraft::raft::VoteRequest::new(vote, None);
+            peers.call(two, Request::Vote(request), Duration::from_secs(1))
+        };
+        let granted = |directory| {
+            let response = openraft::raft::VoteResponse::new(vote, None, true);
+            answer(directory, Response::Vote(response))
+        };
+        *answers.answer.lock().unwrap() = Some(granted(2));
+        assert!(matches!(ask().await.unwrap().body, Response::Vote(_)));
+        *answers.answer.lock().unwrap() = Some(granted(99));
+        assert!(matches!(
+            ask().await,
+            Err(PeerError::Answer {
+                refusal: Refusal::OtherDirectory { .. },
+                ..
+            })
+        ));
+    }
+}
