@@ -288,6 +288,19 @@ async fn a_node_alone_is_its_own_controller_and_keeps_its_store() {
         10
     );
     cluster.kill(1).await;
+
+    // Told to join others, it does not go on as a cluster of its own.
+    let mut config = cluster.config(1, 1);
+    config.voters = [2, 3, 4].map(|id| (node(id), format!("n{id}:1"))).into();
+    let port = Port {
+        me: node(1),
+        switch: Arc::clone(&cluster.switch),
+    };
+    let started = Controller::start(config, Arc::new(port), Arc::new(Replicas::default())).await;
+    let Err(StartError::OtherControllers { stored, .. }) = started else {
+        panic!("started in another cluster");
+    };
+    assert_eq!(stored, "1");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -295,10 +308,11 @@ async fn three_controllers_outlive_any_one_of_them() {
     let mut cluster = Cluster::new(3);
     let one = cluster.start(1).await;
     let two = cluster.start(2).await;
-    assert_eq!(one.image().borrow().cluster_id(), None);
-    let early = Duration::from_millis(50);
+    // Two of three answer, which would be a majority: but the third may know of a cluster.
+    let early = Duration::from_millis(1500);
     let error = two.create_topic(topic("a", &[1]), early).await.unwrap_err();
     assert!(matches!(error, SubmitError::NoQuorum { .. }), "{error}");
+    assert_eq!(one.image().borrow().cluster_id(), None);
     let three = cluster.start(3).await;
     for controller in [&one, &two, &three] {
         registered(controller, 3).await;

@@ -106,6 +106,15 @@ pub enum StartError {
     ControllerCount(usize),
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error(
+        "the store {store} belongs to a cluster whose controllers are {stored}, none of which is among the listed {listed}; correct the list, or start with an empty data directory to join the other cluster",
+        store = .store.display()
+    )]
+    OtherControllers {
+        store: PathBuf,
+        stored: String,
+        listed: String,
+    },
     #[error("the controller's timing is not valid: {0}")]
     Timing(String),
     #[error("the controller did not start: {0}; its store may be damaged")]

@@ -174,6 +174,12 @@ impl Controller {
         )
         .await
         .map_err(|error| StartError::Raft(error.to_string()))?;
+        if let Err(error) = check_controllers(&raft, &config).await {
+            if let Err(error) = raft.shutdown().await {
+                tracing::warn!(%error, "openraft did not stop cleanly");
+            }
+            return Err(error);
+        }
         let liveness = Liveness::new(
             me,
             voters.keys().copied().collect(),
@@ -331,6 +337,27 @@ impl Controller {
             tracing::warn!(path = %self.shared.config.store_path.display(), "the controller's store is still open");
         }
     }
+}
+
+/// A store that comes from another cluster would go on being that cluster.
+async fn check_controllers(raft: &Raft, config: &ControllerConfig) -> Result<(), StartError> {
+    let stored: BTreeSet<u64> = raft
+        .with_raft_state(|state| state.membership_state.effective().voter_ids().collect())
+        .await
+        .map_err(|error| StartError::Raft(error.to_string()))?;
+    let listed: BTreeSet<u64> = config.voters.keys().copied().map(raft_id).collect();
+    if stored.is_empty() || listed.is_empty() || !stored.is_disjoint(&listed) {
+        return Ok(());
+    }
+    let text = |ids: &BTreeSet<u64>| {
+        let ids: Vec<String> = ids.iter().map(u64::to_string).collect();
+        ids.join(", ")
+    };
+    Err(StartError::OtherControllers {
+        store: config.store_path.clone(),
+        stored: text(&stored),
+        listed: text(&listed),
+    })
 }
 
 fn raft_config(timing: &Timing) -> Result<openraft::Config, StartError> {
