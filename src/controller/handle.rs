@@ -221,7 +221,9 @@ impl Controller {
     /// applied there, and here too unless this node is more than half a second behind.
     ///
     /// Retries, with growing pauses, until `timeout`: a command may then be applied twice, which
-    /// [`ClusterImage::apply`] allows for.
+    /// [`ClusterImage::apply`] allows for. A deletion that finds nothing after an attempt without an answer has succeeded.
+    /// [`SubmitError::NoQuorum`] is not an outcome: the command may be carried out later. An ISR change is settled only
+    /// when the partition's epochs have moved past the ones that it names; proposing the present set again moves them.
     pub async fn submit(
         &self,
         command: Command,
@@ -461,6 +463,8 @@ impl Shared {
         let deadline = Instant::now() + timeout;
         let mut cause = "none is known to be active".to_owned();
         let mut hint = None;
+        // An earlier attempt may have been carried out.
+        let mut uncertain = false;
         let mut pause = FIRST_RETRY;
         for attempt in 0.. {
             if self.stop.is_cancelled() {
@@ -486,7 +490,18 @@ impl Shared {
                     let left = deadline.saturating_duration_since(Instant::now());
                     self.catch_up(applied_index, left.min(CATCH_UP_TIMEOUT))
                         .await;
-                    return Ok(result?);
+                    return match result {
+                        Err(rejection) if uncertain && is_own_doing(&proposal, &rejection) => {
+                            Ok(Outcome::Done)
+                        }
+                        Ok(outcome) if uncertain && may_still_happen(&proposal, &outcome) => {
+                            Err(SubmitError::NoQuorum {
+                                waited: timeout,
+                                cause: "an earlier attempt may still be carried out".to_owned(),
+                            })
+                        }
+                        result => Ok(result?),
+                    };
                 }
                 Ok(Response::NotActive { active }) => {
                     if let Some(active) = active.filter(|&active| active != target) {
@@ -497,12 +512,16 @@ impl Shared {
                     }
                 }
                 Ok(Response::NoQuorum) => {
+                    uncertain = true;
                     cause = format!("node {target} is active, but does not reach a majority");
                 }
                 Ok(Response::Refused(refusal)) => cause = refusal.to_string(),
                 Ok(_) => return Err(SubmitError::UnexpectedOutcome),
                 Err(PeerError::TooLarge(bytes)) => return Err(SubmitError::TooLarge(bytes)),
-                Err(error) => cause = error.to_string(),
+                Err(error) => {
+                    uncertain = true;
+                    cause = error.to_string();
+                }
             }
             let left = deadline.saturating_duration_since(Instant::now());
             let wait = jittered(pause).min(left);
@@ -668,7 +687,89 @@ fn check_proposer(
     }
 }
 
+/// Whether a rejection says that the same proposal, made before, was carried out.
+fn is_own_doing(proposal: &Proposal, rejection: &Rejection) -> bool {
+    matches!(
+        (proposal, rejection),
+        (
+            Proposal::Command(Command::DeleteTopic { .. }),
+            Rejection::UnknownTopic(_)
+        ) | (
+            Proposal::Command(Command::UnregisterNode { .. }),
+            Rejection::UnknownNode(_)
+        )
+    )
+}
+
+/// Whether an attempt that had no answer may still succeed after a later one was refused: an ISR change that is refused for
+/// another reason than its epochs, while its copy is on its way. Its leader must not take that for a definite answer.
+fn may_still_happen(proposal: &Proposal, outcome: &Outcome) -> bool {
+    let Outcome::Partitions(results) = outcome else {
+        return false;
+    };
+    matches!(proposal, Proposal::Command(Command::ChangeIsrs { .. }))
+        && results.iter().any(|result| {
+            !matches!(
+                result,
+                Ok(_) | Err(Rejection::StaleEpoch { .. } | Rejection::UnknownPartition(_))
+            )
+        })
+}
+
 /// Between half of `pause` and all of it, so that nodes that failed together do not try again together.
 pub(super) fn jittered(pause: Duration) -> Duration {
     pause.mul_f64(0.5 + 0.5 * rand::random::<f64>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metadata::PartitionChange;
+    use crate::types::{LeaderEpoch, PartitionEpoch};
+
+    #[test]
+    fn a_refused_isr_change_is_definite_only_when_its_epochs_are_past() {
+        let proposal = Proposal::Command(Command::ChangeIsrs {
+            changes: Vec::new(),
+        });
+        let stale = Rejection::StaleEpoch {
+            leader_epoch: LeaderEpoch::NONE,
+            partition_epoch: PartitionEpoch(1),
+        };
+        let changed = PartitionChange {
+            leader_epoch: LeaderEpoch::NONE,
+            partition_epoch: PartitionEpoch(1),
+        };
+        let definite = Outcome::Partitions(vec![Err(stale), Ok(changed)]);
+        assert!(!may_still_happen(&proposal, &definite));
+        let open = Outcome::Partitions(vec![Ok(changed), Err(Rejection::NoLeader)]);
+        assert!(may_still_happen(&proposal, &open));
+    }
+
+    #[test]
+    fn nodes_speak_for_themselves() {
+        let one = NodeId::new(1).unwrap();
+        let two = NodeId::new(2).unwrap();
+        let image = ClusterImage::new();
+        let check = |from, command: &Command| check_proposer(from, one, command, &image).is_ok();
+        let ids = Command::AllocateProducerIds {
+            node: two,
+            count: 1,
+        };
+        assert!(check(two, &ids) && !check(one, &ids));
+        let elections = Command::StartElections {
+            elections: Vec::new(),
+        };
+        assert!(check(one, &elections) && !check(two, &elections));
+    }
+
+    #[test]
+    fn the_default_timing_is_one_that_openraft_takes() {
+        assert!(raft_config(&Timing::default()).is_ok());
+        let timing = Timing {
+            raft_heartbeat: Duration::from_secs(2),
+            ..Timing::default()
+        };
+        assert!(matches!(raft_config(&timing), Err(StartError::Timing(_))));
+    }
 }

@@ -25,9 +25,9 @@ impl ClusterImage {
     /// Applies one committed command. The result depends on the image and the command alone. A rejected command changes
     /// nothing; of a batch, each partition is accepted or rejected by itself.
     ///
-    /// Applying a command again gives `Unchanged` or a rejection where doing it twice would do harm, so a proposer that
-    /// did not learn what became of its command may propose it again. Two do happen twice: `AllocateProducerIds` skips
-    /// ids, and `UnregisterNode` removes what has registered in between.
+    /// A proposer that did not learn what became of its command may propose it again: a topic, a registration or an ISR
+    /// change that is there already is accepted as it is, and what else would do harm twice is rejected the second time.
+    /// `AllocateProducerIds` happens twice, and skips ids.
     pub fn apply(&mut self, command: &Command) -> Result<Outcome, Rejection> {
         if let Command::InitCluster { cluster_id } = command {
             return self.init_cluster(*cluster_id);
@@ -314,6 +314,19 @@ impl ClusterImage {
 
     fn change_isr(&mut self, change: &IsrChange) -> Result<PartitionChange, Rejection> {
         let state = self.state(change.partition)?;
+        // The same proposal again. Within one leader epoch nothing else raises the partition epoch while there is a leader,
+        // so this is it; to refuse it would tell its leader that the set it proposed does not hold.
+        if state.leader.is_some()
+            && state.leader_epoch == change.leader_epoch
+            && state.partition_epoch == change.partition_epoch.next()
+            && state.isr == change.new_isr
+            && state.min_insync == change.min_insync
+        {
+            return Ok(PartitionChange {
+                leader_epoch: state.leader_epoch,
+                partition_epoch: state.partition_epoch,
+            });
+        }
         check_epochs(state, change.leader_epoch, Some(change.partition_epoch))?;
         let leader = state.leader.ok_or(Rejection::NoLeader)?;
         if change.min_insync == 0 {

@@ -308,8 +308,23 @@ fn the_wish_for_min_insync_waits_for_the_leader() {
         new_isr: state.isr.clone(),
         min_insync: 3,
     }];
-    image.apply(&Command::ChangeIsrs { changes }).unwrap();
+    let changed = image.apply(&Command::ChangeIsrs {
+        changes: changes.clone(),
+    });
+    assert!(matches!(&changed, Ok(Outcome::Partitions(results)) if results[0].is_ok()));
     assert_eq!(image.partition(partition).unwrap().min_insync, 3);
+    let before = image.clone();
+    let again = image.apply(&Command::ChangeIsrs {
+        changes: changes.clone(),
+    });
+    assert_eq!(again, changed, "its proposer may not have heard the answer");
+    assert_eq!(image, before);
+    let mut other = changes;
+    other[0].min_insync = 1;
+    let refused = image.apply(&Command::ChangeIsrs { changes: other });
+    assert!(
+        matches!(&refused, Ok(Outcome::Partitions(results)) if matches!(results[0], Err(Rejection::StaleEpoch { .. })))
+    );
 }
 
 #[test]
