@@ -487,12 +487,11 @@ impl Shard {
             match output {
                 Output::Sync(ticket) => {
                     let inbox = self.inbox.clone();
-                    self.shared.group_commit.submit(
-                        ticket,
-                        move |ticket, result| {
+                    self.shared
+                        .group_commit
+                        .submit(ticket, move |ticket, result| {
                             inbox.push(Internal::Synced { id, ticket, result });
-                        },
-                    );
+                        });
                 }
                 Output::PersistPromise(epoch) => self.shared.promises.push((id, epoch)),
                 Output::OpenSession(hello) => {

@@ -2,7 +2,7 @@
 //!
 //! A [`DataDir`] belongs to one node; in it each partition's [`Log`] has a directory of its own. A log is frames in segment
 //! files ([`crate::wal`]), appended by one owner, made durable by [`GroupCommit`], read from any thread through
-//! [`LogReader`]. `inspect` looks at a directory from outside, beside a running node.
+//! [`LogReader`]. [`inspect`] looks at a directory from outside, beside a running node.
 //!
 //! Everything goes through [`FileSystem`], so that it can be run on a disk that fails on purpose ([`faulty`]).
 
@@ -13,6 +13,7 @@ mod file_system;
 mod group_commit;
 mod impairment;
 mod index;
+pub mod inspect;
 mod log;
 mod log_start;
 #[cfg(test)]

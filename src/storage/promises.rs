@@ -102,6 +102,15 @@ impl Promises {
         })
     }
 
+    /// Reads the file in `dir` without changing it. One that does not exist is in order.
+    pub fn check(fs: &dyn FileSystem, dir: &Path) -> Result<(), PromiseError> {
+        let path = dir.join(FILE);
+        match read_small(fs, &path, MAX_FILE_BYTES).map_err(IoFailure::at("read", &path))? {
+            Some(bytes) => decode(&bytes, &path).map(|_| ()),
+            None => Ok(()),
+        }
+    }
+
     /// The highest epoch promised for the partition; [`LeaderEpoch::NONE`] if none was.
     pub fn get(&self, partition: TopicPartition) -> LeaderEpoch {
         lock(&self.saved)
