@@ -4,6 +4,7 @@ mod cert;
 mod completion;
 mod duration;
 mod exit;
+mod log;
 mod logging;
 mod options;
 mod output;
@@ -45,6 +46,7 @@ struct Cli {
 enum Command {
     Cert(cert::CertArgs),
     Completion(completion::CompletionArgs),
+    Log(log::LogArgs),
 }
 
 /// Runs the program with the process's own arguments.
@@ -68,6 +70,7 @@ fn run(arguments: impl Iterator<Item = OsString>) -> Exit {
     logging::init(tracing::Level::WARN, cli.options.verbose);
     let outcome = match cli.command {
         Command::Cert(args) => cert::run(&cli.options, args),
+        Command::Log(args) => log::run(&cli.options, args),
         Command::Completion(args) => completion::run(args, Cli::command()),
     };
     outcome.unwrap_or_else(|error| {

@@ -264,11 +264,10 @@ mod tests {
         let mut index = SegmentIndex::default();
         let mut byte = 0;
         let mut end = LogPosition::START;
-        for frame in [start_frame(1, end)] {
-            index.add(&frame, byte, 100);
-            byte += frame.len() as u64;
-            end = frame.end();
-        }
+        let frame = start_frame(1, end);
+        index.add(&frame, byte, 100);
+        byte += frame.len() as u64;
+        end = frame.end();
         for i in 0..10 {
             let frame = frame_with_timestamp(end, 1, 1000 + i);
             index.add(&frame, byte, 100);

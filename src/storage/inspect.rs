@@ -568,6 +568,19 @@ mod tests {
     }
 
     #[test]
+    fn a_timestamp_finds_its_record_within_a_batch() {
+        let fs = FaultyFileSystem::new(0);
+        let (_data_dir, mut log) = open(&fs, 1 << 20);
+        fill(&mut log, 3);
+        let reader = log.reader();
+        for (timestamp, expected) in [(0, 0), (1000, 0), (1001, 1)] {
+            let found = reader.offset_for_timestamp(timestamp, offset(6)).unwrap();
+            assert_eq!(found.unwrap().0, offset(expected), "{timestamp}");
+        }
+        assert_eq!(reader.offset_for_timestamp(1002, offset(6)).unwrap(), None);
+    }
+
+    #[test]
     fn every_damaged_segment_is_named() {
         let fs = FaultyFileSystem::new(0);
         let (_data_dir, mut log) = open(&fs, 1000);

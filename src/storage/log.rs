@@ -14,7 +14,7 @@ use super::reader::{Frames, LogReader, ReadError, Segment, Shared};
 use super::recovery::{OpenError, RecoveryReport};
 use super::segment::segment_path;
 use super::sync::{
-    self, CHECKPOINT_BYTES, SealedUnsynced, SharedCheckpoint, SyncError, SyncTicket,
+    self, CHECKPOINT_BYTES, SealedUnsynced, SharedCheckpoint, SyncError, SyncTicket, SyncWork,
 };
 use crate::types::{EpochEntry, EpochHistory, LogPosition, TopicName, TopicPartition};
 use crate::wal::{Frame, MAX_FRAME_BYTES};
@@ -315,7 +315,7 @@ impl Log {
             self.bytes_since_checkpoint = 0;
         }
         self.ticket_out = true;
-        Some(SyncTicket {
+        let work = SyncWork {
             fs: self.shared.fs.clone(),
             dir: self.shared.dir.clone(),
             target,
@@ -326,12 +326,16 @@ impl Log {
             checkpoint_due,
             checkpoint: self.checkpoint.clone(),
             outcome: OnceLock::new(),
+        };
+        Some(SyncTicket {
+            work: Box::new(work),
         })
     }
 
     /// Takes back a ticket that has run, and moves [`Log::durable_end`] if it succeeded and the log was not truncated
     /// meanwhile. After a failure the log takes no more writes. A ticket that has not run counts as failed.
     pub fn finish_sync(&mut self, ticket: SyncTicket) {
+        let ticket = ticket.work;
         let outcome = ticket.outcome.get().cloned();
         let is_current = ticket.generation == self.generation;
         if is_current {
@@ -366,7 +370,7 @@ impl Log {
                 .map_err(|e| failed(&e.path, e.source))?;
         }
         let state = self.shared.state();
-        let ticket = SyncTicket {
+        let work = SyncWork {
             fs: self.shared.fs.clone(),
             dir: self.shared.dir.clone(),
             target: state.end,
@@ -379,6 +383,9 @@ impl Log {
             outcome: OnceLock::new(),
         };
         drop(state);
+        let ticket = SyncTicket {
+            work: Box::new(work),
+        };
         let outcome = ticket.run();
         self.finish_sync(ticket);
         outcome

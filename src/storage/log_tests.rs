@@ -142,7 +142,7 @@ fn a_frame_that_does_not_fit_changes_nothing() {
         frame(at(5, 2), 1, 10),
     ] {
         assert!(matches!(
-            log.append(&[wrong.clone()]),
+            log.append(std::slice::from_ref(&wrong)),
             Err(AppendError::DoesNotFit { .. })
         ));
         assert!(log.append(&[good.clone(), good.clone()]).is_err());

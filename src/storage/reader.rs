@@ -13,6 +13,7 @@ use super::file_system::{File, FileSystem, IoFailure, OpenMode};
 use super::index::{IndexEntry, SealedSegment, SegmentIndex, max_timestamp};
 use super::segment::{BadFrame, CursorError, FrameCursor, SCAN_CHUNK, index_path, segment_path};
 use super::tail_cache::TailCache;
+use crate::record::{Batch, records};
 use crate::types::{LogPosition, Offset};
 use crate::wal::{Frame, MAX_FRAME_BYTES};
 
@@ -485,15 +486,18 @@ impl LogReader {
         Ok(frames.iter().map(Frame::payload).collect())
     }
 
-    /// The base offset of the first batch below `below` whose largest timestamp is at least `timestamp_ms` (since 1970),
-    /// and that largest timestamp. `None` when there is none.
+    /// The first record below `below` whose timestamp is at least `timestamp_ms` (since 1970): its offset and its timestamp.
+    /// `None` when there is none. Reads, and expands, one batch.
     pub fn offset_for_timestamp(
         &self,
         timestamp_ms: i64,
         below: Offset,
     ) -> Result<Option<(Offset, i64)>, ReadError> {
         let batch = self.shared.batch_for_timestamp(timestamp_ms, below)?;
-        Ok(batch.map(|frame| (frame.base_offset(), max_timestamp(&frame))))
+        Ok(batch.map(|frame| {
+            first_record_since(&frame, timestamp_ms)
+                .unwrap_or_else(|| (frame.base_offset(), max_timestamp(&frame)))
+        }))
     }
 
     /// Every frame from the one that starts at `from` to the end of the log, read a chunk at a time as the iterator
@@ -541,6 +545,17 @@ impl From<CursorError> for ReadError {
             CursorError::Bad(bad) => bad.into(),
         }
     }
+}
+
+/// Within a batch whose largest timestamp is at least `timestamp_ms`. `None` where the batch cannot be expanded: then its
+/// first offset is the best answer, since a consumer gets whole batches anyway.
+fn first_record_since(frame: &Frame, timestamp_ms: i64) -> Option<(Offset, i64)> {
+    let batch = Batch::decode(&frame.payload()).ok()?;
+    let record = records(&batch)
+        .ok()?
+        .map_while(Result::ok)
+        .find(|record| record.timestamp >= timestamp_ms)?;
+    Some((Offset::from_wire(record.offset)?, record.timestamp))
 }
 
 /// A read holds at most this many bytes beyond what it was asked for.

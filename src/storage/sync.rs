@@ -57,6 +57,12 @@ pub(super) struct SealedUnsynced {
 /// One round of syncs for one log: everything that was appended before it was taken out. It may run on any thread; then
 /// it goes back to its log with [`super::Log::finish_sync`].
 pub struct SyncTicket {
+    /// Boxed: tickets travel in messages whose other kinds are small.
+    pub(super) work: Box<SyncWork>,
+}
+
+/// What a ticket carries.
+pub(super) struct SyncWork {
     pub(super) fs: Arc<dyn FileSystem>,
     pub(super) dir: PathBuf,
     /// What is durable once it has run.
@@ -78,6 +84,12 @@ impl SyncTicket {
     /// Syncs. Blocks for as long as the disk takes. A failure is never retried: running a ticket again gives the first
     /// outcome.
     pub fn run(&self) -> Result<(), SyncError> {
+        self.work.run()
+    }
+}
+
+impl SyncWork {
+    fn run(&self) -> Result<(), SyncError> {
         self.outcome
             .get_or_init(|| {
                 let outcome = self.sync();
