@@ -181,7 +181,8 @@ impl DataDir {
                 meta
             }
         };
-        let note = format!("{}\n", std::process::id());
+        // As long whatever the number, so that a simulation runs the same in every process.
+        let note = format!("{:>10}\n", std::process::id());
         if let Ok(file) = fs.open(&lock_path, OpenMode::Write) {
             // For the message that another process gives; the lock itself needs no content.
             let _ = file.set_len(0);

@@ -285,7 +285,8 @@ impl Log {
     /// Takes out what must be synced: `None` when there is nothing to sync or a ticket is out already. With
     /// [`Flush::Os`] only sealed segments are synced, once each.
     ///
-    /// One ticket at a time: it covers every frame appended before, and the next one all that came meanwhile.
+    /// One ticket at a time: it covers every frame appended before, and the next one all that came meanwhile. It must come
+    /// back by [`Log::finish_sync`], whatever its outcome, or no other is given out.
     pub fn begin_sync(&mut self) -> Option<SyncTicket> {
         if self.ticket_out || self.poisoned.is_some() {
             return None;

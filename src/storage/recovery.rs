@@ -184,19 +184,20 @@ pub(super) fn open(
         report.cut = Some(Cut { at, end, bytes });
     }
     let flushed = Checkpoint::read(fs_ref, dir);
-    report.tail_rewritten = impairment
+    let sync_had_failed = impairment
         .as_ref()
         .is_some_and(|note| note.reason == ImpairmentReason::SyncFailed);
     for segment in &segments {
-        if flushed.is_some_and(|flushed| segment.end <= flushed) && !report.tail_rewritten {
+        if flushed.is_some_and(|flushed| segment.end <= flushed) {
             continue;
         }
+        report.tail_rewritten |= sync_had_failed;
         make_durable(
             fs_ref,
             dir,
             segment,
             flushed,
-            report.tail_rewritten,
+            sync_had_failed,
             options.config.flush,
         )?;
     }
@@ -219,7 +220,8 @@ pub(super) fn open(
     if flushed != Some(end) {
         checkpoint.write(fs_ref, dir, end)?;
     }
-    report.created = created || (flushed.is_none() && end == LogPosition::START);
+    report.created =
+        created || (quarantined.is_none() && flushed.is_none() && end == LogPosition::START);
     report.quarantined = quarantined;
     report.impairment = impairment.clone();
     let state = State {
