@@ -158,6 +158,11 @@ impl Broker {
         self.shared.links.views()
     }
 
+    /// This node, its data directory and its process.
+    pub fn me(&self) -> Appointment {
+        self.shared.me
+    }
+
     pub fn controller(&self) -> &Controller {
         &self.controller
     }

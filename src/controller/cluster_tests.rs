@@ -30,6 +30,7 @@ fn node(id: u32) -> NodeId {
 struct Switch {
     nodes: Mutex<BTreeMap<NodeId, Controller>>,
     cut_off: Mutex<BTreeSet<NodeId>>,
+    round_trip: Mutex<Duration>,
 }
 
 struct Port {
@@ -55,7 +56,12 @@ impl PeerNetwork for Port {
             let Some(there) = there else {
                 return Err(CallError::Unreachable("nobody is there".to_owned()));
             };
-            tokio::time::timeout(timeout, there.handle(self.me, request))
+            let round_trip = *self.switch.round_trip.lock().unwrap();
+            let answered = async {
+                tokio::time::sleep(round_trip).await;
+                there.handle(self.me, request).await
+            };
+            tokio::time::timeout(timeout, answered)
                 .await
                 .map_err(|_| CallError::TimedOut(timeout))
         })
@@ -330,9 +336,21 @@ async fn a_dead_partition_leader_is_replaced_by_the_longest_log() {
     let partition = first_partition(&request);
     one.create_topic(request, DEADLINE).await.unwrap();
     assert!(led_by(&one.image().borrow(), partition, 4));
+    let mut many = topic("many", &[]);
+    many.assignment = Some(vec![vec![node(4), node(2), node(3)]; 3000]);
+    let many = one.create_topic(many, DEADLINE).await.unwrap();
     cluster.set_end(3, partition, 10);
     cluster.set_end(2, partition, 11);
     cluster.kill(4).await;
+    wait_for(
+        &one,
+        "node 2, the preferred of equals, leads all",
+        |image| {
+            let mut partitions = image.topic(many).unwrap().partitions.iter();
+            partitions.all(|state| state.leader_node() == Some(node(2)))
+        },
+    )
+    .await;
     let image = wait_for(&one, "node 2 leads", |image| led_by(image, partition, 2)).await;
     let state: PartitionState = image.partition(partition).unwrap().clone();
     assert_eq!(state.leader_epoch.get(), 2);
@@ -386,17 +404,158 @@ async fn a_replaced_data_directory_is_refused_until_the_node_is_removed() {
         refused,
         RegistrationState::Refused(Rejection::DirectoryInUse { .. })
     ));
-    let remove = Command::UnregisterNode {
-        node: node(2),
-        directory: None,
-    };
-    assert_eq!(one.submit(remove, DEADLINE).await, Ok(Outcome::Done));
+    remove(&one, 2).await;
     let registered = state.wait_for(|state| *state == RegistrationState::Registered);
     tokio::time::timeout(DEADLINE, registered)
         .await
         .unwrap()
         .unwrap();
     for id in 1..=2 {
+        cluster.kill(id).await;
+    }
+}
+
+/// Asks until the node is not held for alive any more.
+async fn remove(active: &Controller, id: u32) {
+    let removed = async {
+        loop {
+            let remove = Command::UnregisterNode {
+                node: node(id),
+                directory: None,
+            };
+            match active.submit(remove, DEADLINE).await {
+                Err(SubmitError::Rejected(Rejection::NotRemovable { .. })) => {}
+                result => return result,
+            }
+        }
+    };
+    let removed = tokio::time::timeout(DEADLINE, removed).await.unwrap();
+    assert_eq!(removed, Ok(Outcome::Done));
+}
+
+async fn wait_for_voters(controller: &Controller, wanted: &[u64]) {
+    let mut metrics = controller.shared.raft.metrics();
+    let found = metrics.wait_for(|m| m.membership_config.voter_ids().eq(wanted.iter().copied()));
+    let found = tokio::time::timeout(DEADLINE, found).await;
+    assert!(found.is_ok(), "waited in vain for the voters {wanted:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_controller_with_an_empty_directory_votes_only_after_it_was_removed_and_came_back() {
+    let mut cluster = Cluster::new(3);
+    let mut controllers = BTreeMap::new();
+    for id in 1..=3 {
+        controllers.insert(id, cluster.start(id).await);
+    }
+    for controller in controllers.values() {
+        registered(controller, 3).await;
+    }
+    let active = controllers[&1].active_controller().unwrap().get();
+    let wiped = if active == 1 { 2 } else { 1 };
+    cluster.kill(wiped).await;
+    let config = cluster.config(wiped, 99);
+    let back = cluster.start_with(config).await;
+    let mut state = back.registration();
+    let refused = state.wait_for(|state| matches!(state, RegistrationState::Refused(_)));
+    drop(
+        tokio::time::timeout(DEADLINE, refused)
+            .await
+            .unwrap()
+            .unwrap(),
+    );
+    let active = &controllers[&active];
+    wait_for_voters(active, &[1, 2, 3]).await;
+    remove(active, wiped).await;
+    wait_for_voters(
+        active,
+        &[1, 2, 3]
+            .into_iter()
+            .filter(|id| *id != u64::from(wiped))
+            .collect::<Vec<_>>(),
+    )
+    .await;
+    let registered = state.wait_for(|state| *state == RegistrationState::Registered);
+    drop(
+        tokio::time::timeout(DEADLINE, registered)
+            .await
+            .unwrap()
+            .unwrap(),
+    );
+    wait_for_voters(active, &[1, 2, 3]).await;
+    assert!(active.is_active(), "it was not disturbed");
+    back.allocate_producer_ids(1, DEADLINE).await.unwrap();
+    for id in 1..=3 {
+        cluster.kill(id).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_is_far_behind_gets_a_snapshot() {
+    let mut cluster = Cluster::new(1);
+    let one = cluster.start(1).await;
+    registered(&one, 1).await;
+    let mut request = topic("t", &[]);
+    request.assignment = None;
+    request.partitions = Some(10_000);
+    one.create_topic(request.clone(), DEADLINE).await.unwrap();
+    let applied = one.image().borrow().applied_index();
+    let raft = &one.shared.raft;
+    raft.trigger().snapshot().await.unwrap();
+    let mut metrics = raft.metrics();
+    let taken = metrics.wait_for(|m| m.snapshot.is_some_and(|at| at.index >= applied));
+    drop(
+        tokio::time::timeout(DEADLINE, taken)
+            .await
+            .unwrap()
+            .unwrap(),
+    );
+    raft.trigger().purge_log(applied).await.unwrap();
+    let purged = metrics.wait_for(|m| m.purged.is_some_and(|at| at.index >= applied));
+    drop(
+        tokio::time::timeout(DEADLINE, purged)
+            .await
+            .unwrap()
+            .unwrap(),
+    );
+
+    for _ in 0..2 {
+        let two = cluster.start(2).await;
+        let image = wait_for(&two, "the snapshot", |image| {
+            image.topic(request.id).is_some()
+        })
+        .await;
+        assert_eq!(image.partition_count(), 10_000);
+        registered(&two, 2).await;
+        let mut metrics = two.shared.raft.metrics();
+        let installed = metrics.wait_for(|m| m.snapshot.is_some());
+        drop(
+            tokio::time::timeout(DEADLINE, installed)
+                .await
+                .unwrap()
+                .unwrap(),
+        );
+        drop(metrics);
+        cluster.kill(2).await;
+    }
+    cluster.kill(1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn controllers_agree_over_links_slower_than_their_heartbeats() {
+    let mut cluster = Cluster::new(3);
+    *cluster.switch.round_trip.lock().unwrap() = Timing::default().raft_heartbeat * 3 / 2;
+    let one = cluster.start(1).await;
+    let two = cluster.start(2).await;
+    let three = cluster.start(3).await;
+    for controller in [&one, &two, &three] {
+        registered(controller, 3).await;
+    }
+    for name in ["a", "b", "c"] {
+        two.create_topic(topic(name, &[1, 2, 3]), DEADLINE)
+            .await
+            .unwrap();
+    }
+    for id in 1..=3 {
         cluster.kill(id).await;
     }
 }

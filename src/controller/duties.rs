@@ -13,7 +13,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use super::handle::{RegistrationState, Shared, SubmitError, jittered};
 use super::message::{Proposal, Request, Response};
 use super::raft::{node_id, raft_id};
-use crate::metadata::Command;
+use crate::metadata::{ClusterImage, Command, Rejection};
 use crate::types::NodeId;
 
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -27,6 +27,8 @@ const REGISTERED_PAUSE: Duration = Duration::from_secs(2);
 const REFUSED_PAUSE: Duration = Duration::from_secs(5);
 const MEMBER_TIMEOUT: Duration = Duration::from_secs(2);
 const MEMBER_INTERVAL: Duration = Duration::from_millis(500);
+/// Log entries that a controller which has come back may be behind when it gets its vote back.
+const MAX_VOTER_LAG: u64 = 100;
 /// Heartbeats to one controller that are under way: enough for a long round trip, and a silent one costs no more.
 const MAX_HEARTBEATS: usize = 8;
 
@@ -174,7 +176,8 @@ pub(super) async fn listen(shared: Arc<Shared>) {
     }
 }
 
-/// The active controller's: gives the cluster its id, and makes every registered node a learner, and only those.
+/// The active controller's: gives the cluster its id, and keeps the Raft membership in line with the registry. Every
+/// registered node is a member and no other; those that are listed vote.
 pub(super) async fn keep_members(shared: Arc<Shared>) {
     let mut image = shared.image.clone();
     let mut interval = tokio::time::interval(MEMBER_INTERVAL);
@@ -184,11 +187,11 @@ pub(super) async fn keep_members(shared: Arc<Shared>) {
             _ = interval.tick() => {}
             changed = image.changed() => if changed.is_err() { return },
         }
+        image.mark_unchanged();
         if !shared.is_active() || !shared.reaches_quorum() {
             continue;
         }
-        let present = Arc::clone(&image.borrow_and_update());
-        if present.cluster_id().is_none() {
+        if image.borrow().cluster_id().is_none() {
             let command = Command::InitCluster {
                 cluster_id: shared.config.cluster_id,
             };
@@ -196,43 +199,117 @@ pub(super) async fn keep_members(shared: Arc<Shared>) {
             tracing::debug!(?response, "gave the cluster its id");
             continue;
         }
-        let membership = Arc::clone(&shared.raft.metrics().borrow().membership_config);
-        // A membership that is newer than the image names nodes that the image does not show yet.
-        if membership
-            .log_id()
-            .is_some_and(|at| at.index > present.applied_index())
-        {
-            continue;
-        }
-        let members: BTreeSet<u64> = membership.nodes().map(|(&id, _)| id).collect();
-        let voters: BTreeSet<u64> = membership.voter_ids().collect();
-        for registration in present.nodes() {
-            let id = raft_id(registration.node);
-            if !members.contains(&id) {
-                let node = BasicNode::new(registration.quic.to_string());
-                let added = shared.raft.add_learner(id, node, false);
-                log_change("add", registration.node, added).await;
+        let _alone = shared.membership.lock().await;
+        let present = Arc::clone(&image.borrow());
+        align_members(&shared, &present).await;
+    }
+}
+
+async fn align_members(shared: &Shared, present: &ClusterImage) {
+    let metrics = shared.metrics();
+    let membership = &metrics.membership_config;
+    // A membership that is newer than the image names nodes that the image does not show yet.
+    if membership
+        .log_id()
+        .is_some_and(|at| at.index > present.applied_index())
+    {
+        return;
+    }
+    let members: BTreeSet<u64> = membership.nodes().map(|(&id, _)| id).collect();
+    let voters: BTreeSet<u64> = membership.voter_ids().collect();
+    for registration in present.nodes() {
+        let node = registration.node;
+        let id = raft_id(node);
+        if !members.contains(&id) {
+            let address = BasicNode::new(registration.quic.to_string());
+            let added = shared.raft.add_learner(id, address, false);
+            tell("add a member", node, added).await;
+        } else if shared.voters.contains_key(&node) && !voters.contains(&id) {
+            // A listed controller that was removed and has come back. It votes once it has what the others have.
+            let matched = metrics
+                .replication
+                .as_ref()
+                .and_then(|replication| *replication.get(&id)?);
+            if matched.is_some_and(|at| Some(at.index + MAX_VOTER_LAG) >= metrics.last_log_index) {
+                let change = ChangeMembers::AddVoterIds(BTreeSet::from([id]));
+                let changed = shared.raft.change_membership(change, true);
+                tell("let a controller vote", node, changed).await;
             }
         }
-        for id in members.difference(&voters) {
-            let gone = node_id(*id).filter(|&node| present.node(node).is_none());
-            if let Some(node) = gone {
-                let change = ChangeMembers::RemoveNodes(BTreeSet::from([*id]));
-                log_change("remove", node, shared.raft.change_membership(change, true)).await;
-            }
+    }
+    for id in members.difference(&voters) {
+        let gone = node_id(*id).filter(|&node| present.node(node).is_none());
+        if let Some(node) = gone {
+            let change = ChangeMembers::RemoveNodes(BTreeSet::from([*id]));
+            let changed = shared.raft.change_membership(change, true);
+            tell("remove a member", node, changed).await;
         }
     }
 }
 
-/// Waits for a membership change, which is tried again on the next occasion if it fails.
-async fn log_change<T, E: std::fmt::Display>(
+/// As the active controller, takes a node out of the Raft membership and then, by `command`, out of the registry. In this
+/// order, so that a node that comes back under the same id with an empty store is not taken for one that has forgotten.
+pub(super) async fn remove_node(
+    shared: &Shared,
+    node: NodeId,
+    command: Command,
+    timeout: Duration,
+) -> Response {
+    let refuse = |reason: &str| Response::Proposed {
+        result: Err(Rejection::NotRemovable {
+            node,
+            reason: reason.to_owned(),
+        }),
+        applied_index: 0,
+    };
+    let removed = async {
+        let _alone = shared.membership.lock().await;
+        if node == shared.me {
+            return refuse("it is the active controller; stop it, and ask again");
+        }
+        let image = Arc::clone(&shared.image.borrow());
+        if shared.alive(&image).contains(&node) {
+            return refuse("it is alive; stop it, and ask again after a second");
+        }
+        let id = raft_id(node);
+        let membership = shared.metrics().membership_config;
+        if membership.voter_ids().any(|voter| voter == id) {
+            let change = ChangeMembers::RemoveVoters(BTreeSet::from([id]));
+            let changed = shared.raft.change_membership(change, false);
+            if !tell("take the vote from a controller", node, changed).await {
+                return Response::NoQuorum;
+            }
+        } else if membership.nodes().any(|(&member, _)| member == id) {
+            let change = ChangeMembers::RemoveNodes(BTreeSet::from([id]));
+            let changed = shared.raft.change_membership(change, true);
+            if !tell("remove a member", node, changed).await {
+                return Response::NoQuorum;
+            }
+        }
+        shared.write(command, timeout).await
+    };
+    match tokio::time::timeout(timeout, removed).await {
+        Ok(response) => response,
+        Err(_elapsed) => Response::NoQuorum,
+    }
+}
+
+/// Waits for a membership change, and whether it succeeded. One that fails is tried again on the next occasion.
+async fn tell<T, E: std::fmt::Display>(
     what: &str,
     node: NodeId,
     change: impl Future<Output = Result<T, E>>,
-) {
+) -> bool {
     match tokio::time::timeout(MEMBER_TIMEOUT, change).await {
-        Ok(Ok(_)) => tracing::info!(%node, "{what} learner: done"),
-        Ok(Err(error)) => tracing::warn!(%node, %error, "{what} learner: failed"),
-        Err(_elapsed) => tracing::warn!(%node, "{what} learner: no majority answered"),
+        Ok(Ok(_)) => tracing::info!(%node, "{what}: done"),
+        Ok(Err(error)) => {
+            tracing::warn!(%node, %error, "{what}: failed");
+            return false;
+        }
+        Err(_elapsed) => {
+            tracing::warn!(%node, "{what}: no majority answered");
+            return false;
+        }
     }
+    true
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use openraft::error::{ClientWriteError, RaftError};
 use openraft::{RaftMetrics, ServerState, SnapshotPolicy};
 use thiserror::Error;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Mutex as AsyncMutex, Semaphore, watch};
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
@@ -123,6 +123,10 @@ pub(super) struct Shared {
     liveness: Mutex<Liveness>,
     started: Instant,
     proposals: Semaphore,
+    /// Held while the Raft membership is brought in line with the registry, so that a node being removed is not added.
+    pub(super) membership: AsyncMutex<()>,
+    /// When a refused message was last told of at a level that is seen.
+    pub(super) refusal_logged: Mutex<Option<Instant>>,
     tasks: TaskTracker,
     /// Closed when nobody has the store's file open any more.
     store_open: watch::Receiver<()>,
@@ -190,6 +194,8 @@ impl Controller {
             liveness: Mutex::new(liveness),
             started: Instant::now(),
             proposals: Semaphore::new(MAX_PROPOSALS),
+            membership: AsyncMutex::new(()),
+            refusal_logged: Mutex::new(None),
             tasks: TaskTracker::new(),
             store_open: opened.open,
         });
@@ -541,6 +547,10 @@ impl Shared {
             Proposal::CreatePartitions(request) => request.resolve(&image, &self.alive(&image)),
         };
         match resolved {
+            Ok(Command::UnregisterNode { node, directory }) => {
+                let command = Command::UnregisterNode { node, directory };
+                duties::remove_node(self, node, command, timeout).await
+            }
             Ok(command) => self.write(command, timeout).await,
             Err(rejection) => Response::Proposed {
                 result: Err(rejection),

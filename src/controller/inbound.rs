@@ -1,8 +1,10 @@
 //! Messages of other nodes.
 
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::time::Instant;
 
 use super::handle::{Controller, Shared};
 use super::message::{Envelope, MAX_FENCE_ITEMS, Refusal, Request, Response};
@@ -12,6 +14,8 @@ use crate::types::NodeId;
 
 /// How long a fence waits for the metadata that it is about.
 const FENCE_CATCH_UP: Duration = Duration::from_millis(500);
+/// Between two log lines about refused messages.
+const REFUSAL_LOG_INTERVAL: Duration = Duration::from_secs(5);
 /// The longest that a proposal of another node occupies this one, whatever its sender asks for.
 const MAX_PROPOSE_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -28,7 +32,7 @@ impl Controller {
             Err(refusal) => Response::Refused(refusal),
         };
         if let Response::Refused(refusal) = &body {
-            tracing::warn!(node = %from, %refusal, "refused a message");
+            shared.log_refusal(from, refusal);
         }
         match shared.peers.encode(body) {
             Ok(bytes) => bytes,
@@ -104,6 +108,20 @@ impl Shared {
                 self.catch_up(applied_index, FENCE_CATCH_UP).await;
                 Ok(Response::Fenced(self.fence_handler.fence(items).await))
             }
+        }
+    }
+
+    /// A node that is refused sends on, several times a second: it is told of once in a while.
+    fn log_refusal(&self, from: NodeId, refusal: &Refusal) {
+        let mut logged = self
+            .refusal_logged
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if logged.is_none_or(|at| at.elapsed() >= REFUSAL_LOG_INTERVAL) {
+            *logged = Some(Instant::now());
+            tracing::warn!(node = %from, %refusal, "refused a message");
+        } else {
+            tracing::debug!(node = %from, %refusal, "refused a message");
         }
     }
 

@@ -33,6 +33,10 @@ mod message;
 mod network;
 mod peers;
 mod raft;
+#[expect(
+    clippy::result_large_err,
+    reason = "openraft's storage traits fix the error type"
+)]
 mod store;
 
 pub use config::{

@@ -134,6 +134,11 @@ impl RawRequest {
         })
     }
 
+    #[cfg(test)]
+    pub(super) fn body(&self) -> Bytes {
+        self.body.clone()
+    }
+
     /// How to answer it.
     pub(super) fn answer(&self) -> Answer {
         Answer {

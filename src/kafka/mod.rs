@@ -20,6 +20,8 @@ mod log_limit;
 mod preflight;
 mod schema;
 mod service;
+#[cfg(test)]
+mod tests;
 mod versions;
 
 pub use connection::{Connection, Ended, Peer, Server};

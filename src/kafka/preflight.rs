@@ -26,15 +26,16 @@ pub(super) enum Malformed {
     OverElementLimit,
 }
 
-/// Walks the body of a request: what follows its header.
-pub(super) fn check(schema: &Schema, version: i16, body: &[u8]) -> Result<(), Malformed> {
+/// Walks the body of a request: what follows its header. Returns how many bytes are left behind it.
+pub(super) fn check(schema: &Schema, version: i16, body: &[u8]) -> Result<usize, Malformed> {
     let mut walk = Walk {
         rest: body,
         version,
         flexible: version >= schema.flexible_since,
         elements: 0,
     };
-    walk.fields(schema.fields)
+    walk.fields(schema.fields)?;
+    Ok(walk.rest.len())
 }
 
 /// Skips tagged fields, and returns what follows them. Request headers of version 2 end in them.

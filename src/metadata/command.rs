@@ -200,6 +200,8 @@ pub enum Rejection {
     UnknownNode(NodeId),
     #[error("node {node} is registered with another incarnation or directory than {offered}")]
     StaleIncarnation { node: NodeId, offered: Incarnation },
+    #[error("node {node} cannot be removed: {reason}")]
+    NotRemovable { node: NodeId, reason: String },
     #[error("a topic named {0} exists already")]
     TopicExists(TopicName),
     #[error("a topic with the id {0} exists already")]
@@ -277,6 +279,7 @@ impl Rejection {
             Rejection::NotInSync(_)
             | Rejection::InvalidIsr(_)
             | Rejection::EpochsUsedUp
+            | Rejection::NotRemovable { .. }
             | Rejection::Malformed(_) => ErrorCode::InvalidRequest,
             Rejection::Limit { .. } => ErrorCode::PolicyViolation,
         }

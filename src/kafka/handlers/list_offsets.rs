@@ -13,6 +13,8 @@ use crate::types::{ErrorCode, LeaderEpoch};
 
 /// Since this version, −3 asks for the record with the largest timestamp.
 const MAX_TIMESTAMP_SINCE: i16 = 7;
+/// Since this version, an answer names the leader epoch.
+const LEADER_EPOCH_SINCE: i16 = 4;
 
 pub(super) async fn handle<S: Service>(
     context: Arc<Context<S>>,
@@ -35,7 +37,7 @@ pub(super) async fn handle<S: Service>(
                     context.service.list_offset(partition, spec, epoch).await
                 }
             };
-            partitions.push(respond(wanted.partition_index, listed));
+            partitions.push(respond(wanted.partition_index, listed, version));
         }
         topics.push(
             ListOffsetsTopicResponse::default()
@@ -59,6 +61,7 @@ fn offset_spec(timestamp: i64, version: i16) -> Result<OffsetSpec, ErrorCode> {
 fn respond(
     index: i32,
     listed: Result<Option<ListedOffset>, ErrorCode>,
+    version: i16,
 ) -> ListOffsetsPartitionResponse {
     let response = ListOffsetsPartitionResponse::default()
         .with_partition_index(index)
@@ -68,9 +71,14 @@ fn respond(
     match listed {
         Err(error) => response.with_error_code(error.code()),
         Ok(None) => response,
-        Ok(Some(listed)) => response
-            .with_offset(listed.offset.to_wire())
-            .with_timestamp(listed.timestamp_ms.unwrap_or(-1))
-            .with_leader_epoch(listed.leader_epoch.map_or(-1, LeaderEpoch::to_wire)),
+        Ok(Some(listed)) => {
+            let epoch = listed
+                .leader_epoch
+                .filter(|_| version >= LEADER_EPOCH_SINCE);
+            response
+                .with_offset(listed.offset.to_wire())
+                .with_timestamp(listed.timestamp_ms.unwrap_or(-1))
+                .with_leader_epoch(epoch.map_or(-1, LeaderEpoch::to_wire))
+        }
     }
 }

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use kafka_protocol::messages::metadata_response::{
     MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic,
 };
-use kafka_protocol::messages::{BrokerId, MetadataRequest, MetadataResponse};
+use kafka_protocol::messages::{
+    BrokerId, MetadataRequest, MetadataResponse, TopicName as TopicNameOnWire,
+};
 use tokio::time::Instant;
 
 use crate::kafka::Service;
@@ -18,6 +20,8 @@ use crate::types::{ErrorCode, NodeId, PartitionIndex, PartitionState, TopicId, T
 
 /// Kafka's "authorized operations were not asked for". There is no authorization by topic yet.
 const OPERATIONS_OMITTED: i32 = i32::MIN;
+/// Since this version, a topic in an answer may be without a name; before, the name is empty.
+const NO_NAME_SINCE: i16 = 12;
 /// Topics that Kafka's clients treat as the broker's own.
 const INTERNAL_TOPICS: [&str; 2] = ["__consumer_offsets", "__transaction_state"];
 
@@ -55,7 +59,7 @@ pub(super) async fn handle<S: Service>(
             }
             wanted
                 .iter()
-                .map(|wanted| answer(&context, &image, wanted, &refused))
+                .map(|wanted| answer(&context, &image, wanted, &refused, version))
                 .collect()
         }
     };
@@ -141,12 +145,13 @@ fn answer<S: Service>(
     image: &ClusterImage,
     wanted: &Wanted,
     refused: &BTreeMap<String, ErrorCode>,
+    version: i16,
 ) -> MetadataResponseTopic {
     match wanted {
         Wanted::Id(id) => match image.topic(*id) {
             Some(topic) => describe(context, image, topic),
             None => MetadataResponseTopic::default()
-                .with_name(None)
+                .with_name((version < NO_NAME_SINCE).then(TopicNameOnWire::default))
                 .with_topic_id(to_uuid(*id))
                 .with_error_code(ErrorCode::UnknownTopicId.code())
                 .with_topic_authorized_operations(OPERATIONS_OMITTED),
