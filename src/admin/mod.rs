@@ -1,1 +1,15 @@
-//! The `admin` room.
+//! Floor 8: what the node tells about itself. Reads broker and controller snapshots only, and changes nothing.
+//!
+//! Kafka's API has no word for links and replicas' progress, so these travel as JSON: one request a bidirectional stream of
+//! a connection that speaks `quorate-admin/1`, the request up to the stream's end, then the answer up to its end.
+
+mod message;
+mod serve;
+mod status;
+
+pub use message::{
+    AdminError, AdminRequest, FollowerProgress, MAX_RESPONSE_BYTES, NodeStatus, NodeSummary,
+    PartitionStatus, ReplicaRole, ask,
+};
+pub use serve::serve;
+pub use status::node_status;

@@ -1,1 +1,230 @@
-//! The `broker` room.
+//! Floor 7: the runtime around partitions.
+//!
+//! [`Broker`] owns the node's replicas. Owner threads hold partitions and handle their events one at a time; network tasks
+//! carry replication connections; readers go to the log directly. [`assignments`] follows the cluster's metadata and decides
+//! what is open and which leaders are dialled. The Kafka API reaches all of it through the `Service` trait.
+
+mod assignments;
+mod clock;
+mod event;
+mod fence;
+mod follower_channel;
+mod follower_link;
+mod heartbeat;
+mod inbox;
+mod leader_channel;
+mod leader_link;
+mod links;
+mod offsets;
+mod producer_ids;
+mod promises;
+mod service;
+mod shard;
+mod shared;
+mod topics;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use quinn::Connection;
+use tokio::sync::oneshot;
+use tokio_util::task::TaskTracker;
+
+use assignments::Assignments;
+use clock::Clock;
+use event::Event;
+use fence::Fencer;
+use producer_ids::ProducerIds;
+use shared::Shared;
+
+pub use links::{LinkDirection, LinkView};
+
+use crate::controller::{Controller, FenceHandler};
+use crate::kafka::{NodeSetting, Service};
+use crate::metadata::FlushPolicy;
+use crate::partition::{PartitionView, RoleView};
+use crate::storage::{DataDir, GroupCommit};
+use crate::transport::{CloseReason, CurrentIdentity};
+use crate::types::{Appointment, NodeId, Offset, TopicPartition};
+
+/// The most owner threads. A partition is always on the same one.
+const MAX_SHARDS: usize = 8;
+/// How often high watermarks are written down for readers of the data directory.
+const CHECKPOINT_EVERY: Duration = Duration::from_millis(500);
+
+/// What the node tells its broker.
+#[derive(Clone)]
+pub struct BrokerOptions {
+    pub me: Appointment,
+    pub identity: Arc<CurrentIdentity>,
+    pub data_dir: Arc<DataDir>,
+    /// What `flush` is for topics that do not set it.
+    pub default_flush: FlushPolicy,
+    /// High watermarks as they were written down before this process began, by partition directory.
+    pub high_watermarks: BTreeMap<String, Offset>,
+    /// The node's own settings, for DescribeConfigs.
+    pub settings: Vec<NodeSetting>,
+}
+
+/// A broker that can be fenced and does nothing else yet: the controller must be able to fence replicas from its first
+/// moment on.
+pub struct Starting {
+    options: BrokerOptions,
+    shared: Arc<Shared>,
+}
+
+/// The replicas of one node.
+pub struct Broker {
+    options: BrokerOptions,
+    shared: Arc<Shared>,
+    controller: Controller,
+    producer_ids: ProducerIds,
+    tasks: TaskTracker,
+}
+
+impl Starting {
+    /// Starts the owner threads.
+    pub fn new(options: BrokerOptions, group_commit: GroupCommit) -> io::Result<Starting> {
+        let clock = Clock::start();
+        let shared = Arc::new(Shared::new(options.me, clock, group_commit));
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let shards = (0..threads.min(MAX_SHARDS))
+            .map(|index| shard::spawn(index, shared.clone(), clock))
+            .collect::<io::Result<Vec<_>>>()?;
+        shared.set_shards(shards);
+        Ok(Starting { options, shared })
+    }
+
+    /// What the controller fences this node's replicas through.
+    pub fn fence_handler(&self) -> Arc<dyn FenceHandler> {
+        Arc::new(Fencer {
+            shared: self.shared.clone(),
+            data_dir: self.options.data_dir.clone(),
+        })
+    }
+
+    /// Begins to follow the metadata.
+    pub fn start(self, controller: Controller) -> Arc<Broker> {
+        let Starting { options, shared } = self;
+        let tasks = TaskTracker::new();
+        tasks.spawn(promises::keep(shared.clone(), options.data_dir.clone()));
+        let assignments = Assignments::new(
+            shared.clone(),
+            options.data_dir.clone(),
+            options.default_flush,
+            options.high_watermarks.clone(),
+            options.identity.clone(),
+        );
+        tasks.spawn(assignments.follow(controller.image()));
+        tasks.spawn(checkpoint(shared.clone(), options.data_dir.clone()));
+        Arc::new(Broker {
+            options,
+            shared,
+            controller,
+            producer_ids: ProducerIds::default(),
+            tasks,
+        })
+    }
+}
+
+impl Broker {
+    /// Serves a replication connection that `node`'s certificate was shown on, until it ends.
+    pub async fn serve_follower(&self, node: NodeId, connection: Connection) {
+        let Some(cluster) = self.image().cluster_id() else {
+            CloseReason::WrongCluster.close(&connection, "this node is in no cluster yet");
+            return;
+        };
+        follower_link::serve(self.shared.clone(), cluster, node, connection).await;
+    }
+
+    /// Every open partition with its view and role.
+    pub async fn views(&self) -> Vec<(TopicPartition, PartitionView, RoleView)> {
+        let mut views = Vec::new();
+        for shard in self.shared.shards() {
+            let (reply, answer) = oneshot::channel();
+            if shard.mailbox.send(Event::Views { reply }).await.is_ok()
+                && let Ok(some) = answer.await
+            {
+                views.extend(some);
+            }
+        }
+        views
+    }
+
+    /// The replication connections of this node, both ways.
+    pub fn links(&self) -> Vec<LinkView> {
+        self.shared.links.views()
+    }
+
+    /// This node, its data directory and its process.
+    pub fn me(&self) -> Appointment {
+        self.shared.me
+    }
+
+    pub fn controller(&self) -> &Controller {
+        &self.controller
+    }
+
+    /// Ends when the process must stop, with the reason.
+    pub async fn failed(&self) -> String {
+        self.shared.failed.cancelled().await;
+        self.shared
+            .failure()
+            .unwrap_or_else(|| "the reason was lost".to_owned())
+    }
+
+    /// Stops serving: connections are closed, waiting producers answered, logs synced, watermarks written.
+    pub async fn stop(&self) {
+        self.shared.stopping.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+        let watermarks = watermarks(&self.shared);
+        for shard in self.shared.shards() {
+            let (done, stopped) = oneshot::channel();
+            if shard.mailbox.send(Event::Stop { done }).await.is_ok() {
+                let _ = stopped.await;
+            }
+        }
+        write_watermarks(&self.options.data_dir, watermarks).await;
+    }
+}
+
+type Watermarks = BTreeMap<TopicPartition, Offset>;
+
+/// Writes high watermarks down for readers of the data directory. Nothing is ever cut because of them.
+async fn checkpoint(shared: Arc<Shared>, data_dir: Arc<DataDir>) {
+    let mut written = Watermarks::new();
+    let mut every = tokio::time::interval(CHECKPOINT_EVERY);
+    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = shared.stopping.cancelled() => return,
+            _ = every.tick() => {}
+        }
+        let current = watermarks(&shared);
+        if current != written {
+            written = current.clone();
+            write_watermarks(&data_dir, current).await;
+        }
+    }
+}
+
+fn watermarks(shared: &Shared) -> Watermarks {
+    shared
+        .partitions()
+        .into_iter()
+        .map(|(id, handle)| (id, handle.view.borrow().high_watermark))
+        .collect()
+}
+
+async fn write_watermarks(data_dir: &Arc<DataDir>, watermarks: Watermarks) {
+    let dir = data_dir.clone();
+    let written = tokio::task::spawn_blocking(move || dir.write_high_watermarks(watermarks)).await;
+    match written {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!(cause = %error, "cannot write the high watermarks down"),
+        Err(error) => tracing::warn!(cause = %error, "cannot write the high watermarks down"),
+    }
+}

@@ -4,9 +4,11 @@ mod cert;
 mod completion;
 mod duration;
 mod exit;
+mod log;
 mod logging;
 mod options;
 mod output;
+mod server;
 
 use std::ffi::OsString;
 use std::future::Future;
@@ -43,8 +45,10 @@ struct Cli {
 
 #[derive(Subcommand, Debug)]
 enum Command {
+    Server(server::ServerArgs),
     Cert(cert::CertArgs),
     Completion(completion::CompletionArgs),
+    Log(log::LogArgs),
 }
 
 /// Runs the program with the process's own arguments.
@@ -65,9 +69,16 @@ fn run(arguments: impl Iterator<Item = OsString>) -> Exit {
             };
         }
     };
-    logging::init(tracing::Level::WARN, cli.options.verbose);
+    let level = match cli.command {
+        // A server's log is what its operator has.
+        Command::Server(_) => tracing::Level::INFO,
+        _ => tracing::Level::WARN,
+    };
+    logging::init(level, cli.options.verbose);
     let outcome = match cli.command {
+        Command::Server(args) => server::run(&cli.options, args),
         Command::Cert(args) => cert::run(&cli.options, args),
+        Command::Log(args) => log::run(&cli.options, args),
         Command::Completion(args) => completion::run(args, Cli::command()),
     };
     outcome.unwrap_or_else(|error| {

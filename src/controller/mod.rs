@@ -1,1 +1,50 @@
-//! The `controller` room.
+//! Floor 6: agreement on the cluster's metadata.
+//!
+//! Every node runs openraft on a store of its own: the listed controllers vote, every other registered node learns, so each
+//! broker follows the committed metadata from its own replica. The Raft leader is the *active controller*; it makes the
+//! proposals of everybody, watches which nodes are alive and runs the elections of partition leaders. (Who leads a partition
+//! is another matter than who leads here.)
+//!
+//! ```text
+//!   broker ──submit──▶ active controller ──openraft──▶ every node's store ──▶ image (watch)
+//!   broker ──heartbeat──▶ every controller ──liveness──▶ election driver ──fence──▶ ISR members
+//! ```
+//!
+//! | file | what |
+//! | --- | --- |
+//! | `config` | what it is started with; the traits [`PeerNetwork`] and [`FenceHandler`] |
+//! | `handle` | [`Controller`]: start, stop, image, submit |
+//! | `inbound` | messages of other nodes |
+//! | `duties` | the loops of every node: found the cluster, register, heartbeat; of the active one: learners |
+//! | `election_driver` | the active controller's elections: start, fence, collect, appoint |
+//! | `liveness` | who is alive, without a clock |
+//! | `message`, `peers`, `network` | what is said to other nodes, and how |
+//! | `store`, `raft` | openraft's log and state machine on redb |
+
+#[cfg(test)]
+mod cluster_tests;
+mod config;
+mod duties;
+mod election_driver;
+mod handle;
+mod inbound;
+mod liveness;
+mod message;
+mod network;
+mod peers;
+mod raft;
+#[expect(
+    clippy::result_large_err,
+    reason = "openraft's storage traits fix the error type"
+)]
+mod store;
+
+pub use config::{
+    ALLOWED_CONTROLLERS, CallError, ControllerConfig, FenceHandler, PeerNetwork, StartError, Timing,
+};
+pub use handle::{Controller, RegistrationState, SubmitError};
+pub use message::{
+    FenceAnswer, FenceItem, FencePosition, FenceRefusal, MAX_COMMAND_BYTES, MAX_FENCE_ITEMS,
+    MAX_MESSAGE_BYTES,
+};
+pub use store::StoreError;

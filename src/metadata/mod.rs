@@ -1,1 +1,29 @@
-//! The `metadata` room.
+//! Floor 3: what the cluster has agreed on, and the rules by which that changes.
+//!
+//! [`ClusterImage`] is the state: nodes, topics, partition states. [`Command`] is the only way to change it, and
+//! [`ClusterImage::apply`] holds every check and every compare-and-swap, so that each node that applies the same commands
+//! in the same order has the same image. [`Election`] and [`needs_election`] decide leadership without doing any I/O.
+
+mod apply;
+mod assignment;
+mod command;
+mod election;
+mod image;
+#[cfg(test)]
+mod random_commands;
+mod topic_config;
+
+pub use assignment::{CreatePartitionsRequest, CreateTopicRequest, assign};
+pub use command::{
+    Appointing, Command, ConfigChange, ElectionStart, IsrChange, NewPartition, NewTopic, Outcome,
+    PartitionChange, Rejection,
+};
+pub use election::{Election, FenceReply, Unused, can_elect, needs_election};
+pub use image::{
+    ClusterImage, Endpoint, InvalidImage, MAX_CHANGES_PER_COMMAND, MAX_CONFIG_VALUE_BYTES,
+    MAX_HOST_BYTES, MAX_NODES, MAX_PARTITIONS, MAX_PARTITIONS_PER_TOPIC, MAX_PRODUCER_ID_BLOCK,
+    MAX_REPLICAS, MAX_TOPICS, METADATA_VERSION, Registration, Topic,
+};
+pub use topic_config::{
+    ConfigDefinition, ConfigEntry, ConfigError, ConfigKind, ConfigSource, FlushPolicy, TopicConfig,
+};

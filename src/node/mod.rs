@@ -1,1 +1,343 @@
-//! The `node` room.
+//! Floor 9: one process, started and stopped as a whole.
+//!
+//! [`Node::start`] checks everything that can be refused before it changes anything: configuration, certificates, ports,
+//! data directory, in that order. Then it starts, from the bottom up: storage, endpoint, controller, broker, listeners.
+
+mod config;
+mod identity;
+mod kafka_listener;
+mod network;
+mod quic_listener;
+
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub use config::{ConfigError, KafkaListener, KafkaSecurity, NodeConfig};
+
+use crate::broker::{Broker, BrokerOptions, Starting};
+use crate::controller::{Controller, ControllerConfig, RegistrationState, StartError, Timing};
+use crate::kafka;
+use crate::metadata::{Endpoint, METADATA_VERSION, Registration};
+use crate::storage::{
+    DataDir, DataDirError, GroupCommit, Opener, RealFileSystem, SYNC_THREADS, SmallFileError,
+    read_high_watermarks,
+};
+use crate::transport::{
+    Alpn, BindError, CallPool, CertificateError, CloseReason, CurrentIdentity, EndpointKeys,
+    EndpointKeysError, IdentityError, KafkaTls, Server, ServerOptions, TlsConfigError, bind_tcp,
+};
+use crate::types::{ClusterId, DirectoryId, Incarnation};
+
+/// How long a stop waits for peers to take note of it.
+const CLOSE_WAIT: Duration = Duration::from_secs(1);
+
+/// Why a node did not start.
+#[derive(Debug, Error)]
+pub enum NodeError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    #[error("cannot make certificates for a node that was given none")]
+    Certificates(#[from] CertificateError),
+    #[error(
+        "{} is the certificate of node {found}, and this is node {wanted}: name the directory of this node's own \
+         certificates, or start it with --node-id {found}",
+        path.display()
+    )]
+    OtherNodesCertificate {
+        path: PathBuf,
+        wanted: crate::types::NodeId,
+        found: crate::types::NodeId,
+    },
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    #[error(transparent)]
+    SmallFile(#[from] SmallFileError),
+    #[error(transparent)]
+    Keys(#[from] EndpointKeysError),
+    #[error("cannot use this node's certificates for TLS on the Kafka listener")]
+    KafkaTls(#[from] TlsConfigError),
+    #[error("cannot start the controller in {}", path.display())]
+    Controller {
+        path: PathBuf,
+        #[source]
+        source: StartError,
+    },
+    #[error("cannot start this node's threads: check the limits on processes and memory")]
+    Threads(#[source] io::Error),
+}
+
+/// A running node.
+pub struct Node {
+    data_dir: Arc<DataDir>,
+    server: Server,
+    quic_address: SocketAddr,
+    kafka_address: Option<SocketAddr>,
+    controller: Controller,
+    broker: Arc<Broker>,
+    calls: Arc<CallPool>,
+    shutdown: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Node {
+    /// Starts a node. After an error nothing of it runs, and unless the error says otherwise nothing was changed on the disk.
+    pub async fn start(config: NodeConfig) -> Result<Node, NodeError> {
+        config.check()?;
+        let certs_dir = identity::certs_dir(&config);
+        let given = identity::load(&config, &certs_dir)?;
+        probe_udp(config.listen)?;
+        let kafka_socket = match &config.kafka {
+            Some(listener) => Some(bind_tcp(listener.listen)?),
+            None => None,
+        };
+        let data_dir = Arc::new(open_data_dir(&config)?);
+        let high_watermarks = read_high_watermarks(&**data_dir.file_system(), data_dir.path())?;
+        let identity = match given {
+            Some(identity) => identity,
+            None => identity::create(&config, &certs_dir)?,
+        };
+        let identity = CurrentIdentity::new(identity);
+
+        let keys = EndpointKeys::load_or_create(&data_dir.path().join("endpoint.keys"))?;
+        let (server, accepted) = Server::start(ServerOptions {
+            listen: config.listen,
+            identity: identity.get(),
+            keys,
+            alpns: Alpn::ALL.to_vec(),
+        })?;
+        let quic_address = server.local_addr().map_err(NodeError::Threads)?;
+        let kafka_address = match &kafka_socket {
+            Some(socket) => Some(socket.local_addr().map_err(NodeError::Threads)?),
+            None => None,
+        };
+
+        let registration = registration(&config, &data_dir, quic_address, kafka_address);
+        let me = registration.appointment();
+        let group_commit = GroupCommit::start(SYNC_THREADS).map_err(NodeError::Threads)?;
+        let starting = Starting::new(
+            BrokerOptions {
+                me,
+                identity: identity.clone(),
+                data_dir: data_dir.clone(),
+                default_flush: config.flush,
+                high_watermarks,
+                settings: config.settings(quic_address, kafka_address),
+            },
+            group_commit,
+        )
+        .map_err(NodeError::Threads)?;
+
+        let calls = Arc::new(CallPool::new(identity.clone()));
+        let store_path = data_dir.path().join("controller.redb");
+        let controller = Controller::start(
+            ControllerConfig {
+                registration,
+                voters: config.controllers.clone(),
+                cluster_id: ClusterId::from_random_bits(rand::random()),
+                store_path: store_path.clone(),
+                timing: Timing::default(),
+            },
+            Arc::new(network::Network(calls.clone())),
+            starting.fence_handler(),
+        )
+        .await
+        .map_err(|source| NodeError::Controller {
+            path: store_path,
+            source,
+        })?;
+        let broker = starting.start(controller.clone());
+
+        let shutdown = CancellationToken::new();
+        let tasks = TaskTracker::new();
+        let kafka = kafka::Server::new(broker.clone(), config.kafka_api);
+        tasks.spawn(quic_listener::run(quic_listener::Listener {
+            accepted,
+            broker: broker.clone(),
+            controller: controller.clone(),
+            kafka: kafka.clone(),
+            shutdown: shutdown.clone(),
+            tasks: tasks.clone(),
+        }));
+        if let (Some(listener), Some(socket)) = (&config.kafka, kafka_socket) {
+            let tls = match listener.security {
+                KafkaSecurity::Tls(client_auth) => {
+                    Some(Arc::new(KafkaTls::new(&identity.get(), client_auth)?))
+                }
+                KafkaSecurity::Plaintext => None,
+            };
+            tasks.spawn(kafka_listener::run(
+                socket,
+                tls,
+                kafka,
+                shutdown.clone(),
+                tasks.clone(),
+            ));
+        }
+        tracing::info!(
+            node = %me.node, incarnation = %me.incarnation, directory = %me.directory,
+            data_dir = %data_dir.path().display(), quic = %quic_address,
+            kafka = kafka_address.map(|address| address.to_string()),
+            "node started"
+        );
+        Ok(Node {
+            data_dir,
+            server,
+            quic_address,
+            kafka_address,
+            controller,
+            broker,
+            calls,
+            shutdown,
+            tasks,
+        })
+    }
+
+    /// Where the node listens for QUIC, with the port that was chosen for port 0.
+    pub fn quic_address(&self) -> SocketAddr {
+        self.quic_address
+    }
+
+    pub fn kafka_address(&self) -> Option<SocketAddr> {
+        self.kafka_address
+    }
+
+    pub fn broker(&self) -> &Arc<Broker> {
+        &self.broker
+    }
+
+    /// Ends when the node can no longer run, with the reason. Never ends for one that is stopped on purpose.
+    pub async fn failed(&self) -> String {
+        tokio::select! {
+            cause = self.broker.failed() => cause,
+            cause = self.controller.failed() => {
+                format!("the controller's store failed: {cause}; check the disk, then start the node again")
+            }
+            cause = self.cluster_refused() => cause,
+        }
+    }
+
+    /// Ends when this node turns out not to belong where it is.
+    async fn cluster_refused(&self) -> String {
+        let mut registration = self.controller.registration();
+        let mut images = self.controller.image();
+        let mut noted = false;
+        loop {
+            if let Some(cluster) = images.borrow_and_update().cluster_id()
+                && !noted
+            {
+                noted = true;
+                if let Err(error) = self.data_dir.set_cluster_id(cluster) {
+                    return error.to_string();
+                }
+            }
+            if let RegistrationState::Refused(rejection) = &*registration.borrow_and_update() {
+                return format!("the cluster refuses this node: {rejection}");
+            }
+            let changed = tokio::select! {
+                changed = registration.changed() => changed,
+                changed = images.changed() => changed,
+            };
+            if changed.is_err() {
+                return std::future::pending().await;
+            }
+        }
+    }
+
+    /// Stops everything: no new requests, waiting ones answered, logs synced, peers told.
+    pub async fn stop(self) {
+        tracing::info!("node stopping");
+        self.shutdown.cancel();
+        self.broker.stop().await;
+        self.server
+            .close(CloseReason::ShuttingDown, CLOSE_WAIT)
+            .await;
+        self.calls.close().await;
+        self.controller.shutdown().await;
+        self.tasks.close();
+        if tokio::time::timeout(CLOSE_WAIT, self.tasks.wait())
+            .await
+            .is_err()
+        {
+            tracing::debug!("some connections did not end in time");
+        }
+        tracing::info!("node stopped");
+    }
+}
+
+fn registration(
+    config: &NodeConfig,
+    data_dir: &DataDir,
+    quic: SocketAddr,
+    kafka: Option<SocketAddr>,
+) -> Registration {
+    Registration {
+        node: config.node_id,
+        directory: data_dir.directory_id(),
+        incarnation: Incarnation::from_random_bits(rand::random()),
+        quic: config
+            .advertise
+            .clone()
+            .unwrap_or_else(|| endpoint_of(quic)),
+        kafka: kafka.map(|address| {
+            config
+                .kafka
+                .as_ref()
+                .and_then(|listener| listener.advertise.clone())
+                .unwrap_or_else(|| endpoint_of(address))
+        }),
+        boot_id: boot_id(),
+        metadata_version: METADATA_VERSION,
+    }
+}
+
+/// What others can dial, where nothing was configured: the address itself. The configuration has refused a wildcard
+/// address without an advertised one.
+fn endpoint_of(address: SocketAddr) -> Endpoint {
+    Endpoint {
+        host: address.ip().to_string(),
+        port: address.port(),
+    }
+}
+
+fn open_data_dir(config: &NodeConfig) -> Result<DataDir, DataDirError> {
+    DataDir::open(
+        Arc::new(RealFileSystem),
+        &config.data_dir,
+        &Opener {
+            node_id: config.node_id,
+            cluster_id: None,
+            new_directory_id: DirectoryId::from_random_bits(rand::random()),
+            boot_id: boot_id(),
+        },
+    )
+}
+
+/// The kernel's boot id; `None` where there is no such thing, and every start counts as a new boot.
+fn boot_id() -> Option<String> {
+    let text = std::fs::read_to_string(Path::new("/proc/sys/kernel/random/boot_id")).ok()?;
+    Some(text.trim().to_owned())
+}
+
+/// Whether the port is free, before anything is touched. The endpoint binds it again, with its own options.
+fn probe_udp(address: SocketAddr) -> Result<(), BindError> {
+    match UdpSocket::bind(address) {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => Err(BindError::InUse {
+            protocol: "UDP",
+            address,
+        }),
+        // Whatever else is wrong, the endpoint says it better.
+        Err(_) => Ok(()),
+    }
+}

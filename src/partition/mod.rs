@@ -1,1 +1,10 @@
-//! The `partition` room.
+//! Floor 5: one partition's protocol core joined to its log.
+//!
+//! Synchronous glue: the broker's owner threads and the simulator run this same code. Events come in as calls, effects go
+//! out as [`Output`]s, polled until there are none. This is the only room that touches both the core and the log.
+
+mod output;
+mod replica;
+
+pub use output::{FenceAnswer, Frames, FramesReady, Hello, Output, PartitionView, RoleView};
+pub use replica::{Partition, PartitionOptions, ProduceRequest};

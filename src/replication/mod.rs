@@ -1,1 +1,24 @@
-//! The `replication` room.
+//! Floor 3: the replication protocol, sans-IO.
+//!
+//! Raft's log rule, with elections held by a linearizable controller, flexible quorums, and an in-sync set that the
+//! controller keeps. Events come in as calls (`handle_*`, with the time as an argument where it matters); effects go out as
+//! [`LeaderAction`]s and [`FollowerAction`]s, polled until there are none. No clock, no socket, no disk: the broker and the
+//! simulator run the same code.
+//!
+//! The rules are told in `docs/protocol.md`; each stands in the code beside the field that it binds.
+
+mod ack_tracker;
+mod follower;
+mod leader;
+mod peers;
+mod producer_state;
+mod progress;
+
+pub use ack_tracker::{AckTracker, ProduceTicket};
+pub use follower::{Follower, FollowerAction, FramesRefused, SessionState};
+pub use leader::{
+    AckRefused, Acks, Admission, FollowerView, Leader, LeaderAction, LeaderView, LogEnds,
+    ProduceOutcome, ProducerBatch, suspicion_time,
+};
+pub use peers::{MINIMUM_SUSPICION, Peers};
+pub use producer_state::{BatchSequence, MAX_PRODUCERS, ProducerStates, SequenceCheck};

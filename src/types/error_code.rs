@@ -96,6 +96,8 @@ error_codes! {
     ProducerFenced = 90, "a newer producer with the same transactional id is active";
     DuplicateResource = 92, "the request names the same resource twice";
     InconsistentClusterId = 104, "the cluster id does not match";
+    DuplicateBrokerRegistration = 101, "this node id is registered with another data directory";
+    BrokerIdNotRegistered = 102, "this node id is not registered";
     UnknownTopicId = 100, "this node knows no topic with this id";
     FetchSessionIdNotFound = 70, "the fetch session is not known";
     InvalidFetchSessionEpoch = 71, "the fetch session epoch is not valid";

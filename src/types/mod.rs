@@ -9,6 +9,7 @@ mod ids;
 mod offset;
 mod partition;
 pub mod quorum;
+mod time;
 mod topic_name;
 
 pub use epoch_history::{EpochEntry, EpochHistory, EpochHistoryError};
@@ -18,4 +19,5 @@ pub use ids::{
 };
 pub use offset::{LeaderEpoch, LogPosition, Offset, PartitionEpoch};
 pub use partition::{Appointment, PartitionIndex, PartitionState, TopicPartition};
+pub use time::MonotonicTime;
 pub use topic_name::{InvalidTopicName, TopicName};

@@ -1,1 +1,16 @@
-//! The `wire` room.
+//! Floor 2: what crosses a replication connection.
+//!
+//! A follower dials its leader and opens one bidirectional *control stream* and one unidirectional *ack stream*; the leader
+//! opens unidirectional *lanes*, on which WAL frames go out. Heartbeats are datagrams. This room holds their messages and
+//! the framing that they share: pure functions from values to bytes and back. Every length that comes from the wire is checked
+//! before anything is allocated for it.
+
+mod codec;
+mod replication;
+
+pub use codec::WireError;
+pub use replication::{
+    Ack, AckMessage, ControlMessage, Heartbeat, Hello, LaneHeader, LaneMessage,
+    MAX_CONTROL_MESSAGE_BYTES, MAX_HELLO_EPOCHS, MAX_LANE_MESSAGE_BYTES, OpenSession,
+    PROTOCOL_VERSION, SessionAnswer, SessionOutcome, SessionRefusal, Welcome,
+};

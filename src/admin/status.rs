@@ -1,0 +1,98 @@
+//! A node's account of itself.
+
+use std::collections::HashMap;
+
+use super::message::{FollowerProgress, NodeStatus, NodeSummary, PartitionStatus, ReplicaRole};
+use crate::broker::Broker;
+use crate::kafka::Service;
+use crate::partition::{PartitionView, RoleView};
+use crate::types::{Appointment, NodeId, TopicPartition};
+
+/// Everything at once, from snapshots: no two parts of it need be of the same instant.
+pub async fn node_status(broker: &Broker) -> NodeStatus {
+    let image = broker.image();
+    let me = broker.me();
+    let local: HashMap<TopicPartition, ReplicaRole> = broker
+        .views()
+        .await
+        .into_iter()
+        .map(|(id, view, role)| (id, replica_role(view, role)))
+        .collect();
+    let nodes = image
+        .nodes()
+        .map(|node| NodeSummary {
+            node: node.node,
+            quic: node.quic.to_string(),
+            kafka: node.kafka.as_ref().map(ToString::to_string),
+            alive: broker.is_live(node.node),
+        })
+        .collect();
+    let mut partitions = Vec::new();
+    for topic in image.topics() {
+        for (index, state) in topic.indexed_partitions() {
+            let id = TopicPartition {
+                topic: topic.id,
+                partition: index,
+            };
+            partitions.push(PartitionStatus {
+                topic: topic.name.clone(),
+                topic_id: topic.id,
+                partition: index,
+                leader: state.leader_node(),
+                leader_epoch: state.leader_epoch,
+                partition_epoch: state.partition_epoch,
+                replicas: state.replicas.clone(),
+                isr: node_ids(&state.isr),
+                min_insync: state.min_insync,
+                local: local.get(&id).cloned(),
+            });
+        }
+    }
+    NodeStatus {
+        node: me.node,
+        incarnation: me.incarnation,
+        directory: me.directory,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        cluster: image.cluster_id(),
+        active_controller: broker.active_controller(),
+        hears_majority: broker.controller().hears_majority(),
+        registered: image.registered(me.node) == Some(me),
+        nodes,
+        partitions,
+        links: broker.links(),
+    }
+}
+
+fn node_ids(members: &[Appointment]) -> Vec<NodeId> {
+    members.iter().map(|member| member.node).collect()
+}
+
+fn replica_role(view: PartitionView, role: RoleView) -> ReplicaRole {
+    let (name, waiting_produces, followers) = match role {
+        RoleView::Leader(leader) => {
+            let followers = leader
+                .followers
+                .iter()
+                .map(|follower| FollowerProgress {
+                    node: follower.node,
+                    lag_records: follower.lag_records,
+                    unacknowledged_bytes: follower.unacknowledged_bytes,
+                    catching_up: follower.catching_up,
+                })
+                .collect();
+            ("leader", leader.waiting_produces, followers)
+        }
+        RoleView::Follower { .. } => ("follower", 0, Vec::new()),
+        RoleView::Idle => ("idle", 0, Vec::new()),
+        RoleView::Failed => ("failed", 0, Vec::new()),
+    };
+    ReplicaRole {
+        role: name.to_owned(),
+        log_start: view.log_start,
+        log_end: view.log_end,
+        high_watermark: view.high_watermark,
+        watermark_known: view.watermark_known,
+        waiting_produces,
+        followers,
+    }
+}

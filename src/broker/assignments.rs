@@ -1,0 +1,341 @@
+//! Follows the cluster's metadata: which partitions this node holds, which leaders it follows, where they are.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::event::{Adoption, Event};
+use super::leader_link::{self, LinkOptions};
+use super::shared::{PartitionHandle, Shared};
+use crate::metadata::{ClusterImage, FlushPolicy, Topic, TopicConfig};
+use crate::partition::{Partition, PartitionOptions};
+use crate::storage::{DataDir, Flush, LogConfig, LogOptions};
+use crate::transport::CurrentIdentity;
+use crate::types::{LeaderEpoch, NodeId, Offset, PartitionState, TopicName, TopicPartition};
+
+/// Session ids of one partition: a range of 2³² each.
+const SESSIONS_PER_PARTITION: u64 = 1 << 32;
+
+pub(super) struct Assignments {
+    shared: Arc<Shared>,
+    data_dir: Arc<DataDir>,
+    default_flush: FlushPolicy,
+    /// As they were written down before this process began.
+    high_watermarks: BTreeMap<String, Offset>,
+    identity: Arc<CurrentIdentity>,
+    /// Partitions that are open, with the state and configuration that their owner was last told.
+    open: HashMap<TopicPartition, Told>,
+    /// Partitions that could not be opened. They stay shut until the process starts again: an operator has to look.
+    unopened: BTreeSet<TopicPartition>,
+    links: BTreeMap<NodeId, Link>,
+    next_session: u64,
+}
+
+struct Told {
+    state: PartitionState,
+    config: LogConfig,
+}
+
+struct Link {
+    address: watch::Sender<String>,
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Assignments {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        data_dir: Arc<DataDir>,
+        default_flush: FlushPolicy,
+        high_watermarks: BTreeMap<String, Offset>,
+        identity: Arc<CurrentIdentity>,
+    ) -> Assignments {
+        Assignments {
+            shared,
+            data_dir,
+            default_flush,
+            high_watermarks,
+            identity,
+            open: HashMap::new(),
+            unopened: BTreeSet::new(),
+            links: BTreeMap::new(),
+            next_session: SESSIONS_PER_PARTITION,
+        }
+    }
+
+    /// Runs until the node stops, or the metadata does.
+    pub(super) async fn follow(mut self, mut images: watch::Receiver<Arc<ClusterImage>>) {
+        loop {
+            let image = images.borrow_and_update().clone();
+            self.apply(&image).await;
+            tokio::select! {
+                () = self.shared.stopping.cancelled() => break,
+                changed = images.changed() => {
+                    if changed.is_err() {
+                        break;
+                    }
+                }
+            }
+        }
+        for (_, link) in std::mem::take(&mut self.links) {
+            link.stop.cancel();
+            let _ = link.task.await;
+        }
+    }
+
+    async fn apply(&mut self, image: &ClusterImage) {
+        self.drop_unassigned(image).await;
+        self.link_leaders(image);
+        for topic in image.topics() {
+            let config = self.log_config(topic);
+            for (index, state) in topic.indexed_partitions() {
+                if !state.replicas.contains(&self.shared.me.node) {
+                    continue;
+                }
+                let id = TopicPartition {
+                    topic: topic.id,
+                    partition: index,
+                };
+                self.tell(id, &topic.name, state, &config).await;
+            }
+        }
+    }
+
+    /// Opens the partition if it is not open, and tells its owner what is new.
+    async fn tell(
+        &mut self,
+        id: TopicPartition,
+        topic: &TopicName,
+        state: &PartitionState,
+        config: &LogConfig,
+    ) {
+        if self.unopened.contains(&id) {
+            return;
+        }
+        if !self.open.contains_key(&id) {
+            if let Err(cause) = self.open(id, topic, config.clone()).await {
+                tracing::error!(partition = %id, %topic, cause, "cannot open the partition; it stays shut");
+                self.unopened.insert(id);
+                return;
+            }
+        } else if let Some(told) = self.open.get(&id)
+            && told.state == *state
+            && told.config == *config
+        {
+            return;
+        }
+        let Some((_, shard)) = self.shared.shard_of(id) else {
+            return;
+        };
+        let told = self.open.insert(
+            id,
+            Told {
+                state: state.clone(),
+                config: config.clone(),
+            },
+        );
+        if told.as_ref().is_some_and(|told| told.config != *config) {
+            let config = config.clone();
+            let _ = shard.mailbox.send(Event::Config { id, config }).await;
+        }
+        if told.is_none_or(|told| told.state != *state) {
+            let state = Box::new(state.clone());
+            let _ = shard.mailbox.send(Event::State { id, state }).await;
+        }
+    }
+
+    async fn open(
+        &mut self,
+        id: TopicPartition,
+        topic: &TopicName,
+        config: LogConfig,
+    ) -> Result<(), String> {
+        let promised = self.data_dir.promises().get(id);
+        let high_watermark = self
+            .high_watermarks
+            .get(&id.to_string())
+            .copied()
+            .unwrap_or_default();
+        let first_session = self.next_session;
+        self.next_session += SESSIONS_PER_PARTITION;
+        let me = self.shared.me;
+        let data_dir = self.data_dir.clone();
+        let options = LogOptions::from(config);
+        let topic = topic.clone();
+        let opened = tokio::task::spawn_blocking(move || {
+            let dir = data_dir.partition_dir(id);
+            let (log, report) = data_dir
+                .open_log(id, &topic, options)
+                .map_err(|error| error.to_string())?;
+            let known_before = promised > LeaderEpoch::NONE || high_watermark > Offset::ZERO;
+            let log_lost = report.created && known_before;
+            if log_lost {
+                tracing::error!(
+                    partition = %id, %topic, dir = %dir.display(),
+                    "the log is gone: this replica neither votes nor leads until the in-sync set names it again"
+                );
+            }
+            if let Some(cut) = &report.cut {
+                tracing::warn!(partition = %id, %topic, at = %cut.at, end = %cut.end, bytes = cut.bytes, "cut a torn tail");
+            }
+            if let Some(quarantine) = &report.quarantined {
+                tracing::error!(
+                    partition = %id, %topic, cause = %quarantine.cause, moved_to = %quarantine.moved_to.display(),
+                    "the log is corrupt and was set aside; it is fetched anew from the leader"
+                );
+            }
+            let options = PartitionOptions {
+                id,
+                me,
+                promised,
+                high_watermark,
+                first_session,
+                log_lost,
+            };
+            Ok::<_, String>(Partition::new(options, log))
+        })
+        .await;
+        let partition = match opened {
+            Ok(opened) => opened?,
+            Err(error) => return Err(error.to_string()),
+        };
+        let view = partition.view();
+        let (view_sender, view_receiver) = watch::channel(view);
+        let (watermark_sender, watermark_receiver) = watch::channel(view.high_watermark);
+        let Some((_, shard)) = self.shared.shard_of(id) else {
+            return Err("the node is stopping".to_owned());
+        };
+        self.shared.insert(
+            id,
+            PartitionHandle {
+                view: view_receiver,
+                watermark: watermark_receiver,
+                reader: partition.reader(),
+            },
+        );
+        let adoption = Box::new(Adoption {
+            partition,
+            view: view_sender,
+            watermark: watermark_sender,
+        });
+        let _ = shard.mailbox.send(Event::Adopt(adoption)).await;
+        Ok(())
+    }
+
+    /// Closes partitions that this node holds no more, and removes their logs: the cluster has committed that nobody needs
+    /// them here.
+    async fn drop_unassigned(&mut self, image: &ClusterImage) {
+        let gone: Vec<TopicPartition> = self
+            .open
+            .keys()
+            .copied()
+            .filter(|&id| {
+                image
+                    .partition(id)
+                    .is_none_or(|state| !state.replicas.contains(&self.shared.me.node))
+            })
+            .collect();
+        for id in gone {
+            self.open.remove(&id);
+            self.shared.remove(id);
+            if let Some((_, shard)) = self.shared.shard_of(id) {
+                let (done, released) = oneshot::channel();
+                if shard
+                    .mailbox
+                    .send(Event::Release { id, done })
+                    .await
+                    .is_ok()
+                {
+                    let _ = released.await;
+                }
+            }
+            let data_dir = self.data_dir.clone();
+            let removed = tokio::task::spawn_blocking(move || data_dir.delete_partition(id)).await;
+            match removed {
+                Ok(Ok(())) => tracing::info!(partition = %id, "partition removed"),
+                Ok(Err(error)) => {
+                    tracing::error!(partition = %id, cause = %error, "cannot remove the partition's log");
+                }
+                Err(error) => {
+                    tracing::error!(partition = %id, cause = %error, "cannot remove the partition's log");
+                }
+            }
+        }
+    }
+
+    /// Keeps a connection to each node that leads a partition of this node's, and to no other.
+    fn link_leaders(&mut self, image: &ClusterImage) {
+        let me = self.shared.me.node;
+        let Some(cluster) = image.cluster_id() else {
+            return;
+        };
+        let mut leaders: BTreeSet<NodeId> = BTreeSet::new();
+        for (_, state) in image.partitions_of(me) {
+            leaders.extend(state.leader_node().filter(|&leader| leader != me));
+        }
+        self.links.retain(|node, link| {
+            let followed = leaders.contains(node);
+            if !followed {
+                link.stop.cancel();
+            }
+            followed
+        });
+        for leader in leaders {
+            let Some(endpoint) = image.quic_endpoint(leader) else {
+                continue;
+            };
+            let host_port = endpoint.to_string();
+            if let Some(link) = self.links.get(&leader) {
+                link.address.send_if_modified(|known| {
+                    let changed = *known != host_port;
+                    if changed {
+                        *known = host_port;
+                    }
+                    changed
+                });
+                continue;
+            }
+            let (address, addresses) = watch::channel(host_port);
+            let stop = self.shared.stopping.child_token();
+            let task = tokio::spawn(leader_link::keep(
+                self.shared.clone(),
+                LinkOptions {
+                    identity: self.identity.clone(),
+                    cluster,
+                },
+                leader,
+                addresses,
+                stop.clone(),
+            ));
+            self.links.insert(
+                leader,
+                Link {
+                    address,
+                    stop,
+                    task,
+                },
+            );
+        }
+    }
+
+    fn log_config(&self, topic: &Topic) -> LogConfig {
+        // What is in the image was validated before it was committed; a newer node's setting that this one cannot read
+        // falls back to the defaults.
+        let config = TopicConfig::from_map(&topic.config).unwrap_or_default();
+        let flush = match config.flush.unwrap_or(self.default_flush) {
+            FlushPolicy::Fsync => Flush::Fsync,
+            FlushPolicy::Os => Flush::Os,
+        };
+        LogConfig {
+            segment_bytes: config.segment_bytes,
+            segment_ms: config.segment_ms,
+            index_interval_bytes: config.index_interval_bytes,
+            retention_ms: config.retention_ms,
+            retention_bytes: config.retention_bytes,
+            flush,
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! What the owner threads are told.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
+
+use super::follower_channel::FollowerChannel;
+use super::leader_channel::LeaderChannel;
+use crate::kafka::ProduceOutcome;
+use crate::partition::{FenceAnswer, Partition, PartitionView, RoleView};
+use crate::record::Batch;
+use crate::replication::Acks;
+use crate::storage::LogConfig;
+use crate::types::{
+    ErrorCode, Incarnation, LeaderEpoch, MonotonicTime, NodeId, Offset, PartitionState, SessionId,
+    TopicPartition,
+};
+use crate::wal::Frame;
+use crate::wire::{Ack, LaneMessage, OpenSession, SessionAnswer, SessionRefusal};
+
+/// An event for one owner thread. Order matters within a partition, and a mailbox keeps it.
+pub(super) enum Event {
+    /// A partition was opened: this thread owns it from now on.
+    Adopt(Box<Adoption>),
+    /// The partition leaves this node; its log is closed before `done`.
+    Release {
+        id: TopicPartition,
+        done: oneshot::Sender<()>,
+    },
+    State {
+        id: TopicPartition,
+        state: Box<PartitionState>,
+    },
+    Config {
+        id: TopicPartition,
+        config: LogConfig,
+    },
+    Produce(Box<ProduceEvent>),
+    OpenSession {
+        channel: Arc<FollowerChannel>,
+        open: Box<OpenSession>,
+    },
+    CloseSession {
+        from: NodeId,
+        id: TopicPartition,
+        session: SessionId,
+    },
+    Acks {
+        channel: Arc<FollowerChannel>,
+        acks: Vec<(TopicPartition, Ack)>,
+    },
+    /// A follower's connection is gone, and with it every session on it.
+    FollowerGone {
+        channel: Arc<FollowerChannel>,
+    },
+    LeaderConnected {
+        channel: Arc<LeaderChannel>,
+    },
+    LeaderGone {
+        channel: Arc<LeaderChannel>,
+    },
+    Answer {
+        from: NodeId,
+        id: TopicPartition,
+        answer: Box<SessionAnswer>,
+    },
+    SessionClosed {
+        id: TopicPartition,
+        session: SessionId,
+        reason: SessionRefusal,
+    },
+    Frames(Box<FramesEvent>),
+    Fence {
+        items: Vec<(TopicPartition, LeaderEpoch)>,
+        reply: oneshot::Sender<Vec<(TopicPartition, Option<FenceAnswer>)>>,
+    },
+    Heard {
+        node: NodeId,
+        at: MonotonicTime,
+        suspicion: Duration,
+    },
+    Views {
+        reply: oneshot::Sender<Vec<(TopicPartition, PartitionView, RoleView)>>,
+    },
+    /// Answer everyone, write the last checkpoint, end.
+    Stop {
+        done: oneshot::Sender<()>,
+    },
+}
+
+pub(super) struct Adoption {
+    pub(super) partition: Partition,
+    pub(super) view: watch::Sender<PartitionView>,
+    pub(super) watermark: watch::Sender<Offset>,
+}
+
+pub(super) struct ProduceEvent {
+    pub(super) id: TopicPartition,
+    pub(super) batch: Batch,
+    pub(super) acks: Acks,
+    pub(super) deadline: MonotonicTime,
+    pub(super) reply: oneshot::Sender<Result<ProduceOutcome, ErrorCode>>,
+}
+
+pub(super) struct FramesEvent {
+    pub(super) id: TopicPartition,
+    /// Without its frames: they are in `frames`.
+    pub(super) message: LaneMessage,
+    pub(super) frames: Vec<Frame>,
+    /// Room in the connection's receive budget, given back when the frames are in the log.
+    pub(super) budget: Option<OwnedSemaphorePermit>,
+}
+
+/// A follower's hello was authenticated by its certificate; this names its process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct PeerProcess {
+    pub(super) node: NodeId,
+    pub(super) incarnation: Incarnation,
+}

@@ -1,0 +1,129 @@
+//! Answers the controller's fences.
+
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use tokio::sync::oneshot;
+
+use super::event::Event;
+use super::shard::Internal;
+use super::shared::Shared;
+use crate::controller::{FenceAnswer, FenceHandler, FenceItem, FencePosition, FenceRefusal};
+use crate::partition;
+use crate::storage::DataDir;
+use crate::types::{LeaderEpoch, TopicPartition};
+
+/// Fences this node's replicas.
+pub(super) struct Fencer {
+    pub(super) shared: Arc<Shared>,
+    pub(super) data_dir: Arc<DataDir>,
+}
+
+impl FenceHandler for Fencer {
+    fn fence(&self, items: Vec<FenceItem>) -> BoxFuture<'_, Vec<FenceAnswer>> {
+        Box::pin(self.fence_all(items))
+    }
+}
+
+impl Fencer {
+    /// Every replica steps down first; then all promises are made durable with one fsync; only then is anything answered.
+    async fn fence_all(&self, items: Vec<FenceItem>) -> Vec<FenceAnswer> {
+        let stepped_down = self.step_down(items).await;
+        let promised: Vec<(TopicPartition, LeaderEpoch)> = stepped_down
+            .iter()
+            .filter_map(|(item, answer)| {
+                matches!(answer, Some(partition::FenceAnswer::Promised { .. }))
+                    .then_some((item.partition, item.epoch))
+            })
+            .collect();
+        let failure = self.persist(&promised).await.err();
+        stepped_down
+            .into_iter()
+            .map(|(item, answer)| {
+                let result = match (answer, &failure) {
+                    (None, _) => Err(FenceRefusal::UnknownPartition),
+                    (Some(partition::FenceAnswer::Refused { promised }), _) => {
+                        Err(FenceRefusal::HigherPromise(promised))
+                    }
+                    (Some(partition::FenceAnswer::Promised { .. }), Some(cause)) => {
+                        Err(FenceRefusal::Failed(cause.clone()))
+                    }
+                    (Some(partition::FenceAnswer::Promised { last, eligible }), None) => {
+                        Ok(FencePosition {
+                            epoch: item.epoch,
+                            last,
+                            eligible,
+                        })
+                    }
+                };
+                FenceAnswer {
+                    partition: item.partition,
+                    result,
+                }
+            })
+            .collect()
+    }
+
+    async fn step_down(
+        &self,
+        items: Vec<FenceItem>,
+    ) -> Vec<(FenceItem, Option<partition::FenceAnswer>)> {
+        let mut by_shard: Vec<Vec<FenceItem>> = Vec::new();
+        by_shard.resize_with(self.shared.shards().len(), Vec::new);
+        for item in items {
+            if let Some((index, _)) = self.shared.shard_of(item.partition) {
+                by_shard[index].push(item);
+            }
+        }
+        let mut waiting = Vec::new();
+        for (shard, items) in self.shared.shards().iter().zip(by_shard) {
+            if items.is_empty() {
+                continue;
+            }
+            let (reply, answers) = oneshot::channel();
+            let event = Event::Fence {
+                items: items
+                    .iter()
+                    .map(|item| (item.partition, item.epoch))
+                    .collect(),
+                reply,
+            };
+            if shard.mailbox.send(event).await.is_ok() {
+                waiting.push((items, answers));
+            }
+        }
+        let mut answered = Vec::new();
+        for (items, answers) in waiting {
+            // A thread that ended without an answer is a node that is stopping: no answer is the right one.
+            if let Ok(answers) = answers.await {
+                let answers = answers.into_iter().map(|(_, answer)| answer);
+                answered.extend(items.into_iter().zip(answers));
+            }
+        }
+        answered
+    }
+
+    async fn persist(&self, promised: &[(TopicPartition, LeaderEpoch)]) -> Result<(), String> {
+        if promised.is_empty() {
+            return Ok(());
+        }
+        let dir = self.data_dir.clone();
+        let batch = promised.to_vec();
+        let written = tokio::task::spawn_blocking(move || dir.promises().raise(&batch)).await;
+        match written {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                let cause = format!("cannot make promises durable: {error}");
+                self.shared.stop_process(&cause);
+                return Err(cause);
+            }
+            Err(error) => return Err(error.to_string()),
+        }
+        for &(id, epoch) in promised {
+            if let Some((_, shard)) = self.shared.shard_of(id) {
+                shard.inbox.push(Internal::PromiseDurable { id, epoch });
+            }
+        }
+        Ok(())
+    }
+}

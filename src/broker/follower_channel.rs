@@ -1,0 +1,139 @@
+//! The leader's end of a replication connection, as the owner threads see it: where frames and answers go out.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use bytes::{Bytes, BytesMut};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::event::PeerProcess;
+use crate::partition::Frames;
+use crate::transport::{COALESCE_BELOW, LaneWriter};
+use crate::types::TopicPartition;
+use crate::wire::{ControlMessage, LaneMessage};
+
+/// Frame bytes that may be under way to one follower, over all partitions: sent and not yet acknowledged as durable. Beyond
+/// it nothing more is read for that follower until it acknowledges, so a slow or dead one costs this much memory and
+/// delays nobody. It also bounds the rate: this many bytes a round trip.
+pub(super) const FOLLOWER_BUDGET_BYTES: usize = 16 << 20;
+
+/// Control messages that wait for the connection. A follower that lets them pile up beyond this is cut off; it dials anew and
+/// opens its sessions again.
+const MAX_WAITING_CONTROL_MESSAGES: usize = 16_384;
+
+/// One live connection from one follower.
+#[derive(Debug)]
+pub(super) struct FollowerChannel {
+    /// Tells this connection from an earlier or later one of the same follower.
+    pub(super) id: u64,
+    pub(super) peer: PeerProcess,
+    control: mpsc::Sender<Bytes>,
+    live: Vec<LaneWriter>,
+    catch_up: Vec<LaneWriter>,
+    /// Frame bytes sent and not yet acknowledged. At most [`FOLLOWER_BUDGET_BYTES`] and one order of each owner thread.
+    outstanding: AtomicUsize,
+    /// Whether an owner thread was turned away for want of room.
+    turned_away: AtomicBool,
+    /// Cancelled to close the connection.
+    pub(super) broken: CancellationToken,
+}
+
+impl FollowerChannel {
+    /// The channel, and the queue of encoded control messages that the connection's task writes out.
+    pub(super) fn new(
+        id: u64,
+        peer: PeerProcess,
+        live: Vec<LaneWriter>,
+        catch_up: Vec<LaneWriter>,
+    ) -> (FollowerChannel, mpsc::Receiver<Bytes>) {
+        let (control, messages) = mpsc::channel(MAX_WAITING_CONTROL_MESSAGES);
+        let channel = FollowerChannel {
+            id,
+            peer,
+            control,
+            live,
+            catch_up,
+            outstanding: AtomicUsize::new(0),
+            turned_away: AtomicBool::new(false),
+            broken: CancellationToken::new(),
+        };
+        (channel, messages)
+    }
+
+    /// Sends a control message, or breaks the connection if too many wait already.
+    pub(super) fn send_control(&self, message: &ControlMessage) {
+        if self.control.try_send(message.encode()).is_err() && !self.broken.is_cancelled() {
+            tracing::warn!(
+                follower = %self.peer.node,
+                "closing the replication connection: the follower does not read its control messages"
+            );
+            self.broken.cancel();
+        }
+    }
+
+    /// Whether another order may go out. If not, [`FollowerChannel::release`] will say when there is room again.
+    pub(super) fn has_room(&self) -> bool {
+        if self.outstanding.load(Ordering::Acquire) < FOLLOWER_BUDGET_BYTES {
+            return true;
+        }
+        self.turned_away.store(true, Ordering::Release);
+        // Room may have come between the two steps; then nobody else would say so.
+        self.outstanding.load(Ordering::Acquire) < FOLLOWER_BUDGET_BYTES
+    }
+
+    /// Gives back `bytes` of room. True when threads that were turned away should be told.
+    pub(super) fn release(&self, bytes: usize) -> bool {
+        let before = self.outstanding.fetch_sub(bytes, Ordering::AcqRel);
+        let left = before.saturating_sub(bytes);
+        left < FOLLOWER_BUDGET_BYTES / 2 && self.turned_away.swap(false, Ordering::AcqRel)
+    }
+
+    /// Puts frames on their partition's lane.
+    pub(super) fn send_frames(&self, id: TopicPartition, frames: Frames) {
+        self.outstanding.fetch_add(frames.bytes, Ordering::AcqRel);
+        let lanes = if frames.catch_up {
+            &self.catch_up
+        } else {
+            &self.live
+        };
+        let Some(lane) = lanes.get(lane_of(id, lanes.len())) else {
+            return;
+        };
+        let header = LaneMessage::encode_header(
+            frames.session,
+            frames.leader_epoch,
+            frames.high_watermark,
+            frames.bytes,
+        );
+        // Small frames are gathered with their header: the lane would copy them together anyway, and a queued piece has a
+        // price of its own.
+        let pieces = if frames.bytes < COALESCE_BELOW {
+            let mut message = BytesMut::with_capacity(header.len() + frames.bytes);
+            message.extend_from_slice(&header);
+            for frame in &frames.frames {
+                message.extend_from_slice(frame);
+            }
+            vec![message.freeze()]
+        } else {
+            let mut pieces = frames.frames;
+            pieces.insert(0, header);
+            pieces
+        };
+        for piece in pieces {
+            if lane.try_push(piece).is_err() {
+                // The budget keeps the lanes from filling, so a refusal means that the stream is gone.
+                self.broken.cancel();
+                return;
+            }
+        }
+    }
+}
+
+/// The lane that a partition's frames take: always the same, so that they stay in order; spread, so that a lost packet
+/// holds up few partitions.
+fn lane_of(id: TopicPartition, lanes: usize) -> usize {
+    // Neighbouring partitions of a topic take neighbouring lanes, so that a few partitions already use them all.
+    let topic = id.topic.to_bits();
+    let folded = (topic as u64) ^ ((topic >> 64) as u64);
+    (folded.wrapping_add(u64::from(id.partition.0)) % lanes.max(1) as u64) as usize
+}

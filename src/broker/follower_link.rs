@@ -1,0 +1,346 @@
+//! A follower's connection as its leader serves it.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use quinn::Connection;
+
+use super::event::{Event, PeerProcess};
+use super::follower_channel::{FOLLOWER_BUDGET_BYTES, FollowerChannel};
+use super::heartbeat::{self, LastHeard};
+use super::leader_link::{control_reader, read_control};
+use super::links::LinkDirection;
+use super::shared::Shared;
+use crate::transport::{CloseReason, LaneOptions, LaneReader, LaneWriter};
+use crate::types::{ClusterId, NodeId, SessionId, TopicPartition};
+use crate::wire::{Ack, AckMessage, ControlMessage, Hello, LaneHeader, PROTOCOL_VERSION, Welcome};
+
+/// Lanes for live frames. A lost packet holds up one of them.
+const LIVE_LANES: u16 = 8;
+/// Lanes for catch-up frames, at lower priority.
+const CATCH_UP_LANES: u16 = 2;
+const LIVE_PRIORITY: i32 = 1;
+const CATCH_UP_PRIORITY: i32 = 0;
+/// How long a connection may take to say hello.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+/// The most sessions of one connection: one of each partition that a cluster can have.
+const MAX_SESSIONS: usize = crate::metadata::MAX_PARTITIONS;
+
+static NEXT_CHANNEL: AtomicU64 = AtomicU64::new(1);
+
+/// Which partition each session of a connection is for. At most [`MAX_SESSIONS`].
+#[derive(Default)]
+struct Sessions {
+    partitions: HashMap<SessionId, TopicPartition>,
+    current: HashMap<TopicPartition, SessionId>,
+}
+
+impl Sessions {
+    /// False at the cap.
+    fn insert(&mut self, session: SessionId, id: TopicPartition) -> bool {
+        if let Some(old) = self.current.insert(id, session) {
+            self.partitions.remove(&old);
+        }
+        self.partitions.insert(session, id);
+        self.partitions.len() <= MAX_SESSIONS
+    }
+
+    fn remove(&mut self, session: SessionId) -> Option<TopicPartition> {
+        let id = self.partitions.remove(&session)?;
+        self.current.remove(&id);
+        Some(id)
+    }
+}
+
+/// Serves a connection whose certificate says that it comes from `node`, until it ends.
+pub(super) async fn serve(
+    shared: Arc<Shared>,
+    cluster: ClusterId,
+    node: NodeId,
+    connection: Connection,
+) {
+    let cause =
+        match tokio::time::timeout(HELLO_TIMEOUT, greet(&shared, cluster, node, &connection)).await
+        {
+            Ok(Ok((channel, parts))) => {
+                let channel = Arc::new(channel);
+                tracing::info!(
+                    follower = %node, address = %connection.remote_address(),
+                    incarnation = %channel.peer.incarnation, "follower connected"
+                );
+                let cause = run(&shared, &connection, &channel, parts).await;
+                channel.broken.cancel();
+                shared
+                    .links
+                    .remove(LinkDirection::ToFollower, node, channel.id);
+                for shard in shared.shards() {
+                    let channel = channel.clone();
+                    let _ = shard.mailbox.send(Event::FollowerGone { channel }).await;
+                }
+                cause
+            }
+            Ok(Err(cause)) => {
+                CloseReason::ProtocolError.close(&connection, &cause);
+                cause
+            }
+            Err(_) => {
+                CloseReason::TimedOut.close(&connection, "no hello");
+                format!("no hello within {} s", HELLO_TIMEOUT.as_secs())
+            }
+        };
+    CloseReason::Done.close(&connection, &cause);
+    tracing::info!(follower = %node, address = %connection.remote_address(), cause, "follower disconnected");
+}
+
+struct Parts {
+    send: quinn::SendStream,
+    recv: LaneReader,
+    control: tokio::sync::mpsc::Receiver<bytes::Bytes>,
+}
+
+async fn greet(
+    shared: &Shared,
+    cluster: ClusterId,
+    node: NodeId,
+    connection: &Connection,
+) -> Result<(FollowerChannel, Parts), String> {
+    let (mut send, recv) = connection.accept_bi().await.map_err(|e| e.to_string())?;
+    let mut recv = control_reader(recv);
+    let ControlMessage::Hello(hello) = read_control(&mut recv).await? else {
+        return Err("the first message is not a hello".to_owned());
+    };
+    check_hello(&hello, cluster, node)?;
+    let welcome = ControlMessage::Welcome(Welcome {
+        node: shared.me.node,
+        incarnation: shared.me.incarnation,
+        lanes: LIVE_LANES + CATCH_UP_LANES,
+    });
+    send.write_chunk(welcome.encode())
+        .await
+        .map_err(|e| e.to_string())?;
+    let mut lanes = Vec::new();
+    for lane in 0..LIVE_LANES + CATCH_UP_LANES {
+        let stream = connection.open_uni().await.map_err(|e| e.to_string())?;
+        let priority = if lane < LIVE_LANES {
+            LIVE_PRIORITY
+        } else {
+            CATCH_UP_PRIORITY
+        };
+        lanes.push(lane_writer(stream, lane, priority));
+    }
+    let catch_up = lanes.split_off(usize::from(LIVE_LANES));
+    let peer = PeerProcess {
+        node,
+        incarnation: hello.incarnation,
+    };
+    let id = NEXT_CHANNEL.fetch_add(1, Ordering::Relaxed);
+    let (channel, control) = FollowerChannel::new(id, peer, lanes, catch_up);
+    Ok((
+        channel,
+        Parts {
+            send,
+            recv,
+            control,
+        },
+    ))
+}
+
+/// A lane's queue holds whatever the follower's budget lets out: a frame of 100 bytes costs less than three times as much
+/// with its message header and the queue's own bookkeeping.
+fn lane_writer(stream: quinn::SendStream, lane: u16, priority: i32) -> LaneWriter {
+    LaneWriter::spawn(
+        stream,
+        LaneOptions {
+            header: LaneHeader { lane }.encode(),
+            priority,
+            queue_bytes: 4 * FOLLOWER_BUDGET_BYTES,
+        },
+    )
+}
+
+fn check_hello(hello: &Hello, cluster: ClusterId, node: NodeId) -> Result<(), String> {
+    if hello.version != PROTOCOL_VERSION {
+        return Err(format!(
+            "the follower speaks replication version {} and this node {PROTOCOL_VERSION}; upgrade the older one",
+            hello.version
+        ));
+    }
+    if hello.cluster != cluster {
+        return Err(format!(
+            "the follower belongs to cluster {} and this node to {cluster}",
+            hello.cluster
+        ));
+    }
+    if hello.node != node {
+        return Err(format!(
+            "the hello says node {} and the certificate node {node}",
+            hello.node
+        ));
+    }
+    Ok(())
+}
+
+async fn run(
+    shared: &Arc<Shared>,
+    connection: &Connection,
+    channel: &Arc<FollowerChannel>,
+    parts: Parts,
+) -> String {
+    let Parts {
+        mut send,
+        mut recv,
+        mut control,
+    } = parts;
+    let heard = Arc::new(LastHeard::now(shared.clock));
+    shared.links.insert(
+        LinkDirection::ToFollower,
+        channel.peer.node,
+        channel.id,
+        connection.clone(),
+        heard.clone(),
+    );
+    let sessions = Mutex::new(Sessions::default());
+    let node = channel.peer.node;
+
+    let write_control = async {
+        while let Some(message) = control.recv().await {
+            if let Err(error) = send.write_chunk(message).await {
+                return format!("cannot write to the control stream: {error}");
+            }
+        }
+        "the control queue is closed".to_owned()
+    };
+    let read_control = async {
+        loop {
+            let message = match read_control(&mut recv).await {
+                Ok(message) => message,
+                Err(cause) => return cause,
+            };
+            heard.touch();
+            if let Err(cause) = handle_control(shared, channel, &sessions, message).await {
+                return cause;
+            }
+        }
+    };
+    let read_acks = async {
+        let mut acks = match connection.accept_uni().await {
+            Ok(stream) => control_reader(stream),
+            Err(error) => return error.to_string(),
+        };
+        loop {
+            match acks.fill::<Infallible>().await {
+                Ok(true) => heard.touch(),
+                Ok(false) => return "the follower closed its ack stream".to_owned(),
+                Err(error) => return format!("cannot read acks: {error}"),
+            }
+            loop {
+                match AckMessage::decode(acks.buffer()) {
+                    Ok(Some(message)) => {
+                        if let Err(cause) =
+                            deliver_acks(shared, channel, &sessions, &message.acks).await
+                        {
+                            return cause;
+                        }
+                    }
+                    Ok(None) => break,
+                    Err(error) => return error.to_string(),
+                }
+            }
+        }
+    };
+    tokio::select! {
+        cause = write_control => cause,
+        cause = read_control => cause,
+        cause = read_acks => cause,
+        cause = heartbeat::send(connection) => cause,
+        cause = heartbeat::receive(connection, &heard) => cause,
+        cause = heartbeat::report(shared, connection, node, &heard) => cause,
+        error = connection.closed() => error.to_string(),
+        () = channel.broken.cancelled() => "the connection was given up".to_owned(),
+        () = shared.stopping.cancelled() => "this node is stopping".to_owned(),
+    }
+}
+
+async fn handle_control(
+    shared: &Shared,
+    channel: &Arc<FollowerChannel>,
+    sessions: &Mutex<Sessions>,
+    message: ControlMessage,
+) -> Result<(), String> {
+    let (id, event) = match message {
+        ControlMessage::OpenSession(open) => {
+            let id = open.partition;
+            if !lock(sessions).insert(open.session, id) {
+                return Err(format!(
+                    "the follower opened more than {MAX_SESSIONS} sessions"
+                ));
+            }
+            let event = Event::OpenSession {
+                channel: channel.clone(),
+                open: Box::new(open),
+            };
+            (id, event)
+        }
+        ControlMessage::CloseSession { session, .. } => {
+            let Some(id) = lock(sessions).remove(session) else {
+                return Ok(());
+            };
+            let event = Event::CloseSession {
+                from: channel.peer.node,
+                id,
+                session,
+            };
+            (id, event)
+        }
+        _ => return Err("the follower sent a message that only leaders send".to_owned()),
+    };
+    let Some((_, shard)) = shared.shard_of(id) else {
+        return Err("this node is stopping".to_owned());
+    };
+    shard
+        .mailbox
+        .send(event)
+        .await
+        .map_err(|_| "this node is stopping".to_owned())
+}
+
+/// Sorts acks by owner thread and hands them over.
+async fn deliver_acks(
+    shared: &Shared,
+    channel: &Arc<FollowerChannel>,
+    sessions: &Mutex<Sessions>,
+    acks: &[Ack],
+) -> Result<(), String> {
+    let mut by_shard: Vec<Vec<(TopicPartition, Ack)>> = Vec::new();
+    by_shard.resize_with(shared.shards().len(), Vec::new);
+    {
+        let sessions = lock(sessions);
+        for ack in acks {
+            if let Some(&id) = sessions.partitions.get(&ack.session)
+                && let Some((index, _)) = shared.shard_of(id)
+            {
+                by_shard[index].push((id, *ack));
+            }
+        }
+    }
+    for (shard, acks) in shared.shards().iter().zip(by_shard) {
+        if acks.is_empty() {
+            continue;
+        }
+        let event = Event::Acks {
+            channel: channel.clone(),
+            acks,
+        };
+        if shard.mailbox.send(event).await.is_err() {
+            return Err("this node is stopping".to_owned());
+        }
+    }
+    Ok(())
+}
+
+fn lock(sessions: &Mutex<Sessions>) -> std::sync::MutexGuard<'_, Sessions> {
+    sessions.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,119 @@
+//! Signs of life on a replication connection.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use quinn::Connection;
+
+use super::clock::Clock;
+use super::event::Event;
+use super::shared::Shared;
+use crate::replication::suspicion_time;
+use crate::types::{MonotonicTime, NodeId};
+use crate::wire::Heartbeat;
+
+/// Both ends send one this often, as a datagram: lost stream data cannot hold it up, and after a blackout it is the other
+/// end's packet that wakes a sender.
+pub(super) const HEARTBEAT_EVERY: Duration = Duration::from_millis(100);
+
+/// A follower redials after this many suspicion times of silence: the connection may be dead without either end having been
+/// told.
+const REDIAL_AFTER_SUSPICIONS: u32 = 4;
+
+/// When the peer was last heard on one connection.
+#[derive(Debug)]
+pub(super) struct LastHeard {
+    clock: Clock,
+    micros: AtomicU64,
+}
+
+impl LastHeard {
+    pub(super) fn now(clock: Clock) -> LastHeard {
+        LastHeard {
+            clock,
+            micros: AtomicU64::new(clock.now().as_micros()),
+        }
+    }
+
+    pub(super) fn touch(&self) {
+        self.micros
+            .fetch_max(self.clock.now().as_micros(), Ordering::Relaxed);
+    }
+
+    pub(super) fn at(&self) -> MonotonicTime {
+        MonotonicTime::from_micros(self.micros.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn silence(&self) -> Duration {
+        self.clock.elapsed_since(self.at())
+    }
+}
+
+/// Sends heartbeats until the connection is gone.
+pub(super) async fn send(connection: &Connection) -> String {
+    let mut every = tokio::time::interval(HEARTBEAT_EVERY);
+    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    let mut sequence = 0;
+    loop {
+        every.tick().await;
+        sequence += 1;
+        // A full datagram buffer drops the oldest one, which is the one that matters least.
+        if let Err(error) = connection.send_datagram(Heartbeat { sequence }.encode()) {
+            return format!("cannot send a heartbeat: {error}");
+        }
+    }
+}
+
+/// Receives heartbeats until the connection is gone, or brings something that is none.
+pub(super) async fn receive(connection: &Connection, heard: &LastHeard) -> String {
+    loop {
+        match connection.read_datagram().await {
+            Ok(datagram) => match Heartbeat::decode(datagram) {
+                Ok(_) => heard.touch(),
+                Err(error) => return error.to_string(),
+            },
+            Err(error) => return error.to_string(),
+        }
+    }
+}
+
+/// Tells the owner threads when the peer was heard.
+pub(super) async fn report(
+    shared: &Shared,
+    connection: &Connection,
+    node: NodeId,
+    heard: &LastHeard,
+) -> String {
+    let mut every = tokio::time::interval(HEARTBEAT_EVERY);
+    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    loop {
+        every.tick().await;
+        for shard in shared.shards() {
+            let event = Event::Heard {
+                node,
+                at: heard.at(),
+                suspicion: suspicion_of(connection),
+            };
+            // A full mailbox means that the thread is busy with this peer's traffic or others'; the next report will do.
+            let _ = shard.mailbox.try_send(event);
+        }
+    }
+}
+
+/// Ends when the silence of the peer says that the connection should be dialled anew.
+pub(super) async fn watch_silence(connection: &Connection, heard: &LastHeard) -> String {
+    loop {
+        let patience = suspicion_of(connection) * REDIAL_AFTER_SUSPICIONS;
+        let silence = heard.silence();
+        if silence >= patience {
+            return format!("nothing heard for {} ms", silence.as_millis());
+        }
+        tokio::time::sleep(patience - silence).await;
+    }
+}
+
+/// quinn tells the smoothed round trip but not its variance; half of it stands in, as at the start of RFC 9002's estimate.
+pub(super) fn suspicion_of(connection: &Connection) -> Duration {
+    let rtt = connection.rtt();
+    suspicion_time(rtt, rtt / 2)
+}

@@ -1,0 +1,143 @@
+//! The follower's end of a replication connection, as the owner threads see it: where hellos and acks go out.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use tokio::sync::{Notify, mpsc};
+use tokio_util::sync::CancellationToken;
+
+use super::event::PeerProcess;
+use crate::types::{SessionId, TopicPartition};
+use crate::wire::{Ack, AckMessage, ControlMessage, OpenSession};
+
+/// Control messages that wait for the connection; beyond it the connection is closed and dialled anew.
+const MAX_WAITING_CONTROL_MESSAGES: usize = 16_384;
+
+/// One live connection to one leader.
+#[derive(Debug)]
+pub(super) struct LeaderChannel {
+    /// Tells this connection from an earlier or later one to the same leader.
+    pub(super) id: u64,
+    pub(super) peer: PeerProcess,
+    control: mpsc::Sender<Bytes>,
+    state: Mutex<State>,
+    acks_waiting: Notify,
+    /// Cancelled to close the connection.
+    pub(super) broken: CancellationToken,
+}
+
+/// Bounded by the partitions that this node follows there: one session of each.
+#[derive(Debug, Default)]
+struct State {
+    partitions: HashMap<SessionId, TopicPartition>,
+    sessions: HashMap<TopicPartition, SessionId>,
+    /// Acks are cumulative, so a newer one replaces the one that still waits.
+    acks: HashMap<SessionId, Ack>,
+}
+
+impl LeaderChannel {
+    /// The channel, and the queue of encoded control messages that the connection's task writes out.
+    pub(super) fn new(id: u64, peer: PeerProcess) -> (LeaderChannel, mpsc::Receiver<Bytes>) {
+        let (control, messages) = mpsc::channel(MAX_WAITING_CONTROL_MESSAGES);
+        let channel = LeaderChannel {
+            id,
+            peer,
+            control,
+            state: Mutex::default(),
+            acks_waiting: Notify::new(),
+            broken: CancellationToken::new(),
+        };
+        (channel, messages)
+    }
+
+    /// Sends a hello for one partition. Its session replaces the partition's earlier one on this connection.
+    pub(super) fn open_session(&self, open: OpenSession) {
+        {
+            let mut state = self.lock();
+            if let Some(old) = state.sessions.insert(open.partition, open.session) {
+                state.partitions.remove(&old);
+                state.acks.remove(&old);
+            }
+            state.partitions.insert(open.session, open.partition);
+        }
+        self.send_control(&ControlMessage::OpenSession(open));
+    }
+
+    /// This node no longer follows the partition there.
+    pub(super) fn close_session(&self, id: TopicPartition) {
+        let closed = {
+            let mut state = self.lock();
+            let session = state.sessions.remove(&id);
+            if let Some(session) = session {
+                state.partitions.remove(&session);
+                state.acks.remove(&session);
+            }
+            session
+        };
+        if let Some(session) = closed {
+            self.send_control(&ControlMessage::CloseSession {
+                session,
+                reason: crate::wire::SessionRefusal::NotReplica,
+            });
+        }
+    }
+
+    /// The partition that a session is for; `None` for one that was replaced or never opened.
+    pub(super) fn partition_of(&self, session: SessionId) -> Option<TopicPartition> {
+        self.lock().partitions.get(&session).copied()
+    }
+
+    pub(super) fn ack(&self, ack: Ack) {
+        {
+            let mut state = self.lock();
+            if !state.partitions.contains_key(&ack.session) {
+                return;
+            }
+            state.acks.insert(ack.session, ack);
+        }
+        self.acks_waiting.notify_one();
+    }
+
+    /// Waits for acks and takes those that are there, as many as one message holds.
+    pub(super) async fn next_acks(&self) -> AckMessage {
+        loop {
+            let acks = self.take_acks();
+            if !acks.is_empty() {
+                return AckMessage { acks };
+            }
+            self.acks_waiting.notified().await;
+        }
+    }
+
+    fn take_acks(&self) -> Vec<Ack> {
+        let mut state = self.lock();
+        if state.acks.len() <= AckMessage::MAX_ACKS {
+            return state.acks.drain().map(|(_, ack)| ack).collect();
+        }
+        let some: Vec<SessionId> = state
+            .acks
+            .keys()
+            .take(AckMessage::MAX_ACKS)
+            .copied()
+            .collect();
+        some.iter()
+            .filter_map(|session| state.acks.remove(session))
+            .collect()
+    }
+
+    fn send_control(&self, message: &ControlMessage) {
+        if self.control.try_send(message.encode()).is_err() && !self.broken.is_cancelled() {
+            tracing::warn!(
+                leader = %self.peer.node,
+                "closing the replication connection: the leader does not read its control messages"
+            );
+            self.broken.cancel();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Every change is one insertion or removal, so a panic elsewhere leaves nothing half done.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

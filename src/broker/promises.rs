@@ -1,0 +1,40 @@
+//! Makes promises durable, many with one fsync.
+
+use std::sync::Arc;
+
+use super::shard::Internal;
+use super::shared::Shared;
+use crate::storage::DataDir;
+
+/// Takes promises as they come, writes all that wait with one fsync, and tells the partitions' owners. A failed write stops
+/// the process: a promise that may or may not be on the disk is none.
+pub(super) async fn keep(shared: Arc<Shared>, data_dir: Arc<DataDir>) {
+    loop {
+        shared.promises.arrived().await;
+        let raised = shared.promises.drain();
+        if raised.is_empty() {
+            continue;
+        }
+        let dir = data_dir.clone();
+        let batch = raised.clone();
+        let written = tokio::task::spawn_blocking(move || dir.promises().raise(&batch)).await;
+        match written {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                shared.stop_process(&format!("cannot make promises durable: {error}"));
+                return;
+            }
+            Err(error) => {
+                shared.stop_process(&format!(
+                    "the task that makes promises durable failed: {error}"
+                ));
+                return;
+            }
+        }
+        for (id, epoch) in raised {
+            if let Some((_, shard)) = shared.shard_of(id) {
+                shard.inbox.push(Internal::PromiseDurable { id, epoch });
+            }
+        }
+    }
+}

@@ -1,0 +1,266 @@
+//! What the Kafka API asks of this node.
+
+use std::sync::Arc;
+
+use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
+
+use super::Broker;
+use super::event::{Event, ProduceEvent};
+use super::shared::PartitionHandle;
+use crate::kafka::{
+    self, CreatedTopic, FetchPartition, FetchRefusal, FetchedRecords, ListedOffset, NodeSetting,
+    OffsetSpec, Produce, ProduceReply, Refusal, Service, produce_replied,
+};
+use crate::metadata::{
+    ClusterImage, Command, ConfigChange, CreatePartitionsRequest, CreateTopicRequest, FlushPolicy,
+};
+use crate::partition::PartitionView;
+use crate::record::{BatchHeader, TimestampType};
+use crate::replication::Acks;
+use crate::storage::ReadError;
+use crate::types::{ErrorCode, LeaderEpoch, NodeId, Offset, ProducerId, TopicId, TopicPartition};
+
+impl Broker {
+    /// The partition, if it is open here. A replica of another node is "not leader", one of nobody is unknown.
+    fn partition(&self, id: TopicPartition) -> Result<PartitionHandle, ErrorCode> {
+        if let Some(handle) = self.shared.partition(id) {
+            return Ok(handle);
+        }
+        match self.image().partition(id) {
+            Some(_) => Err(ErrorCode::NotLeaderOrFollower),
+            None => Err(ErrorCode::UnknownTopicOrPartition),
+        }
+    }
+
+    /// The partition and its view, if this node leads it in an epoch that agrees with what the client believes.
+    fn led(
+        &self,
+        id: TopicPartition,
+        believed: Option<LeaderEpoch>,
+    ) -> Result<(PartitionHandle, PartitionView), ErrorCode> {
+        let handle = self.partition(id)?;
+        let view = *handle.view.borrow();
+        if let Some(believed) = believed {
+            if believed < view.leader_epoch {
+                return Err(ErrorCode::FencedLeaderEpoch);
+            }
+            if believed > view.leader_epoch {
+                return Err(ErrorCode::UnknownLeaderEpoch);
+            }
+        }
+        if !view.is_leader {
+            return Err(ErrorCode::NotLeaderOrFollower);
+        }
+        Ok((handle, view))
+    }
+}
+
+impl Service for Broker {
+    fn node_id(&self) -> NodeId {
+        self.shared.me.node
+    }
+
+    fn image(&self) -> Arc<ClusterImage> {
+        self.controller.image().borrow().clone()
+    }
+
+    fn active_controller(&self) -> Option<NodeId> {
+        self.controller.active_controller()
+    }
+
+    fn is_live(&self, node: NodeId) -> bool {
+        // Only controllers hear every node; the others take each registered one for live.
+        let alive = self.controller.alive();
+        alive.is_empty() || alive.contains(&node)
+    }
+
+    async fn submit_produce(&self, produce: Produce) -> ProduceReply {
+        let id = produce.partition;
+        if let Err(error) = self.partition(id) {
+            return produce_replied(Err(error));
+        }
+        let Some((_, shard)) = self.shared.shard_of(id) else {
+            return produce_replied(Err(ErrorCode::NotLeaderOrFollower));
+        };
+        // Kafka's rule for format 2, and the reason why one answer speaks for the whole request.
+        let Ok([batch]) = <[_; 1]>::try_from(produce.batches) else {
+            return produce_replied(Err(ErrorCode::InvalidRecord));
+        };
+        let (reply, answer) = oneshot::channel();
+        let event = Event::Produce(Box::new(ProduceEvent {
+            id,
+            batch,
+            acks: match produce.acks {
+                kafka::Acks::None => Acks::None,
+                kafka::Acks::Leader => Acks::Leader,
+                kafka::Acks::All => Acks::All,
+            },
+            deadline: self.shared.clock.at(produce.deadline.into_std()),
+            reply,
+        }));
+        match tokio::time::timeout_at(produce.deadline, shard.mailbox.send(event)).await {
+            Ok(Ok(())) => answer,
+            Ok(Err(_)) => produce_replied(Err(ErrorCode::NotLeaderOrFollower)),
+            Err(_) => produce_replied(Err(ErrorCode::RequestTimedOut)),
+        }
+    }
+
+    async fn fetch_partition(&self, read: FetchPartition) -> Result<FetchedRecords, FetchRefusal> {
+        let (handle, view) = self.led(read.partition, read.current_leader_epoch)?;
+        let out_of_range = FetchRefusal {
+            error: ErrorCode::OffsetOutOfRange,
+            bounds: Some((view.log_start, view.high_watermark)),
+        };
+        if read.from < view.log_start || read.from > view.log_end {
+            return Err(out_of_range);
+        }
+        let mut fetched = FetchedRecords {
+            records: Vec::new(),
+            next: read.from,
+            high_watermark: view.high_watermark,
+            last_stable_offset: view.high_watermark,
+            log_start_offset: view.log_start,
+        };
+        if read.max_bytes == 0 || read.from >= view.high_watermark {
+            return Ok(fetched);
+        }
+        let below = view.high_watermark;
+        let reader = handle.reader;
+        let records = tokio::task::spawn_blocking(move || {
+            reader.read_records(read.from, read.max_bytes, below)
+        })
+        .await;
+        match records {
+            Ok(Ok(records)) => {
+                if let Some(next) = records.last().and_then(end_of_batch) {
+                    fetched.next = next;
+                }
+                fetched.records = records;
+                Ok(fetched)
+            }
+            Ok(Err(ReadError::OutOfRange { .. })) => Err(out_of_range),
+            Ok(Err(error)) => {
+                tracing::error!(partition = %read.partition, offset = %read.from, cause = %error, "cannot read the log");
+                Err(ErrorCode::KafkaStorageError.into())
+            }
+            Err(_) => Err(ErrorCode::UnknownServerError.into()),
+        }
+    }
+
+    fn watch_partition(&self, partition: TopicPartition) -> Option<watch::Receiver<Offset>> {
+        Some(self.shared.partition(partition)?.watermark)
+    }
+
+    async fn list_offset(
+        &self,
+        partition: TopicPartition,
+        spec: OffsetSpec,
+        current_leader_epoch: Option<LeaderEpoch>,
+    ) -> Result<Option<ListedOffset>, ErrorCode> {
+        let (handle, view) = self.led(partition, current_leader_epoch)?;
+        let plain = |offset| ListedOffset {
+            offset,
+            timestamp_ms: None,
+            leader_epoch: Some(view.leader_epoch),
+        };
+        let timestamp = match spec {
+            OffsetSpec::Earliest => return Ok(Some(plain(view.log_start))),
+            _ if !view.watermark_known => return Err(ErrorCode::OffsetNotAvailable),
+            OffsetSpec::Latest => return Ok(Some(plain(view.high_watermark))),
+            OffsetSpec::Timestamp(timestamp) => Some(timestamp),
+            OffsetSpec::MaxTimestamp => None,
+        };
+        let below = view.high_watermark;
+        let found = tokio::task::spawn_blocking(move || match timestamp {
+            Some(timestamp) => super::offsets::first_at_or_after(&handle.reader, timestamp, below),
+            None => super::offsets::youngest(&handle.reader, below),
+        })
+        .await;
+        match found {
+            Ok(Ok(found)) => Ok(found.map(|(offset, timestamp_ms)| ListedOffset {
+                offset,
+                timestamp_ms: Some(timestamp_ms),
+                leader_epoch: Some(view.leader_epoch),
+            })),
+            Ok(Err(error)) => {
+                tracing::error!(%partition, cause = %error, "cannot look up an offset");
+                Err(ErrorCode::KafkaStorageError)
+            }
+            Err(_) => Err(ErrorCode::UnknownServerError),
+        }
+    }
+
+    async fn create_topics(
+        &self,
+        topics: Vec<CreateTopicRequest>,
+        validate_only: bool,
+        deadline: Instant,
+    ) -> Vec<Result<CreatedTopic, Refusal>> {
+        let mut results = Vec::with_capacity(topics.len());
+        for topic in topics {
+            results.push(self.create_topic(topic, validate_only, deadline).await);
+        }
+        results
+    }
+
+    async fn delete_topics(
+        &self,
+        topics: Vec<TopicId>,
+        deadline: Instant,
+    ) -> Vec<Result<(), Refusal>> {
+        let mut results = Vec::with_capacity(topics.len());
+        for topic in topics {
+            let command = Command::DeleteTopic { topic };
+            let gone = |image: &ClusterImage| image.topic(topic).is_none();
+            results.push(self.command(command, gone, deadline).await);
+        }
+        results
+    }
+
+    async fn create_partitions(
+        &self,
+        topics: Vec<CreatePartitionsRequest>,
+        validate_only: bool,
+        deadline: Instant,
+    ) -> Vec<Result<(), Refusal>> {
+        let mut results = Vec::with_capacity(topics.len());
+        for request in topics {
+            results.push(self.add_partitions(request, validate_only, deadline).await);
+        }
+        results
+    }
+
+    async fn alter_topic_config(
+        &self,
+        topic: TopicId,
+        changes: Vec<ConfigChange>,
+        validate_only: bool,
+        deadline: Instant,
+    ) -> Result<(), Refusal> {
+        if validate_only {
+            return self.validate_config(topic, &changes);
+        }
+        let command = Command::SetTopicConfigs { topic, changes };
+        self.command(command, |_| true, deadline).await
+    }
+
+    fn flush_policy(&self) -> FlushPolicy {
+        self.options.default_flush
+    }
+
+    fn node_config(&self) -> Vec<NodeSetting> {
+        self.options.settings.clone()
+    }
+
+    async fn allocate_producer_id(&self, deadline: Instant) -> Result<ProducerId, ErrorCode> {
+        self.producer_ids.next(&self.controller, deadline).await
+    }
+}
+
+/// The offset after the last record of a batch that the log holds.
+fn end_of_batch(batch: &bytes::Bytes) -> Option<Offset> {
+    let header = BatchHeader::decode(batch).ok()?;
+    debug_assert_eq!(header.timestamp_type(), TimestampType::CreateTime);
+    Offset::from_wire(header.next_offset())
+}

@@ -1,0 +1,622 @@
+//! An owner thread: it owns some of the node's partitions and is the only one that touches them.
+//!
+//! A partition's core and log are synchronous, so they run on a thread of their own and may wait for the disk without
+//! holding up a network task. Everything else talks to them through a bounded mailbox.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::clock::Clock;
+use super::event::{Adoption, Event, FramesEvent, ProduceEvent};
+use super::follower_channel::FollowerChannel;
+use super::inbox::Inbox;
+use super::leader_channel::LeaderChannel;
+use super::shared::Shared;
+use crate::kafka::ProduceOutcome;
+use crate::partition::{FramesReady, Output, Partition, PartitionView, ProduceRequest};
+use crate::replication::{AckRefused, FramesRefused, Peers, ProduceTicket};
+use crate::storage::{SyncError, SyncTicket};
+use crate::types::{ErrorCode, LeaderEpoch, NodeId, Offset, SessionId, TopicPartition};
+use crate::wire::{Ack, OpenSession, SessionOutcome};
+
+/// Events that wait for one owner thread. At the cap senders wait: a connection then reads no more from its peer.
+const MAILBOX_EVENTS: usize = 8192;
+/// How many events are handled before syncs, acks and timers get a turn.
+const EVENTS_PER_TURN: usize = 256;
+/// How often the protocol's timers are looked at.
+const TICK: Duration = Duration::from_millis(50);
+/// How often segments are looked at for retention.
+const RETENTION_EVERY: Duration = Duration::from_secs(30);
+
+/// A handle to one owner thread.
+#[derive(Clone)]
+pub(super) struct ShardHandle {
+    pub(super) mailbox: mpsc::Sender<Event>,
+    /// For what must not wait for room in the mailbox, because its sender is what makes the room.
+    pub(super) inbox: Arc<Inbox<Internal>>,
+}
+
+/// What other threads of the broker tell an owner thread.
+pub(super) enum Internal {
+    /// A sync has ended. At most one a partition.
+    Synced {
+        id: TopicPartition,
+        ticket: SyncTicket,
+        result: Result<(), SyncError>,
+    },
+    /// A promise is durable. At most one a partition.
+    PromiseDurable {
+        id: TopicPartition,
+        epoch: LeaderEpoch,
+    },
+    /// The connection to a follower has room again. Said once each time an owner thread was turned away.
+    FollowerHasRoom { node: NodeId },
+}
+
+struct Shard {
+    shared: Arc<Shared>,
+    clock: Clock,
+    partitions: HashMap<TopicPartition, Owned>,
+    /// Produce requests that wait for an answer; each partition bounds its own.
+    replies: HashMap<ProduceTicket, oneshot::Sender<Result<ProduceOutcome, ErrorCode>>>,
+    next_ticket: u64,
+    peers: Peers,
+    /// The current connection to each leader that is followed.
+    leaders: HashMap<NodeId, Arc<LeaderChannel>>,
+    inbox: Arc<Inbox<Internal>>,
+    last_retention: std::time::Instant,
+}
+
+struct Owned {
+    partition: Partition,
+    view: watch::Sender<PartitionView>,
+    watermark: watch::Sender<Offset>,
+    /// The session of each follower, and the connection that it came on. Bounded by the replicas.
+    sessions: HashMap<NodeId, FollowerSession>,
+}
+
+struct FollowerSession {
+    channel: Arc<FollowerChannel>,
+    session: SessionId,
+    /// Bytes of this session that count against the connection's budget.
+    outstanding: usize,
+}
+
+impl FollowerSession {
+    fn release(&mut self, bytes: usize, shared: &Shared) {
+        let bytes = bytes.min(self.outstanding);
+        self.outstanding -= bytes;
+        if self.channel.release(bytes) {
+            shared.tell_all_of_room(self.channel.peer.node);
+        }
+    }
+}
+
+/// Starts an owner thread. It ends when it is told to stop, or when every handle is gone.
+pub(super) fn spawn(
+    index: usize,
+    shared: Arc<Shared>,
+    clock: Clock,
+) -> std::io::Result<ShardHandle> {
+    let (mailbox, events) = mpsc::channel(MAILBOX_EVENTS);
+    let inbox = Arc::new(Inbox::new());
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()?;
+    let shard = Shard {
+        shared,
+        clock,
+        partitions: HashMap::new(),
+        replies: HashMap::new(),
+        next_ticket: 0,
+        peers: Peers::new(),
+        leaders: HashMap::new(),
+        inbox: inbox.clone(),
+        last_retention: std::time::Instant::now(),
+    };
+    std::thread::Builder::new()
+        .name(format!("partitions-{index}"))
+        .spawn(move || runtime.block_on(shard.run(events)))?;
+    Ok(ShardHandle { mailbox, inbox })
+}
+
+impl Shard {
+    async fn run(mut self, mut events: mpsc::Receiver<Event>) {
+        let inbox = self.inbox.clone();
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                event = events.recv() => {
+                    let Some(event) = event else { return };
+                    if self.handle(event) {
+                        return;
+                    }
+                    for _ in 1..EVENTS_PER_TURN {
+                        let Ok(event) = events.try_recv() else { break };
+                        if self.handle(event) {
+                            return;
+                        }
+                    }
+                }
+                () = inbox.arrived() => {}
+                _ = tick.tick() => self.handle_tick(),
+            }
+            self.handle_inbox();
+        }
+    }
+
+    /// True when the thread is to end.
+    fn handle(&mut self, event: Event) -> bool {
+        match event {
+            Event::Adopt(adoption) => self.adopt(*adoption),
+            Event::Release { id, done } => {
+                self.release(id);
+                let _ = done.send(());
+            }
+            Event::State { id, state } => {
+                let now = self.clock.now();
+                let Some(owned) = self.partitions.get_mut(&id) else {
+                    return false;
+                };
+                let before = owned.partition.followed_leader();
+                let connected = state
+                    .leader_node()
+                    .is_some_and(|leader| self.leaders.contains_key(&leader));
+                owned.partition.handle_state(now, &state, connected);
+                if let Some(leader) = before
+                    && owned.partition.followed_leader() != Some(leader)
+                    && let Some(channel) = self.leaders.get(&leader)
+                {
+                    channel.close_session(id);
+                }
+                self.drain(id);
+            }
+            Event::Config { id, config } => {
+                if let Some(owned) = self.partitions.get_mut(&id) {
+                    owned.partition.handle_config(config);
+                }
+            }
+            Event::Produce(produce) => self.handle_produce(*produce),
+            Event::OpenSession { channel, open } => self.handle_open_session(channel, &open),
+            Event::CloseSession { from, id, session } => {
+                if let Some(owned) = self.partitions.get_mut(&id) {
+                    owned
+                        .partition
+                        .handle_session_closed_by_follower(from, session);
+                    owned.forget_session(from, |known| known.session == session, &self.shared);
+                }
+            }
+            Event::Acks { channel, acks } => self.handle_acks(&channel, &acks),
+            Event::FollowerGone { channel } => self.handle_follower_gone(&channel),
+            Event::LeaderConnected { channel } => {
+                let leader = channel.peer.node;
+                // A connection that is replaced takes its sessions with it.
+                self.link_changed(leader, false);
+                self.leaders.insert(leader, channel);
+                self.link_changed(leader, true);
+            }
+            Event::LeaderGone { channel } => {
+                let leader = channel.peer.node;
+                if self
+                    .leaders
+                    .get(&leader)
+                    .is_some_and(|current| current.id == channel.id)
+                {
+                    self.leaders.remove(&leader);
+                    self.link_changed(leader, false);
+                }
+            }
+            Event::Answer { from, id, answer } => {
+                let now = self.clock.now();
+                if let Some(owned) = self.partitions.get_mut(&id) {
+                    owned.partition.handle_answer(now, from, &answer);
+                    self.drain(id);
+                }
+            }
+            Event::SessionClosed {
+                id,
+                session,
+                reason,
+            } => {
+                let now = self.clock.now();
+                if let Some(owned) = self.partitions.get_mut(&id) {
+                    owned
+                        .partition
+                        .handle_session_closed_by_leader(now, session, reason);
+                    self.drain(id);
+                }
+            }
+            Event::Frames(frames) => self.handle_frames(*frames),
+            Event::Fence { items, reply } => {
+                let answers = items
+                    .into_iter()
+                    .map(|(id, epoch)| {
+                        let answer = self
+                            .partitions
+                            .get_mut(&id)
+                            .map(|owned| owned.partition.handle_fence(epoch));
+                        self.drain(id);
+                        (id, answer)
+                    })
+                    .collect();
+                let _ = reply.send(answers);
+            }
+            Event::Heard {
+                node,
+                at,
+                suspicion,
+            } => self.peers.handle_heard(node, at, suspicion),
+            Event::Views { reply } => {
+                let views = self
+                    .partitions
+                    .iter()
+                    .map(|(&id, owned)| (id, owned.partition.view(), owned.partition.role_view()))
+                    .collect();
+                let _ = reply.send(views);
+            }
+            Event::Stop { done } => {
+                for id in self.ids() {
+                    self.release(id);
+                }
+                let _ = done.send(());
+                return true;
+            }
+        }
+        false
+    }
+
+    fn ids(&self) -> Vec<TopicPartition> {
+        self.partitions.keys().copied().collect()
+    }
+
+    fn adopt(&mut self, adoption: Adoption) {
+        let id = adoption.partition.id();
+        self.partitions.insert(
+            id,
+            Owned {
+                partition: adoption.partition,
+                view: adoption.view,
+                watermark: adoption.watermark,
+                sessions: HashMap::new(),
+            },
+        );
+        self.drain(id);
+    }
+
+    fn release(&mut self, id: TopicPartition) {
+        let Some(owned) = self.partitions.remove(&id) else {
+            return;
+        };
+        if let Some(leader) = owned.partition.followed_leader()
+            && let Some(channel) = self.leaders.get(&leader)
+        {
+            channel.close_session(id);
+        }
+        for (_, mut session) in owned.sessions {
+            let outstanding = session.outstanding;
+            session.release(outstanding, &self.shared);
+        }
+        let (outputs, mut log) = owned.partition.close();
+        if let Err(error) = log.close() {
+            tracing::error!(partition = %id, cause = %error, "cannot sync the log at its end");
+        }
+        for output in outputs {
+            if let Output::Complete {
+                ticket,
+                result: Err(error),
+            } = output
+                && let Some(reply) = self.replies.remove(&ticket)
+            {
+                let _ = reply.send(Err(error));
+            }
+        }
+    }
+
+    fn handle_produce(&mut self, produce: ProduceEvent) {
+        let Some(owned) = self.partitions.get_mut(&produce.id) else {
+            let _ = produce.reply.send(Err(ErrorCode::UnknownTopicOrPartition));
+            return;
+        };
+        self.next_ticket += 1;
+        let ticket = ProduceTicket(self.next_ticket);
+        self.replies.insert(ticket, produce.reply);
+        let request = ProduceRequest {
+            ticket,
+            batch: produce.batch,
+            acks: produce.acks,
+            deadline: produce.deadline,
+        };
+        owned
+            .partition
+            .handle_produce(self.clock.now(), request, &self.peers);
+        self.drain(produce.id);
+    }
+
+    fn handle_open_session(&mut self, channel: Arc<FollowerChannel>, open: &OpenSession) {
+        let id = open.partition;
+        let peer = channel.peer;
+        let Some(owned) = self.partitions.get_mut(&id) else {
+            channel.send_control(&crate::wire::ControlMessage::SessionAnswer(
+                crate::wire::SessionAnswer {
+                    session: open.session,
+                    leader_epoch: open.leader_epoch,
+                    outcome: SessionOutcome::Refused(crate::wire::SessionRefusal::UnknownPartition),
+                },
+            ));
+            return;
+        };
+        owned.forget_session(peer.node, |_| true, &self.shared);
+        owned.sessions.insert(
+            peer.node,
+            FollowerSession {
+                channel,
+                session: open.session,
+                outstanding: 0,
+            },
+        );
+        owned
+            .partition
+            .handle_open_session(peer.node, peer.incarnation, open);
+        self.drain(id);
+    }
+
+    fn handle_acks(&mut self, channel: &Arc<FollowerChannel>, acks: &[(TopicPartition, Ack)]) {
+        let now = self.clock.now();
+        let from = channel.peer.node;
+        for (id, ack) in acks {
+            let Some(owned) = self.partitions.get_mut(id) else {
+                continue;
+            };
+            match owned.partition.handle_ack(now, from, ack) {
+                Ok(freed) => {
+                    if let Some(session) = owned.sessions.get_mut(&from)
+                        && session.session == ack.session
+                    {
+                        session.release(freed, &self.shared);
+                    }
+                }
+                Err(AckRefused::Stale) => {}
+                Err(impossible @ AckRefused::Impossible { .. }) => {
+                    tracing::error!(
+                        partition = %id, follower = %from, cause = %impossible,
+                        "closing the replication connection: the follower claims what does not exist"
+                    );
+                    channel.broken.cancel();
+                }
+            }
+            self.drain(*id);
+        }
+    }
+
+    fn handle_follower_gone(&mut self, gone: &Arc<FollowerChannel>) {
+        let from = gone.peer.node;
+        for (_, owned) in self.partitions.iter_mut() {
+            let Some(session) = owned.sessions.get(&from) else {
+                continue;
+            };
+            if session.channel.id == gone.id {
+                let session = session.session;
+                owned
+                    .partition
+                    .handle_session_closed_by_follower(from, session);
+                owned.sessions.remove(&from);
+            }
+        }
+    }
+
+    fn link_changed(&mut self, leader: NodeId, connected: bool) {
+        let now = self.clock.now();
+        for id in self.ids() {
+            if let Some(owned) = self.partitions.get_mut(&id) {
+                owned.partition.handle_link(now, leader, connected);
+            }
+            self.drain(id);
+        }
+    }
+
+    fn handle_frames(&mut self, event: FramesEvent) {
+        let now = self.clock.now();
+        if let Some(owned) = self.partitions.get_mut(&event.id) {
+            let refused = owned
+                .partition
+                .handle_frames(now, &event.message, event.frames);
+            if let Err(refused @ FramesRefused::DoesNotFit { .. }) = refused {
+                tracing::warn!(partition = %event.id, cause = %refused, "opening the session anew");
+            }
+            self.drain(event.id);
+        }
+        // The frames are in the log, or dropped: their room is free.
+        drop(event.budget);
+    }
+
+    fn handle_inbox(&mut self) {
+        for internal in self.inbox.drain() {
+            match internal {
+                Internal::Synced { id, ticket, result } => {
+                    if let Some(owned) = self.partitions.get_mut(&id) {
+                        owned.partition.handle_synced(ticket, result);
+                        self.drain(id);
+                    }
+                }
+                Internal::PromiseDurable { id, epoch } => {
+                    let now = self.clock.now();
+                    if let Some(owned) = self.partitions.get_mut(&id) {
+                        owned.partition.handle_promise_durable(now, epoch);
+                        self.drain(id);
+                    }
+                }
+                Internal::FollowerHasRoom { node } => {
+                    for id in self.ids() {
+                        if let Some(owned) = self.partitions.get_mut(&id) {
+                            owned.partition.handle_unblocked(node);
+                        }
+                        self.drain(id);
+                    }
+                }
+            }
+        }
+    }
+
+    fn handle_tick(&mut self) {
+        let now = self.clock.now();
+        let retention = self.last_retention.elapsed() >= RETENTION_EVERY;
+        for id in self.ids() {
+            if let Some(owned) = self.partitions.get_mut(&id) {
+                owned.partition.handle_tick(now);
+                if retention {
+                    owned.partition.handle_retention(wall_clock_ms());
+                }
+            }
+            self.drain(id);
+        }
+        if retention {
+            self.last_retention = std::time::Instant::now();
+        }
+    }
+
+    /// Carries out what a partition asks for.
+    fn drain(&mut self, id: TopicPartition) {
+        let Some(owned) = self.partitions.get_mut(&id) else {
+            return;
+        };
+        while let Some(output) = owned.partition.poll_output() {
+            match output {
+                Output::Sync(ticket) => {
+                    let inbox = self.inbox.clone();
+                    self.shared
+                        .group_commit
+                        .submit(ticket, move |ticket, result| {
+                            inbox.push(Internal::Synced { id, ticket, result });
+                        });
+                }
+                Output::PersistPromise(epoch) => self.shared.promises.push((id, epoch)),
+                Output::OpenSession(hello) => {
+                    if let Some(channel) = self.leaders.get(&hello.to) {
+                        channel.open_session(hello.open);
+                    }
+                }
+                Output::Ack { to, ack } => {
+                    if let Some(channel) = self.leaders.get(&to) {
+                        channel.ack(ack);
+                    }
+                }
+                Output::Answer { to, answer } => {
+                    if let Some(session) = owned.sessions.get(&to)
+                        && session.session == answer.session
+                    {
+                        log_session(id, to, &answer);
+                        session
+                            .channel
+                            .send_control(&crate::wire::ControlMessage::SessionAnswer(answer));
+                    }
+                }
+                Output::FramesReady(order) => owned.send(order),
+                Output::Watermark(frames) => {
+                    if let Some(session) = owned.sessions.get(&frames.to)
+                        && session.session == frames.session
+                    {
+                        session.channel.send_frames(id, frames);
+                    }
+                }
+                Output::Complete { ticket, result } => {
+                    if let Some(reply) = self.replies.remove(&ticket) {
+                        let log_start_offset = owned.partition.view().log_start;
+                        let _ = reply.send(result.map(|outcome| ProduceOutcome {
+                            base_offset: outcome.base,
+                            log_append_time_ms: None,
+                            log_start_offset,
+                        }));
+                    }
+                }
+                Output::ViewChanged => owned.publish(),
+                Output::Failed {
+                    cause,
+                    stop_process,
+                } => self.shared.handle_failure(id, &cause, stop_process),
+            }
+        }
+    }
+}
+
+impl Owned {
+    fn send(&mut self, order: FramesReady) {
+        let id = self.partition.id();
+        let Some(session) = self
+            .sessions
+            .get_mut(&order.to)
+            .filter(|session| session.session == order.session)
+        else {
+            self.partition
+                .handle_session_closed_by_follower(order.to, order.session);
+            return;
+        };
+        if !session.channel.has_room() {
+            self.partition.handle_blocked(order);
+            return;
+        }
+        if let Some(frames) = self.partition.take_frames(order) {
+            session.outstanding += frames.bytes;
+            session.channel.send_frames(id, frames);
+        }
+    }
+
+    /// Drops a follower's session record, if it is the one meant, and gives its room back.
+    fn forget_session(
+        &mut self,
+        node: NodeId,
+        is_meant: impl FnOnce(&FollowerSession) -> bool,
+        shared: &Shared,
+    ) {
+        if self.sessions.get(&node).is_some_and(is_meant)
+            && let Some(mut session) = self.sessions.remove(&node)
+        {
+            let outstanding = session.outstanding;
+            session.release(outstanding, shared);
+        }
+    }
+
+    fn publish(&self) {
+        let view = self.partition.view();
+        let before = self.view.send_replace(view);
+        let same_answers = before.high_watermark == view.high_watermark
+            && before.is_leader == view.is_leader
+            && before.leader_epoch == view.leader_epoch
+            && before.watermark_known == view.watermark_known;
+        if !same_answers {
+            self.watermark.send_replace(view.high_watermark);
+        }
+    }
+}
+
+fn log_session(id: TopicPartition, to: NodeId, answer: &crate::wire::SessionAnswer) {
+    match &answer.outcome {
+        SessionOutcome::Truncate(from) => tracing::info!(
+            partition = %id, follower = %to, epoch = %answer.leader_epoch, session = %answer.session, %from,
+            "session opened"
+        ),
+        SessionOutcome::Reset { start, .. } => tracing::warn!(
+            partition = %id, follower = %to, epoch = %answer.leader_epoch, session = %answer.session, from = %start,
+            "session opened; the follower's log is begun anew, because it shares nothing with what is kept here"
+        ),
+        SessionOutcome::Refused(refusal) => tracing::debug!(
+            partition = %id, follower = %to, epoch = %answer.leader_epoch, ?refusal,
+            "session refused"
+        ),
+    }
+}
+
+/// For retention alone: what records are older than. Never for a timeout.
+fn wall_clock_ms() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| {
+            u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+        })
+}
+
+/// A promise to make durable.
+pub(super) type Promise = (TopicPartition, LeaderEpoch);

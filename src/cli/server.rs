@@ -1,0 +1,325 @@
+//! `quorate server start`: one node, in the foreground.
+
+use std::collections::BTreeMap;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, anyhow};
+use clap::{Args, Subcommand, ValueEnum};
+use serde::Deserialize;
+
+use super::{Exit, ExitWith, GlobalOptions, note};
+use crate::kafka;
+use crate::metadata::{Endpoint, FlushPolicy};
+use crate::node::{KafkaListener, KafkaSecurity, Node, NodeConfig};
+use crate::transport::{ClientAuth, PeerAddress};
+use crate::types::NodeId;
+
+/// Where QUIC is served unless something else is said.
+const DEFAULT_LISTEN: &str = "127.0.0.1:9292";
+
+/// Run a node
+#[derive(Args, Debug)]
+pub(super) struct ServerArgs {
+    #[command(subcommand)]
+    command: ServerCommand,
+}
+
+#[derive(Subcommand, Debug)]
+enum ServerCommand {
+    Start(Box<StartArgs>),
+}
+
+/// Start a node and run it until it is stopped with Ctrl-C or SIGTERM
+///
+/// A node alone needs only --data-dir: it is its own controller, and makes certificates under its data directory. A flag
+/// wins over the environment, the environment over the configuration file.
+#[derive(Args, Debug)]
+struct StartArgs {
+    /// Configuration file in TOML; its keys are the flags' names with underscores
+    #[arg(long, env = "QUORATE_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+
+    /// This node's number in the cluster, from 1 [default: 1]
+    #[arg(long, env = "QUORATE_NODE_ID", value_name = "ID")]
+    node_id: Option<NodeId>,
+
+    /// Directory for everything that the node stores
+    #[arg(long, env = "QUORATE_DATA_DIR", value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+
+    /// Address and UDP port for other nodes and native clients [default: 127.0.0.1:9292]
+    #[arg(long, env = "QUORATE_LISTEN", value_name = "HOST:PORT")]
+    listen: Option<String>,
+
+    /// How others reach --listen, if not by that very address
+    #[arg(long, env = "QUORATE_ADVERTISE", value_name = "HOST:PORT")]
+    advertise: Option<String>,
+
+    /// Address and TCP port for Kafka clients, under TLS; none without it
+    #[arg(long, env = "QUORATE_KAFKA_LISTEN", value_name = "HOST:PORT")]
+    kafka_listen: Option<String>,
+
+    /// How Kafka clients reach --kafka-listen, if not by that very address
+    #[arg(long, env = "QUORATE_KAFKA_ADVERTISE", value_name = "HOST:PORT")]
+    kafka_advertise: Option<String>,
+
+    /// Serve Kafka clients without TLS; loopback addresses only
+    #[arg(long, env = "QUORATE_KAFKA_PLAINTEXT")]
+    kafka_plaintext: bool,
+
+    /// Whether Kafka clients on TLS must show a client certificate [default: required]
+    #[arg(long, env = "QUORATE_KAFKA_CLIENT_AUTH", value_name = "MODE")]
+    kafka_client_auth: Option<KafkaClientAuth>,
+
+    /// The cluster's 1, 3 or 5 controllers, with their QUIC addresses; the same list on every node
+    #[arg(
+        long,
+        env = "QUORATE_CONTROLLERS",
+        value_name = "ID@HOST:PORT,…",
+        value_delimiter = ','
+    )]
+    controllers: Vec<PeerAddress>,
+
+    /// When an appended record counts as durable, where the topic does not say [default: fsync]
+    #[arg(long, env = "QUORATE_FLUSH", value_name = "POLICY")]
+    flush: Option<Flush>,
+
+    /// Whether a topic is made when a client first asks for it [default: true]
+    #[arg(long, env = "QUORATE_AUTO_CREATE_TOPICS", value_name = "BOOL")]
+    auto_create_topics: Option<bool>,
+}
+
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum KafkaClientAuth {
+    Required,
+    Requested,
+    None,
+}
+
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Flush {
+    /// After fdatasync
+    Fsync,
+    /// Once written: lost if the machine goes down before the operating system writes it out
+    Os,
+}
+
+/// The configuration file. An unknown key is an error, so that a misspelt one is not silently ignored.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ConfigFile {
+    node_id: Option<NodeId>,
+    data_dir: Option<PathBuf>,
+    certs_dir: Option<PathBuf>,
+    listen: Option<String>,
+    advertise: Option<String>,
+    kafka_listen: Option<String>,
+    kafka_advertise: Option<String>,
+    kafka_plaintext: Option<bool>,
+    kafka_client_auth: Option<KafkaClientAuth>,
+    #[serde(default)]
+    controllers: Vec<String>,
+    flush: Option<Flush>,
+    auto_create_topics: Option<bool>,
+}
+
+pub(super) fn run(options: &GlobalOptions, args: ServerArgs) -> anyhow::Result<Exit> {
+    let ServerCommand::Start(args) = args.command;
+    let config = resolve(options, *args)?;
+    serve(config)
+}
+
+fn serve(config: NodeConfig) -> anyhow::Result<Exit> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the node's threads: check the limits on processes and open files")?;
+    runtime.block_on(async {
+        let mut signals = Signals::new().context("cannot listen for SIGTERM and Ctrl-C")?;
+        let node = tokio::select! {
+            node = Node::start(config) => node?,
+            exit = signals.next() => return Ok(exit),
+        };
+        note(&format!(
+            "listening on {} for QUIC{}",
+            node.quic_address(),
+            node.kafka_address()
+                .map_or_else(String::new, |address| format!(", on {address} for Kafka"))
+        ));
+        let (exit, failure) = tokio::select! {
+            exit = signals.next() => (exit, None),
+            cause = node.failed() => (Exit::Failure, Some(cause)),
+        };
+        node.stop().await;
+        match failure {
+            Some(cause) => Err(anyhow!(cause).context("the node stopped by itself")),
+            None => Ok(exit),
+        }
+    })
+}
+
+/// SIGTERM is how a service is told to stop, so it ends well; Ctrl-C is an interruption, and a node that is stopped by it
+/// has ended well too.
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Signals> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) -> Exit {
+        tokio::select! {
+            _ = self.terminate.recv() => Exit::Ok,
+            _ = self.interrupt.recv() => Exit::Ok,
+        }
+    }
+}
+
+fn resolve(options: &GlobalOptions, args: StartArgs) -> anyhow::Result<NodeConfig> {
+    let file = match &args.config {
+        Some(path) => read_config(path)?,
+        None => ConfigFile::default(),
+    };
+    let data_dir = args.data_dir.or(file.data_dir).ok_or_else(|| {
+        usage("where to store everything is not said: add --data-dir DIR".to_owned())
+    })?;
+    let node_id = args
+        .node_id
+        .or(file.node_id)
+        .or(NodeId::new(1))
+        .ok_or_else(|| usage("no --node-id".to_owned()))?;
+    let listen = args
+        .listen
+        .or(file.listen)
+        .unwrap_or_else(|| DEFAULT_LISTEN.to_owned());
+    let advertise = args.advertise.or(file.advertise);
+    let kafka_listen = args.kafka_listen.or(file.kafka_listen);
+    let kafka_advertise = args.kafka_advertise.or(file.kafka_advertise);
+    let plaintext = args.kafka_plaintext || file.kafka_plaintext.unwrap_or(false);
+    let client_auth = args
+        .kafka_client_auth
+        .or(file.kafka_client_auth)
+        .unwrap_or(KafkaClientAuth::Required);
+    let kafka = match kafka_listen {
+        None => None,
+        Some(listen) => Some(KafkaListener {
+            listen: socket_address("--kafka-listen", &listen)?,
+            advertise: advertised("--kafka-advertise", kafka_advertise.as_deref(), &listen)?,
+            security: if plaintext {
+                KafkaSecurity::Plaintext
+            } else {
+                KafkaSecurity::Tls(match client_auth {
+                    KafkaClientAuth::Required => ClientAuth::Required,
+                    KafkaClientAuth::Requested => ClientAuth::Requested,
+                    KafkaClientAuth::None => ClientAuth::None,
+                })
+            },
+        }),
+    };
+    let controllers = if args.controllers.is_empty() {
+        file.controllers
+            .iter()
+            .map(|text| text.parse())
+            .collect::<Result<Vec<PeerAddress>, _>>()
+            .map_err(|error| usage(format!("controllers: {error}")))?
+    } else {
+        args.controllers
+    };
+    Ok(NodeConfig {
+        node_id,
+        data_dir,
+        certs_dir: options.certs_dir.clone().or(file.certs_dir),
+        listen: socket_address("--listen", &listen)?,
+        advertise: advertised("--advertise", advertise.as_deref(), &listen)?,
+        kafka,
+        controllers: numbered(controllers)?,
+        flush: match args.flush.or(file.flush) {
+            Some(Flush::Os) => FlushPolicy::Os,
+            Some(Flush::Fsync) | None => FlushPolicy::Fsync,
+        },
+        kafka_api: kafka::Config {
+            auto_create_topics: args
+                .auto_create_topics
+                .or(file.auto_create_topics)
+                .unwrap_or(true),
+            ..kafka::Config::default()
+        },
+    })
+}
+
+fn read_config(path: &Path) -> anyhow::Result<ConfigFile> {
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("cannot read the configuration file {}", path.display()))?;
+    toml::from_str(&text).map_err(|error| {
+        usage(format!(
+            "the configuration file {} is not right: {error}",
+            path.display()
+        ))
+    })
+}
+
+fn socket_address(flag: &str, text: &str) -> anyhow::Result<SocketAddr> {
+    text.to_socket_addrs()
+        .ok()
+        .and_then(|mut addresses| addresses.next())
+        .ok_or_else(|| {
+            usage(format!(
+                "{flag}: {text:?} is no address of this machine: write HOST:PORT, or [IPV6]:PORT"
+            ))
+        })
+}
+
+/// What others are told: what is said, or the very name that `listen` was given by, unless it stands for every address.
+fn advertised(
+    flag: &str,
+    advertise: Option<&str>,
+    listen: &str,
+) -> anyhow::Result<Option<Endpoint>> {
+    let (text, flag) = match advertise {
+        Some(text) => (text, flag),
+        None => match socket_address(flag, listen)? {
+            address if address.ip().is_unspecified() || address.port() == 0 => return Ok(None),
+            _ => (listen, "--listen"),
+        },
+    };
+    let address: PeerAddress = text
+        .parse()
+        .map_err(|error| usage(format!("{flag}: {error}")))?;
+    let (host, port) = address
+        .host_and_port()
+        .ok_or_else(|| usage(format!("{flag}: {text:?} is not HOST:PORT")))?;
+    Ok(Some(Endpoint {
+        host: host.to_owned(),
+        port,
+    }))
+}
+
+fn numbered(controllers: Vec<PeerAddress>) -> anyhow::Result<BTreeMap<NodeId, String>> {
+    let mut numbered = BTreeMap::new();
+    for controller in controllers {
+        let Some(node) = controller.node else {
+            return Err(usage(format!(
+                "--controllers: {:?} does not say which node it is: write ID@HOST:PORT",
+                controller.host_port
+            )));
+        };
+        if numbered.insert(node, controller.host_port).is_some() {
+            return Err(usage(format!("--controllers: node {node} is listed twice")));
+        }
+    }
+    Ok(numbered)
+}
+
+fn usage(message: String) -> anyhow::Error {
+    ExitWith::new(Exit::Usage, message).into()
+}

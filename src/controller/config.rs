@@ -1,0 +1,122 @@
+//! What a controller is started with, and what it asks of the rooms around it.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use thiserror::Error;
+
+use super::message::{FenceAnswer, FenceItem};
+use super::store::StoreError;
+use crate::metadata::Registration;
+use crate::types::{ClusterId, NodeId};
+
+/// The numbers of controllers that can be listed: an even number tolerates no more failures than the odd one below it, and
+/// every further one makes commits wait for more disks.
+pub const ALLOWED_CONTROLLERS: [usize; 3] = [1, 3, 5];
+
+/// Carries a request to another node and its reply back, over a connection that proves who answers.
+pub trait PeerNetwork: Send + Sync + 'static {
+    /// Calls `node` at `address` (`host:port`). The implementation refuses a peer whose certificate does not name `node`,
+    /// and gives up after `timeout`.
+    fn call<'a>(
+        &'a self,
+        node: NodeId,
+        address: &'a str,
+        request: Bytes,
+        timeout: Duration,
+    ) -> BoxFuture<'a, Result<Bytes, CallError>>;
+}
+
+/// A call without a reply. Whether the request was carried out is not known.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum CallError {
+    #[error("no answer within {} ms", .0.as_millis())]
+    TimedOut(Duration),
+    /// The text says why: no such host, refused, certificate, connection lost.
+    #[error("{0}")]
+    Unreachable(String),
+}
+
+/// The replicas of this node, as the active controller fences them.
+pub trait FenceHandler: Send + Sync + 'static {
+    /// For each item: persists the promise not to serve an epoch below `item.epoch` (fsync, one for all), steps down if
+    /// this node leads in an older one, closes older sessions, and only then answers with the end of its durable log. One
+    /// answer for each item, in any order; a missing one counts as no answer. Called again for the same epoch while the
+    /// election lasts. It must return in bounded time: until it does, this node is not fenced for anything else.
+    fn fence(&self, items: Vec<FenceItem>) -> BoxFuture<'_, Vec<FenceAnswer>>;
+}
+
+/// How long things take. The defaults are fixed numbers; what scales with the round trip comes in their place.
+#[derive(Clone, Debug)]
+pub struct Timing {
+    /// Between two heartbeats of a broker to a controller.
+    pub broker_heartbeat: Duration,
+    /// Silence after which a broker is held for dead.
+    pub broker_timeout: Duration,
+    /// Between two heartbeats of the active controller to the others. openraft also gives up an append request after this
+    /// time, so it must exceed the round trip.
+    pub raft_heartbeat: Duration,
+    /// How long a controller hears no active one before it stands for election itself: at random between the two, after
+    /// the lease that `raft_election_max` also is.
+    pub raft_election_min: Duration,
+    pub raft_election_max: Duration,
+    /// How long an election quorum waits for the replicas that are alive and have not replied yet.
+    pub election_grace: Duration,
+    /// How long a fenced node has for its answer before it is asked again.
+    pub fence_timeout: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Timing {
+            broker_heartbeat: Duration::from_millis(150),
+            broker_timeout: Duration::from_secs(1),
+            raft_heartbeat: Duration::from_millis(150),
+            raft_election_min: Duration::from_millis(500),
+            raft_election_max: Duration::from_millis(1000),
+            election_grace: Duration::from_millis(30),
+            fence_timeout: Duration::from_secs(1),
+        }
+    }
+}
+
+/// What a controller is started with.
+#[derive(Clone, Debug)]
+pub struct ControllerConfig {
+    /// This node as it registers: id, directory, incarnation, endpoints.
+    pub registration: Registration,
+    /// The listed controllers with their addresses (`host:port`): 1, 3 or 5. Empty: this node alone. They found the
+    /// cluster. Afterwards the committed membership says who votes; an active controller adds those that it lists and that
+    /// have registered, and takes a vote away only when a node is removed.
+    pub voters: BTreeMap<NodeId, String>,
+    /// The id that the cluster gets if this node founds it: drawn at random by the caller.
+    pub cluster_id: ClusterId,
+    /// The store's file; its directory exists.
+    pub store_path: PathBuf,
+    pub timing: Timing,
+}
+
+/// Why a controller did not start. Nothing runs and nothing was changed.
+#[derive(Debug, Error)]
+pub enum StartError {
+    #[error("{0} controllers are listed; list 1, 3 or 5")]
+    ControllerCount(usize),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(
+        "the store {store} belongs to a cluster whose controllers are {stored}, none of which is among the listed {listed}; correct the list, or start with an empty data directory to join the other cluster",
+        store = .store.display()
+    )]
+    OtherControllers {
+        store: PathBuf,
+        stored: String,
+        listed: String,
+    },
+    #[error("the controller's timing is not valid: {0}")]
+    Timing(String),
+    #[error("the controller did not start: {0}; its store may be damaged")]
+    Raft(String),
+}

@@ -1,0 +1,315 @@
+//! What every node's controller does by itself, and what the active one does for the cluster. Each function is a loop that
+//! ends with the controller.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use openraft::{BasicNode, ChangeMembers};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, MissedTickBehavior};
+
+use super::handle::{RegistrationState, Shared, SubmitError, jittered};
+use super::message::{Proposal, Request, Response};
+use super::raft::{node_id, raft_id};
+use crate::metadata::{ClusterImage, Command, Rejection};
+use crate::types::NodeId;
+
+const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
+const PROBE_PAUSE: Duration = Duration::from_millis(200);
+/// How often a node that waits for the others says so.
+const WAITING_LOG_INTERVAL: Duration = Duration::from_secs(5);
+const REGISTER_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a registered node waits for an image that shows it before it asks again.
+const REGISTERED_PAUSE: Duration = Duration::from_secs(2);
+/// How long a refused node waits before it tries again: somebody may remove the other one.
+const REFUSED_PAUSE: Duration = Duration::from_secs(5);
+const MEMBER_TIMEOUT: Duration = Duration::from_secs(2);
+const MEMBER_INTERVAL: Duration = Duration::from_millis(500);
+/// Log entries that a controller which has come back may be behind when it gets its vote back.
+const MAX_VOTER_LAG: u64 = 100;
+/// Heartbeats to one controller that are under way: enough for a long round trip, and a silent one costs no more.
+const MAX_HEARTBEATS: usize = 8;
+
+/// First start: the lowest listed controller founds the cluster, once all listed ones answer and have empty stores. After
+/// that it never does anything again.
+pub(super) async fn found_cluster(shared: Arc<Shared>) {
+    if shared.voters.keys().next() != Some(&shared.me) {
+        return;
+    }
+    let mut logged: Option<Instant> = None;
+    loop {
+        match shared.raft.is_initialized().await {
+            Ok(false) => {}
+            Ok(true) | Err(_) => return,
+        }
+        let Err(waiting) = probe_all(&shared).await else {
+            let members: BTreeMap<u64, BasicNode> = shared
+                .voters
+                .iter()
+                .map(|(&voter, address)| (raft_id(voter), BasicNode::new(address)))
+                .collect();
+            match shared.raft.initialize(members).await {
+                Ok(()) => {
+                    tracing::info!(controllers = shared.voters.len(), "founded the cluster");
+                }
+                Err(error) => tracing::warn!(%error, "did not found the cluster"),
+            }
+            return;
+        };
+        if logged.is_none_or(|at| at.elapsed() > WAITING_LOG_INTERVAL) {
+            tracing::info!(%waiting, "the cluster is not founded yet");
+            logged = Some(Instant::now());
+        }
+        tokio::time::sleep(jittered(PROBE_PAUSE)).await;
+    }
+}
+
+/// `Ok` when every other listed controller has answered that its store is empty; otherwise for whom to wait.
+async fn probe_all(shared: &Arc<Shared>) -> Result<(), String> {
+    let others = shared.voters.keys().filter(|&&voter| voter != shared.me);
+    let probes = others.map(|&voter| async move {
+        match shared
+            .peers
+            .call(voter, Request::Probe, PROBE_TIMEOUT)
+            .await
+        {
+            Ok(reply) => match reply.body {
+                Response::Probe { initialised: false } => Ok(()),
+                Response::Probe { initialised: true } => Err(format!(
+                    "node {voter} belongs to a cluster already, which should find this node; if this node's data directory was replaced, remove the node from the cluster and add it again"
+                )),
+                _ => Err(format!("node {voter} does not answer the question")),
+            },
+            Err(error) => Err(error.to_string()),
+        }
+    });
+    join_all(probes).await.into_iter().collect()
+}
+
+/// Registers this node, and again whenever the image does not show it as it is: after an address change, or when somebody
+/// removed it while it runs.
+pub(super) async fn keep_registered(shared: Arc<Shared>) {
+    let mut image = shared.image.clone();
+    let mut wanted = shared.registration.subscribe();
+    loop {
+        let registration = wanted.borrow_and_update().clone();
+        let registered = image.borrow_and_update().node(shared.me) == Some(&registration);
+        if registered {
+            set_state(&shared, RegistrationState::Registered);
+            tokio::select! {
+                changed = image.changed() => if changed.is_err() { return },
+                changed = wanted.changed() => if changed.is_err() { return },
+            }
+            continue;
+        }
+        let command = Command::RegisterNode {
+            registration: registration.clone(),
+        };
+        match shared
+            .submit(Proposal::Command(command), REGISTER_TIMEOUT)
+            .await
+        {
+            Ok(_) => {
+                let shown = image.wait_for(|image| image.node(shared.me) == Some(&registration));
+                let _ = tokio::time::timeout(REGISTERED_PAUSE, shown).await;
+            }
+            Err(SubmitError::Rejected(rejection)) => {
+                let refused = RegistrationState::Refused(rejection.clone());
+                if set_state(&shared, refused) {
+                    tracing::error!(node = %shared.me, %rejection, "the cluster does not take this node");
+                }
+                tokio::time::sleep(jittered(REFUSED_PAUSE)).await;
+            }
+            Err(error) => tracing::warn!(node = %shared.me, %error, "not registered yet"),
+        }
+    }
+}
+
+/// Whether it is another state than before.
+fn set_state(shared: &Shared, state: RegistrationState) -> bool {
+    shared.registration_state.send_if_modified(|present| {
+        let changed = *present != state;
+        *present = state;
+        changed
+    })
+}
+
+/// Tells one controller that this node is alive, at fixed times: an answer that is late holds up no later heartbeat.
+pub(super) async fn send_heartbeats(shared: Arc<Shared>, controller: NodeId) {
+    let timeout = shared.config.timing.broker_timeout;
+    let mut interval = tokio::time::interval(shared.config.timing.broker_heartbeat);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let under_way = Arc::new(Semaphore::new(MAX_HEARTBEATS));
+    loop {
+        interval.tick().await;
+        let Ok(turn) = Arc::clone(&under_way).try_acquire_owned() else {
+            continue;
+        };
+        let sender = Arc::clone(&shared);
+        shared.spawn(async move {
+            let _turn = turn;
+            match sender
+                .peers
+                .call(controller, Request::Heartbeat, timeout)
+                .await
+            {
+                Ok(reply) => {
+                    let now = sender.now();
+                    sender.liveness().heard(controller, reply.incarnation, now);
+                }
+                Err(error) => tracing::debug!(%controller, %error, "heartbeat failed"),
+            }
+        });
+    }
+}
+
+/// Lets the liveness judge notice its own pauses.
+pub(super) async fn listen(shared: Arc<Shared>) {
+    let mut interval = tokio::time::interval(shared.config.timing.broker_timeout / 10);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        let now = shared.now();
+        shared.liveness().tick(now);
+    }
+}
+
+/// The active controller's: gives the cluster its id, and keeps the Raft membership in line with the registry. Every
+/// registered node is a member and no other; those that are listed vote.
+pub(super) async fn keep_members(shared: Arc<Shared>) {
+    let mut image = shared.image.clone();
+    let mut interval = tokio::time::interval(MEMBER_INTERVAL);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = interval.tick() => {}
+            changed = image.changed() => if changed.is_err() { return },
+        }
+        image.mark_unchanged();
+        if !shared.is_active() || !shared.reaches_quorum() {
+            continue;
+        }
+        if image.borrow().cluster_id().is_none() {
+            let command = Command::InitCluster {
+                cluster_id: shared.config.cluster_id,
+            };
+            let response = shared.write(command, MEMBER_TIMEOUT).await;
+            tracing::debug!(?response, "gave the cluster its id");
+            continue;
+        }
+        let _alone = shared.membership.lock().await;
+        let present = Arc::clone(&image.borrow());
+        align_members(&shared, &present).await;
+    }
+}
+
+async fn align_members(shared: &Shared, present: &ClusterImage) {
+    let metrics = shared.metrics();
+    let membership = &metrics.membership_config;
+    // A membership that is newer than the image names nodes that the image does not show yet.
+    if membership
+        .log_id()
+        .is_some_and(|at| at.index > present.applied_index())
+    {
+        return;
+    }
+    let members: BTreeSet<u64> = membership.nodes().map(|(&id, _)| id).collect();
+    let voters: BTreeSet<u64> = membership.voter_ids().collect();
+    for registration in present.nodes() {
+        let node = registration.node;
+        let id = raft_id(node);
+        if !members.contains(&id) {
+            let address = BasicNode::new(registration.quic.to_string());
+            let added = shared.raft.add_learner(id, address, false);
+            tell("add a member", node, added).await;
+        } else if shared.voters.contains_key(&node) && !voters.contains(&id) {
+            // A listed controller that was removed and has come back. It votes once it has what the others have.
+            let matched = metrics
+                .replication
+                .as_ref()
+                .and_then(|replication| *replication.get(&id)?);
+            if matched.is_some_and(|at| Some(at.index + MAX_VOTER_LAG) >= metrics.last_log_index) {
+                let change = ChangeMembers::AddVoterIds(BTreeSet::from([id]));
+                let changed = shared.raft.change_membership(change, true);
+                tell("let a controller vote", node, changed).await;
+            }
+        }
+    }
+    for id in members.difference(&voters) {
+        let gone = node_id(*id).filter(|&node| present.node(node).is_none());
+        if let Some(node) = gone {
+            let change = ChangeMembers::RemoveNodes(BTreeSet::from([*id]));
+            let changed = shared.raft.change_membership(change, true);
+            tell("remove a member", node, changed).await;
+        }
+    }
+}
+
+/// As the active controller, takes a node out of the Raft membership and then, by `command`, out of the registry. In this
+/// order, so that a node that comes back under the same id with an empty store is not taken for one that has forgotten.
+pub(super) async fn remove_node(
+    shared: &Shared,
+    node: NodeId,
+    command: Command,
+    timeout: Duration,
+) -> Response {
+    let refuse = |reason: &str| Response::Proposed {
+        result: Err(Rejection::NotRemovable {
+            node,
+            reason: reason.to_owned(),
+        }),
+        applied_index: 0,
+    };
+    let removed = async {
+        let _alone = shared.membership.lock().await;
+        if node == shared.me {
+            return refuse("it is the active controller; stop it, and ask again");
+        }
+        let image = Arc::clone(&shared.image.borrow());
+        if shared.alive(&image).contains(&node) {
+            return refuse("it is alive; stop it, and ask again after a second");
+        }
+        let id = raft_id(node);
+        let membership = shared.metrics().membership_config;
+        if membership.voter_ids().any(|voter| voter == id) {
+            let change = ChangeMembers::RemoveVoters(BTreeSet::from([id]));
+            let changed = shared.raft.change_membership(change, false);
+            if !tell("take the vote from a controller", node, changed).await {
+                return Response::NoQuorum;
+            }
+        } else if membership.nodes().any(|(&member, _)| member == id) {
+            let change = ChangeMembers::RemoveNodes(BTreeSet::from([id]));
+            let changed = shared.raft.change_membership(change, true);
+            if !tell("remove a member", node, changed).await {
+                return Response::NoQuorum;
+            }
+        }
+        shared.write(command, timeout).await
+    };
+    match tokio::time::timeout(timeout, removed).await {
+        Ok(response) => response,
+        Err(_elapsed) => Response::NoQuorum,
+    }
+}
+
+/// Waits for a membership change, and whether it succeeded. One that fails is tried again on the next occasion.
+async fn tell<T, E: std::fmt::Display>(
+    what: &str,
+    node: NodeId,
+    change: impl Future<Output = Result<T, E>>,
+) -> bool {
+    match tokio::time::timeout(MEMBER_TIMEOUT, change).await {
+        Ok(Ok(_)) => tracing::info!(%node, "{what}: done"),
+        Ok(Err(error)) => {
+            tracing::warn!(%node, %error, "{what}: failed");
+            return false;
+        }
+        Err(_elapsed) => {
+            tracing::warn!(%node, "{what}: no majority answered");
+            return false;
+        }
+    }
+    true
+}

@@ -1,0 +1,775 @@
+//! The handle that the rest of the node has on its controller.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use openraft::error::{ClientWriteError, RaftError};
+use openraft::{RaftMetrics, ServerState, SnapshotPolicy};
+use thiserror::Error;
+use tokio::sync::{Mutex as AsyncMutex, Semaphore, watch};
+use tokio::time::Instant;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+
+use super::config::{
+    ALLOWED_CONTROLLERS, ControllerConfig, FenceHandler, PeerNetwork, StartError, Timing,
+};
+use super::liveness::Liveness;
+use super::message::{MAX_COMMAND_BYTES, Proposal, Refusal, Request, Response};
+use super::network::Network;
+use super::peers::{PeerError, Peers};
+use super::raft::{Raft, node_id, raft_id};
+use super::store::{self, Owner};
+use super::{duties, election_driver};
+use crate::metadata::{
+    ClusterImage, Command, CreatePartitionsRequest, CreateTopicRequest, Endpoint, Outcome,
+    Registration, Rejection,
+};
+use crate::types::{ErrorCode, NodeId, ProducerId, TopicId};
+
+/// Proposals that one active controller has under way. Further ones wait for their turn within their own timeouts.
+const MAX_PROPOSALS: usize = 256;
+/// Entries after which a snapshot is taken.
+const SNAPSHOT_EVERY: u64 = 2_000;
+/// Entries that are kept behind a snapshot, so that a node that was away shortly needs none.
+const KEPT_ENTRIES: u64 = 1_000;
+/// A node that is further behind than this gets a snapshot.
+const SNAPSHOT_LAG: u64 = 4_000;
+/// Entries in one append request, within the byte limit of the store's reader.
+const MAX_APPEND_ENTRIES: u64 = 256;
+/// Bytes of a snapshot in one message. JSON makes up to four times as many of them.
+const SNAPSHOT_CHUNK: u64 = 512 * 1024;
+const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Pauses between attempts to submit, with jitter.
+const FIRST_RETRY: Duration = Duration::from_millis(10);
+const LAST_RETRY: Duration = Duration::from_millis(400);
+/// How long one attempt waits before another controller is asked.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a submitter waits for its own image to show what was committed.
+const CATCH_UP_TIMEOUT: Duration = Duration::from_millis(500);
+/// How long a stop waits for the store's file.
+const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Why a proposal was not carried out, or it is not known whether it was.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum SubmitError {
+    /// Committed as a refusal: it was not done.
+    #[error(transparent)]
+    Rejected(#[from] Rejection),
+    /// It may or may not have been done.
+    #[error(
+        "no majority of the controllers answered within {} ms ({cause}); check that they run and can be reached",
+        waited.as_millis()
+    )]
+    NoQuorum { waited: Duration, cause: String },
+    /// It was not done.
+    #[error("the command has {0} bytes, at most {MAX_COMMAND_BYTES} are taken; split it")]
+    TooLarge(usize),
+    /// It may or may not have been done.
+    #[error("this node's controller has stopped")]
+    Stopped,
+    #[error(
+        "the controller answered something else than was asked; are all nodes of the same version?"
+    )]
+    UnexpectedOutcome,
+}
+
+impl SubmitError {
+    /// The answer to a Kafka client.
+    pub fn error_code(&self) -> ErrorCode {
+        match self {
+            SubmitError::Rejected(rejection) => rejection.error_code(),
+            SubmitError::NoQuorum { .. } => ErrorCode::RequestTimedOut,
+            SubmitError::TooLarge(_) => ErrorCode::InvalidRequest,
+            SubmitError::Stopped => ErrorCode::NotController,
+            SubmitError::UnexpectedOutcome => ErrorCode::UnknownServerError,
+        }
+    }
+}
+
+/// How far this node is with its own registration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RegistrationState {
+    /// Not yet, or the controllers cannot be reached.
+    Pending,
+    /// The image of this node shows it.
+    Registered,
+    /// Another data directory holds this node id, or the cluster is too new. It is tried again from time to time.
+    Refused(Rejection),
+}
+
+/// One node's controller. Clones are handles on the same one; when the last is dropped, it stops.
+#[derive(Clone)]
+pub struct Controller {
+    pub(super) shared: Arc<Shared>,
+    _stop: Arc<DropGuard>,
+}
+
+/// What the handle and the tasks share.
+pub(super) struct Shared {
+    pub(super) me: NodeId,
+    /// What this node registers; its endpoints may change.
+    pub(super) registration: watch::Sender<Registration>,
+    pub(super) registration_state: watch::Sender<RegistrationState>,
+    /// The listed controllers and their addresses. Never empty.
+    pub(super) voters: BTreeMap<NodeId, String>,
+    pub(super) config: ControllerConfig,
+    pub(super) raft: Raft,
+    pub(super) peers: Arc<Peers>,
+    pub(super) image: watch::Receiver<Arc<ClusterImage>>,
+    pub(super) fence_handler: Arc<dyn FenceHandler>,
+    pub(super) stop: CancellationToken,
+    liveness: Mutex<Liveness>,
+    started: Instant,
+    proposals: Semaphore,
+    /// Held while the Raft membership is brought in line with the registry, so that a node being removed is not added.
+    pub(super) membership: AsyncMutex<()>,
+    /// When a refused message was last told of at a level that is seen.
+    pub(super) refusal_logged: Mutex<Option<Instant>>,
+    tasks: TaskTracker,
+    /// Closed when nobody has the store's file open any more.
+    pub(super) store_open: watch::Receiver<()>,
+}
+
+impl Controller {
+    /// Opens the store and starts: openraft, the heartbeats, this node's registration, and what the active controller does.
+    /// Returns at once; a cluster may take a while to form.
+    pub async fn start(
+        config: ControllerConfig,
+        network: Arc<dyn PeerNetwork>,
+        fence_handler: Arc<dyn FenceHandler>,
+    ) -> Result<Controller, StartError> {
+        let me = config.registration.node;
+        let mut voters = config.voters.clone();
+        if voters.is_empty() {
+            voters.insert(me, config.registration.quic.to_string());
+        }
+        if !ALLOWED_CONTROLLERS.contains(&voters.len()) {
+            return Err(StartError::ControllerCount(voters.len()));
+        }
+        let raft_config = raft_config(&config.timing)?;
+        let owner = Owner {
+            node: me,
+            directory: config.registration.directory,
+        };
+        let path = config.store_path.clone();
+        let opened = tokio::task::spawn_blocking(move || store::open(&path, owner))
+            .await
+            .map_err(|error| StartError::Raft(error.to_string()))??;
+        let peers = Arc::new(Peers::new(
+            config.registration.clone(),
+            voters.clone(),
+            network,
+            opened.image.clone(),
+        ));
+        let raft = Raft::new(
+            raft_id(me),
+            Arc::new(raft_config),
+            Network {
+                peers: Arc::clone(&peers),
+            },
+            opened.log,
+            opened.state,
+        )
+        .await
+        .map_err(|error| StartError::Raft(error.to_string()))?;
+        if let Err(error) = check_controllers(&raft, &config).await {
+            if let Err(error) = raft.shutdown().await {
+                tracing::warn!(%error, "openraft did not stop cleanly");
+            }
+            return Err(error);
+        }
+        let liveness = Liveness::new(
+            me,
+            voters.keys().copied().collect(),
+            config.timing.broker_timeout,
+        );
+        let stop = CancellationToken::new();
+        let shared = Arc::new(Shared {
+            me,
+            registration: watch::Sender::new(config.registration.clone()),
+            registration_state: watch::Sender::new(RegistrationState::Pending),
+            voters,
+            config,
+            raft,
+            peers,
+            image: opened.image,
+            fence_handler,
+            stop: stop.clone(),
+            liveness: Mutex::new(liveness),
+            started: Instant::now(),
+            proposals: Semaphore::new(MAX_PROPOSALS),
+            membership: AsyncMutex::new(()),
+            refusal_logged: Mutex::new(None),
+            tasks: TaskTracker::new(),
+            store_open: opened.open,
+        });
+        shared.spawn_tasks();
+        Ok(Controller {
+            shared,
+            _stop: Arc::new(stop.drop_guard()),
+        })
+    }
+
+    /// This node's view of the committed metadata, and each change of it.
+    pub fn image(&self) -> watch::Receiver<Arc<ClusterImage>> {
+        self.shared.image.clone()
+    }
+
+    /// Proposes `command` to the active controller, from any node. When it returns, the command has been committed and
+    /// applied there, and here too unless this node is more than half a second behind.
+    ///
+    /// Retries, with growing pauses, until `timeout`: a command may then be applied twice, which
+    /// [`ClusterImage::apply`] allows for. A deletion that finds nothing after an attempt without an answer has succeeded.
+    /// [`SubmitError::NoQuorum`] is not an outcome: the command may be carried out later. An ISR change is settled only
+    /// when the partition's epochs have moved past the ones that it names; proposing the present set again moves them.
+    pub async fn submit(
+        &self,
+        command: Command,
+        timeout: Duration,
+    ) -> Result<Outcome, SubmitError> {
+        self.shared
+            .submit(Proposal::Command(command), timeout)
+            .await
+    }
+
+    /// Creates a topic: the active controller chooses replicas among the nodes that it holds for alive.
+    pub async fn create_topic(
+        &self,
+        request: CreateTopicRequest,
+        timeout: Duration,
+    ) -> Result<TopicId, SubmitError> {
+        let proposal = Proposal::CreateTopic(request);
+        match self.shared.submit(proposal, timeout).await? {
+            Outcome::TopicCreated { topic } => Ok(topic),
+            _ => Err(SubmitError::UnexpectedOutcome),
+        }
+    }
+
+    /// Adds partitions to a topic; gives their number in all.
+    pub async fn create_partitions(
+        &self,
+        request: CreatePartitionsRequest,
+        timeout: Duration,
+    ) -> Result<u32, SubmitError> {
+        let proposal = Proposal::CreatePartitions(request);
+        match self.shared.submit(proposal, timeout).await? {
+            Outcome::PartitionsCreated { count } => Ok(count),
+            _ => Err(SubmitError::UnexpectedOutcome),
+        }
+    }
+
+    /// Reserves `count` producer ids for this node: the first of them, and how many.
+    pub async fn allocate_producer_ids(
+        &self,
+        count: u32,
+        timeout: Duration,
+    ) -> Result<(ProducerId, u32), SubmitError> {
+        let node = self.shared.me;
+        let command = Command::AllocateProducerIds { node, count };
+        match self.submit(command, timeout).await? {
+            Outcome::ProducerIds { first, count } => Ok((first, count)),
+            _ => Err(SubmitError::UnexpectedOutcome),
+        }
+    }
+
+    /// The active controller, as far as this node knows. It may have been replaced already.
+    pub fn active_controller(&self) -> Option<NodeId> {
+        self.shared.active_controller()
+    }
+
+    /// Whether this node is the active controller, as far as it knows.
+    pub fn is_active(&self) -> bool {
+        self.shared.is_active()
+    }
+
+    /// Whether this node has heard a majority of the controllers (itself included, if it is one) within the silence timeout.
+    pub fn hears_majority(&self) -> bool {
+        let now = self.shared.now();
+        self.shared.liveness().hears_majority(now)
+    }
+
+    /// The registered nodes that this one holds for alive. Only controllers hear everybody.
+    pub fn alive(&self) -> BTreeSet<NodeId> {
+        self.shared.alive(&self.shared.image.borrow().clone())
+    }
+
+    /// How far this node's registration is.
+    pub fn registration(&self) -> watch::Receiver<RegistrationState> {
+        self.shared.registration_state.subscribe()
+    }
+
+    /// This node is reached elsewhere now: registers that at once.
+    pub fn set_endpoints(&self, quic: Endpoint, kafka: Option<Endpoint>) {
+        self.shared.registration.send_modify(|registration| {
+            registration.quic = quic;
+            registration.kafka = kafka;
+        });
+    }
+
+    /// Returns when the controller has failed, with the reason: its store cannot be written or read any more. The process
+    /// should stop. Does not return after [`Controller::shutdown`].
+    pub async fn failed(&self) -> String {
+        let mut metrics = self.shared.raft.metrics();
+        loop {
+            let state = metrics.borrow_and_update().running_state.clone();
+            if let Err(fatal) = state
+                && !self.shared.stop.is_cancelled()
+            {
+                return fatal.to_string();
+            }
+            if metrics.changed().await.is_err() {
+                if self.shared.stop.is_cancelled() {
+                    return std::future::pending().await;
+                }
+                return "openraft has ended".to_owned();
+            }
+        }
+    }
+
+    /// Stops everything and waits until the store's file is closed.
+    pub async fn shutdown(&self) {
+        self.shared.stop.cancel();
+        self.shared.tasks.close();
+        self.shared.tasks.wait().await;
+        let mut store_open = self.shared.store_open.clone();
+        let closed = async { while store_open.changed().await.is_ok() {} };
+        if tokio::time::timeout(STOP_TIMEOUT, closed).await.is_err() {
+            tracing::warn!(path = %self.shared.config.store_path.display(), "the controller's store is still open");
+        }
+    }
+}
+
+/// A store that comes from another cluster would go on being that cluster.
+async fn check_controllers(raft: &Raft, config: &ControllerConfig) -> Result<(), StartError> {
+    let stored: BTreeSet<u64> = raft
+        .with_raft_state(|state| state.membership_state.effective().voter_ids().collect())
+        .await
+        .map_err(|error| StartError::Raft(error.to_string()))?;
+    let listed: BTreeSet<u64> = config.voters.keys().copied().map(raft_id).collect();
+    if stored.is_empty() || listed.is_empty() || !stored.is_disjoint(&listed) {
+        return Ok(());
+    }
+    let text = |ids: &BTreeSet<u64>| {
+        let ids: Vec<String> = ids.iter().map(u64::to_string).collect();
+        ids.join(", ")
+    };
+    Err(StartError::OtherControllers {
+        store: config.store_path.clone(),
+        stored: text(&stored),
+        listed: text(&listed),
+    })
+}
+
+fn raft_config(timing: &Timing) -> Result<openraft::Config, StartError> {
+    let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    openraft::Config {
+        cluster_name: "quorate".to_owned(),
+        heartbeat_interval: millis(timing.raft_heartbeat),
+        // openraft's own timers stand for election. A detector that scales with the round trip, and stands only while it
+        // hears a majority, takes their place by `enable_elect: false` and `Raft::trigger().elect()`.
+        enable_elect: true,
+        election_timeout_min: millis(timing.raft_election_min),
+        election_timeout_max: millis(timing.raft_election_max),
+        install_snapshot_timeout: millis(SNAPSHOT_TIMEOUT),
+        max_payload_entries: MAX_APPEND_ENTRIES,
+        snapshot_policy: SnapshotPolicy::LogsSinceLast(SNAPSHOT_EVERY),
+        max_in_snapshot_log_to_keep: KEPT_ENTRIES,
+        replication_lag_threshold: SNAPSHOT_LAG,
+        snapshot_max_chunk_size: SNAPSHOT_CHUNK,
+        ..openraft::Config::default()
+    }
+    .validate()
+    .map_err(|error| StartError::Timing(error.to_string()))
+}
+
+impl Shared {
+    fn spawn_tasks(self: &Arc<Self>) {
+        let raft = self.raft.clone();
+        let stop = self.stop.clone();
+        self.tasks.spawn(async move {
+            stop.cancelled().await;
+            if let Err(error) = raft.shutdown().await {
+                tracing::warn!(%error, "openraft did not stop cleanly");
+            }
+        });
+        self.spawn(duties::found_cluster(Arc::clone(self)));
+        self.spawn(duties::keep_registered(Arc::clone(self)));
+        self.spawn(duties::listen(Arc::clone(self)));
+        for &voter in self.voters.keys().filter(|&&voter| voter != self.me) {
+            self.spawn(duties::send_heartbeats(Arc::clone(self), voter));
+        }
+        self.spawn(duties::keep_members(Arc::clone(self)));
+        self.spawn(election_driver::run(Arc::clone(self)));
+    }
+
+    /// Runs a task until the controller stops.
+    pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let stop = self.stop.clone();
+        self.tasks.spawn(async move {
+            stop.run_until_cancelled(task).await;
+        });
+    }
+
+    /// Time since the start: the clock of [`Liveness`].
+    pub(super) fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    pub(super) fn liveness(&self) -> MutexGuard<'_, Liveness> {
+        self.liveness.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn alive(&self, image: &ClusterImage) -> BTreeSet<NodeId> {
+        let now = self.now();
+        self.liveness().alive(image.nodes(), now)
+    }
+
+    pub(super) fn metrics(&self) -> RaftMetrics<u64, openraft::BasicNode> {
+        self.raft.metrics().borrow().clone()
+    }
+
+    pub(super) fn is_active(&self) -> bool {
+        self.raft.metrics().borrow().state == ServerState::Leader
+    }
+
+    pub(super) fn active_controller(&self) -> Option<NodeId> {
+        self.raft
+            .metrics()
+            .borrow()
+            .current_leader
+            .and_then(node_id)
+    }
+
+    /// Whether `node` may vote and lead here: it is listed, or the committed membership says so.
+    pub(super) fn is_controller(&self, node: NodeId) -> bool {
+        self.voters.contains_key(&node)
+            || self
+                .raft
+                .metrics()
+                .borrow()
+                .membership_config
+                .voter_ids()
+                .any(|voter| voter == raft_id(node))
+    }
+
+    /// See [`Controller::submit`].
+    pub(super) async fn submit(
+        &self,
+        proposal: Proposal,
+        timeout: Duration,
+    ) -> Result<Outcome, SubmitError> {
+        let deadline = Instant::now() + timeout;
+        let mut cause = "none is known to be active".to_owned();
+        let mut hint = None;
+        // An earlier attempt may have been carried out.
+        let mut uncertain = false;
+        let mut pause = FIRST_RETRY;
+        for attempt in 0.. {
+            if self.stop.is_cancelled() {
+                return Err(SubmitError::Stopped);
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            let target = hint
+                .take()
+                .unwrap_or_else(|| self.controller_to_ask(attempt));
+            match self.propose_to(target, &proposal, left).await {
+                // The one who founds the cluster is about to.
+                Ok(Response::Proposed {
+                    result: Err(Rejection::NoCluster),
+                    ..
+                }) => cause = Rejection::NoCluster.to_string(),
+                Ok(Response::Proposed {
+                    result,
+                    applied_index,
+                }) => {
+                    let left = deadline.saturating_duration_since(Instant::now());
+                    self.catch_up(applied_index, left.min(CATCH_UP_TIMEOUT))
+                        .await;
+                    return match result {
+                        Err(rejection) if uncertain && is_own_doing(&proposal, &rejection) => {
+                            Ok(Outcome::Done)
+                        }
+                        Ok(outcome) if uncertain && may_still_happen(&proposal, &outcome) => {
+                            Err(SubmitError::NoQuorum {
+                                waited: timeout,
+                                cause: "an earlier attempt may still be carried out".to_owned(),
+                            })
+                        }
+                        result => Ok(result?),
+                    };
+                }
+                Ok(Response::NotActive { active }) => {
+                    if let Some(active) = active.filter(|&active| active != target) {
+                        hint = Some(active);
+                        cause = format!("node {target} says that node {active} is active");
+                    } else {
+                        cause = format!("node {target} knows of no active controller");
+                    }
+                }
+                Ok(Response::NoQuorum) => {
+                    uncertain = true;
+                    cause = format!("node {target} is active, but does not reach a majority");
+                }
+                Ok(Response::Refused(refusal)) => cause = refusal.to_string(),
+                Ok(_) => return Err(SubmitError::UnexpectedOutcome),
+                Err(PeerError::TooLarge(bytes)) => return Err(SubmitError::TooLarge(bytes)),
+                Err(error) => {
+                    uncertain = true;
+                    cause = error.to_string();
+                }
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            let wait = jittered(pause).min(left);
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = self.stop.cancelled() => {}
+            }
+            pause = (pause * 2).min(LAST_RETRY);
+        }
+        Err(SubmitError::NoQuorum {
+            waited: timeout,
+            cause,
+        })
+    }
+
+    /// The active controller as far as it is known, in turn with the listed ones: it may be gone.
+    fn controller_to_ask(&self, attempt: usize) -> NodeId {
+        let listed = self.voters.keys().nth(attempt / 2 % self.voters.len());
+        let active = self.active_controller();
+        let choice = if attempt.is_multiple_of(2) {
+            active.or(listed.copied())
+        } else {
+            listed.copied()
+        };
+        choice.unwrap_or(self.me)
+    }
+
+    async fn propose_to(
+        &self,
+        target: NodeId,
+        proposal: &Proposal,
+        left: Duration,
+    ) -> Result<Response, PeerError> {
+        if target == self.me {
+            return Ok(self.propose_here(self.me, proposal, left).await);
+        }
+        let timeout = left.min(ATTEMPT_TIMEOUT);
+        let request = Request::Propose {
+            proposal: proposal.clone(),
+            timeout_ms: u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX),
+        };
+        let reply = self.peers.call(target, request, timeout).await?;
+        self.liveness().heard(target, reply.incarnation, self.now());
+        Ok(reply.body)
+    }
+
+    /// Proposes as the active controller, on behalf of `from`.
+    pub(super) async fn propose_here(
+        &self,
+        from: NodeId,
+        proposal: &Proposal,
+        timeout: Duration,
+    ) -> Response {
+        if !self.is_active() {
+            return Response::NotActive {
+                active: self.active_controller(),
+            };
+        }
+        // An active controller that is cut off would otherwise pile up what cannot be committed.
+        if !self.reaches_quorum() {
+            return Response::NoQuorum;
+        }
+        let image = Arc::clone(&self.image.borrow());
+        let resolved = match proposal {
+            Proposal::Command(command) => {
+                check_proposer(from, self.me, command, &image).map(|()| command.clone())
+            }
+            Proposal::CreateTopic(request) => request.resolve(&image, &self.alive(&image)),
+            Proposal::CreatePartitions(request) => request.resolve(&image, &self.alive(&image)),
+        };
+        match resolved {
+            Ok(Command::UnregisterNode { node, directory }) => {
+                let command = Command::UnregisterNode { node, directory };
+                duties::remove_node(self, node, command, timeout).await
+            }
+            Ok(command) => self.write(command, timeout).await,
+            Err(rejection) => Response::Proposed {
+                result: Err(rejection),
+                applied_index: image.applied_index(),
+            },
+        }
+    }
+
+    /// Whether a majority has acknowledged this active controller lately.
+    pub(super) fn reaches_quorum(&self) -> bool {
+        let metrics = self.metrics();
+        let patience = self.config.timing.raft_election_max * 2;
+        metrics.membership_config.voter_ids().count() <= 1
+            || metrics
+                .millis_since_quorum_ack
+                .is_some_and(|millis| Duration::from_millis(millis) < patience)
+    }
+
+    /// Commits a command as the active controller.
+    pub(super) async fn write(&self, command: Command, timeout: Duration) -> Response {
+        let bytes = serde_json::to_vec(&command).map_or(usize::MAX, |bytes| bytes.len());
+        if bytes > MAX_COMMAND_BYTES {
+            let rejection = Rejection::Malformed(format!(
+                "the command has {bytes} bytes, at most {MAX_COMMAND_BYTES} are taken; split it"
+            ));
+            return Response::Proposed {
+                result: Err(rejection),
+                applied_index: 0,
+            };
+        }
+        let written = async {
+            let _turn = self.proposals.acquire().await;
+            self.raft.client_write(command).await
+        };
+        match tokio::time::timeout(timeout, written).await {
+            Ok(Ok(response)) => Response::Proposed {
+                result: response.data,
+                applied_index: response.log_id.index,
+            },
+            Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward)))) => {
+                Response::NotActive {
+                    active: forward.leader_id.and_then(node_id),
+                }
+            }
+            Ok(Err(error)) => Response::Refused(Refusal::Stopped(error.to_string())),
+            Err(_elapsed) => Response::NoQuorum,
+        }
+    }
+
+    /// Waits until this node's image contains the log entry `index`; gives up quietly.
+    pub(super) async fn catch_up(&self, index: u64, timeout: Duration) {
+        let mut image = self.image.clone();
+        let caught_up = image.wait_for(|image| image.applied_index() >= index);
+        let _ = tokio::time::timeout(timeout, caught_up).await;
+    }
+}
+
+/// Who may propose what: a node speaks for itself, and elections are the active controller's own.
+fn check_proposer(
+    from: NodeId,
+    me: NodeId,
+    command: &Command,
+    image: &ClusterImage,
+) -> Result<(), Rejection> {
+    let allowed = match command {
+        Command::RegisterNode { registration } => registration.node == from,
+        Command::AllocateProducerIds { node, .. } => *node == from,
+        Command::ChangeIsrs { changes } => changes.iter().all(|change| {
+            image
+                .partition(change.partition)
+                .is_none_or(|state| state.leader_node().is_none_or(|leader| leader == from))
+        }),
+        Command::InitCluster { .. }
+        | Command::StartElections { .. }
+        | Command::AppointLeaders { .. } => from == me,
+        Command::UnregisterNode { .. }
+        | Command::CreateTopic { .. }
+        | Command::DeleteTopic { .. }
+        | Command::CreatePartitions { .. }
+        | Command::SetTopicConfigs { .. } => true,
+    };
+    if allowed {
+        Ok(())
+    } else {
+        Err(Rejection::Malformed(format!(
+            "node {from} may not propose this: it concerns another node"
+        )))
+    }
+}
+
+/// Whether a rejection says that the same proposal, made before, was carried out.
+fn is_own_doing(proposal: &Proposal, rejection: &Rejection) -> bool {
+    matches!(
+        (proposal, rejection),
+        (
+            Proposal::Command(Command::DeleteTopic { .. }),
+            Rejection::UnknownTopic(_)
+        ) | (
+            Proposal::Command(Command::UnregisterNode { .. }),
+            Rejection::UnknownNode(_)
+        )
+    )
+}
+
+/// Whether an attempt that had no answer may still succeed after a later one was refused: an ISR change that is refused for
+/// another reason than its epochs, while its copy is on its way. Its leader must not take that for a definite answer.
+fn may_still_happen(proposal: &Proposal, outcome: &Outcome) -> bool {
+    let Outcome::Partitions(results) = outcome else {
+        return false;
+    };
+    matches!(proposal, Proposal::Command(Command::ChangeIsrs { .. }))
+        && results.iter().any(|result| {
+            !matches!(
+                result,
+                Ok(_) | Err(Rejection::StaleEpoch { .. } | Rejection::UnknownPartition(_))
+            )
+        })
+}
+
+/// Between half of `pause` and all of it, so that nodes that failed together do not try again together.
+pub(super) fn jittered(pause: Duration) -> Duration {
+    pause.mul_f64(0.5 + 0.5 * rand::random::<f64>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metadata::PartitionChange;
+    use crate::types::{LeaderEpoch, PartitionEpoch};
+
+    #[test]
+    fn a_refused_isr_change_is_definite_only_when_its_epochs_are_past() {
+        let proposal = Proposal::Command(Command::ChangeIsrs {
+            changes: Vec::new(),
+        });
+        let stale = Rejection::StaleEpoch {
+            leader_epoch: LeaderEpoch::NONE,
+            partition_epoch: PartitionEpoch(1),
+        };
+        let changed = PartitionChange {
+            leader_epoch: LeaderEpoch::NONE,
+            partition_epoch: PartitionEpoch(1),
+        };
+        let definite = Outcome::Partitions(vec![Err(stale), Ok(changed)]);
+        assert!(!may_still_happen(&proposal, &definite));
+        let open = Outcome::Partitions(vec![Ok(changed), Err(Rejection::NoLeader)]);
+        assert!(may_still_happen(&proposal, &open));
+    }
+
+    #[test]
+    fn nodes_speak_for_themselves() {
+        let one = NodeId::new(1).unwrap();
+        let two = NodeId::new(2).unwrap();
+        let image = ClusterImage::new();
+        let check = |from, command: &Command| check_proposer(from, one, command, &image).is_ok();
+        let ids = Command::AllocateProducerIds {
+            node: two,
+            count: 1,
+        };
+        assert!(check(two, &ids) && !check(one, &ids));
+        let elections = Command::StartElections {
+            elections: Vec::new(),
+        };
+        assert!(check(one, &elections) && !check(two, &elections));
+    }
+
+    #[test]
+    fn the_default_timing_is_one_that_openraft_takes() {
+        assert!(raft_config(&Timing::default()).is_ok());
+        let timing = Timing {
+            raft_heartbeat: Duration::from_secs(2),
+            ..Timing::default()
+        };
+        assert!(matches!(raft_config(&timing), Err(StartError::Timing(_))));
+    }
+}

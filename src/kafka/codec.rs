@@ -1,0 +1,203 @@
+//! From bytes to requests, and from responses to bytes.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use kafka_protocol::messages::ApiKey;
+use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, StrBytes};
+use thiserror::Error;
+
+use super::preflight::{self, Malformed};
+use super::schema;
+use super::versions::{self, ServedApi};
+
+/// A request whose header has been read.
+#[derive(Debug)]
+pub(super) struct RawRequest {
+    pub(super) api: ServedApi,
+    pub(super) version: i16,
+    pub(super) correlation_id: i32,
+    /// How many structures decoding it makes.
+    pub(super) elements: usize,
+    /// What follows the header.
+    body: Bytes,
+}
+
+/// Why a request is not answered; its connection is closed, because what follows cannot be trusted, or not answered in
+/// a form that the client expects.
+#[derive(Debug, Error)]
+pub(super) enum BadRequest {
+    #[error("a request with API key {key}, version {version}, which is not served")]
+    UnknownApi { key: i16, version: i16 },
+    #[error(
+        "a {key:?} request of version {version}; versions {min} to {max} are served: use another version of the client"
+    )]
+    UnsupportedVersion {
+        key: ApiKey,
+        version: i16,
+        min: i16,
+        max: i16,
+    },
+    #[error("a malformed request header: {0}")]
+    Header(Malformed),
+    #[error("a malformed {key:?} request of version {version}: {reason}")]
+    Body {
+        key: ApiKey,
+        version: i16,
+        reason: String,
+    },
+    #[error("the answer to a {key:?} request of version {version} cannot be encoded: {reason}")]
+    Response {
+        key: ApiKey,
+        version: i16,
+        reason: String,
+    },
+}
+
+/// What a request's header says.
+pub(super) enum Header {
+    Request(RawRequest),
+    /// An ApiVersions request of a version that is not served. It is answered in version 0, which every client reads.
+    UnknownApiVersions {
+        correlation_id: i32,
+    },
+}
+
+/// Reads a request's header. Of the rest only that it fits its schema is checked, which bounds what
+/// [`RawRequest::decode`] allocates.
+pub(super) fn read_header(frame: Bytes) -> Result<Header, BadRequest> {
+    let Some((fixed, mut rest)) = frame.split_first_chunk::<8>() else {
+        return Err(BadRequest::Header(Malformed::CutShort {
+            wanted: 8,
+            remaining: frame.len(),
+        }));
+    };
+    let [k0, k1, v0, v1, c @ ..] = *fixed;
+    let key = i16::from_be_bytes([k0, k1]);
+    let version = i16::from_be_bytes([v0, v1]);
+    let correlation_id = i32::from_be_bytes(c);
+    let Some(api) = versions::served(key) else {
+        return Err(BadRequest::UnknownApi { key, version });
+    };
+    if !(api.min..=api.max).contains(&version) {
+        if api.key == ApiKey::ApiVersions {
+            return Ok(Header::UnknownApiVersions { correlation_id });
+        }
+        return Err(BadRequest::UnsupportedVersion {
+            key: api.key,
+            version,
+            min: api.min,
+            max: api.max,
+        });
+    }
+    // The client id has a two-byte length in every version of the header, as the old versions of every request do.
+    rest = skip_client_id(rest).map_err(BadRequest::Header)?;
+    if api.key.request_header_version(version) >= 2 {
+        rest = preflight::skip_tags(rest).map_err(BadRequest::Header)?;
+    }
+    let body = frame.slice(frame.len() - rest.len()..);
+    // Every request that is served has a schema: a test says so.
+    let Some(schema) = schema::of(api.key) else {
+        return Err(BadRequest::UnknownApi { key, version });
+    };
+    let extent = preflight::check(schema, version, &body).map_err(|error| BadRequest::Body {
+        key: api.key,
+        version,
+        reason: error.to_string(),
+    })?;
+    Ok(Header::Request(RawRequest {
+        api,
+        version,
+        correlation_id,
+        elements: extent.elements,
+        body,
+    }))
+}
+
+fn skip_client_id(input: &[u8]) -> Result<&[u8], Malformed> {
+    let Some((length, rest)) = input.split_first_chunk() else {
+        return Err(Malformed::CutShort {
+            wanted: 2,
+            remaining: input.len(),
+        });
+    };
+    let length = match i16::from_be_bytes(*length) {
+        -1 => 0,
+        length => usize::try_from(length).map_err(|_| Malformed::NegativeLength(length.into()))?,
+    };
+    rest.get(length..).ok_or(Malformed::CutShort {
+        wanted: length,
+        remaining: rest.len(),
+    })
+}
+
+impl RawRequest {
+    /// Decodes the body.
+    pub(super) fn decode<R: Decodable>(&self) -> Result<R, BadRequest> {
+        R::decode(&mut self.body.clone(), self.version).map_err(|error| BadRequest::Body {
+            key: self.api.key,
+            version: self.version,
+            reason: error.to_string(),
+        })
+    }
+
+    #[cfg(test)]
+    pub(super) fn body(&self) -> Bytes {
+        self.body.clone()
+    }
+
+    /// How to answer it.
+    pub(super) fn answer(&self) -> Answer {
+        Answer {
+            key: self.api.key,
+            version: self.version,
+            correlation_id: self.correlation_id,
+        }
+    }
+}
+
+/// What of a request its response depends on.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Answer {
+    pub(super) key: ApiKey,
+    pub(super) version: i16,
+    pub(super) correlation_id: i32,
+}
+
+impl Answer {
+    /// The response as it goes on the wire, length included.
+    pub(super) fn encode<R: Encodable + HeaderVersion>(
+        self,
+        response: &R,
+    ) -> Result<Bytes, BadRequest> {
+        let refuse = |reason: String| BadRequest::Response {
+            key: self.key,
+            version: self.version,
+            reason,
+        };
+        let body = response
+            .compute_size(self.version)
+            .map_err(|error| refuse(error.to_string()))?;
+        // Length, correlation id, no tagged fields.
+        let mut out = BytesMut::with_capacity(4 + 4 + 1 + body);
+        out.put_i32(0);
+        out.put_i32(self.correlation_id);
+        if R::header_version(self.version) >= 1 {
+            out.put_u8(0);
+        }
+        response
+            .encode(&mut out, self.version)
+            .map_err(|error| refuse(error.to_string()))?;
+        let length = i32::try_from(out.len() - 4).map_err(|_| {
+            refuse(format!(
+                "it takes {} bytes and a response has at most 2 GiB",
+                out.len()
+            ))
+        })?;
+        out[..4].copy_from_slice(&length.to_be_bytes());
+        Ok(out.freeze())
+    }
+}
+
+/// Text of ours in a response.
+pub(super) fn text(text: impl Into<String>) -> StrBytes {
+    StrBytes::from_string(text.into())
+}

@@ -1,0 +1,150 @@
+//! What a handler knows besides the request.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+
+use super::Service;
+use super::budget::Budget;
+use super::limits::{Limits, MAX_REQUEST_WAIT};
+use crate::metadata::{ClusterImage, Endpoint, Registration, Topic};
+use crate::types::{
+    ErrorCode, LeaderEpoch, NodeId, PartitionIndex, TopicId, TopicName, TopicPartition,
+};
+
+/// How a client reached the node. Metadata answers with the endpoints of the same kind, so that the client goes on as it
+/// came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ListenerKind {
+    /// A stream of a native client's QUIC connection.
+    Quic,
+    /// Kafka's TCP listener, with TLS or without.
+    Kafka,
+}
+
+impl ListenerKind {
+    /// Where clients of this kind reach a node; `None` if they cannot.
+    pub(super) fn endpoint(self, node: &Registration) -> Option<&Endpoint> {
+        match self {
+            ListenerKind::Quic => Some(&node.quic),
+            ListenerKind::Kafka => node.kafka.as_ref(),
+        }
+    }
+}
+
+/// How the API behaves, where that is the operator's choice.
+#[derive(Clone, Copy, Debug)]
+pub struct Config {
+    /// Kafka's `auto.create.topics.enable`: whether a Metadata request creates the topics it names.
+    pub auto_create_topics: bool,
+    pub limits: Limits,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            auto_create_topics: true,
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// One connection's view of the node.
+pub(super) struct Context<S> {
+    pub(super) service: Arc<S>,
+    pub(super) config: Config,
+    pub(super) listener: ListenerKind,
+    /// Memory for large responses.
+    pub(super) response_memory: Budget,
+    /// Turns to make a large response that is not made of records.
+    pub(super) descriptions: Arc<Semaphore>,
+    /// Where the next fetch begins among its partitions.
+    pub(super) fetch_rotation: AtomicUsize,
+}
+
+impl<S: Service> Context<S> {
+    /// Nodes that are up and that the client can reach, with where.
+    pub(super) fn reachable_nodes<'a>(
+        &'a self,
+        image: &'a ClusterImage,
+    ) -> impl Iterator<Item = (NodeId, &'a Endpoint)> {
+        image
+            .nodes()
+            .filter(|node| self.service.is_live(node.node))
+            .filter_map(|node| Some((node.node, self.listener.endpoint(node)?)))
+    }
+
+    /// The endpoint of a node that is up and that the client can reach.
+    pub(super) fn reachable<'a>(
+        &self,
+        image: &'a ClusterImage,
+        node: NodeId,
+    ) -> Option<&'a Endpoint> {
+        let registration = image.node(node)?;
+        let endpoint = self.listener.endpoint(registration)?;
+        self.service.is_live(node).then_some(endpoint)
+    }
+
+    /// Who leads a partition that this node does not lead, with the leader epoch. `None` while the image still names this
+    /// node: the client would come back at once.
+    pub(super) fn other_leader(
+        &self,
+        image: &ClusterImage,
+        partition: TopicPartition,
+    ) -> Option<(NodeId, LeaderEpoch)> {
+        let state = image.partition(partition)?;
+        let leader = state.leader_node()?;
+        (leader != self.service.node_id()).then_some((leader, state.leader_epoch))
+    }
+
+    /// The broker id to name as the controller: the real one where the client can reach it, else this node, which passes
+    /// requests on.
+    pub(super) fn controller_id(&self, image: &ClusterImage) -> i32 {
+        let active = self.service.active_controller();
+        active
+            .filter(|node| self.reachable(image, *node).is_some())
+            .unwrap_or(self.service.node_id())
+            .as_broker_id()
+    }
+}
+
+/// The topic of this name. A name that no topic can have is unknown, too.
+pub(super) fn find_topic<'a>(image: &'a ClusterImage, name: &str) -> Option<&'a Arc<Topic>> {
+    image.topic_by_name(&TopicName::new(name).ok()?)
+}
+
+/// A topic's partition, by the number on the wire.
+pub(super) fn find_partition(
+    topic: Option<&Arc<Topic>>,
+    index: i32,
+) -> Result<TopicPartition, ErrorCode> {
+    let topic = topic.ok_or(ErrorCode::UnknownTopicOrPartition)?;
+    let partition = PartitionIndex::from_wire(index).ok_or(ErrorCode::UnknownTopicOrPartition)?;
+    match topic.partition(partition) {
+        Some(_) => Ok(TopicPartition {
+            topic: topic.id,
+            partition,
+        }),
+        None => Err(ErrorCode::UnknownTopicOrPartition),
+    }
+}
+
+/// When a wait of so many milliseconds, as a client gave them, is over. Negative is none; longer than
+/// [`MAX_REQUEST_WAIT`] is cut.
+pub(super) fn deadline(wait_ms: i32) -> Instant {
+    let wait = Duration::from_millis(u64::try_from(wait_ms).unwrap_or(0));
+    Instant::now() + wait.min(MAX_REQUEST_WAIT)
+}
+
+/// A topic id on the wire.
+pub(super) fn to_uuid(id: TopicId) -> uuid::Uuid {
+    uuid::Uuid::from_u128(id.to_bits())
+}
+
+/// `None` for the id that stands for "no topic id".
+pub(super) fn from_uuid(id: uuid::Uuid) -> Option<TopicId> {
+    (!id.is_nil()).then(|| TopicId::from_random_bits(id.as_u128()))
+}

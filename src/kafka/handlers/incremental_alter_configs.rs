@@ -1,0 +1,121 @@
+//! IncrementalAlterConfigs: sets and resets single settings of topics.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use kafka_protocol::messages::incremental_alter_configs_request::{
+    AlterConfigsResource, AlterableConfig,
+};
+use kafka_protocol::messages::incremental_alter_configs_response::AlterConfigsResourceResponse;
+use kafka_protocol::messages::{IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse};
+use tokio::time::Instant;
+
+use super::code_and_message;
+use super::describe_configs::{BROKER, TOPIC};
+use crate::kafka::context::{Context, deadline, find_topic};
+use crate::kafka::{Refusal, Service};
+use crate::metadata::ConfigChange;
+use crate::types::ErrorCode;
+
+/// The request names no time of its own; this is Kafka's default of a client's request timeout.
+const WAIT_MS: i32 = 30_000;
+
+const SET: i8 = 0;
+const DELETE: i8 = 1;
+const APPEND: i8 = 2;
+const SUBTRACT: i8 = 3;
+
+pub(super) async fn handle<S: Service>(
+    context: Arc<Context<S>>,
+    request: IncrementalAlterConfigsRequest,
+    _version: i16,
+) -> IncrementalAlterConfigsResponse {
+    let deadline = deadline(WAIT_MS);
+    let mut seen = BTreeSet::new();
+    let mut responses = Vec::with_capacity(request.resources.len());
+    for resource in request.resources {
+        let key = (
+            resource.resource_type,
+            resource.resource_name.as_str().to_owned(),
+        );
+        let altered = if seen.insert(key) {
+            alter(&context, &resource, request.validate_only, deadline).await
+        } else {
+            Err(invalid("the request names the resource more than once"))
+        };
+        let (code, message) = code_and_message(&altered);
+        responses.push(
+            AlterConfigsResourceResponse::default()
+                .with_error_code(code)
+                .with_error_message(message)
+                .with_resource_type(resource.resource_type)
+                .with_resource_name(resource.resource_name),
+        );
+    }
+    IncrementalAlterConfigsResponse::default().with_responses(responses)
+}
+
+async fn alter<S: Service>(
+    context: &Context<S>,
+    resource: &AlterConfigsResource,
+    validate_only: bool,
+    deadline: Instant,
+) -> Result<(), Refusal> {
+    match resource.resource_type {
+        TOPIC => {}
+        BROKER => {
+            return Err(invalid(
+                "a node's settings are in its configuration file and flags; they do not change while it runs",
+            ));
+        }
+        other => {
+            return Err(invalid(format!(
+                "resources of type {other} have no settings here; topics (2) have"
+            )));
+        }
+    }
+    let mut names = BTreeSet::new();
+    let mut changes = Vec::with_capacity(resource.configs.len());
+    for config in &resource.configs {
+        if !names.insert(config.name.as_str()) {
+            return Err(invalid(format!(
+                "the request changes {:.64} more than once",
+                config.name.as_str()
+            )));
+        }
+        changes.push(change(config)?);
+    }
+    let image = context.service.image();
+    let topic =
+        find_topic(&image, &resource.resource_name).ok_or(ErrorCode::UnknownTopicOrPartition)?;
+    context
+        .service
+        .alter_topic_config(topic.id, changes, validate_only, deadline)
+        .await
+}
+
+fn change(config: &AlterableConfig) -> Result<ConfigChange, Refusal> {
+    let name = config.name.as_str().to_owned();
+    match (config.config_operation, &config.value) {
+        (SET, Some(value)) => Ok(ConfigChange::Set {
+            name,
+            value: value.as_str().to_owned(),
+        }),
+        (SET, None) => Err(invalid(format!("{name:.64} cannot be set to nothing"))),
+        (DELETE, _) => Ok(ConfigChange::Delete { name }),
+        (APPEND | SUBTRACT, _) => Err(Refusal {
+            error: ErrorCode::InvalidConfig,
+            message: Some(format!(
+                "{name:.64} cannot be appended to or subtracted from: no setting here is a list of several values; set it"
+            )),
+        }),
+        (other, _) => Err(invalid(format!("there is no operation {other}"))),
+    }
+}
+
+fn invalid(message: impl Into<String>) -> Refusal {
+    Refusal {
+        error: ErrorCode::InvalidRequest,
+        message: Some(message.into()),
+    }
+}

@@ -1,0 +1,84 @@
+//! ListOffsets: the offset of the earliest record, of the end, or of a time.
+
+use std::sync::Arc;
+
+use kafka_protocol::messages::list_offsets_response::{
+    ListOffsetsPartitionResponse, ListOffsetsTopicResponse,
+};
+use kafka_protocol::messages::{ListOffsetsRequest, ListOffsetsResponse};
+
+use crate::kafka::context::{Context, find_partition, find_topic};
+use crate::kafka::{ListedOffset, OffsetSpec, Service};
+use crate::types::{ErrorCode, LeaderEpoch};
+
+/// Since this version, −3 asks for the record with the largest timestamp.
+const MAX_TIMESTAMP_SINCE: i16 = 7;
+/// Since this version, an answer names the leader epoch.
+const LEADER_EPOCH_SINCE: i16 = 4;
+
+pub(super) async fn handle<S: Service>(
+    context: Arc<Context<S>>,
+    request: ListOffsetsRequest,
+    version: i16,
+) -> ListOffsetsResponse {
+    let image = context.service.image();
+    let mut topics = Vec::with_capacity(request.topics.len());
+    for asked in request.topics {
+        let topic = find_topic(&image, &asked.name);
+        let mut partitions = Vec::with_capacity(asked.partitions.len());
+        for wanted in asked.partitions {
+            let listed = match (
+                find_partition(topic, wanted.partition_index),
+                offset_spec(wanted.timestamp, version),
+            ) {
+                (Err(error), _) | (_, Err(error)) => Err(error),
+                (Ok(partition), Ok(spec)) => {
+                    let epoch = LeaderEpoch::from_wire(wanted.current_leader_epoch);
+                    context.service.list_offset(partition, spec, epoch).await
+                }
+            };
+            partitions.push(respond(wanted.partition_index, listed, version));
+        }
+        topics.push(
+            ListOffsetsTopicResponse::default()
+                .with_name(asked.name)
+                .with_partitions(partitions),
+        );
+    }
+    ListOffsetsResponse::default().with_topics(topics)
+}
+
+fn offset_spec(timestamp: i64, version: i16) -> Result<OffsetSpec, ErrorCode> {
+    match timestamp {
+        -1 => Ok(OffsetSpec::Latest),
+        -2 => Ok(OffsetSpec::Earliest),
+        -3 if version >= MAX_TIMESTAMP_SINCE => Ok(OffsetSpec::MaxTimestamp),
+        0.. => Ok(OffsetSpec::Timestamp(timestamp)),
+        _ => Err(ErrorCode::InvalidRequest),
+    }
+}
+
+fn respond(
+    index: i32,
+    listed: Result<Option<ListedOffset>, ErrorCode>,
+    version: i16,
+) -> ListOffsetsPartitionResponse {
+    let response = ListOffsetsPartitionResponse::default()
+        .with_partition_index(index)
+        .with_offset(-1)
+        .with_timestamp(-1)
+        .with_leader_epoch(-1);
+    match listed {
+        Err(error) => response.with_error_code(error.code()),
+        Ok(None) => response,
+        Ok(Some(listed)) => {
+            let epoch = listed
+                .leader_epoch
+                .filter(|_| version >= LEADER_EPOCH_SINCE);
+            response
+                .with_offset(listed.offset.to_wire())
+                .with_timestamp(listed.timestamp_ms.unwrap_or(-1))
+                .with_leader_epoch(epoch.map_or(-1, LeaderEpoch::to_wire))
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! The requests, one file each.
+
+pub(super) mod api_versions;
+mod create_partitions;
+mod create_topics;
+mod delete_topics;
+mod describe_cluster;
+mod describe_configs;
+mod fetch;
+mod fetch_response;
+mod find_coordinator;
+mod incremental_alter_configs;
+mod init_producer_id;
+mod list_offsets;
+mod metadata;
+mod produce;
+
+use std::future::Future;
+use std::sync::Arc;
+
+use kafka_protocol::messages::ApiKey;
+use kafka_protocol::protocol::{Encodable, HeaderVersion, Request, StrBytes};
+
+use super::budget::Held;
+use super::codec::{Answer, BadRequest, RawRequest, text};
+use super::connection::{Pending, Reply, Response};
+use super::context::Context;
+use super::{Refusal, Service};
+
+/// Takes a request in hand. What must happen in the order of requests has happened when this returns; the rest is in the
+/// future that it returns.
+pub(super) async fn begin<S: Service>(
+    context: &Arc<Context<S>>,
+    request: RawRequest,
+) -> Result<Pending, BadRequest> {
+    match request.api.key {
+        ApiKey::Produce => produce::begin(context, &request).await,
+        ApiKey::Fetch => fetch::begin(context, &request),
+        ApiKey::ListOffsets => later(context, &request, list_offsets::handle),
+        ApiKey::Metadata => metadata::begin(context, &request),
+        ApiKey::FindCoordinator => later(context, &request, find_coordinator::handle),
+        ApiKey::ApiVersions => later(context, &request, api_versions::handle),
+        ApiKey::CreateTopics => later(context, &request, create_topics::handle),
+        ApiKey::DeleteTopics => later(context, &request, delete_topics::handle),
+        ApiKey::InitProducerId => later(context, &request, init_producer_id::handle),
+        ApiKey::DescribeConfigs => describe_configs::begin(context, &request),
+        ApiKey::CreatePartitions => later(context, &request, create_partitions::handle),
+        ApiKey::IncrementalAlterConfigs => {
+            later(context, &request, incremental_alter_configs::handle)
+        }
+        ApiKey::DescribeCluster => later(context, &request, describe_cluster::handle),
+        // The table of served requests and this match are kept in step by a test.
+        key => Err(BadRequest::UnknownApi {
+            key: key as i16,
+            version: request.version,
+        }),
+    }
+}
+
+/// A request all of whose work is done when its turn has come.
+fn later<S, R, F>(
+    context: &Arc<Context<S>>,
+    request: &RawRequest,
+    handle: fn(Arc<Context<S>>, R, i16) -> F,
+) -> Result<Pending, BadRequest>
+where
+    S: Service,
+    R: Request + Send + 'static,
+    R::Response: Send,
+    F: Future<Output = R::Response> + Send + 'static,
+{
+    let decoded: R = request.decode()?;
+    let answer = request.answer();
+    let context = Arc::clone(context);
+    Ok(Box::pin(async move {
+        let response = handle(context, decoded, answer.version).await;
+        Ok(Reply::Send(answer.encode(&response)?.into()))
+    }))
+}
+
+/// Makes an answer that can be much larger than its request, in its turn, and counts it until it is written. The turn
+/// ends only when the answer is counted, so that no more than [`MAX_DESCRIPTIONS`](super::limits::MAX_DESCRIPTIONS)
+/// uncounted ones exist. `describe` waits for nothing.
+async fn describe_in_turn<S, R>(
+    context: &Context<S>,
+    answer: Answer,
+    describe: impl FnOnce() -> R,
+) -> Result<Reply, BadRequest>
+where
+    R: Encodable + HeaderVersion,
+{
+    // The semaphore is never closed.
+    let _turn = context.descriptions.acquire().await.ok();
+    let bytes = answer.encode(&describe())?;
+    let mut held = Held::default();
+    context.response_memory.take(&mut held, bytes.len()).await;
+    Ok(Reply::Send(Response {
+        bytes: bytes.into(),
+        held,
+    }))
+}
+
+/// Code and message of a result, as most responses carry them.
+fn code_and_message<T>(result: &Result<T, Refusal>) -> (i16, Option<StrBytes>) {
+    match result {
+        Ok(_) => (0, None),
+        Err(refusal) => (
+            refusal.error.code(),
+            Some(text(
+                refusal
+                    .message
+                    .clone()
+                    .unwrap_or_else(|| refusal.error.to_string()),
+            )),
+        ),
+    }
+}

@@ -1,0 +1,291 @@
+//! Produce: checks each partition's batches and hands them to their partition, in order; answers when they are where
+//! `acks` wants them.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use kafka_protocol::messages::produce_response::{
+    LeaderIdAndEpoch, NodeEndpoint, PartitionProduceResponse, TopicProduceResponse,
+};
+use kafka_protocol::messages::{BrokerId, ProduceRequest, ProduceResponse, TopicName};
+use tokio::time::{Instant, timeout_at};
+
+use crate::kafka::codec::{BadRequest, RawRequest, text};
+use crate::kafka::connection::{Pending, Reply};
+use crate::kafka::context::{Context, deadline, find_partition, find_topic};
+use crate::kafka::{Acks, Produce, ProduceOutcome, ProduceReply, Refusal, Service};
+use crate::metadata::{ClusterImage, Topic, TopicConfig};
+use crate::record::{Limits, check_produced};
+use crate::types::{ErrorCode, LeaderEpoch, NodeId, TopicPartition};
+
+/// From this version on an error comes with words.
+const MESSAGE_SINCE: i16 = 8;
+/// From this version on "not the leader" comes with who is.
+const LEADER_SINCE: i16 = 10;
+
+pub(super) async fn begin<S: Service>(
+    context: &Arc<Context<S>>,
+    request: &RawRequest,
+) -> Result<Pending, BadRequest> {
+    let decoded: ProduceRequest = request.decode()?;
+    let answer = request.answer();
+    let acks = decoded.acks;
+    let deadline = deadline(decoded.timeout_ms);
+    let submitted = submit(context, decoded, deadline).await;
+    let context = Arc::clone(context);
+    Ok(Box::pin(async move {
+        if acks == 0 {
+            return Ok(without_response(submitted, deadline).await);
+        }
+        let results = collect(submitted, deadline).await;
+        let response = respond(&context, results, answer.version);
+        Ok(Reply::Send(answer.encode(&response)?.into()))
+    }))
+}
+
+/// One topic of a request.
+struct TopicShare<P> {
+    name: TopicName,
+    partitions: Vec<(i32, P)>,
+}
+
+/// One partition's share that is under way, or was refused.
+type Submitted = Result<(TopicPartition, ProduceReply), Refusal>;
+
+/// One partition's share that is over. The partition is known where it was there.
+type Finished = (Option<TopicPartition>, Result<ProduceOutcome, Refusal>);
+
+async fn submit<S: Service>(
+    context: &Context<S>,
+    request: ProduceRequest,
+    deadline: Instant,
+) -> Vec<TopicShare<Submitted>> {
+    let image = context.service.image();
+    let acks = match request.acks {
+        0 => Ok(Acks::None),
+        1 => Ok(Acks::Leader),
+        -1 => Ok(Acks::All),
+        _ => Err(Refusal::from(ErrorCode::InvalidRequiredAcks)),
+    };
+    let acks = match request.transactional_id {
+        None => acks,
+        Some(_) => Err(Refusal {
+            error: ErrorCode::InvalidRequest,
+            message: Some(
+                "transactions are not supported: produce without a transactional id".to_owned(),
+            ),
+        }),
+    };
+    let mut topics = Vec::with_capacity(request.topic_data.len());
+    for data in request.topic_data {
+        let topic = find_topic(&image, &data.name);
+        let max_batch_bytes = topic.map_or(0, |topic| max_message_bytes(topic));
+        let mut partitions = Vec::with_capacity(data.partition_data.len());
+        for share in data.partition_data {
+            let submitted = match (&acks, find_partition(topic, share.index)) {
+                (Err(refusal), _) => Err(refusal.clone()),
+                (_, Err(error)) => Err(error.into()),
+                (Ok(acks), Ok(partition)) => {
+                    submit_share(
+                        context,
+                        partition,
+                        share.records.unwrap_or_default(),
+                        max_batch_bytes,
+                        *acks,
+                        deadline,
+                    )
+                    .await
+                }
+            };
+            partitions.push((share.index, submitted));
+        }
+        topics.push(TopicShare {
+            name: data.name,
+            partitions,
+        });
+    }
+    topics
+}
+
+async fn submit_share<S: Service>(
+    context: &Context<S>,
+    partition: TopicPartition,
+    records: Bytes,
+    max_batch_bytes: usize,
+    acks: Acks,
+    deadline: Instant,
+) -> Submitted {
+    let batches =
+        check_produced(&records, &Limits { max_batch_bytes }).map_err(|error| Refusal {
+            error: error.error_code(),
+            message: Some(error.to_string()),
+        })?;
+    let produce = Produce {
+        partition,
+        batches,
+        acks,
+        deadline,
+    };
+    // The service keeps the deadline itself; this holds even for one that does not, because the connection waits here.
+    match timeout_at(deadline, context.service.submit_produce(produce)).await {
+        Ok(reply) => Ok((partition, reply)),
+        Err(_) => Err(ErrorCode::RequestTimedOut.into()),
+    }
+}
+
+/// The largest batch that the topic takes. The image holds only configurations that can be read; were one not, the
+/// default would hold.
+fn max_message_bytes(topic: &Topic) -> usize {
+    TopicConfig::from_map(&topic.config)
+        .unwrap_or_default()
+        .max_message_bytes as usize
+}
+
+/// Waits for every partition, until the one deadline of the request.
+async fn collect(
+    submitted: Vec<TopicShare<Submitted>>,
+    deadline: Instant,
+) -> Vec<TopicShare<Finished>> {
+    let mut topics = Vec::with_capacity(submitted.len());
+    for topic in submitted {
+        let mut partitions = Vec::with_capacity(topic.partitions.len());
+        for (index, share) in topic.partitions {
+            let finished = match share {
+                Err(refusal) => (None, Err(refusal)),
+                Ok((partition, reply)) => {
+                    let result = match timeout_at(deadline, reply).await {
+                        Ok(Ok(result)) => result,
+                        Ok(Err(_)) => Err(ErrorCode::NotLeaderOrFollower),
+                        Err(_) => Err(ErrorCode::RequestTimedOut),
+                    };
+                    (Some(partition), result.map_err(Refusal::from))
+                }
+            };
+            partitions.push((index, finished));
+        }
+        topics.push(TopicShare {
+            name: topic.name,
+            partitions,
+        });
+    }
+    topics
+}
+
+/// With acks=0 a failure shows in nothing but a closed connection, as with Kafka: the producer then asks who leads. The
+/// reply is waited for all the same, so that what the node has in hand stays bounded.
+async fn without_response(topics: Vec<TopicShare<Submitted>>, deadline: Instant) -> Reply {
+    for topic in topics {
+        for (index, share) in topic.partitions {
+            let refusal = match share {
+                Err(refusal) => refusal,
+                Ok((_, reply)) => match timeout_at(deadline, reply).await {
+                    Ok(Ok(Err(error))) => error.into(),
+                    // Done, or nobody answers because nobody is to hear it.
+                    Ok(Ok(Ok(_)) | Err(_)) | Err(_) => continue,
+                },
+            };
+            let reason = match refusal.message {
+                Some(message) => message,
+                None => refusal.error.to_string(),
+            };
+            return Reply::Close(format!(
+                "a produce with acks=0 to {:.249}-{index} failed: {reason}",
+                topic.name.as_str()
+            ));
+        }
+    }
+    Reply::Nothing
+}
+
+fn respond<S: Service>(
+    context: &Context<S>,
+    topics: Vec<TopicShare<Finished>>,
+    version: i16,
+) -> ProduceResponse {
+    let image = context.service.image();
+    let mut named_leaders = Vec::new();
+    let responses = topics
+        .into_iter()
+        .map(|topic| {
+            let partitions = topic
+                .partitions
+                .into_iter()
+                .map(|(index, finished)| {
+                    let leader =
+                        redirect(context, &image, &finished).filter(|_| version >= LEADER_SINCE);
+                    if let Some((node, _)) = leader
+                        && !named_leaders.contains(&node)
+                    {
+                        named_leaders.push(node);
+                    }
+                    respond_partition(index, finished.1, leader, version)
+                })
+                .collect();
+            TopicProduceResponse::default()
+                .with_name(topic.name)
+                .with_partition_responses(partitions)
+        })
+        .collect();
+    let endpoints = named_leaders
+        .into_iter()
+        .filter_map(|node| {
+            let endpoint = context.reachable(&image, node)?;
+            Some(
+                NodeEndpoint::default()
+                    .with_node_id(BrokerId(node.as_broker_id()))
+                    .with_host(text(endpoint.host.clone()))
+                    .with_port(endpoint.port.into()),
+            )
+        })
+        .collect();
+    ProduceResponse::default()
+        .with_responses(responses)
+        .with_node_endpoints(endpoints)
+}
+
+/// Who leads instead.
+fn redirect<S: Service>(
+    context: &Context<S>,
+    image: &ClusterImage,
+    finished: &Finished,
+) -> Option<(NodeId, LeaderEpoch)> {
+    let (Some(partition), Err(refusal)) = finished else {
+        return None;
+    };
+    if refusal.error != ErrorCode::NotLeaderOrFollower {
+        return None;
+    }
+    context.other_leader(image, *partition)
+}
+
+fn respond_partition(
+    index: i32,
+    result: Result<ProduceOutcome, Refusal>,
+    leader: Option<(NodeId, LeaderEpoch)>,
+    version: i16,
+) -> PartitionProduceResponse {
+    let response = PartitionProduceResponse::default().with_index(index);
+    match result {
+        Ok(outcome) => response
+            .with_base_offset(outcome.base_offset.to_wire())
+            .with_log_append_time_ms(outcome.log_append_time_ms.unwrap_or(-1))
+            .with_log_start_offset(outcome.log_start_offset.to_wire()),
+        Err(refusal) => {
+            let message = refusal.message.filter(|_| version >= MESSAGE_SINCE);
+            let response = response
+                .with_error_code(refusal.error.code())
+                .with_base_offset(-1)
+                .with_log_append_time_ms(-1)
+                .with_log_start_offset(-1)
+                .with_error_message(message.map(text));
+            match leader {
+                None => response,
+                Some((node, epoch)) => response.with_current_leader(
+                    LeaderIdAndEpoch::default()
+                        .with_leader_id(BrokerId(node.as_broker_id()))
+                        .with_leader_epoch(epoch.to_wire()),
+                ),
+            }
+        }
+    }
+}

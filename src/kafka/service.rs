@@ -1,0 +1,259 @@
+//! What the Kafka handlers need of the node they serve, in the project's own words. `broker` implements it; tests have a
+//! double.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
+
+use crate::metadata::{
+    ClusterImage, ConfigChange, CreatePartitionsRequest, CreateTopicRequest, FlushPolicy,
+};
+use crate::record::Batch;
+use crate::types::{ErrorCode, LeaderEpoch, NodeId, Offset, ProducerId, TopicId, TopicPartition};
+
+/// One node, as the Kafka API sees it.
+///
+/// Every method takes topics by id. The handlers look names up once, in the image of the moment a request is handled, so a
+/// request that was accepted before its topic was deleted never reaches a topic made again under the same name.
+///
+/// No method panics, and none waits without a bound: each ends by the deadline it is given, or at once.
+pub trait Service: Send + Sync + 'static {
+    /// The node that answers.
+    fn node_id(&self) -> NodeId;
+
+    /// The newest committed metadata that this node has applied. Cheap: an `Arc` is cloned. Metadata that the controller
+    /// has committed and this node has not yet applied is missing from it, so "unknown topic" is a retriable answer.
+    fn image(&self) -> Arc<ClusterImage>;
+
+    /// The node that leads the metadata quorum, as far as this node knows.
+    fn active_controller(&self) -> Option<NodeId>;
+
+    /// Whether a registered node is thought to be up. Metadata lists those nodes only, so that clients do not dial dead
+    /// ones.
+    fn is_live(&self, node: NodeId) -> bool;
+
+    /// Hands batches to the owner of a partition.
+    ///
+    /// The future ends when the batches stand in the partition's bounded mailbox (waiting while that is full, until the
+    /// deadline) or were refused without one; what it returns answers later. A connection awaits this future before it
+    /// reads its next request: so pipelined requests reach a partition in the order in which they were sent.
+    ///
+    /// The batches are checked already: structure, CRC, codec and size. They go through verbatim.
+    fn submit_produce(&self, produce: Produce) -> impl Future<Output = ProduceReply> + Send;
+
+    /// Reads committed record batches from a partition that this node leads.
+    ///
+    /// A read between the high watermark and the log's end is empty, never out of range. Errors: `OffsetOutOfRange`,
+    /// `NotLeaderOrFollower`, `FencedLeaderEpoch`, `UnknownLeaderEpoch`, `UnknownTopicOrPartition`, `KafkaStorageError`.
+    fn fetch_partition(
+        &self,
+        read: FetchPartition,
+    ) -> impl Future<Output = Result<FetchedRecords, FetchRefusal>> + Send;
+
+    /// A value that changes whenever a fetch of the partition may have another answer than before: its high watermark
+    /// moved, its leader changed, it went away. The value is the high watermark; waiters only wait for the change. A closed
+    /// channel is a change too. `None` where this node holds no such partition.
+    fn watch_partition(&self, partition: TopicPartition) -> Option<watch::Receiver<Offset>>;
+
+    /// Looks up one offset of a partition that this node leads. `Ok(None)`: no record is as young as the timestamp asked
+    /// for. `OffsetNotAvailable` until the leader's epoch start is committed.
+    fn list_offset(
+        &self,
+        partition: TopicPartition,
+        spec: OffsetSpec,
+        current_leader_epoch: Option<LeaderEpoch>,
+    ) -> impl Future<Output = Result<Option<ListedOffset>, ErrorCode>> + Send;
+
+    /// Makes topics, one result for each in the same order. With `validate_only`, everything is checked and nothing made.
+    /// Ends once the controller has committed them, and tries to end only when [`Service::image`] shows them. Names are
+    /// legal and no name comes twice; counts are at least 1; everything else is for the controller to judge.
+    fn create_topics(
+        &self,
+        topics: Vec<CreateTopicRequest>,
+        validate_only: bool,
+        deadline: Instant,
+    ) -> impl Future<Output = Vec<Result<CreatedTopic, Refusal>>> + Send;
+
+    /// Deletes topics, one result for each in the same order.
+    fn delete_topics(
+        &self,
+        topics: Vec<TopicId>,
+        deadline: Instant,
+    ) -> impl Future<Output = Vec<Result<(), Refusal>>> + Send;
+
+    /// Adds partitions to topics, one result for each in the same order.
+    fn create_partitions(
+        &self,
+        topics: Vec<CreatePartitionsRequest>,
+        validate_only: bool,
+        deadline: Instant,
+    ) -> impl Future<Output = Vec<Result<(), Refusal>>> + Send;
+
+    /// Changes a topic's configuration: all the changes or none.
+    fn alter_topic_config(
+        &self,
+        topic: TopicId,
+        changes: Vec<ConfigChange>,
+        validate_only: bool,
+        deadline: Instant,
+    ) -> impl Future<Output = Result<(), Refusal>> + Send;
+
+    /// What `flush` is where a topic does not set it.
+    fn flush_policy(&self) -> FlushPolicy;
+
+    /// The node's own settings, for DescribeConfigs of a broker. Read only.
+    fn node_config(&self) -> Vec<NodeSetting>;
+
+    /// A producer id that no producer ever had. Its epoch is 0.
+    fn allocate_producer_id(
+        &self,
+        deadline: Instant,
+    ) -> impl Future<Output = Result<ProducerId, ErrorCode>> + Send;
+}
+
+/// When a produce is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Acks {
+    /// Never: Kafka's 0.
+    None,
+    /// At the leader's own durable append: Kafka's 1.
+    Leader,
+    /// When the records are committed: Kafka's −1.
+    All,
+}
+
+/// One partition's share of a Produce request.
+#[derive(Debug)]
+pub struct Produce {
+    pub partition: TopicPartition,
+    /// At least one. Zero-copy slices of the request.
+    pub batches: Vec<Batch>,
+    pub acks: Acks,
+    /// When to give up waiting and answer `RequestTimedOut`. One for the whole request.
+    pub deadline: Instant,
+}
+
+/// Answers when a produce is over. A sender that is dropped without an answer (the partition's owner went away) counts as
+/// `NotLeaderOrFollower`: nothing is known of the records, and the producer asks again. With [`Acks::None`] nobody listens.
+pub type ProduceReply = oneshot::Receiver<Result<ProduceOutcome, ErrorCode>>;
+
+/// A reply that is there already: what [`Service::submit_produce`] returns for a produce that it refuses at once.
+pub fn produce_replied(result: Result<ProduceOutcome, ErrorCode>) -> ProduceReply {
+    let (sender, receiver) = oneshot::channel();
+    // The receiver is alive, so this cannot fail.
+    let _ = sender.send(result);
+    receiver
+}
+
+/// Where a produce's records are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProduceOutcome {
+    /// The offset of the first record; of a duplicate, the one it got the first time.
+    pub base_offset: Offset,
+    /// Milliseconds since the Unix epoch, where the topic stamps records with the time of the append. `None` otherwise.
+    pub log_append_time_ms: Option<i64>,
+    pub log_start_offset: Offset,
+}
+
+/// What to read from one partition.
+#[derive(Clone, Copy, Debug)]
+pub struct FetchPartition {
+    pub partition: TopicPartition,
+    /// The first record that is wanted. The whole batch that holds it is returned.
+    pub from: Offset,
+    /// Stop before the batch that passes this many bytes; but the first batch comes whole, however large. 0 asks for the
+    /// offsets alone and reads nothing.
+    pub max_bytes: usize,
+    /// The epoch that the client believes in; `None` where it names none.
+    pub current_leader_epoch: Option<LeaderEpoch>,
+}
+
+/// What a partition holds at an offset.
+#[derive(Clone, Debug)]
+pub struct FetchedRecords {
+    /// Whole record batches, in order; one chunk may hold several. Nothing at or above the high watermark.
+    pub records: Vec<Bytes>,
+    /// Where the next read goes on: the end of the last batch returned, or `from` where there is none.
+    pub next: Offset,
+    pub high_watermark: Offset,
+    /// Never above the high watermark.
+    pub last_stable_offset: Offset,
+    pub log_start_offset: Offset,
+}
+
+/// Why a partition was not read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FetchRefusal {
+    pub error: ErrorCode,
+    /// Log start offset and high watermark, where the partition is here: `OffsetOutOfRange` names the range.
+    pub bounds: Option<(Offset, Offset)>,
+}
+
+impl From<ErrorCode> for FetchRefusal {
+    fn from(error: ErrorCode) -> FetchRefusal {
+        FetchRefusal {
+            error,
+            bounds: None,
+        }
+    }
+}
+
+/// Which offset ListOffsets asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OffsetSpec {
+    /// The log start offset.
+    Earliest,
+    /// The high watermark.
+    Latest,
+    /// The first record whose timestamp (milliseconds since the Unix epoch) is at or after this one.
+    Timestamp(i64),
+    /// The record with the largest timestamp.
+    MaxTimestamp,
+}
+
+/// An offset that was looked up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ListedOffset {
+    pub offset: Offset,
+    /// The record's, in milliseconds since the Unix epoch. `None` for earliest and latest.
+    pub timestamp_ms: Option<i64>,
+    /// The epoch that wrote the record at the offset, where known.
+    pub leader_epoch: Option<LeaderEpoch>,
+}
+
+/// A topic that was made, or would have been.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CreatedTopic {
+    pub partitions: u32,
+    pub replication_factor: u32,
+}
+
+/// One of a node's own settings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeSetting {
+    pub name: String,
+    pub value: String,
+    /// Whether the value is what the node has where nothing is configured.
+    pub is_default: bool,
+    pub documentation: String,
+}
+
+/// Why the cluster refused to change something.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    pub error: ErrorCode,
+    /// For people: what is wrong, with which value, and what to do. `None` where the code says it all.
+    pub message: Option<String>,
+}
+
+impl From<ErrorCode> for Refusal {
+    fn from(error: ErrorCode) -> Refusal {
+        Refusal {
+            error,
+            message: None,
+        }
+    }
+}

@@ -1,0 +1,267 @@
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use kafka_protocol::messages::fetch_response::PartitionData;
+use kafka_protocol::messages::{FetchRequest, FetchResponse};
+use tokio::time::Instant;
+
+use super::client::{connect, connect_to, fetch};
+use super::double::Double;
+use super::values;
+use crate::kafka::{Config, ListenerKind, Server};
+
+fn partition(response: &FetchResponse, place: usize) -> &PartitionData {
+    &response.responses[0].partitions[place]
+}
+
+fn found(partition: &PartitionData) -> Vec<String> {
+    let records = partition.records.clone().unwrap_or_default();
+    values(&records)
+        .into_iter()
+        .map(|(_, value)| value)
+        .collect()
+}
+
+#[tokio::test]
+async fn every_version_reads_whole_batches() {
+    let double = Double::new().with_topic("orders", 2);
+    double.append(double.partition("orders", 0), &["a", "b", "c"]);
+    let mut client = connect(&double);
+    for version in 4..=12 {
+        let response = client.call(&fetch("orders", &[1, 0]), version).await;
+        assert_eq!(response.error_code, 0);
+        assert_eq!(response.session_id, 0);
+        let full = partition(&response, 0);
+        assert_eq!(found(full), ["b", "c"], "version {version}");
+        assert_eq!(full.high_watermark, 3);
+        assert_eq!(full.last_stable_offset, 3);
+        assert!(found(partition(&response, 1)).is_empty());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_long_poll_ends_with_its_one_deadline() {
+    let double = Double::new().with_topic("orders", 20);
+    let mut client = connect(&double);
+    let started = Instant::now();
+    let response = client.call(&fetch("orders", &[0; 20]), 11).await;
+    assert_eq!(started.elapsed().as_millis(), 500);
+    assert!((0..20).all(|i| found(partition(&response, i)).is_empty()));
+    assert_eq!(double.reads.load(Ordering::SeqCst), 20, "nothing is polled");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_long_poll_wakes_when_records_are_committed() {
+    let double = Double::new().with_topic("orders", 3);
+    let mut client = connect(&double);
+    let started = Instant::now();
+    client.send(&fetch("orders", &[0; 3]), 11).await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    double.append(double.partition("orders", 1), &["late"]);
+    let (_, response) = client.receive::<FetchRequest>(11).await;
+    assert_eq!(started.elapsed().as_millis(), 200);
+    assert_eq!(found(partition(&response, 1)), ["late"]);
+    assert_eq!(
+        double.reads.load(Ordering::SeqCst),
+        4,
+        "only what changed is read again"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn min_bytes_gathers_and_reads_nothing_twice() {
+    let double = Double::new().with_topic("orders", 2);
+    let mut client = connect(&double);
+    let size = super::batch(&["0"]).len();
+    let request = fetch("orders", &[0, 0]).with_min_bytes(5 * size as i32);
+    client.send(&request, 11).await;
+    for i in 0..5 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        double.append(double.partition("orders", i % 2), &[&i.to_string()]);
+    }
+    let started = Instant::now();
+    let (_, response) = client.receive::<FetchRequest>(11).await;
+    assert_eq!(started.elapsed().as_millis(), 0);
+    assert_eq!(found(partition(&response, 0)), ["0", "2", "4"]);
+    assert_eq!(found(partition(&response, 1)), ["1", "3"]);
+    assert_eq!(double.reads.load(Ordering::SeqCst), 2 + 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_gathered_by_the_deadline_is_sent() {
+    let double = Double::new().with_topic("orders", 1);
+    double.append(double.partition("orders", 0), &["a"]);
+    let mut client = connect(&double);
+    let request = fetch("orders", &[0]).with_min_bytes(1 << 20);
+    let started = Instant::now();
+    let response = client.call(&request, 11).await;
+    assert_eq!(started.elapsed().as_millis(), 500);
+    assert_eq!(found(partition(&response, 0)), ["a"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_leadership_ends_a_long_poll() {
+    let double = Double::new().with_topic("orders", 2);
+    let mut client = connect(&double);
+    client.send(&fetch("orders", &[0, 0]), 12).await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    double.resign(double.partition("orders", 1));
+    let started = Instant::now();
+    let (_, response) = client.receive::<FetchRequest>(12).await;
+    assert_eq!(started.elapsed().as_millis(), 0);
+    assert_eq!(partition(&response, 0).error_code, 0);
+    let refused = partition(&response, 1);
+    assert_eq!(refused.error_code, 6);
+    assert_eq!(
+        refused.current_leader.leader_id.0, -1,
+        "metadata still names this node"
+    );
+}
+
+#[tokio::test]
+async fn not_the_leader_says_who_is() {
+    let double = Double::new().with_foreign_topic("orders");
+    let mut client = connect(&double);
+    let response = client.call(&fetch("orders", &[0]), 12).await;
+    let refused = partition(&response, 0);
+    assert_eq!(refused.error_code, 6);
+    assert_eq!(refused.current_leader.leader_id.0, 2);
+    assert_eq!(refused.current_leader.leader_epoch, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn errors_are_each_partitions_own_and_end_the_wait() {
+    let double = Double::new().with_topic("orders", 4);
+    double.append(double.partition("orders", 0), &["a"]);
+    let mut client = connect(&double);
+    let mut request = fetch("orders", &[0, 9, -3, 0, 0]).with_min_bytes(1 << 20);
+    request.topics[0].partitions[3].current_leader_epoch = 0;
+    let started = Instant::now();
+    let response = client.call(&request, 11).await;
+    assert_eq!(started.elapsed().as_millis(), 0);
+    assert_eq!(found(partition(&response, 0)), ["a"]);
+    let out_of_range = partition(&response, 1);
+    assert_eq!(out_of_range.error_code, 1);
+    assert_eq!(
+        (out_of_range.log_start_offset, out_of_range.high_watermark),
+        (0, 0),
+        "the bounds are named"
+    );
+    assert_eq!(partition(&response, 2).error_code, 1);
+    assert_eq!(partition(&response, 3).error_code, 74);
+    assert_eq!(partition(&response, 4).error_code, 3);
+
+    let response = client.call(&fetch("../orders", &[0]), 11).await;
+    assert_eq!(partition(&response, 0).error_code, 3);
+    let response = client
+        .call(&fetch("orders", &[0]).with_session_id(77), 11)
+        .await;
+    assert_eq!(response.error_code, 70);
+}
+
+#[tokio::test]
+async fn limits_hold_but_the_first_batch_always_comes() {
+    let double = Double::new().with_topic("orders", 2);
+    for index in 0..2 {
+        double.append(double.partition("orders", index), &["a", "b", "c"]);
+    }
+    let size = super::batch(&["a"]).len() as i32;
+    let mut client = connect(&double);
+    for (max_bytes, partition_max_bytes, batches) in [
+        (1, 1, 1),
+        (0, 0, 1),
+        (size + 1, 1 << 20, 1),
+        (2 * size, 1 << 20, 2),
+        (6 * size, size, 2),
+        (4 * size, 1 << 20, 4),
+    ] {
+        let mut request = fetch("orders", &[0, 0]).with_max_bytes(max_bytes);
+        for partition in &mut request.topics[0].partitions {
+            partition.partition_max_bytes = partition_max_bytes;
+        }
+        let response = client.call(&request, 11).await;
+        let count = found(partition(&response, 0)).len() + found(partition(&response, 1)).len();
+        assert_eq!(count, batches, "{max_bytes} {partition_max_bytes}");
+        for place in 0..2 {
+            assert_eq!(partition(&response, place).high_watermark, 3);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_response_that_takes_no_more_is_not_held_back() {
+    let double = Double::new().with_topic("orders", 2);
+    for index in 0..2 {
+        double.append(double.partition("orders", index), &["a"]);
+    }
+    let size = super::batch(&["a"]).len() as i32;
+    let mut client = connect(&double);
+    let request = fetch("orders", &[0, 0])
+        .with_max_bytes(size + 1)
+        .with_min_bytes(size + 1);
+    let started = Instant::now();
+    let response = client.call(&request, 11).await;
+    assert_eq!(started.elapsed().as_millis(), 0);
+    let count = found(partition(&response, 0)).len() + found(partition(&response, 1)).len();
+    assert_eq!(count, 1);
+}
+
+#[tokio::test]
+async fn no_partition_starves_when_one_fills_the_response() {
+    let double = Double::new().with_topic("orders", 3);
+    for index in 0..3 {
+        double.append(double.partition("orders", index), &["a", "b", "c"]);
+    }
+    let mut client = connect(&double);
+    let request = fetch("orders", &[0, 0, 0]).with_max_bytes(1);
+    let mut served = [0; 3];
+    for _ in 0..6 {
+        let response = client.call(&request, 11).await;
+        for (place, count) in served.iter_mut().enumerate() {
+            *count += found(partition(&response, place)).len();
+        }
+    }
+    assert_eq!(served, [2, 2, 2]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn responses_that_nobody_reads_hold_a_bounded_amount_of_memory() {
+    let double = Double::new().with_topic("orders", 1);
+    let value = "z".repeat(200_000);
+    double.append(double.partition("orders", 0), &[&value]);
+    let mut config = Config::default();
+    config.limits.response_memory_bytes = 500_000;
+    let server = Server::new(Arc::clone(&double), config);
+    let mut request = fetch("orders", &[0]);
+    request.topics[0].partitions[0].partition_max_bytes = 250_000;
+    // These two hold 400 KB that do not fit their pipes.
+    let mut deaf = Vec::new();
+    for _ in 0..2 {
+        let mut client = connect_to(&server, ListenerKind::Kafka);
+        client.send(&request, 11).await;
+        deaf.push(client);
+    }
+    while double.reads.load(Ordering::SeqCst) < 2 {
+        tokio::task::yield_now().await;
+    }
+    let mut third = connect_to(&server, ListenerKind::Kafka);
+    let started = Instant::now();
+    let response = third.call(&request, 11).await;
+    assert_eq!(started.elapsed(), crate::kafka::limits::FETCH_MEMORY_WAIT);
+    assert!(found(partition(&response, 0)).is_empty());
+    for mut client in deaf {
+        let (_, response) = client.receive::<FetchRequest>(11).await;
+        assert_eq!(found(partition(&response, 0)).len(), 1);
+    }
+    let response = third.call(&request, 11).await;
+    assert_eq!(found(partition(&response, 0)).len(), 1);
+}
+
+#[tokio::test]
+async fn an_empty_fetch_is_answered_at_once() {
+    let double = Double::new();
+    let mut client = connect(&double);
+    let response = client.call(&FetchRequest::default(), 11).await;
+    assert!(response.responses.is_empty());
+}

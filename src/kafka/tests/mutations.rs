@@ -1,0 +1,338 @@
+//! Every request in every version, whole and damaged.
+
+use bytes::{Bytes, BytesMut};
+use kafka_protocol::messages::create_partitions_request::{
+    CreatePartitionsAssignment, CreatePartitionsTopic,
+};
+use kafka_protocol::messages::create_topics_request::{
+    CreatableReplicaAssignment, CreatableTopic, CreatableTopicConfig,
+};
+use kafka_protocol::messages::delete_topics_request::DeleteTopicState;
+use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
+use kafka_protocol::messages::fetch_request::ForgottenTopic;
+use kafka_protocol::messages::incremental_alter_configs_request::{
+    AlterConfigsResource, AlterableConfig,
+};
+use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
+use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
+use kafka_protocol::messages::*;
+use kafka_protocol::protocol::{Request, StrBytes};
+use proptest::prelude::*;
+
+use super::batch;
+use super::client::{encode, fetch, name, produce};
+use crate::kafka::codec::{Header, RawRequest, read_header};
+use crate::kafka::versions::SERVED_APIS;
+use crate::kafka::{preflight, schema};
+
+/// Tells the child process of a test to be the child.
+const CHILD_VARIABLE: &str = "QUORATE_TEST_MUTATIONS_CHILD";
+/// What the child may use beyond what it has at its start.
+const CHILD_ADDRESS_SPACE_BYTES: u64 = 192 << 20;
+
+fn text(text: &'static str) -> StrBytes {
+    StrBytes::from_static_str(text)
+}
+
+/// A request with something in every list that the version has.
+fn sample(key: ApiKey, version: i16) -> BytesMut {
+    fn encoded<R: Request>(request: R, version: i16) -> BytesMut {
+        encode(&request, version, 3)
+    }
+    match key {
+        ApiKey::Produce => encoded(produce("orders", 2, batch(&["x", "y"]), -1), version),
+        ApiKey::Fetch => {
+            let request = fetch("orders", &[1, 2]);
+            let forgotten = ForgottenTopic::default()
+                .with_topic(name("old"))
+                .with_partitions(vec![1, 2]);
+            let forgotten = if version >= 7 {
+                vec![forgotten]
+            } else {
+                vec![]
+            };
+            encoded(request.with_forgotten_topics_data(forgotten), version)
+        }
+        ApiKey::ListOffsets => {
+            let partition = ListOffsetsPartition::default().with_timestamp(-1);
+            let topic = ListOffsetsTopic::default()
+                .with_name(name("orders"))
+                .with_partitions(vec![partition.clone(), partition]);
+            encoded(
+                ListOffsetsRequest::default().with_topics(vec![topic]),
+                version,
+            )
+        }
+        ApiKey::Metadata => {
+            let topic = MetadataRequestTopic::default().with_name(Some(name("orders")));
+            let request = MetadataRequest::default()
+                .with_topics(Some(vec![topic.clone(), topic]))
+                .with_allow_auto_topic_creation(true);
+            encoded(request, version)
+        }
+        ApiKey::FindCoordinator => encoded(
+            FindCoordinatorRequest::default().with_key(text("group")),
+            version,
+        ),
+        ApiKey::ApiVersions => encoded(
+            ApiVersionsRequest::default()
+                .with_client_software_name(text(if version >= 3 { "test" } else { "" }))
+                .with_client_software_version(text(if version >= 3 { "1" } else { "" })),
+            version,
+        ),
+        ApiKey::CreateTopics => {
+            let assignment =
+                CreatableReplicaAssignment::default().with_broker_ids(vec![1.into(), 2.into()]);
+            let config = CreatableTopicConfig::default()
+                .with_name(text("retention.ms"))
+                .with_value(Some(text("1")));
+            let topic = CreatableTopic::default()
+                .with_name(name("orders"))
+                .with_assignments(vec![assignment])
+                .with_configs(vec![config]);
+            encoded(
+                CreateTopicsRequest::default().with_topics(vec![topic]),
+                version,
+            )
+        }
+        ApiKey::DeleteTopics => {
+            let request = if version >= 6 {
+                let topic = DeleteTopicState::default().with_name(Some(name("orders")));
+                DeleteTopicsRequest::default().with_topics(vec![topic])
+            } else {
+                DeleteTopicsRequest::default().with_topic_names(vec![name("orders")])
+            };
+            encoded(request, version)
+        }
+        ApiKey::InitProducerId => encoded(
+            InitProducerIdRequest::default().with_transactional_id(None),
+            version,
+        ),
+        ApiKey::DescribeConfigs => {
+            let resource = DescribeConfigsResource::default()
+                .with_resource_name(text("orders"))
+                .with_configuration_keys(Some(vec![text("retention.ms")]));
+            encoded(
+                DescribeConfigsRequest::default().with_resources(vec![resource]),
+                version,
+            )
+        }
+        ApiKey::CreatePartitions => {
+            let assignment =
+                CreatePartitionsAssignment::default().with_broker_ids(vec![1.into(), 2.into()]);
+            let topic = CreatePartitionsTopic::default()
+                .with_name(name("orders"))
+                .with_assignments(Some(vec![assignment]));
+            encoded(
+                CreatePartitionsRequest::default().with_topics(vec![topic]),
+                version,
+            )
+        }
+        ApiKey::IncrementalAlterConfigs => {
+            let config = AlterableConfig::default()
+                .with_name(text("retention.ms"))
+                .with_value(Some(text("1")));
+            let resource = AlterConfigsResource::default()
+                .with_resource_name(text("orders"))
+                .with_configs(vec![config]);
+            encoded(
+                IncrementalAlterConfigsRequest::default().with_resources(vec![resource]),
+                version,
+            )
+        }
+        ApiKey::DescribeCluster => encoded(DescribeClusterRequest::default(), version),
+        other => panic!("{other:?} is served and has no sample"),
+    }
+}
+
+fn decode(request: &RawRequest) -> bool {
+    match request.api.key {
+        ApiKey::Produce => request.decode::<ProduceRequest>().is_ok(),
+        ApiKey::Fetch => request.decode::<FetchRequest>().is_ok(),
+        ApiKey::ListOffsets => request.decode::<ListOffsetsRequest>().is_ok(),
+        ApiKey::Metadata => request.decode::<MetadataRequest>().is_ok(),
+        ApiKey::FindCoordinator => request.decode::<FindCoordinatorRequest>().is_ok(),
+        ApiKey::ApiVersions => request.decode::<ApiVersionsRequest>().is_ok(),
+        ApiKey::CreateTopics => request.decode::<CreateTopicsRequest>().is_ok(),
+        ApiKey::DeleteTopics => request.decode::<DeleteTopicsRequest>().is_ok(),
+        ApiKey::InitProducerId => request.decode::<InitProducerIdRequest>().is_ok(),
+        ApiKey::DescribeConfigs => request.decode::<DescribeConfigsRequest>().is_ok(),
+        ApiKey::CreatePartitions => request.decode::<CreatePartitionsRequest>().is_ok(),
+        ApiKey::IncrementalAlterConfigs => {
+            request.decode::<IncrementalAlterConfigsRequest>().is_ok()
+        }
+        ApiKey::DescribeCluster => request.decode::<DescribeClusterRequest>().is_ok(),
+        other => panic!("{other:?} is served and not decoded"),
+    }
+}
+
+/// Every request that is served, in every version.
+fn all() -> Vec<(ApiKey, i16, BytesMut)> {
+    let versions = |min, max| min..=max;
+    SERVED_APIS
+        .iter()
+        .flat_map(|api| versions(api.min, api.max).map(|v| (api.key, v, sample(api.key, v))))
+        .collect()
+}
+
+#[test]
+fn the_schema_fits_every_request_to_the_byte() {
+    for (key, version, frame) in all() {
+        let frame = frame.freeze();
+        let Ok(Header::Request(request)) = read_header(frame.clone()) else {
+            panic!("{key:?} {version} was refused");
+        };
+        assert!(decode(&request), "{key:?} {version}");
+        let body = request.body();
+        let left = preflight::check(schema::of(key).unwrap(), version, &body);
+        assert_eq!(left.unwrap().left_over, 0, "{key:?} {version}");
+        for cut in 0..body.len() {
+            let short = preflight::check(schema::of(key).unwrap(), version, &body[..cut]);
+            assert!(short.is_err(), "{key:?} {version} cut at {cut}");
+        }
+    }
+}
+
+/// One way to damage a request.
+#[derive(Clone, Debug)]
+enum Damage {
+    Byte(prop::sample::Index, u8),
+    /// A large or negative length, plain or as a varint.
+    Length(prop::sample::Index, usize),
+    Cut(prop::sample::Index),
+    Insert(prop::sample::Index, Vec<u8>),
+}
+
+const LENGTHS: [&[u8]; 6] = [
+    &[0x7f, 0xff, 0xff, 0xff],
+    &[0x00, 0xff, 0xff, 0xff],
+    &[0xff, 0xff, 0xff, 0xfe],
+    &[0xff, 0xff, 0xff, 0xff, 0x0f],
+    &[0xff, 0xff, 0xff, 0xff, 0xff],
+    &[0x7f, 0xff],
+];
+
+fn damage() -> impl Strategy<Value = Damage> {
+    prop_oneof![
+        3 => (any::<prop::sample::Index>(), any::<u8>()).prop_map(|(at, b)| Damage::Byte(at, b)),
+        3 => (any::<prop::sample::Index>(), 0..LENGTHS.len()).prop_map(|(at, l)| Damage::Length(at, l)),
+        1 => any::<prop::sample::Index>().prop_map(Damage::Cut),
+        1 => (any::<prop::sample::Index>(), prop::collection::vec(any::<u8>(), 1..64))
+            .prop_map(|(at, bytes)| Damage::Insert(at, bytes)),
+    ]
+}
+
+fn apply(frame: &mut Vec<u8>, damage: &Damage) {
+    match damage {
+        Damage::Byte(at, byte) if !frame.is_empty() => {
+            let at = at.index(frame.len());
+            frame[at] = *byte;
+        }
+        Damage::Length(at, which) if !frame.is_empty() => {
+            let at = at.index(frame.len());
+            for (to, from) in frame[at..].iter_mut().zip(LENGTHS[*which]) {
+                *to = *from;
+            }
+        }
+        Damage::Cut(at) => frame.truncate(at.index(frame.len() + 1)),
+        Damage::Insert(at, bytes) => {
+            let at = at.index(frame.len() + 1);
+            frame.splice(at..at, bytes.iter().copied());
+        }
+        Damage::Byte(..) | Damage::Length(..) => {}
+    }
+}
+
+/// Damages requests at random and decodes what is let through. A panic fails the test, and so does an allocation
+/// beyond the address space of the process, which aborts it.
+fn damage_at_random(cases: u32) {
+    let samples = all();
+    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig {
+        cases,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    });
+    let strategy = (
+        any::<prop::sample::Index>(),
+        prop::collection::vec(damage(), 1..6),
+    );
+    let outcome = runner.run(&strategy, |(which, damages)| {
+        let (_, _, frame) = which.get(&samples);
+        let mut frame = frame.to_vec();
+        for damage in &damages {
+            apply(&mut frame, damage);
+        }
+        if let Ok(Header::Request(request)) = read_header(Bytes::from(frame)) {
+            decode(&request);
+        }
+        Ok(())
+    });
+    if let Err(error) = outcome {
+        panic!("{error}");
+    }
+}
+
+#[test]
+fn no_damaged_request_panics_or_asks_for_memory_that_it_did_not_bring() {
+    if std::env::var_os(CHILD_VARIABLE).is_some() {
+        limit_address_space();
+        damage_at_random(100_000);
+        return;
+    }
+    // The limit holds for a whole process, so it needs one of its own.
+    let child = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "--nocapture"])
+        .arg(concat!(
+            "kafka::tests::mutations::",
+            "no_damaged_request_panics_or_asks_for_memory_that_it_did_not_bring"
+        ))
+        .env(CHILD_VARIABLE, "1")
+        .output()
+        .unwrap();
+    assert!(
+        child.status.success(),
+        "{}\n{}",
+        child.status,
+        String::from_utf8_lossy(&child.stderr)
+    );
+    let told = String::from_utf8_lossy(&child.stdout);
+    assert!(told.contains("1 passed"), "{told}");
+}
+
+fn limit_address_space() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let size = status.lines().find(|line| line.starts_with("VmSize:"));
+    let kib: u64 = size
+        .and_then(|line| line.split_whitespace().nth(1))
+        .unwrap()
+        .parse()
+        .unwrap();
+    let used = kib * 1024;
+    let maximum = getrlimit(Resource::As).maximum;
+    let limit = Rlimit {
+        current: Some(used + CHILD_ADDRESS_SPACE_BYTES),
+        maximum,
+    };
+    setrlimit(Resource::As, limit).unwrap();
+}
+
+#[test]
+fn more_elements_than_the_limit_are_refused_however_small_they_are() {
+    use crate::kafka::limits::MAX_REQUEST_ELEMENTS;
+    let metadata = schema::of(ApiKey::Metadata).unwrap();
+    let names = |count: usize| {
+        let mut body = (count as u32).to_be_bytes().to_vec();
+        // Empty names: two bytes each.
+        body.resize(4 + 2 * count, 0);
+        body
+    };
+    let most = preflight::check(metadata, 1, &names(MAX_REQUEST_ELEMENTS)).unwrap();
+    assert_eq!(most.elements, MAX_REQUEST_ELEMENTS);
+    assert!(preflight::check(metadata, 1, &names(MAX_REQUEST_ELEMENTS + 1)).is_err());
+    // The same in tagged fields, which the decoder keeps in a map.
+    let mut body = vec![0, 1, 0, 0];
+    body.extend_from_slice(&[0xff, 0xff, 0x7f]);
+    body.resize(8 << 20, 0);
+    assert!(preflight::check(metadata, 9, &body).is_err());
+}

@@ -1,0 +1,339 @@
+//! The cluster as the controller has committed it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::types::{
+    Appointment, ClusterId, DirectoryId, Incarnation, NodeId, PartitionIndex, PartitionState,
+    TopicId, TopicName, TopicPartition,
+};
+
+/// The metadata version that this build writes and understands. A node that understands less than the cluster's is refused.
+pub const METADATA_VERSION: u32 = 1;
+/// Nodes in a cluster. The next registration is refused with POLICY_VIOLATION.
+pub const MAX_NODES: usize = 256;
+/// Topics in a cluster. The next one is refused with POLICY_VIOLATION.
+pub const MAX_TOPICS: usize = 10_000;
+/// Partitions of one topic. More are refused with INVALID_PARTITIONS.
+pub const MAX_PARTITIONS_PER_TOPIC: usize = 10_000;
+/// Partitions in a cluster. More are refused with INVALID_PARTITIONS.
+pub const MAX_PARTITIONS: usize = 100_000;
+/// Replicas of one partition. More are refused with INVALID_REPLICATION_FACTOR.
+pub const MAX_REPLICAS: usize = 15;
+/// Length of one configuration value. A longer one is refused with INVALID_CONFIG. Names are those of a fixed list, so their
+/// number and length need no cap of their own.
+pub const MAX_CONFIG_VALUE_BYTES: usize = 256;
+/// Length of a host name or boot id in a registration; DNS allows 253. A longer one is refused with INVALID_REQUEST.
+pub const MAX_HOST_BYTES: usize = 255;
+/// Partitions that one command changes. More are refused with INVALID_REQUEST: the proposer splits them.
+pub const MAX_CHANGES_PER_COMMAND: usize = 2_000;
+/// Producer ids in one block. More are refused with INVALID_REQUEST.
+pub const MAX_PRODUCER_ID_BLOCK: u32 = 10_000;
+
+/// Where something listens.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// A DNS name or an IP address, IPv6 without brackets. At most [`MAX_HOST_BYTES`].
+    pub host: String,
+    pub port: u16,
+}
+
+impl fmt::Display for Endpoint {
+    /// `host:port`, with brackets around an IPv6 address.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
+    }
+}
+
+/// What a node says of itself each time its process starts or its address changes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Registration {
+    pub node: NodeId,
+    pub directory: DirectoryId,
+    pub incarnation: Incarnation,
+    /// Where other nodes and native clients reach it.
+    pub quic: Endpoint,
+    /// Where Kafka clients reach it; `None` when it has no such listener.
+    pub kafka: Option<Endpoint>,
+    /// The kernel's boot id, where it has one: with `flush=os` a changed one means that acknowledged records may be gone.
+    pub boot_id: Option<String>,
+    /// The highest metadata version that the node understands.
+    pub metadata_version: u32,
+}
+
+impl Registration {
+    /// The name by which this process is appointed or admitted to an ISR.
+    pub fn appointment(&self) -> Appointment {
+        Appointment {
+            node: self.node,
+            directory: self.directory,
+            incarnation: self.incarnation,
+        }
+    }
+}
+
+/// A topic.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Topic {
+    pub id: TopicId,
+    pub name: TopicName,
+    /// What was set for this topic; what is absent has its default. Only names and values that
+    /// [`TopicConfig`](super::TopicConfig) accepts.
+    pub config: BTreeMap<String, String>,
+    /// By partition index, without holes, never empty.
+    pub partitions: Vec<PartitionState>,
+}
+
+impl Topic {
+    pub fn partition(&self, index: PartitionIndex) -> Option<&PartitionState> {
+        self.partitions.get(usize::try_from(index.0).ok()?)
+    }
+
+    /// Each partition with its index.
+    pub fn indexed_partitions(&self) -> impl Iterator<Item = (PartitionIndex, &PartitionState)> {
+        (0..).map(PartitionIndex).zip(&self.partitions)
+    }
+
+    /// Kafka's replication factor: that of the first partition.
+    pub fn replication_factor(&self) -> usize {
+        self.partitions
+            .first()
+            .map_or(0, |first| first.replicas.len())
+    }
+}
+
+/// The whole metadata state. Cheap to clone: topics are shared until one of them changes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Stored", into = "Stored")]
+pub struct ClusterImage {
+    pub(super) cluster_id: Option<ClusterId>,
+    pub(super) metadata_version: u32,
+    pub(super) nodes: BTreeMap<NodeId, Arc<Registration>>,
+    pub(super) topics: BTreeMap<TopicId, Arc<Topic>>,
+    /// Derived from `topics`: one name for each id and one id for each name.
+    pub(super) names: BTreeMap<TopicName, TopicId>,
+    /// Derived from `topics`.
+    pub(super) partition_count: usize,
+    /// The first producer id that no block has had. At most 2⁶³ − 1.
+    pub(super) next_producer_id: u64,
+    pub(super) applied_index: u64,
+}
+
+impl Default for ClusterImage {
+    fn default() -> Self {
+        ClusterImage {
+            cluster_id: None,
+            metadata_version: METADATA_VERSION,
+            nodes: BTreeMap::new(),
+            topics: BTreeMap::new(),
+            names: BTreeMap::new(),
+            partition_count: 0,
+            next_producer_id: 0,
+            applied_index: 0,
+        }
+    }
+}
+
+impl ClusterImage {
+    /// The image before the first command.
+    pub fn new() -> ClusterImage {
+        ClusterImage::default()
+    }
+
+    /// `None` until the first command has been applied.
+    pub fn cluster_id(&self) -> Option<ClusterId> {
+        self.cluster_id
+    }
+
+    pub fn metadata_version(&self) -> u32 {
+        self.metadata_version
+    }
+
+    /// Index of the last log entry that this image contains; 0 before the first. Whatever keeps the log sets it.
+    pub fn applied_index(&self) -> u64 {
+        self.applied_index
+    }
+
+    pub fn set_applied_index(&mut self, index: u64) {
+        self.applied_index = index;
+    }
+
+    pub fn node(&self, node: NodeId) -> Option<&Registration> {
+        self.nodes.get(&node).map(|registration| &**registration)
+    }
+
+    /// In order of node id.
+    pub fn nodes(&self) -> impl ExactSizeIterator<Item = &Registration> {
+        self.nodes.values().map(|registration| &**registration)
+    }
+
+    /// Under which directory and incarnation `node` is registered now.
+    pub fn registered(&self, node: NodeId) -> Option<Appointment> {
+        self.node(node).map(Registration::appointment)
+    }
+
+    /// Where `node` is reached over QUIC.
+    pub fn quic_endpoint(&self, node: NodeId) -> Option<&Endpoint> {
+        self.node(node).map(|registration| &registration.quic)
+    }
+
+    /// Where Kafka clients reach `node`.
+    pub fn kafka_endpoint(&self, node: NodeId) -> Option<&Endpoint> {
+        self.node(node)?.kafka.as_ref()
+    }
+
+    pub fn topic(&self, id: TopicId) -> Option<&Arc<Topic>> {
+        self.topics.get(&id)
+    }
+
+    pub fn topic_by_name(&self, name: &TopicName) -> Option<&Arc<Topic>> {
+        self.topics.get(self.names.get(name)?)
+    }
+
+    /// In order of name.
+    pub fn topics(&self) -> impl ExactSizeIterator<Item = &Arc<Topic>> {
+        self.names.values().map(|id| &self.topics[id])
+    }
+
+    pub fn partition(&self, partition: TopicPartition) -> Option<&PartitionState> {
+        self.topic(partition.topic)?.partition(partition.partition)
+    }
+
+    /// Every partition of every topic.
+    pub fn partitions(&self) -> impl Iterator<Item = (TopicPartition, &PartitionState)> {
+        self.topics.values().flat_map(|topic| {
+            topic.indexed_partitions().map(|(partition, state)| {
+                let name = TopicPartition {
+                    topic: topic.id,
+                    partition,
+                };
+                (name, state)
+            })
+        })
+    }
+
+    pub fn partition_count(&self) -> usize {
+        self.partition_count
+    }
+
+    /// The partitions that have a replica on `node`, whether or not it is in sync.
+    pub fn partitions_of(
+        &self,
+        node: NodeId,
+    ) -> impl Iterator<Item = (TopicPartition, &PartitionState)> {
+        self.partitions()
+            .filter(move |(_, state)| state.replicas.contains(&node))
+    }
+}
+
+/// A stored image that contradicts itself.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum InvalidImage {
+    #[error("two topics are named {0}")]
+    NameTwice(TopicName),
+    #[error("two topics have the id {0}")]
+    TopicIdTwice(TopicId),
+    #[error("node {0} is registered twice")]
+    NodeTwice(NodeId),
+}
+
+/// How an image is serialised: without what is derived.
+#[derive(Serialize, Deserialize)]
+struct Stored {
+    cluster_id: Option<ClusterId>,
+    metadata_version: u32,
+    nodes: Vec<Arc<Registration>>,
+    topics: Vec<Arc<Topic>>,
+    next_producer_id: u64,
+    applied_index: u64,
+}
+
+impl From<ClusterImage> for Stored {
+    fn from(image: ClusterImage) -> Self {
+        Stored {
+            cluster_id: image.cluster_id,
+            metadata_version: image.metadata_version,
+            nodes: image.nodes.into_values().collect(),
+            topics: image.topics.into_values().collect(),
+            next_producer_id: image.next_producer_id,
+            applied_index: image.applied_index,
+        }
+    }
+}
+
+impl TryFrom<Stored> for ClusterImage {
+    type Error = InvalidImage;
+
+    fn try_from(stored: Stored) -> Result<Self, InvalidImage> {
+        let mut image = ClusterImage {
+            cluster_id: stored.cluster_id,
+            metadata_version: stored.metadata_version,
+            next_producer_id: stored.next_producer_id,
+            applied_index: stored.applied_index,
+            ..ClusterImage::default()
+        };
+        for registration in stored.nodes {
+            let node = registration.node;
+            if image.nodes.insert(node, registration).is_some() {
+                return Err(InvalidImage::NodeTwice(node));
+            }
+        }
+        for topic in stored.topics {
+            if image.names.insert(topic.name.clone(), topic.id).is_some() {
+                return Err(InvalidImage::NameTwice(topic.name.clone()));
+            }
+            image.partition_count += topic.partitions.len();
+            let id = topic.id;
+            if image.topics.insert(id, topic).is_some() {
+                return Err(InvalidImage::TopicIdTwice(id));
+            }
+        }
+        Ok(image)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ipv6_endpoints_have_brackets() {
+        let endpoint = |host: &str| Endpoint {
+            host: host.to_owned(),
+            port: 9,
+        };
+        assert_eq!(endpoint("::1").to_string(), "[::1]:9");
+        assert_eq!(endpoint("node-1").to_string(), "node-1:9");
+    }
+
+    #[test]
+    fn a_stored_image_with_a_name_twice_is_refused() {
+        let topic = |id| {
+            Arc::new(Topic {
+                id: TopicId::from_random_bits(id),
+                name: TopicName::new("t").unwrap(),
+                config: BTreeMap::new(),
+                partitions: Vec::new(),
+            })
+        };
+        let stored = Stored {
+            cluster_id: None,
+            metadata_version: 1,
+            nodes: Vec::new(),
+            topics: vec![topic(1), topic(2)],
+            next_producer_id: 0,
+            applied_index: 0,
+        };
+        let json = serde_json::to_string(&stored).unwrap();
+        let error = serde_json::from_str::<ClusterImage>(&json).unwrap_err();
+        assert!(error.to_string().contains("two topics are named t"));
+    }
+}

@@ -1,0 +1,345 @@
+//! Tests of the whole room: random commands against the invariants.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::types::{
+    Appointment, ClusterId, DirectoryId, Incarnation, LeaderEpoch, NodeId, PartitionEpoch,
+    PartitionIndex, TopicId, TopicName, TopicPartition,
+};
+
+pub(super) fn node(id: u32) -> NodeId {
+    NodeId::new(id).unwrap()
+}
+
+pub(super) fn nodes(ids: impl IntoIterator<Item = u32>) -> BTreeSet<NodeId> {
+    ids.into_iter().map(node).collect()
+}
+
+pub(super) fn registration(id: u32, incarnation: u64) -> Registration {
+    Registration {
+        node: node(id),
+        directory: DirectoryId::from_random_bits(u128::from(id)),
+        incarnation: Incarnation::from_random_bits(incarnation),
+        quic: Endpoint {
+            host: format!("n{id}"),
+            port: 9000,
+        },
+        kafka: None,
+        boot_id: None,
+        metadata_version: METADATA_VERSION,
+    }
+}
+
+/// A founded cluster with nodes 1 to `count`, each in incarnation 1.
+pub(super) fn image_with_nodes(count: u32) -> ClusterImage {
+    let mut image = ClusterImage::new();
+    let cluster_id = ClusterId::from_random_bits(1);
+    image.apply(&Command::InitCluster { cluster_id }).unwrap();
+    for id in 1..=count {
+        let registration = registration(id, 1);
+        image
+            .apply(&Command::RegisterNode { registration })
+            .unwrap();
+    }
+    image
+}
+
+/// A command with small numbers for everything, to be aimed at the present state: `aim` of 0 takes the present epochs.
+#[derive(Clone, Debug)]
+struct Shot {
+    kind: u8,
+    a: u32,
+    b: u32,
+    aim: u32,
+    nodes: Vec<u32>,
+}
+
+fn shot() -> impl Strategy<Value = Shot> {
+    (
+        0u8..11,
+        1u32..6,
+        0u32..4,
+        prop_oneof![4 => Just(0u32), 1 => 1u32..3],
+        proptest::collection::vec(1u32..6, 0..4),
+    )
+        .prop_map(|(kind, a, b, aim, nodes)| Shot {
+            kind,
+            a,
+            b,
+            aim,
+            nodes,
+        })
+}
+
+fn command(image: &ClusterImage, shot: &Shot) -> Command {
+    let topic = TopicId::from_random_bits(u128::from(shot.a % 3));
+    let partition = TopicPartition {
+        topic,
+        partition: PartitionIndex(shot.b % 3),
+    };
+    let state = image.partition(partition);
+    let leader_epoch =
+        LeaderEpoch::new(state.map_or(0, |s| s.leader_epoch.get()) + shot.aim).unwrap();
+    let partition_epoch = PartitionEpoch(
+        state
+            .map_or(0, |s| s.partition_epoch.0)
+            .saturating_sub(shot.aim),
+    );
+    let appointment = |id: u32| Appointment {
+        node: node(id),
+        directory: DirectoryId::from_random_bits(u128::from(id)),
+        incarnation: match image.registered(node(id)) {
+            Some(now) if shot.aim == 0 => now.incarnation,
+            _ => Incarnation::from_random_bits(1),
+        },
+    };
+    let ids: Vec<NodeId> = shot.nodes.iter().copied().map(node).collect();
+    let partitions = vec![
+        NewPartition {
+            replicas: ids.clone(),
+            in_sync: ids[..ids.len().min(2)].to_vec(),
+        };
+        shot.b as usize
+    ];
+    match shot.kind {
+        0 => Command::InitCluster {
+            cluster_id: ClusterId::from_random_bits(u128::from(shot.aim)),
+        },
+        1 | 2 => Command::RegisterNode {
+            registration: Registration {
+                directory: DirectoryId::from_random_bits(u128::from(shot.a + shot.aim)),
+                ..registration(shot.a, u64::from(shot.b))
+            },
+        },
+        3 => Command::UnregisterNode {
+            node: node(shot.a),
+            directory: None,
+        },
+        4 => Command::CreateTopic {
+            topic: NewTopic {
+                id: topic,
+                name: TopicName::new(&format!("t{}", shot.a % 2)).unwrap(),
+                config: BTreeMap::new(),
+                partitions,
+                min_insync: shot.a - 1,
+            },
+        },
+        5 if shot.aim > 0 => Command::DeleteTopic { topic },
+        5 | 6 => Command::CreatePartitions {
+            topic,
+            expected_count: image.topic(topic).map_or(0, |t| t.partitions.len() as u32),
+            partitions,
+            min_insync: 1,
+        },
+        7 => Command::StartElections {
+            elections: vec![
+                ElectionStart {
+                    partition,
+                    leader_epoch,
+                    partition_epoch,
+                };
+                2
+            ],
+        },
+        8 => Command::AppointLeaders {
+            appointments: vec![Appointing {
+                partition,
+                leader_epoch,
+                leader: appointment(shot.a),
+            }],
+        },
+        9 => Command::ChangeIsrs {
+            changes: vec![IsrChange {
+                partition,
+                leader_epoch,
+                partition_epoch,
+                new_isr: shot.nodes.iter().copied().map(appointment).collect(),
+                min_insync: shot.b,
+            }],
+        },
+        _ => Command::AllocateProducerIds {
+            node: node(shot.a),
+            count: shot.b,
+        },
+    }
+}
+
+fn check_image(image: &ClusterImage) {
+    let mut names = BTreeSet::new();
+    for topic in image.topics() {
+        assert!(names.insert(&topic.name), "one id for each name");
+        assert_eq!(image.topic_by_name(&topic.name).unwrap().id, topic.id);
+        assert!(!topic.partitions.is_empty());
+    }
+    assert_eq!(image.partitions().count(), image.partition_count());
+    for (_, state) in image.partitions() {
+        let replicas: BTreeSet<_> = state.replicas.iter().collect();
+        assert_eq!(replicas.len(), state.replicas.len());
+        let isr: BTreeSet<_> = state.isr.iter().map(|member| member.node).collect();
+        assert_eq!(isr.len(), state.isr.len());
+        assert!(!isr.is_empty() && isr.iter().all(|node| replicas.contains(node)));
+        assert!(state.min_insync >= 1 && state.leader_epoch > LeaderEpoch::NONE);
+        assert!(state.leader.is_none_or(|leader| isr.contains(&leader.node)));
+    }
+}
+
+/// A topic id is used once in real life: they are drawn at random. Here they come back, and begin anew.
+#[derive(Default)]
+struct Seen {
+    leaders: BTreeMap<(TopicPartition, LeaderEpoch), Appointment>,
+}
+
+fn check_step(before: &ClusterImage, after: &ClusterImage, seen: &mut Seen) {
+    seen.leaders
+        .retain(|(partition, _), _| after.topic(partition.topic).is_some());
+    for (partition, now) in after.partitions() {
+        if let Some(then) = before.partition(partition) {
+            assert!(now.leader_epoch >= then.leader_epoch);
+            assert!(now.partition_epoch >= then.partition_epoch);
+            assert!(now == then || now.partition_epoch > then.partition_epoch);
+            assert!(then.leader.is_some() || now.isr == then.isr);
+        }
+        if let Some(leader) = now.leader {
+            let first = seen
+                .leaders
+                .entry((partition, now.leader_epoch))
+                .or_insert(leader);
+            assert_eq!(*first, leader, "one leader for each epoch");
+        }
+    }
+    assert!(after.next_producer_id >= before.next_producer_id);
+}
+
+proptest! {
+    #[test]
+    fn random_commands_keep_the_invariants(
+        shots in proptest::collection::vec(shot(), 1..120),
+        founded: bool,
+    ) {
+        let start = if founded { image_with_nodes(3) } else { ClusterImage::new() };
+        let (mut image, mut seen) = (start.clone(), Seen::default());
+        let mut log = Vec::new();
+        for shot in &shots {
+            let command = command(&image, shot);
+            let before = image.clone();
+            let result = image.apply(&command);
+            check_image(&image);
+            check_step(&before, &image, &mut seen);
+            if result.is_err() {
+                prop_assert_eq!(&before, &image, "a rejected command leaves no trace");
+            }
+            log.push((command, result));
+        }
+        // From the log as it is stored, a second node comes to the same image and the same answers.
+        let json = serde_json::to_string(&log).unwrap();
+        let log: Vec<(Command, Result<Outcome, Rejection>)> = serde_json::from_str(&json).unwrap();
+        let mut replica = start;
+        for (command, result) in &log {
+            prop_assert_eq!(&replica.apply(command), result);
+        }
+        prop_assert_eq!(&replica, &image);
+        let stored: ClusterImage =
+            serde_json::from_str(&serde_json::to_string(&image).unwrap()).unwrap();
+        prop_assert_eq!(&stored, &image);
+    }
+}
+
+#[test]
+fn a_second_directory_under_a_node_id_is_refused_until_the_first_is_removed() {
+    let mut image = image_with_nodes(1);
+    let foreign = Registration {
+        directory: DirectoryId::from_random_bits(99),
+        ..registration(1, 2)
+    };
+    let register = Command::RegisterNode {
+        registration: foreign.clone(),
+    };
+    let refused = image.apply(&register).unwrap_err();
+    assert!(matches!(refused, Rejection::DirectoryInUse { .. }));
+    assert!(refused.to_string().contains("remove the node"), "{refused}");
+    let restart = Command::RegisterNode {
+        registration: registration(1, 2),
+    };
+    assert_eq!(image.apply(&restart), Ok(Outcome::Done));
+    assert_eq!(image.apply(&restart), Ok(Outcome::Unchanged));
+    image
+        .apply(&Command::UnregisterNode {
+            node: node(1),
+            directory: None,
+        })
+        .unwrap();
+    assert_eq!(image.apply(&register), Ok(Outcome::Done));
+}
+
+#[test]
+fn the_wish_for_min_insync_waits_for_the_leader() {
+    let mut image = image_with_nodes(3);
+    let request = CreateTopicRequest {
+        name: TopicName::new("t").unwrap(),
+        id: TopicId::from_random_bits(1),
+        partitions: None,
+        replication_factor: None,
+        assignment: None,
+        config: BTreeMap::new(),
+    };
+    let command = request.resolve(&image, &nodes(1..=3)).unwrap();
+    image.apply(&command).unwrap();
+    let change = Command::SetTopicConfigs {
+        topic: request.id,
+        changes: vec![ConfigChange::Set {
+            name: "min.insync.replicas".to_owned(),
+            value: "3".to_owned(),
+        }],
+    };
+    image.apply(&change).unwrap();
+    let partition = TopicPartition {
+        topic: request.id,
+        partition: PartitionIndex(0),
+    };
+    let state = image.partition(partition).unwrap().clone();
+    assert_eq!(state.min_insync, 2);
+    let changes = vec![IsrChange {
+        partition,
+        leader_epoch: state.leader_epoch,
+        partition_epoch: state.partition_epoch,
+        new_isr: state.isr.clone(),
+        min_insync: 3,
+    }];
+    let changed = image.apply(&Command::ChangeIsrs {
+        changes: changes.clone(),
+    });
+    assert!(matches!(&changed, Ok(Outcome::Partitions(results)) if results[0].is_ok()));
+    assert_eq!(image.partition(partition).unwrap().min_insync, 3);
+    let before = image.clone();
+    let again = image.apply(&Command::ChangeIsrs {
+        changes: changes.clone(),
+    });
+    assert_eq!(again, changed, "its proposer may not have heard the answer");
+    assert_eq!(image, before);
+    let mut other = changes;
+    other[0].min_insync = 1;
+    let refused = image.apply(&Command::ChangeIsrs { changes: other });
+    assert!(
+        matches!(&refused, Ok(Outcome::Partitions(results)) if matches!(results[0], Err(Rejection::StaleEpoch { .. })))
+    );
+}
+
+#[test]
+fn producer_ids_are_given_once_and_end_before_they_wrap() {
+    let mut image = image_with_nodes(1);
+    let ask = Command::AllocateProducerIds {
+        node: node(1),
+        count: 1000,
+    };
+    let first = |outcome| match outcome {
+        Ok(Outcome::ProducerIds { first, count: 1000 }) => first.get(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(first(image.apply(&ask)), 0);
+    assert_eq!(first(image.apply(&ask)), 1000);
+    image.next_producer_id = i64::MAX as u64 - 999;
+    assert!(image.apply(&ask).is_err());
+}

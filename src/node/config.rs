@@ -1,0 +1,227 @@
+//! What a node is started with.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+use crate::controller::ALLOWED_CONTROLLERS;
+use crate::kafka::{self, NodeSetting};
+use crate::metadata::{Endpoint, FlushPolicy};
+use crate::transport::ClientAuth;
+use crate::types::NodeId;
+
+/// One node's configuration, raw flags and files resolved.
+#[derive(Debug, Clone)]
+pub struct NodeConfig {
+    pub node_id: NodeId,
+    pub data_dir: PathBuf,
+    /// `None`: certificates are made under the data directory. Only for a node that is a cluster by itself.
+    pub certs_dir: Option<PathBuf>,
+    /// Where QUIC is served: other nodes and native clients. Port 0 takes any free one.
+    pub listen: SocketAddr,
+    /// Where others reach that; `None`: `listen` itself, which then is no wildcard address.
+    pub advertise: Option<Endpoint>,
+    pub kafka: Option<KafkaListener>,
+    /// The controllers with their QUIC addresses: 1, 3 or 5. Empty: this node is its own.
+    pub controllers: BTreeMap<NodeId, String>,
+    /// What `flush` is for topics that do not set it.
+    pub flush: FlushPolicy,
+    pub kafka_api: kafka::Config,
+}
+
+/// A TCP listener for Kafka clients.
+#[derive(Debug, Clone)]
+pub struct KafkaListener {
+    pub listen: SocketAddr,
+    pub advertise: Option<Endpoint>,
+    pub security: KafkaSecurity,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KafkaSecurity {
+    Tls(ClientAuth),
+    /// Only on a loopback address: whoever reaches the port may read and write every topic.
+    Plaintext,
+}
+
+/// A configuration that cannot work. Nothing was started or changed.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum ConfigError {
+    #[error(
+        "others cannot dial {address}, which stands for every address of this machine: add {flag} HOST:PORT, the name \
+         and port by which they reach this node"
+    )]
+    WildcardAdvertised {
+        address: SocketAddr,
+        flag: &'static str,
+    },
+    #[error(
+        "a plaintext Kafka listener at {address} would be open to everyone who can reach it: listen on 127.0.0.1, or \
+         leave plaintext off and use TLS"
+    )]
+    PlaintextNotLoopback { address: SocketAddr },
+    #[error("{count} controllers are listed: list 1, 3 or 5 with --controllers")]
+    ControllerCount { count: usize },
+    #[error(
+        "a node of a cluster of several needs certificates of the cluster's CA: make them with \"quorate cert create-node \
+         {node} HOST…\" and name their directory with --certs-dir"
+    )]
+    CertificatesNeeded { node: NodeId },
+}
+
+impl NodeConfig {
+    /// Refuses what cannot work.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let advertised = |address: SocketAddr, advertise: &Option<Endpoint>, flag| {
+            if address.ip().is_unspecified() && advertise.is_none() {
+                return Err(ConfigError::WildcardAdvertised { address, flag });
+            }
+            Ok(())
+        };
+        advertised(self.listen, &self.advertise, "--advertise")?;
+        if let Some(kafka) = &self.kafka {
+            advertised(kafka.listen, &kafka.advertise, "--kafka-advertise")?;
+            if kafka.security == KafkaSecurity::Plaintext && !kafka.listen.ip().is_loopback() {
+                return Err(ConfigError::PlaintextNotLoopback {
+                    address: kafka.listen,
+                });
+            }
+        }
+        let count = self.controllers.len();
+        if count != 0 && !ALLOWED_CONTROLLERS.contains(&count) {
+            return Err(ConfigError::ControllerCount { count });
+        }
+        if self.certs_dir.is_none() && !self.is_alone() {
+            return Err(ConfigError::CertificatesNeeded { node: self.node_id });
+        }
+        Ok(())
+    }
+
+    /// Whether the node is its own, only controller.
+    pub fn is_alone(&self) -> bool {
+        self.controllers.keys().all(|&node| node == self.node_id)
+    }
+
+    /// The settings that DescribeConfigs shows for this node.
+    pub(super) fn settings(&self, quic: SocketAddr, kafka: Option<SocketAddr>) -> Vec<NodeSetting> {
+        let setting = |name: &str, value: String, is_default, documentation: &str| NodeSetting {
+            name: name.to_owned(),
+            value,
+            is_default,
+            documentation: documentation.to_owned(),
+        };
+        vec![
+            setting(
+                "node.id",
+                self.node_id.to_string(),
+                false,
+                "This node's number in the cluster.",
+            ),
+            setting(
+                "log.dirs",
+                self.data_dir.display().to_string(),
+                false,
+                "The data directory.",
+            ),
+            setting(
+                "listeners",
+                match kafka {
+                    Some(kafka) => format!("QUIC://{quic},KAFKA://{kafka}"),
+                    None => format!("QUIC://{quic}"),
+                },
+                false,
+                "Where this node listens.",
+            ),
+            setting(
+                "auto.create.topics.enable",
+                self.kafka_api.auto_create_topics.to_string(),
+                self.kafka_api.auto_create_topics,
+                "Whether a topic is made when a client first asks for its metadata.",
+            ),
+            setting(
+                "flush",
+                match self.flush {
+                    FlushPolicy::Fsync => "fsync".to_owned(),
+                    FlushPolicy::Os => "os".to_owned(),
+                },
+                self.flush == FlushPolicy::Fsync,
+                "When an appended record counts as durable, where the topic does not say: fsync, or os for written but not synced.",
+            ),
+        ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config() -> NodeConfig {
+        NodeConfig {
+            node_id: NodeId::new(1).unwrap(),
+            data_dir: "data".into(),
+            certs_dir: Some("certs".into()),
+            listen: "127.0.0.1:0".parse().unwrap(),
+            advertise: None,
+            kafka: None,
+            controllers: BTreeMap::new(),
+            flush: FlushPolicy::Fsync,
+            kafka_api: kafka::Config::default(),
+        }
+    }
+
+    #[test]
+    fn a_wildcard_address_needs_an_advertised_one() {
+        let mut config = config();
+        assert_eq!(config.check(), Ok(()));
+        config.listen = "0.0.0.0:9292".parse().unwrap();
+        assert!(matches!(
+            config.check(),
+            Err(ConfigError::WildcardAdvertised {
+                flag: "--advertise",
+                ..
+            })
+        ));
+        config.advertise = Some(Endpoint {
+            host: "node1.example".to_owned(),
+            port: 9292,
+        });
+        assert_eq!(config.check(), Ok(()));
+    }
+
+    #[test]
+    fn plaintext_stays_on_this_machine() {
+        let mut config = config();
+        for (address, fine) in [("127.0.0.1:9092", true), ("192.0.2.1:9092", false)] {
+            config.kafka = Some(KafkaListener {
+                listen: address.parse().unwrap(),
+                advertise: None,
+                security: KafkaSecurity::Plaintext,
+            });
+            assert_eq!(config.check().is_ok(), fine, "{address}");
+        }
+    }
+
+    #[test]
+    fn several_nodes_need_certificates_and_an_odd_number_of_controllers() {
+        let mut config = config();
+        for node in 1..=2 {
+            let node = NodeId::new(node).unwrap();
+            config.controllers.insert(node, format!("host:{node}"));
+        }
+        assert_eq!(
+            config.check(),
+            Err(ConfigError::ControllerCount { count: 2 })
+        );
+        config
+            .controllers
+            .insert(NodeId::new(3).unwrap(), "host:3".to_owned());
+        assert_eq!(config.check(), Ok(()));
+        config.certs_dir = None;
+        assert!(matches!(
+            config.check(),
+            Err(ConfigError::CertificatesNeeded { .. })
+        ));
+    }
+}

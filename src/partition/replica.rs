@@ -1,0 +1,876 @@
+//! One replica of one partition: its role, its promise and its log.
+
+use std::collections::VecDeque;
+
+use super::output::{FenceAnswer, Frames, FramesReady, Hello, Output, PartitionView, RoleView};
+use crate::record::{Batch, STAMP_LEN, stamped_prefix};
+use crate::replication::{
+    AckRefused, Acks, Admission, BatchSequence, Follower, FollowerAction, FramesRefused, Leader,
+    LeaderAction, LogEnds, Peers, ProduceTicket, ProducerBatch, ProducerStates,
+};
+use crate::storage::{AppendError, Log, LogConfig, LogReader, SyncError, SyncTicket};
+use crate::types::{
+    Appointment, ErrorCode, Incarnation, LeaderEpoch, LogPosition, MonotonicTime, NodeId, Offset,
+    PartitionState, SessionId, TopicPartition,
+};
+use crate::wal::Frame;
+use crate::wire::{Ack, LaneMessage, MAX_HELLO_EPOCHS, OpenSession, SessionAnswer, SessionRefusal};
+
+/// What a partition is opened with, beside its log.
+#[derive(Debug, Clone)]
+pub struct PartitionOptions {
+    pub id: TopicPartition,
+    /// This node, its data directory and its process.
+    pub me: Appointment,
+    /// The promise that was persisted before, or [`LeaderEpoch::NONE`].
+    pub promised: LeaderEpoch,
+    /// The high watermark that was checkpointed before, or 0. It never truncates anything.
+    pub high_watermark: Offset,
+    /// Begins a range of 2³² session ids that no other partition of this process uses.
+    pub first_session: u64,
+    /// Whether the log was missing where there should have been one. Such a replica, as one whose log carries an
+    /// impairment, neither votes nor leads until an ISR change names this incarnation.
+    pub log_lost: bool,
+}
+
+/// A batch to append.
+#[derive(Debug)]
+pub struct ProduceRequest {
+    pub ticket: ProduceTicket,
+    /// Checked already: structure, CRC, codec, size, and `last_offset_delta + 1 == record_count`.
+    pub batch: Batch,
+    pub acks: Acks,
+    pub deadline: MonotonicTime,
+}
+
+/// One replica. All calls come from the one thread that owns it.
+pub struct Partition {
+    id: TopicPartition,
+    me: Appointment,
+    log: Log,
+    role: Role,
+    /// The highest leader epoch that this replica has promised to serve under. Never falls. It refuses appointments,
+    /// sessions and appends below it. At least the epoch of the last durable frame.
+    promised: LeaderEpoch,
+    /// How much of `promised` would survive a crash. A hello waits until it is all of it.
+    promised_durably: LeaderEpoch,
+    /// The last state that was taken from the controller.
+    state: Option<PartitionState>,
+    /// At least what the current role knows; survives roles.
+    high_watermark: Offset,
+    /// While this replica does not lead. A leader has it inside.
+    producers: ProducerStates,
+    /// Whether there is a connection to the leader that is followed.
+    connected: bool,
+    next_session: u64,
+    trusted: bool,
+    last_view: Option<PartitionView>,
+    /// The durable end that the current role was last told of.
+    durable_told: LogPosition,
+    /// Drained by the caller after every call.
+    outputs: VecDeque<Output>,
+}
+
+enum Role {
+    /// No leader is known in the promised epoch, or this node holds no part of it.
+    Idle,
+    Leader(Box<Leader>),
+    Follower(Box<Follower>),
+    /// The log failed; nothing is served until the process starts again.
+    Failed,
+}
+
+impl Partition {
+    /// Joins a log that was opened, and recovered, to a new core. Replays the log's tail for its producers.
+    pub fn new(options: PartitionOptions, log: Log) -> Partition {
+        let promised = options.promised.max(log.durable_end().epoch);
+        let high_watermark = options
+            .high_watermark
+            .max(log.start().offset)
+            .min(log.durable_end().offset);
+        let log_is_sound = log.impairment().is_none();
+        let mut partition = Partition {
+            id: options.id,
+            me: options.me,
+            log,
+            role: Role::Idle,
+            promised,
+            promised_durably: promised,
+            state: None,
+            high_watermark,
+            producers: ProducerStates::new(),
+            connected: false,
+            next_session: options.first_session,
+            trusted: !options.log_lost && log_is_sound,
+            last_view: None,
+            durable_told: LogPosition::START,
+            outputs: VecDeque::new(),
+        };
+        partition.replay_producers();
+        partition
+    }
+
+    pub fn id(&self) -> TopicPartition {
+        self.id
+    }
+
+    pub fn promised(&self) -> LeaderEpoch {
+        self.promised
+    }
+
+    pub fn reader(&self) -> LogReader {
+        self.log.reader()
+    }
+
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// The node that this replica follows now.
+    pub fn followed_leader(&self) -> Option<NodeId> {
+        match &self.role {
+            Role::Follower(follower) => Some(follower.leader()),
+            _ => None,
+        }
+    }
+
+    pub fn high_watermark(&self) -> Offset {
+        self.high_watermark
+    }
+
+    pub fn view(&self) -> PartitionView {
+        let (is_leader, watermark_known) = match &self.role {
+            Role::Leader(leader) => (true, leader.epoch_started()),
+            _ => (false, false),
+        };
+        PartitionView {
+            leader_epoch: self
+                .state
+                .as_ref()
+                .map_or(LeaderEpoch::NONE, |state| state.leader_epoch),
+            is_leader,
+            watermark_known,
+            high_watermark: self.high_watermark,
+            log_start: self.log.start().offset,
+            log_end: self.log.end().offset,
+        }
+    }
+
+    pub fn role_view(&self) -> RoleView {
+        match &self.role {
+            Role::Idle => RoleView::Idle,
+            Role::Leader(leader) => RoleView::Leader(leader.view()),
+            Role::Follower(follower) => RoleView::Follower {
+                leader: follower.leader(),
+                epoch: follower.epoch(),
+                session: follower.session(),
+            },
+            Role::Failed => RoleView::Failed,
+        }
+    }
+
+    /// The controller's committed state of this partition. `connected` says whether there is a connection to the leader
+    /// that it names. An older state than the one known is ignored.
+    pub fn handle_state(&mut self, now: MonotonicTime, state: &PartitionState, connected: bool) {
+        if matches!(self.role, Role::Failed) {
+            return;
+        }
+        if let Some(known) = &self.state
+            && (state.leader_epoch, state.partition_epoch)
+                <= (known.leader_epoch, known.partition_epoch)
+        {
+            return;
+        }
+        let names_me = |member: &Appointment| *member == self.me;
+        if state.isr.iter().any(names_me) {
+            // An ISR change that names this incarnation was granted on what this very process acknowledged.
+            self.trust();
+        }
+        self.state = Some(state.clone());
+        if state.leader_epoch < self.promised {
+            // A higher epoch is under way already; its state will come.
+            self.changed();
+            return;
+        }
+        match (&mut self.role, state.leader) {
+            (Role::Leader(leader), Some(appointed))
+                if appointed == self.me && leader.epoch() == state.leader_epoch =>
+            {
+                leader.handle_state(state);
+                self.drain_leader();
+            }
+            (Role::Follower(follower), Some(appointed))
+                if follower.leader() == appointed.node
+                    && follower.epoch() == state.leader_epoch => {}
+            (_, leader) => {
+                self.step_down(ErrorCode::NotLeaderOrFollower);
+                self.promised = state.leader_epoch;
+                match leader {
+                    None => {}
+                    Some(appointed) if appointed == self.me => self.lead(now),
+                    // This node, but an earlier process of it: it never leads in its old epoch. The controller elects again.
+                    Some(appointed) if appointed.node == self.me.node => {}
+                    Some(appointed) => self.follow(now, appointed.node, connected),
+                }
+            }
+        }
+        self.changed();
+    }
+
+    /// A controller fences this replica for `epoch`: it steps down and closes older sessions, and from here on neither
+    /// acknowledges nor counts anything for an older epoch, even if a tail becomes durable later.
+    pub fn handle_fence(&mut self, epoch: LeaderEpoch) -> FenceAnswer {
+        let serving = match &self.role {
+            Role::Leader(leader) => leader.epoch() >= epoch,
+            Role::Follower(follower) => follower.epoch() >= epoch,
+            Role::Idle | Role::Failed => false,
+        };
+        if epoch < self.promised || serving {
+            return FenceAnswer::Refused {
+                promised: self.promised,
+            };
+        }
+        self.step_down(ErrorCode::NotLeaderOrFollower);
+        self.promised = epoch;
+        self.changed();
+        FenceAnswer::Promised {
+            last: self.log.durable_end(),
+            eligible: self.trusted && !matches!(self.role, Role::Failed),
+        }
+    }
+
+    /// A promise up to `epoch` is durable now.
+    pub fn handle_promise_durable(&mut self, now: MonotonicTime, epoch: LeaderEpoch) {
+        self.promised_durably = self.promised_durably.max(epoch);
+        self.connect_if_ready(now);
+    }
+
+    /// Appends a batch, or refuses it before anything is written.
+    pub fn handle_produce(&mut self, now: MonotonicTime, request: ProduceRequest, peers: &Peers) {
+        let ticket = request.ticket;
+        if let Err(error) = self.append_batch(now, request, peers) {
+            self.outputs.push_back(Output::Complete {
+                ticket,
+                result: Err(error),
+            });
+        }
+        self.changed();
+    }
+
+    fn append_batch(
+        &mut self,
+        now: MonotonicTime,
+        request: ProduceRequest,
+        peers: &Peers,
+    ) -> Result<(), ErrorCode> {
+        let Role::Leader(leader) = &mut self.role else {
+            return Err(match self.role {
+                Role::Failed => ErrorCode::KafkaStorageError,
+                _ => ErrorCode::NotLeaderOrFollower,
+            });
+        };
+        let batch = producer_batch(&request.batch).ok_or(ErrorCode::InvalidRecord)?;
+        let (base, end) = match leader.admit(now, batch, request.acks, peers)? {
+            Admission::Duplicate { base, end } => (base, end),
+            Admission::Append { previous, end } => {
+                let prefix = stamped_prefix(&request.batch, previous.offset, leader.epoch());
+                let rest = &request.batch.bytes[STAMP_LEN..];
+                let frame = Frame::records(leader.epoch(), previous, end, &[&prefix, rest]);
+                let appended = frame.end();
+                if let Err(error) = self.log.append(&[frame]) {
+                    return Err(self.append_failed(error));
+                }
+                leader.handle_appended(batch, previous.offset, appended);
+                (previous.offset, end)
+            }
+        };
+        leader.wait(request.ticket, request.acks, base, end, request.deadline);
+        self.drain_leader();
+        self.sync();
+        Ok(())
+    }
+
+    /// A follower opens a session.
+    pub fn handle_open_session(
+        &mut self,
+        from: NodeId,
+        incarnation: Incarnation,
+        open: &OpenSession,
+    ) {
+        let Role::Leader(leader) = &mut self.role else {
+            self.outputs.push_back(Output::Answer {
+                to: from,
+                answer: SessionAnswer {
+                    session: open.session,
+                    leader_epoch: self.promised,
+                    outcome: crate::wire::SessionOutcome::Refused(SessionRefusal::NotLeader),
+                },
+            });
+            return;
+        };
+        let log = LogEnds {
+            start: self.log.start(),
+            end: self.log.end(),
+            epochs: self.log.epochs(),
+        };
+        leader.handle_open_session(from, incarnation, open, log);
+        self.drain_leader();
+    }
+
+    /// A follower's session is over.
+    pub fn handle_session_closed_by_follower(&mut self, from: NodeId, session: SessionId) {
+        if let Role::Leader(leader) = &mut self.role {
+            leader.handle_session_closed(from, session);
+        }
+    }
+
+    /// A follower acknowledges. Returns how many sent bytes it confirms.
+    pub fn handle_ack(
+        &mut self,
+        now: MonotonicTime,
+        from: NodeId,
+        ack: &Ack,
+    ) -> Result<usize, AckRefused> {
+        let Role::Leader(leader) = &mut self.role else {
+            return Err(AckRefused::Stale);
+        };
+        let freed = leader.handle_ack(now, from, ack)?;
+        self.drain_leader();
+        self.changed();
+        Ok(freed)
+    }
+
+    /// Reads the frames of an order, for the caller to send at once. `None` if the order is no longer current.
+    pub fn take_frames(&mut self, order: FramesReady) -> Option<Frames> {
+        let Role::Leader(leader) = &mut self.role else {
+            return None;
+        };
+        if leader.session_of(order.to) != Some(order.session) {
+            return None;
+        }
+        let frames = match self.log.read(order.from, order.max_bytes) {
+            Ok(frames) => frames,
+            Err(error) => {
+                // Without this stretch of the log the follower cannot go on, and no other replica is worse off for it: the
+                // session ends, and the follower asks again.
+                leader.handle_session_closed(order.to, order.session);
+                self.outputs.push_back(Output::Answer {
+                    to: order.to,
+                    answer: SessionAnswer {
+                        session: order.session,
+                        leader_epoch: leader.epoch(),
+                        outcome: crate::wire::SessionOutcome::Refused(SessionRefusal::Overloaded),
+                    },
+                });
+                self.outputs.push_back(Output::Failed {
+                    cause: format!(
+                        "cannot read partition {} at {}: {error}",
+                        self.id, order.from
+                    ),
+                    stop_process: false,
+                });
+                return None;
+            }
+        };
+        let end = frames.last()?.end();
+        let frames: Vec<_> = frames.iter().map(|frame| frame.bytes().clone()).collect();
+        let bytes = frames.iter().map(bytes::Bytes::len).sum();
+        let sent = Frames {
+            to: order.to,
+            session: order.session,
+            leader_epoch: leader.epoch(),
+            high_watermark: leader.high_watermark(),
+            frames,
+            bytes,
+            catch_up: order.catch_up,
+        };
+        leader.handle_sent(order.to, order.session, end, bytes);
+        self.drain_leader();
+        Some(sent)
+    }
+
+    /// The link has no room for an order.
+    pub fn handle_blocked(&mut self, order: FramesReady) {
+        if let Role::Leader(leader) = &mut self.role {
+            leader.handle_blocked(order.to, order.session);
+        }
+    }
+
+    /// The link to a follower has room again.
+    pub fn handle_unblocked(&mut self, to: NodeId) {
+        if let Role::Leader(leader) = &mut self.role {
+            leader.handle_unblocked(to);
+            self.drain_leader();
+        }
+    }
+
+    /// There is a connection to `leader`, or there is none any more.
+    pub fn handle_link(&mut self, now: MonotonicTime, leader: NodeId, connected: bool) {
+        if self.followed_leader() != Some(leader) || self.connected == connected {
+            return;
+        }
+        self.connected = connected;
+        if connected {
+            self.connect_if_ready(now);
+        } else if let Role::Follower(follower) = &mut self.role {
+            follower.handle_disconnected();
+        }
+    }
+
+    /// The leader answers a hello.
+    pub fn handle_answer(&mut self, now: MonotonicTime, from: NodeId, answer: &SessionAnswer) {
+        if let Role::Follower(follower) = &mut self.role
+            && follower.leader() == from
+        {
+            follower.handle_answer(now, answer);
+            self.drain_follower();
+        }
+    }
+
+    /// The leader closes a session.
+    pub fn handle_session_closed_by_leader(
+        &mut self,
+        now: MonotonicTime,
+        session: SessionId,
+        reason: SessionRefusal,
+    ) {
+        if let Role::Follower(follower) = &mut self.role {
+            follower.handle_session_closed(now, session, reason);
+        }
+    }
+
+    /// Frames of a session came, already decoded and CRC-checked. `message` has no frames of its own any more.
+    pub fn handle_frames(
+        &mut self,
+        now: MonotonicTime,
+        message: &LaneMessage,
+        frames: Vec<Frame>,
+    ) -> Result<(), FramesRefused> {
+        let Role::Follower(follower) = &mut self.role else {
+            return Err(FramesRefused::Stale);
+        };
+        let fitting = follower.handle_frames(
+            now,
+            message.session,
+            message.leader_epoch,
+            frames,
+            self.log.epochs(),
+        );
+        let fitting = match fitting {
+            Ok(fitting) => fitting,
+            Err(refused) => {
+                self.drain_follower();
+                return Err(refused);
+            }
+        };
+        if !fitting.is_empty() {
+            if let Err(error) = self.log.append(&fitting) {
+                self.append_failed(error);
+                return Ok(());
+            }
+            for frame in &fitting {
+                remember_producer(&mut self.producers, frame);
+            }
+            follower.handle_appended(self.log.end());
+        }
+        follower.handle_watermark(message.session, message.high_watermark);
+        self.drain_follower();
+        self.sync();
+        self.changed();
+        Ok(())
+    }
+
+    /// A sync has ended. An error ends the process: what the disk holds is unknown, and asking it again would only hide that.
+    pub fn handle_synced(&mut self, ticket: SyncTicket, result: Result<(), SyncError>) {
+        if let Err(error) = result {
+            self.fail(
+                format!("cannot make partition {} durable: {error}", self.id),
+                true,
+            );
+            return;
+        }
+        self.log.finish_sync(ticket);
+        self.durable_moved();
+        self.sync();
+        self.changed();
+    }
+
+    /// Time passes; to be called every 50 to 100 ms.
+    pub fn handle_tick(&mut self, now: MonotonicTime) {
+        match &mut self.role {
+            Role::Leader(leader) => {
+                leader.handle_tick(now);
+                self.drain_leader();
+            }
+            Role::Follower(follower) => {
+                follower.handle_tick(now);
+                self.drain_follower();
+            }
+            Role::Idle | Role::Failed => {}
+        }
+        self.changed();
+    }
+
+    /// The topic's configuration has changed.
+    pub fn handle_config(&mut self, config: LogConfig) {
+        self.log.set_config(config);
+    }
+
+    /// Drops segments that are past their retention; never anything at or above the high watermark.
+    pub fn handle_retention(&mut self, wall_clock_ms: u64) {
+        if matches!(self.role, Role::Failed) {
+            return;
+        }
+        if let Err(error) = self.log.apply_retention(wall_clock_ms, self.high_watermark) {
+            self.fail(
+                format!("cannot apply retention to partition {}: {error}", self.id),
+                false,
+            );
+        }
+        self.changed();
+    }
+
+    /// The process stops, or the partition leaves this node: everyone who waits is answered.
+    pub fn close(mut self) -> (Vec<Output>, Log) {
+        self.step_down(ErrorCode::NotLeaderOrFollower);
+        (self.outputs.into(), self.log)
+    }
+
+    fn lead(&mut self, now: MonotonicTime) {
+        let Some(state) = self.state.clone() else {
+            return;
+        };
+        if self.log.end().epoch >= state.leader_epoch {
+            // Only a leader of this epoch writes in it, so this process has led in it before and was fenced out of it.
+            return;
+        }
+        let start = Frame::epoch_start(state.leader_epoch, self.log.end());
+        let end = start.end();
+        if let Err(error) = self.log.append(&[start]) {
+            self.append_failed(error);
+            return;
+        }
+        self.durable_told = self.log.durable_end();
+        let leader = Leader::new(
+            now,
+            self.me.node,
+            &state,
+            end,
+            self.log.durable_end(),
+            self.high_watermark,
+            std::mem::take(&mut self.producers),
+        );
+        self.role = Role::Leader(Box::new(leader));
+        self.drain_leader();
+        self.sync();
+    }
+
+    fn follow(&mut self, now: MonotonicTime, leader: NodeId, connected: bool) {
+        let epoch = self.promised;
+        self.durable_told = self.log.durable_end();
+        self.role = Role::Follower(Box::new(Follower::new(
+            leader,
+            epoch,
+            self.log.end(),
+            self.log.durable_end(),
+            self.high_watermark,
+            self.next_session,
+        )));
+        self.connected = connected;
+        if self.promised_durably < epoch {
+            self.outputs.push_back(Output::PersistPromise(epoch));
+        }
+        self.connect_if_ready(now);
+    }
+
+    /// Opening a session raises the promise, and a hello is a claim to have made it: so it waits until the promise is
+    /// durable.
+    fn connect_if_ready(&mut self, now: MonotonicTime) {
+        if let Role::Follower(follower) = &mut self.role
+            && self.connected
+            && self.promised_durably >= follower.epoch()
+            && follower.session() == crate::replication::SessionState::Disconnected
+        {
+            follower.handle_connected(now);
+            self.drain_follower();
+        }
+    }
+
+    /// Leaves the current role. What waits is answered `error`; sessions are void from here.
+    fn step_down(&mut self, error: ErrorCode) {
+        match std::mem::replace(&mut self.role, Role::Idle) {
+            Role::Leader(leader) => {
+                let (actions, producers) = leader.resign(error);
+                self.producers = producers;
+                for action in actions {
+                    if let LeaderAction::Complete { ticket, result } = action {
+                        self.outputs.push_back(Output::Complete { ticket, result });
+                    }
+                }
+            }
+            Role::Follower(follower) => self.next_session = follower.next_session(),
+            Role::Idle => {}
+            Role::Failed => self.role = Role::Failed,
+        }
+        self.connected = false;
+    }
+
+    fn drain_leader(&mut self) {
+        let Role::Leader(leader) = &mut self.role else {
+            return;
+        };
+        while let Some(action) = leader.poll_action() {
+            self.outputs.push_back(match action {
+                LeaderAction::Answer { to, answer } => Output::Answer { to, answer },
+                LeaderAction::Send {
+                    to,
+                    session,
+                    from,
+                    max_bytes,
+                    catch_up,
+                } => Output::FramesReady(FramesReady {
+                    to,
+                    session,
+                    from,
+                    max_bytes,
+                    catch_up,
+                }),
+                LeaderAction::SendWatermark { to, session } => Output::Watermark(Frames {
+                    to,
+                    session,
+                    leader_epoch: leader.epoch(),
+                    high_watermark: leader.high_watermark(),
+                    frames: Vec::new(),
+                    bytes: 0,
+                    catch_up: false,
+                }),
+                LeaderAction::Complete { ticket, result } => Output::Complete { ticket, result },
+                LeaderAction::WatermarkMoved => {
+                    self.high_watermark = leader.high_watermark();
+                    continue;
+                }
+            });
+        }
+    }
+
+    fn drain_follower(&mut self) {
+        loop {
+            let Role::Follower(follower) = &mut self.role else {
+                return;
+            };
+            let Some(action) = follower.poll_action() else {
+                return;
+            };
+            let leader = follower.leader();
+            match action {
+                FollowerAction::OpenSession {
+                    session,
+                    all_epochs,
+                } => {
+                    let hello = self.hello(leader, session, all_epochs);
+                    self.outputs.push_back(Output::OpenSession(hello));
+                }
+                FollowerAction::Ack(ack) => {
+                    self.outputs.push_back(Output::Ack { to: leader, ack });
+                }
+                FollowerAction::WatermarkMoved => self.high_watermark = follower.high_watermark(),
+                FollowerAction::Truncate { to } => {
+                    if to.offset < self.high_watermark {
+                        // A leader at or above the committing epoch never asks for this (invariant 9).
+                        self.fail(
+                            format!(
+                                "the leader, node {leader}, asks partition {} to be cut at {to}, below its committed offset {}",
+                                self.id, self.high_watermark
+                            ),
+                            false,
+                        );
+                        return;
+                    }
+                    let before = self.log.end();
+                    let cut = self.log.truncate(to).map_err(|error| error.to_string());
+                    self.handle_cut(before, cut);
+                }
+                FollowerAction::Reset { start, epochs } => {
+                    let before = self.log.end();
+                    let reset = self.log.reset(start, epochs);
+                    self.handle_cut(before, reset.map_err(|error| error.to_string()));
+                }
+            }
+        }
+    }
+
+    /// The log, which ended at `before`, was cut or begun anew.
+    fn handle_cut(&mut self, before: LogPosition, result: Result<(), String>) {
+        if let Err(error) = result {
+            self.fail(
+                format!("cannot truncate partition {}: {error}", self.id),
+                false,
+            );
+            return;
+        }
+        if self.log.end() != before {
+            self.replay_producers();
+        }
+        self.high_watermark = self.high_watermark.max(self.log.start().offset);
+        let (end, durable) = (self.log.end(), self.log.durable_end());
+        self.durable_told = durable;
+        if let Role::Follower(follower) = &mut self.role {
+            follower.handle_truncated(end, durable);
+        }
+    }
+
+    fn hello(&self, leader: NodeId, session: SessionId, all_epochs: bool) -> Hello {
+        let durable = self.log.durable_end();
+        let mut epochs = self.log.epochs().clone();
+        // An epoch start that is not durable yet is not claimed.
+        epochs.truncate(durable);
+        let count = if all_epochs {
+            usize::MAX
+        } else {
+            MAX_HELLO_EPOCHS
+        };
+        let epochs_complete = epochs.entries().len() <= count;
+        Hello {
+            to: leader,
+            open: OpenSession {
+                partition: self.id,
+                leader_epoch: self.promised,
+                session,
+                durable,
+                epochs: epochs.latest(count),
+                epochs_complete,
+            },
+        }
+    }
+
+    fn durable_moved(&mut self) {
+        let durable = self.log.durable_end();
+        if durable == self.durable_told {
+            return;
+        }
+        self.durable_told = durable;
+        match &mut self.role {
+            Role::Leader(leader) => {
+                leader.handle_durable(durable);
+                self.drain_leader();
+            }
+            Role::Follower(follower) => {
+                follower.handle_durable(durable);
+                self.drain_follower();
+            }
+            Role::Idle | Role::Failed => {}
+        }
+    }
+
+    /// Asks for a sync, if something is not durable and none is out. With `flush=os` what is written counts at once.
+    fn sync(&mut self) {
+        match self.log.begin_sync() {
+            Some(ticket) => self.outputs.push_back(Output::Sync(ticket)),
+            None => self.durable_moved(),
+        }
+    }
+
+    fn append_failed(&mut self, error: AppendError) -> ErrorCode {
+        if matches!(error, AppendError::NoSpace { .. }) {
+            // The write was cut back: the log is whole, reads go on, and the next append may succeed.
+            self.outputs.push_back(Output::Failed {
+                cause: format!("cannot append to partition {}: {error}", self.id),
+                stop_process: false,
+            });
+        } else {
+            self.fail(
+                format!("cannot append to partition {}: {error}", self.id),
+                true,
+            );
+        }
+        ErrorCode::KafkaStorageError
+    }
+
+    fn fail(&mut self, cause: String, stop_process: bool) {
+        self.step_down(ErrorCode::KafkaStorageError);
+        self.role = Role::Failed;
+        self.trusted = false;
+        self.outputs.push_back(Output::Failed {
+            cause,
+            stop_process,
+        });
+        self.changed();
+    }
+
+    fn trust(&mut self) {
+        if self.log.impairment().is_some()
+            && let Err(error) = self.log.clear_impairment()
+        {
+            // It stays untrusted, which costs availability and nothing else.
+            self.outputs.push_back(Output::Failed {
+                cause: format!(
+                    "cannot clear the impairment note of partition {}: {error}",
+                    self.id
+                ),
+                stop_process: false,
+            });
+            return;
+        }
+        self.trusted = true;
+    }
+
+    fn changed(&mut self) {
+        let view = self.view();
+        if self.last_view != Some(view) {
+            self.last_view = Some(view);
+            self.outputs.push_back(Output::ViewChanged);
+        }
+    }
+}
+
+/// What the core has to know of a batch; `None` for numbers that no checked batch has.
+fn producer_batch(batch: &Batch) -> Option<ProducerBatch> {
+    let header = &batch.header;
+    let records = u32::try_from(header.record_count)
+        .ok()
+        .filter(|&count| count > 0)?;
+    let sequence = match header.producer_id {
+        Some(producer) if header.base_sequence >= 0 && header.producer_epoch >= 0 => {
+            Some(BatchSequence {
+                producer,
+                producer_epoch: header.producer_epoch,
+                base_sequence: header.base_sequence,
+                records,
+            })
+        }
+        _ => None,
+    };
+    Some(ProducerBatch { records, sequence })
+}
+
+fn remember_producer(producers: &mut ProducerStates, frame: &Frame) {
+    if frame.is_epoch_start() {
+        return;
+    }
+    let Ok(batch) = Batch::decode(&frame.payload()) else {
+        return;
+    };
+    if let Some(sequence) = producer_batch(&batch).and_then(|batch| batch.sequence) {
+        producers.handle_appended(sequence, frame.base_offset(), frame.end_offset());
+    }
+}
+
+impl Partition {
+    /// Rebuilds what is known of producers from the log (invariant 11).
+    fn replay_producers(&mut self) {
+        let mut producers = ProducerStates::new();
+        for frame in self.log.frames(self.log.start()) {
+            match frame {
+                Ok(frame) => remember_producer(&mut producers, &frame),
+                Err(error) => {
+                    self.fail(
+                        format!("cannot replay partition {}: {error}", self.id),
+                        false,
+                    );
+                    return;
+                }
+            }
+        }
+        self.producers = producers;
+    }
+}

@@ -1,0 +1,1030 @@
+//! The leader of one partition.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use thiserror::Error;
+
+use super::ack_tracker::{AckTracker, ProduceTicket};
+use super::peers::Peers;
+use super::producer_state::{BatchSequence, ProducerStates, SequenceCheck};
+use super::progress::{Progress, SEND_BYTES};
+use crate::types::{
+    EpochHistory, ErrorCode, Incarnation, LeaderEpoch, LogPosition, MonotonicTime, NodeId, Offset,
+    PartitionState, SessionId, quorum,
+};
+use crate::wire::{Ack, OpenSession, SessionAnswer, SessionOutcome, SessionRefusal};
+
+/// When a produce request is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Acks {
+    /// `acks=0`: never; the producer does not wait.
+    None,
+    /// `acks=1`: at the leader's own durable append.
+    Leader,
+    /// `acks=all`: when a commit quorum of the in-sync set holds it durably.
+    All,
+}
+
+/// What the leader has to know of a batch to admit it. The bytes stay with the caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProducerBatch {
+    /// At least 1.
+    pub records: u32,
+    /// `None` for a batch without a producer id.
+    pub sequence: Option<BatchSequence>,
+}
+
+/// What becomes of an admitted batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// Append it as a frame from `previous` to `end`, then call [`Leader::handle_appended`].
+    Append { previous: LogPosition, end: Offset },
+    /// It is in the log already; the request waits like any other until its last record is committed.
+    Duplicate { base: Offset, end: Offset },
+}
+
+/// A produce request's good end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProduceOutcome {
+    pub base: Offset,
+}
+
+/// The ends of the leader's own log.
+#[derive(Clone, Copy, Debug)]
+pub struct LogEnds<'a> {
+    pub start: LogPosition,
+    pub end: LogPosition,
+    pub epochs: &'a EpochHistory,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LeaderAction {
+    /// Tell a follower how its session begins.
+    Answer { to: NodeId, answer: SessionAnswer },
+    /// Read up to `max_bytes` of whole frames from `from` on, at least one, and send them under `session`; then call
+    /// [`Leader::handle_sent`], or [`Leader::handle_blocked`] where the link has no room.
+    Send {
+        to: NodeId,
+        session: SessionId,
+        from: LogPosition,
+        max_bytes: usize,
+        catch_up: bool,
+    },
+    /// Send the high watermark alone.
+    SendWatermark { to: NodeId, session: SessionId },
+    /// A produce request is done.
+    Complete {
+        ticket: ProduceTicket,
+        result: Result<ProduceOutcome, ErrorCode>,
+    },
+    /// The high watermark, or whether it is known at all, has changed.
+    WatermarkMoved,
+}
+
+/// Why an ack was not counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum AckRefused {
+    /// Of another session or epoch; a connection of the past may still bring one. Harmless.
+    #[error("the ack is of another session or leader epoch")]
+    Stale,
+    /// It claims more than there is: the follower is broken, and its connection should be closed.
+    #[error("the ack claims {claimed} and the log ends at {end}")]
+    Impossible {
+        claimed: LogPosition,
+        end: LogPosition,
+    },
+}
+
+/// A snapshot of what the leader knows, for views and metrics.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeaderView {
+    pub epoch: LeaderEpoch,
+    pub epoch_started: bool,
+    pub waiting_produces: usize,
+    pub followers: Vec<FollowerView>,
+}
+
+/// What the leader knows of one follower. No session, no claim: a follower that has none is not shown as caught up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FollowerView {
+    pub node: NodeId,
+    /// The process that has the session open; `None` without one.
+    pub incarnation: Option<Incarnation>,
+    /// `None` without a session; never "0" for a follower that cannot be heard.
+    pub lag_records: Option<u64>,
+    pub durable: Option<LogPosition>,
+    pub unacknowledged_bytes: usize,
+    pub catching_up: bool,
+    pub caught_up_at: Option<MonotonicTime>,
+}
+
+/// One partition's leader, in one epoch.
+#[derive(Debug)]
+pub struct Leader {
+    me: NodeId,
+    epoch: LeaderEpoch,
+    /// When the reign began: followers get their suspicion time from here to dial.
+    since: MonotonicTime,
+    replicas: Vec<NodeId>,
+    /// The in-sync set, this node included, as the controller last committed it (invariant 6).
+    isr: Vec<NodeId>,
+    /// `m`, at least 1.
+    min_insync: usize,
+    /// The end of the log, durable or not. Never falls while this node leads.
+    end: LogPosition,
+    /// The end of what is durable in this node's own log: its own vote for a commit. At or below `end`.
+    durable: LogPosition,
+    /// The offset after the last committed record, as far as this leader knows. Never falls (invariant 4), and moves only
+    /// while `epoch_started` and n ≥ m.
+    high_watermark: Offset,
+    /// Whether a commit quorum holds this epoch's start durably. Until then no ack moves the high watermark, because a
+    /// record of an older epoch on a quorum may still be lost to a leader that never saw it.
+    epoch_started: bool,
+    /// One session a follower at most: the latest. Bounded by the replicas.
+    followers: BTreeMap<NodeId, Progress>,
+    /// `acks=all`, by the high watermark.
+    commit_waits: AckTracker,
+    /// `acks=1`, by this node's durable end.
+    durable_waits: AckTracker,
+    producers: ProducerStates,
+    /// Drained by the caller after every call; one call adds at most one order a follower and one end a wait.
+    actions: VecDeque<LeaderAction>,
+}
+
+impl Leader {
+    /// Begins a reign. The caller has appended the epoch start: `end` is the position after it, of `state`'s leader epoch.
+    /// `high_watermark` is what this node knew before; it may be behind the true one.
+    pub fn new(
+        now: MonotonicTime,
+        me: NodeId,
+        state: &PartitionState,
+        end: LogPosition,
+        durable: LogPosition,
+        high_watermark: Offset,
+        producers: ProducerStates,
+    ) -> Leader {
+        debug_assert_eq!(end.epoch, state.leader_epoch);
+        Leader {
+            me,
+            epoch: state.leader_epoch,
+            since: now,
+            replicas: state.replicas.clone(),
+            isr: state.isr.iter().map(|member| member.node).collect(),
+            min_insync: state.min_insync as usize,
+            end,
+            durable,
+            high_watermark: high_watermark.min(end.offset),
+            epoch_started: false,
+            followers: BTreeMap::new(),
+            commit_waits: AckTracker::new(),
+            durable_waits: AckTracker::new(),
+            producers,
+            actions: VecDeque::new(),
+        }
+    }
+
+    pub fn poll_action(&mut self) -> Option<LeaderAction> {
+        self.actions.pop_front()
+    }
+
+    pub fn epoch(&self) -> LeaderEpoch {
+        self.epoch
+    }
+
+    pub fn high_watermark(&self) -> Offset {
+        self.high_watermark
+    }
+
+    /// Whether this epoch has committed its start, so that [`Leader::high_watermark`] is the true one.
+    pub fn epoch_started(&self) -> bool {
+        self.epoch_started
+    }
+
+    /// The session that `follower` has open, if any.
+    pub fn session_of(&self, follower: NodeId) -> Option<SessionId> {
+        self.followers
+            .get(&follower)
+            .map(|progress| progress.session)
+    }
+
+    /// The controller has committed a change of this epoch's state: of the in-sync set, of m, of the replicas.
+    pub fn handle_state(&mut self, state: &PartitionState) {
+        debug_assert_eq!(state.leader_epoch, self.epoch);
+        self.replicas = state.replicas.clone();
+        self.isr = state.isr.iter().map(|member| member.node).collect();
+        self.min_insync = state.min_insync as usize;
+        self.followers
+            .retain(|node, _| state.replicas.contains(node));
+        self.advance_high_watermark();
+    }
+
+    /// Whether a batch may be appended, and where. Refusals come before the append, so that a refused batch is nowhere.
+    pub fn admit(
+        &self,
+        now: MonotonicTime,
+        batch: ProducerBatch,
+        acks: Acks,
+        peers: &Peers,
+    ) -> Result<Admission, ErrorCode> {
+        if let Some(sequence) = batch.sequence {
+            match self.producers.check(sequence) {
+                SequenceCheck::InOrder => {}
+                SequenceCheck::Duplicate { base, end } => {
+                    return Ok(Admission::Duplicate { base, end });
+                }
+                SequenceCheck::Refused(error) => return Err(error),
+            }
+        }
+        if self.commit_waits.is_full() || self.durable_waits.is_full() {
+            return Err(ErrorCode::ThrottlingQuotaExceeded);
+        }
+        if acks == Acks::All && self.heard_members(now, peers) < self.min_insync {
+            return Err(ErrorCode::NotEnoughReplicas);
+        }
+        let end = self
+            .end
+            .offset
+            .checked_add(batch.records.into())
+            .ok_or(ErrorCode::KafkaStorageError)?;
+        Ok(Admission::Append {
+            previous: self.end,
+            end,
+        })
+    }
+
+    /// How many members of the in-sync set can be heard, this node included. With fewer than m, a record could only be
+    /// committed by replicas that this leader has lost, so it does not take one, even if the controller cannot record it.
+    fn heard_members(&self, now: MonotonicTime, peers: &Peers) -> usize {
+        let heard = |&&node: &&NodeId| node == self.me || peers.is_heard(node, self.since, now);
+        self.isr.iter().filter(heard).count()
+    }
+
+    /// An admitted batch is in the log, written but not yet durable.
+    pub fn handle_appended(&mut self, batch: ProducerBatch, base: Offset, end: LogPosition) {
+        debug_assert!(end > self.end && end.epoch == self.epoch);
+        if let Some(sequence) = batch.sequence {
+            self.producers.handle_appended(sequence, base, end.offset);
+        }
+        self.end = end;
+        self.pump();
+    }
+
+    /// Answers `ticket` when the records from `base` up to `end` are as safe as `acks` asks, or at `deadline`.
+    pub fn wait(
+        &mut self,
+        ticket: ProduceTicket,
+        acks: Acks,
+        base: Offset,
+        end: Offset,
+        deadline: MonotonicTime,
+    ) {
+        let (waits, mark) = match acks {
+            Acks::None => (None, end),
+            Acks::Leader => (Some(&mut self.durable_waits), self.durable.offset),
+            Acks::All => (Some(&mut self.commit_waits), self.high_watermark),
+        };
+        match waits {
+            Some(waits) if mark < end => waits.wait(ticket, base, end, deadline),
+            _ => self.complete(ticket, Ok(ProduceOutcome { base })),
+        }
+    }
+
+    /// This node's own log is durable up to `durable`.
+    pub fn handle_durable(&mut self, durable: LogPosition) {
+        debug_assert!(durable <= self.end);
+        self.durable = self.durable.max(durable);
+        let mark = self.durable.offset;
+        let actions = &mut self.actions;
+        self.durable_waits
+            .advance(mark, |ticket, base| complete_ok(actions, ticket, base));
+        self.advance_high_watermark();
+    }
+
+    /// A follower asks for this partition. Answers it, and begins to send if the answer allows.
+    pub fn handle_open_session(
+        &mut self,
+        from: NodeId,
+        incarnation: Incarnation,
+        open: &OpenSession,
+        log: LogEnds<'_>,
+    ) {
+        let outcome = match self.session_start(from, open, log) {
+            Ok(outcome) => outcome,
+            Err(refusal) => SessionOutcome::Refused(refusal),
+        };
+        let next = match &outcome {
+            SessionOutcome::Truncate(to) => Some(*to),
+            SessionOutcome::Reset { start, .. } => Some(*start),
+            SessionOutcome::Refused(_) => None,
+        };
+        self.actions.push_back(LeaderAction::Answer {
+            to: from,
+            answer: SessionAnswer {
+                session: open.session,
+                leader_epoch: self.epoch,
+                outcome,
+            },
+        });
+        if let Some(next) = next {
+            // The insertion drops the old session, and with it whatever the follower had acknowledged under it.
+            let progress = Progress::new(incarnation, open.session, next, self.end);
+            self.followers.insert(from, progress);
+            self.pump();
+        }
+    }
+
+    fn session_start(
+        &self,
+        from: NodeId,
+        open: &OpenSession,
+        log: LogEnds<'_>,
+    ) -> Result<SessionOutcome, SessionRefusal> {
+        if open.leader_epoch != self.epoch {
+            return Err(SessionRefusal::NotLeader);
+        }
+        if from == self.me || !self.replicas.contains(&from) {
+            return Err(SessionRefusal::NotReplica);
+        }
+        let shared = log
+            .epochs
+            .shared_prefix(log.end.offset, &open.epochs, open.durable.offset);
+        let keep = match shared {
+            Some(position) => position,
+            // No epoch in common. Two logs that both reach back to the first record share at least the empty prefix.
+            None if log.start == LogPosition::START && open.epochs_complete => LogPosition::START,
+            None if !open.epochs_complete => return Err(SessionRefusal::NeedOlderEpochs),
+            None => return Ok(reset(log)),
+        };
+        if keep.offset < log.start.offset || keep < log.start {
+            return Ok(reset(log));
+        }
+        Ok(SessionOutcome::Truncate(keep))
+    }
+
+    /// A follower's session is over: its connection broke, or it said so. What it acknowledged under the session stays
+    /// committed where it was, and counts for nothing new.
+    pub fn handle_session_closed(&mut self, from: NodeId, session: SessionId) {
+        if self.session_of(from) == Some(session) {
+            self.followers.remove(&from);
+        }
+    }
+
+    /// Frames went out on `session`, up to `to`.
+    pub fn handle_sent(
+        &mut self,
+        to_node: NodeId,
+        session: SessionId,
+        to: LogPosition,
+        bytes: usize,
+    ) {
+        let (end, watermark) = (self.end, self.high_watermark);
+        if let Some(progress) = self.current(to_node, session) {
+            progress.handle_sent(to, bytes, end);
+            progress.watermark_sent = watermark;
+        }
+        self.pump();
+    }
+
+    /// The link to a follower had no room for a send order. Nothing more is ordered until it has.
+    pub fn handle_blocked(&mut self, to_node: NodeId, session: SessionId) {
+        if let Some(progress) = self.current(to_node, session) {
+            progress.handle_blocked();
+        }
+    }
+
+    /// The link to a follower has room again.
+    pub fn handle_unblocked(&mut self, to_node: NodeId) {
+        if let Some(progress) = self.followers.get_mut(&to_node) {
+            progress.handle_unblocked();
+            self.pump();
+        }
+    }
+
+    /// Counts an ack, if it is of the follower's current session and of this epoch (invariant 7). Returns how many sent
+    /// bytes it confirms.
+    pub fn handle_ack(
+        &mut self,
+        now: MonotonicTime,
+        from: NodeId,
+        ack: &Ack,
+    ) -> Result<usize, AckRefused> {
+        if ack.leader_epoch != self.epoch {
+            return Err(AckRefused::Stale);
+        }
+        let end = self.end;
+        let Some(progress) = self.current(from, ack.session) else {
+            return Err(AckRefused::Stale);
+        };
+        if ack.durable > end || ack.durable.offset > end.offset || ack.received > end.offset {
+            return Err(AckRefused::Impossible {
+                claimed: ack.durable,
+                end,
+            });
+        }
+        let freed = progress.handle_ack(ack);
+        if progress.durable == end {
+            progress.caught_up_at = Some(now);
+        }
+        self.advance_high_watermark();
+        self.pump();
+        Ok(freed)
+    }
+
+    /// Time passes: overdue produces are answered REQUEST_TIMED_OUT, and followers that had nothing else to receive learn
+    /// the high watermark. To be called every 100 ms or so.
+    pub fn handle_tick(&mut self, now: MonotonicTime) {
+        let actions = &mut self.actions;
+        let mut expired = |ticket| complete_err(actions, ticket, ErrorCode::RequestTimedOut);
+        self.commit_waits.expire(now, &mut expired);
+        self.durable_waits.expire(now, &mut expired);
+        for (&to, progress) in &mut self.followers {
+            if progress.watermark_sent < self.high_watermark && progress.next == self.end {
+                progress.watermark_sent = self.high_watermark;
+                self.actions.push_back(LeaderAction::SendWatermark {
+                    to,
+                    session: progress.session,
+                });
+            }
+        }
+    }
+
+    /// The reign is over. Every waiting produce is answered `error`: its records are in this log, and whether they survive
+    /// is for the next leader to say. Returns the last actions and what it remembers of producers.
+    pub fn resign(mut self, error: ErrorCode) -> (VecDeque<LeaderAction>, ProducerStates) {
+        let actions = &mut self.actions;
+        let mut given_up = |ticket| complete_err(actions, ticket, error);
+        self.commit_waits.give_up(&mut given_up);
+        self.durable_waits.give_up(&mut given_up);
+        (self.actions, self.producers)
+    }
+
+    pub fn view(&self) -> LeaderView {
+        let follower = |&node: &NodeId| {
+            let progress = self.followers.get(&node);
+            FollowerView {
+                node,
+                incarnation: progress.map(|progress| progress.incarnation),
+                lag_records: progress
+                    .map(|progress| self.end.offset.records_since(progress.durable.offset)),
+                durable: progress.map(|progress| progress.durable),
+                unacknowledged_bytes: progress.map_or(0, Progress::unacknowledged_bytes),
+                catching_up: progress.is_some_and(Progress::is_catching_up),
+                caught_up_at: progress.and_then(|progress| progress.caught_up_at),
+            }
+        };
+        LeaderView {
+            epoch: self.epoch,
+            epoch_started: self.epoch_started,
+            waiting_produces: self.commit_waits.len() + self.durable_waits.len(),
+            followers: self
+                .replicas
+                .iter()
+                .filter(|&&node| node != self.me)
+                .map(follower)
+                .collect(),
+        }
+    }
+
+    /// The follower's progress, if `session` is the current one.
+    fn current(&mut self, node: NodeId, session: SessionId) -> Option<&mut Progress> {
+        self.followers
+            .get_mut(&node)
+            .filter(|progress| progress.session == session)
+    }
+
+    /// Orders a send for every follower that has something to receive and nothing in the way.
+    fn pump(&mut self) {
+        for (&to, progress) in &mut self.followers {
+            if progress.take_order(self.end) {
+                self.actions.push_back(LeaderAction::Send {
+                    to,
+                    session: progress.session,
+                    from: progress.next,
+                    max_bytes: SEND_BYTES,
+                    catch_up: progress.is_catching_up(),
+                });
+            }
+        }
+    }
+
+    /// The commit rule: the q-th largest durable position over the in-sync set, this leader included. Positions are compared
+    /// as (epoch, offset): a follower's log is a prefix of this one, so the order of positions is the order of the log.
+    fn advance_high_watermark(&mut self) {
+        let n = self.isr.len();
+        let quorum = quorum::commit_quorum(n, self.min_insync);
+        if n == 0 || n < self.min_insync {
+            return;
+        }
+        let mut held: Vec<LogPosition> = self.isr.iter().map(|&node| self.held_by(node)).collect();
+        held.sort_unstable_by(|a, b| b.cmp(a));
+        let committed = held[quorum - 1];
+        if committed.epoch != self.epoch {
+            return;
+        }
+        let started_now = !std::mem::replace(&mut self.epoch_started, true);
+        if committed.offset <= self.high_watermark && !started_now {
+            return;
+        }
+        self.high_watermark = self.high_watermark.max(committed.offset);
+        self.actions.push_back(LeaderAction::WatermarkMoved);
+        let actions = &mut self.actions;
+        self.commit_waits
+            .advance(self.high_watermark, |ticket, base| {
+                complete_ok(actions, ticket, base);
+            });
+    }
+
+    /// What `node` is known to hold durably: by its acks of the current session, or by this node's own disk.
+    fn held_by(&self, node: NodeId) -> LogPosition {
+        if node == self.me {
+            return self.durable;
+        }
+        self.followers
+            .get(&node)
+            .map_or(LogPosition::START, |progress| progress.durable)
+    }
+
+    fn complete(&mut self, ticket: ProduceTicket, result: Result<ProduceOutcome, ErrorCode>) {
+        self.actions
+            .push_back(LeaderAction::Complete { ticket, result });
+    }
+}
+
+/// A follower whose log shares nothing with what the leader still has starts anew at the leader's start.
+fn reset(log: LogEnds<'_>) -> SessionOutcome {
+    let mut epochs = log.epochs.clone();
+    epochs.truncate(log.start);
+    SessionOutcome::Reset {
+        start: log.start,
+        epochs,
+    }
+}
+
+fn complete_ok(actions: &mut VecDeque<LeaderAction>, ticket: ProduceTicket, base: Offset) {
+    actions.push_back(LeaderAction::Complete {
+        ticket,
+        result: Ok(ProduceOutcome { base }),
+    });
+}
+
+fn complete_err(actions: &mut VecDeque<LeaderAction>, ticket: ProduceTicket, error: ErrorCode) {
+    actions.push_back(LeaderAction::Complete {
+        ticket,
+        result: Err(error),
+    });
+}
+
+/// How long a silence of a follower is normal, from its link's round trip: the rule of [`Peers`].
+pub fn suspicion_time(smoothed_rtt: Duration, variance: Duration) -> Duration {
+    (2 * smoothed_rtt + 4 * variance).max(super::peers::MINIMUM_SUSPICION)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{
+        Appointment, DirectoryId, EpochEntry, PartitionEpoch, PartitionIndex, ProducerId, TopicId,
+        TopicPartition,
+    };
+
+    const ME: NodeId = NodeId::new(1).unwrap();
+    const TWO: NodeId = NodeId::new(2).unwrap();
+    const THREE: NodeId = NodeId::new(3).unwrap();
+
+    fn at(millis: u64) -> MonotonicTime {
+        MonotonicTime::ZERO + Duration::from_millis(millis)
+    }
+
+    fn position(offset: u64, epoch: u32) -> LogPosition {
+        LogPosition::new(
+            Offset::new(offset).unwrap(),
+            LeaderEpoch::new(epoch).unwrap(),
+        )
+    }
+
+    fn offset(offset: u64) -> Offset {
+        Offset::new(offset).unwrap()
+    }
+
+    fn history(entries: &[(u32, u64)]) -> EpochHistory {
+        let entry = |&(epoch, start): &(u32, u64)| EpochEntry {
+            epoch: LeaderEpoch::new(epoch).unwrap(),
+            start: Offset::new(start).unwrap(),
+        };
+        entries
+            .iter()
+            .map(entry)
+            .collect::<Vec<_>>()
+            .try_into()
+            .unwrap()
+    }
+
+    fn state(epoch: u32, isr: &[NodeId], min_insync: u32) -> PartitionState {
+        let member = |&node: &NodeId| Appointment {
+            node,
+            directory: DirectoryId::from_random_bits(node.get().into()),
+            incarnation: Incarnation::from_random_bits(node.get().into()),
+        };
+        PartitionState {
+            replicas: vec![ME, TWO, THREE],
+            isr: isr.iter().map(member).collect(),
+            leader: Some(member(&ME)),
+            leader_epoch: LeaderEpoch::new(epoch).unwrap(),
+            partition_epoch: PartitionEpoch(1),
+            min_insync,
+        }
+    }
+
+    /// A leader in epoch 2 of a log of five records of epoch 1, none of which it knows to be committed.
+    fn leader() -> Leader {
+        Leader::new(
+            at(0),
+            ME,
+            &state(2, &[ME, TWO, THREE], 2),
+            position(5, 2),
+            position(5, 1),
+            Offset::ZERO,
+            ProducerStates::new(),
+        )
+    }
+
+    fn actions(leader: &mut Leader) -> Vec<LeaderAction> {
+        std::iter::from_fn(|| leader.poll_action()).collect()
+    }
+
+    fn open(leader: &mut Leader, from: NodeId, session: u64, durable: LogPosition) {
+        let mut epochs = history(&[(1, 0), (2, 5)]);
+        epochs.truncate(durable);
+        let open = OpenSession {
+            partition: TopicPartition {
+                topic: TopicId::from_random_bits(1),
+                partition: PartitionIndex(0),
+            },
+            leader_epoch: LeaderEpoch::new(2).unwrap(),
+            session: SessionId::from_random_bits(session),
+            durable,
+            epochs,
+            epochs_complete: true,
+        };
+        let log = LogEnds {
+            start: LogPosition::START,
+            end: leader.end,
+            epochs: &history(&[(1, 0), (2, 5)]),
+        };
+        let incarnation = Incarnation::from_random_bits(from.get().into());
+        leader.handle_open_session(from, incarnation, &open, log);
+    }
+
+    fn ack(leader: &mut Leader, from: NodeId, session: u64, durable: LogPosition) {
+        try_ack(leader, from, session, durable).unwrap();
+    }
+
+    fn try_ack(
+        leader: &mut Leader,
+        from: NodeId,
+        session: u64,
+        durable: LogPosition,
+    ) -> Result<usize, AckRefused> {
+        let ack = Ack {
+            session: SessionId::from_random_bits(session),
+            leader_epoch: LeaderEpoch::new(2).unwrap(),
+            durable,
+            received: durable.offset,
+        };
+        leader.handle_ack(at(1), from, &ack)
+    }
+
+    fn produce(leader: &mut Leader, ticket: u64, records: u32, acks: Acks) {
+        let batch = ProducerBatch {
+            records,
+            sequence: None,
+        };
+        let Ok(Admission::Append { previous, end }) =
+            leader.admit(at(1), batch, acks, &Peers::new())
+        else {
+            panic!("an ordinary batch is admitted");
+        };
+        leader.handle_appended(batch, previous.offset, LogPosition::new(end, leader.epoch));
+        let ticket = ProduceTicket(ticket);
+        leader.wait(ticket, acks, previous.offset, end, at(1000));
+    }
+
+    fn completed(leader: &mut Leader) -> Vec<(u64, Result<u64, ErrorCode>)> {
+        actions(leader)
+            .into_iter()
+            .filter_map(|action| match action {
+                LeaderAction::Complete { ticket, result } => {
+                    Some((ticket.0, result.map(|outcome| outcome.base.get())))
+                }
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// A leader whose epoch start is committed, with follower two in session 1.
+    fn started() -> Leader {
+        let mut leader = leader();
+        leader.handle_durable(position(5, 2));
+        open(&mut leader, TWO, 1, position(5, 1));
+        ack(&mut leader, TWO, 1, position(5, 2));
+        assert!(leader.epoch_started());
+        actions(&mut leader);
+        leader
+    }
+
+    #[test]
+    fn nothing_is_committed_before_the_epoch_start_is() {
+        let mut leader = leader();
+        leader.handle_durable(position(5, 2));
+        open(&mut leader, TWO, 1, position(5, 1));
+        ack(&mut leader, TWO, 1, position(5, 1));
+        assert_eq!(leader.high_watermark(), Offset::ZERO);
+        assert!(!leader.epoch_started());
+        ack(&mut leader, TWO, 1, position(5, 2));
+        assert_eq!(leader.high_watermark(), offset(5));
+        assert!(leader.epoch_started());
+    }
+
+    #[test]
+    fn three_replicas_commit_on_the_fastest_two() {
+        let mut leader = started();
+        produce(&mut leader, 1, 3, Acks::All);
+        produce(&mut leader, 2, 1, Acks::All);
+        leader.handle_durable(position(9, 2));
+        assert_eq!(completed(&mut leader), []);
+        // One cumulative ack, between the ends of nothing in particular, completes what it passes.
+        ack(&mut leader, TWO, 1, position(8, 2));
+        assert_eq!(completed(&mut leader), [(1, Ok(5))]);
+        ack(&mut leader, TWO, 1, position(9, 2));
+        assert_eq!(completed(&mut leader), [(2, Ok(8))]);
+    }
+
+    #[test]
+    fn the_leaders_own_disk_is_one_vote_and_no_more() {
+        let mut leader = started();
+        produce(&mut leader, 1, 1, Acks::All);
+        ack(&mut leader, TWO, 1, position(6, 2));
+        assert_eq!(completed(&mut leader), [], "the leader's disk is behind");
+        leader.handle_durable(position(6, 2));
+        assert_eq!(completed(&mut leader), [(1, Ok(5))]);
+
+        produce(&mut leader, 2, 1, Acks::All);
+        leader.handle_durable(position(7, 2));
+        assert_eq!(
+            completed(&mut leader),
+            [],
+            "its own ack alone commits nothing"
+        );
+    }
+
+    #[test]
+    fn acks_one_waits_for_the_leaders_own_disk_only() {
+        let mut leader = started();
+        produce(&mut leader, 1, 1, Acks::Leader);
+        assert_eq!(completed(&mut leader), []);
+        leader.handle_durable(position(6, 2));
+        assert_eq!(completed(&mut leader), [(1, Ok(5))]);
+        assert_eq!(leader.high_watermark(), offset(5));
+    }
+
+    #[test]
+    fn a_new_session_forgets_what_the_old_one_acknowledged() {
+        let mut leader = started();
+        produce(&mut leader, 1, 1, Acks::All);
+        ack(&mut leader, TWO, 1, position(6, 2));
+        open(&mut leader, TWO, 2, position(5, 2));
+        leader.handle_durable(position(6, 2));
+        assert_eq!(completed(&mut leader), []);
+        // And an ack of the old session, brought late, counts for nothing.
+        assert_eq!(
+            try_ack(&mut leader, TWO, 1, position(6, 2)),
+            Err(AckRefused::Stale)
+        );
+        assert_eq!(completed(&mut leader), []);
+        ack(&mut leader, TWO, 2, position(6, 2));
+        assert_eq!(completed(&mut leader), [(1, Ok(5))]);
+    }
+
+    #[test]
+    fn an_ack_beyond_the_log_is_refused() {
+        let mut leader = started();
+        for claimed in [position(6, 2), position(4, 3)] {
+            assert!(matches!(
+                try_ack(&mut leader, TWO, 1, claimed),
+                Err(AckRefused::Impossible { .. })
+            ));
+        }
+        assert_eq!(leader.high_watermark(), offset(5));
+    }
+
+    #[test]
+    fn the_watermark_never_falls() {
+        let mut leader = started();
+        open(&mut leader, TWO, 2, position(0, 0));
+        assert_eq!(leader.high_watermark(), offset(5));
+        ack(&mut leader, TWO, 2, position(3, 1));
+        assert_eq!(leader.high_watermark(), offset(5));
+    }
+
+    #[test]
+    fn acks_all_is_refused_before_the_append_when_too_few_are_heard() {
+        let leader = started();
+        let batch = ProducerBatch {
+            records: 1,
+            sequence: None,
+        };
+        let mut peers = Peers::new();
+        let late = at(5000);
+        assert_eq!(
+            leader.admit(late, batch, Acks::All, &peers),
+            Err(ErrorCode::NotEnoughReplicas)
+        );
+        assert!(leader.admit(late, batch, Acks::Leader, &peers).is_ok());
+        peers.handle_heard(THREE, at(4900), Duration::ZERO);
+        assert!(leader.admit(late, batch, Acks::All, &peers).is_ok());
+    }
+
+    #[test]
+    fn an_overdue_produce_is_told_so_and_never_completed() {
+        let mut leader = started();
+        produce(&mut leader, 1, 1, Acks::All);
+        leader.handle_tick(at(1000));
+        assert_eq!(
+            completed(&mut leader),
+            [(1, Err(ErrorCode::RequestTimedOut))]
+        );
+        leader.handle_durable(position(6, 2));
+        ack(&mut leader, TWO, 1, position(6, 2));
+        assert_eq!(completed(&mut leader), []);
+    }
+
+    #[test]
+    fn a_duplicate_is_answered_only_once_its_records_are_committed() {
+        let mut leader = started();
+        let batch = ProducerBatch {
+            records: 2,
+            sequence: Some(BatchSequence {
+                producer: ProducerId::new(1).unwrap(),
+                producer_epoch: 0,
+                base_sequence: 0,
+                records: 2,
+            }),
+        };
+        leader.handle_appended(batch, offset(5), position(7, 2));
+        let admitted = leader.admit(at(1), batch, Acks::All, &Peers::new());
+        let Ok(Admission::Duplicate { base, end }) = admitted else {
+            panic!("{admitted:?}");
+        };
+        assert_eq!((base, end), (offset(5), offset(7)));
+        leader.wait(ProduceTicket(9), Acks::All, base, end, at(1000));
+        assert_eq!(completed(&mut leader), []);
+        leader.handle_durable(position(7, 2));
+        ack(&mut leader, TWO, 1, position(7, 2));
+        assert_eq!(completed(&mut leader), [(9, Ok(5))]);
+    }
+
+    #[test]
+    fn a_session_begins_where_the_logs_part() {
+        let answers = |durable, epochs: &[(u32, u64)], complete, start| {
+            let mut leader = leader();
+            let open = OpenSession {
+                partition: TopicPartition {
+                    topic: TopicId::from_random_bits(1),
+                    partition: PartitionIndex(0),
+                },
+                leader_epoch: LeaderEpoch::new(2).unwrap(),
+                session: SessionId::from_random_bits(1),
+                durable,
+                epochs: history(epochs),
+                epochs_complete: complete,
+            };
+            let own = history(&[(1, 0), (2, 5)]);
+            let log = LogEnds {
+                start,
+                end: position(5, 2),
+                epochs: &own,
+            };
+            leader.handle_open_session(TWO, Incarnation::from_random_bits(2), &open, log);
+            let Some(LeaderAction::Answer { answer, .. }) = leader.poll_action() else {
+                panic!("a hello is answered");
+            };
+            (answer.outcome, leader.session_of(TWO).is_some())
+        };
+        let start = LogPosition::START;
+        // A prefix is kept whole; a longer log of the same epoch is cut to what the leader has.
+        assert_eq!(
+            answers(position(3, 1), &[(1, 0)], true, start),
+            (SessionOutcome::Truncate(position(3, 1)), true)
+        );
+        assert_eq!(
+            answers(position(9, 1), &[(1, 0)], true, start),
+            (SessionOutcome::Truncate(position(5, 1)), true)
+        );
+        // Nothing at all is a prefix too.
+        assert_eq!(
+            answers(start, &[], true, start),
+            (SessionOutcome::Truncate(start), true)
+        );
+        // Below the leader's log start there is nothing to send: begin at the start.
+        assert_eq!(
+            answers(position(3, 1), &[(1, 0)], true, position(4, 1)),
+            (
+                SessionOutcome::Reset {
+                    start: position(4, 1),
+                    epochs: history(&[(1, 0)])
+                },
+                true
+            )
+        );
+        // A history that was cut short is asked for again.
+        assert_eq!(
+            answers(position(9, 1), &[], false, start),
+            (
+                SessionOutcome::Refused(SessionRefusal::NeedOlderEpochs),
+                false
+            )
+        );
+    }
+
+    #[test]
+    fn sends_leave_one_at_a_time_from_one_cursor() {
+        let mut leader = leader();
+        open(&mut leader, TWO, 1, position(2, 1));
+        let sends = |leader: &mut Leader| -> Vec<(LogPosition, bool)> {
+            actions(leader)
+                .into_iter()
+                .filter_map(|action| match action {
+                    LeaderAction::Send { from, catch_up, .. } => Some((from, catch_up)),
+                    _ => None,
+                })
+                .collect()
+        };
+        let session = SessionId::from_random_bits(1);
+        assert_eq!(sends(&mut leader), [(position(2, 1), true)]);
+        produce(&mut leader, 1, 1, Acks::All);
+        assert_eq!(sends(&mut leader), [], "one order at a time");
+        leader.handle_sent(TWO, session, position(5, 2), 100);
+        assert_eq!(sends(&mut leader), [(position(5, 2), true)]);
+        leader.handle_sent(TWO, session, position(6, 2), 100);
+        // The tail is reached: live frames wait for the last catch-up frame's ack, then leave on the live lane.
+        produce(&mut leader, 2, 1, Acks::All);
+        assert_eq!(sends(&mut leader), []);
+        ack(&mut leader, TWO, 1, position(6, 2));
+        assert_eq!(sends(&mut leader), [(position(6, 2), false)]);
+        // A link without room stops the cursor where it is.
+        leader.handle_blocked(TWO, session);
+        produce(&mut leader, 3, 1, Acks::All);
+        assert_eq!(sends(&mut leader), []);
+        leader.handle_unblocked(TWO);
+        assert_eq!(sends(&mut leader), [(position(6, 2), false)]);
+    }
+
+    #[test]
+    fn a_follower_without_a_session_has_no_lag_of_zero() {
+        let mut leader = started();
+        let lag = |leader: &Leader, node| {
+            let view = leader.view();
+            view.followers
+                .iter()
+                .find(|follower| follower.node == node)
+                .unwrap()
+                .lag_records
+        };
+        assert_eq!(lag(&leader, TWO), Some(0));
+        assert_eq!(lag(&leader, THREE), None);
+        leader.handle_session_closed(TWO, SessionId::from_random_bits(1));
+        assert_eq!(lag(&leader, TWO), None);
+    }
+
+    #[test]
+    fn resigning_answers_everyone_who_waits() {
+        let mut leader = started();
+        produce(&mut leader, 1, 1, Acks::All);
+        produce(&mut leader, 2, 1, Acks::Leader);
+        actions(&mut leader);
+        let (last, _) = leader.resign(ErrorCode::NotLeaderOrFollower);
+        let answered: Vec<_> = last
+            .into_iter()
+            .filter(|action| {
+                matches!(
+                    action,
+                    LeaderAction::Complete {
+                        result: Err(ErrorCode::NotLeaderOrFollower),
+                        ..
+                    }
+                )
+            })
+            .collect();
+        assert_eq!(answered.len(), 2);
+    }
+
+    #[test]
+    fn with_fewer_members_than_m_the_watermark_stands_still() {
+        let mut leader = started();
+        leader.handle_state(&state(2, &[ME], 2));
+        produce(&mut leader, 1, 1, Acks::Leader);
+        leader.handle_durable(position(6, 2));
+        assert_eq!(leader.high_watermark(), offset(5));
+    }
+}

@@ -1,0 +1,137 @@
+//! What a leader knows of one follower.
+
+use std::collections::VecDeque;
+
+use crate::types::{Incarnation, LogPosition, MonotonicTime, Offset, SessionId};
+use crate::wire::Ack;
+
+/// The most frame bytes that one send order asks for: small enough that a partition's owner is never long at one
+/// follower, large enough that a stream chunk is full.
+pub(super) const SEND_BYTES: usize = 256 * 1024;
+
+/// One follower's current session, from the leader's side. A new session replaces it whole, so nothing that was learnt
+/// under an old session can be counted under a new one.
+#[derive(Debug)]
+pub(super) struct Progress {
+    pub(super) incarnation: Incarnation,
+    pub(super) session: SessionId,
+    /// The end of what the follower holds durably, by an ack of this session. Starts at nothing, whatever an earlier
+    /// session acknowledged; only rises; never above the leader's own end.
+    pub(super) durable: LogPosition,
+    /// The end of what it says that it has received. For display.
+    pub(super) received: Offset,
+    /// The cursor: where the next frame to send starts. One cursor from the first catch-up frame to the live tail, so there
+    /// is no seam between the two.
+    pub(super) next: LogPosition,
+    /// Ends and sizes of what was sent and not acknowledged, oldest first.
+    unacknowledged: VecDeque<(LogPosition, usize)>,
+    /// The sum of the sizes in `unacknowledged`.
+    unacknowledged_bytes: usize,
+    flow: Flow,
+    /// Whether a send order is with the caller. At most one is, so that frames leave in order.
+    ordered: bool,
+    /// Set when the link had no room; cleared when it has again.
+    blocked: bool,
+    /// The last high watermark that went out on this session.
+    pub(super) watermark_sent: Offset,
+    /// The latest time, no later than the arrival of its last message, at which the leader's end was at or below the
+    /// durable end in that message.
+    pub(super) caught_up_at: Option<MonotonicTime>,
+}
+
+/// On which lane a session's frames travel. Catch-up must not hold up other partitions' live frames, and no live frame may
+/// overtake a catch-up frame of its own partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Flow {
+    CatchUp,
+    /// The cursor has reached the tail; live frames wait until the last catch-up frame is acknowledged.
+    Draining,
+    Live,
+}
+
+impl Progress {
+    /// A session whose frames start at `next`. It may go live at once if the log ends there.
+    pub(super) fn new(
+        incarnation: Incarnation,
+        session: SessionId,
+        next: LogPosition,
+        end: LogPosition,
+    ) -> Progress {
+        Progress {
+            incarnation,
+            session,
+            durable: LogPosition::START,
+            received: Offset::ZERO,
+            next,
+            unacknowledged: VecDeque::new(),
+            unacknowledged_bytes: 0,
+            flow: if next == end {
+                Flow::Live
+            } else {
+                Flow::CatchUp
+            },
+            ordered: false,
+            blocked: false,
+            watermark_sent: Offset::ZERO,
+            caught_up_at: None,
+        }
+    }
+
+    /// Takes the next send order, if there is something to send and nothing in its way.
+    pub(super) fn take_order(&mut self, end: LogPosition) -> bool {
+        if self.ordered || self.blocked || self.next == end || self.flow == Flow::Draining {
+            return false;
+        }
+        self.ordered = true;
+        true
+    }
+
+    pub(super) fn is_catching_up(&self) -> bool {
+        self.flow != Flow::Live
+    }
+
+    /// Frames up to `to` went out, `bytes` of them. The leader's log ends at `end`.
+    pub(super) fn handle_sent(&mut self, to: LogPosition, bytes: usize, end: LogPosition) {
+        self.ordered = false;
+        self.next = to;
+        self.unacknowledged.push_back((to, bytes));
+        self.unacknowledged_bytes += bytes;
+        if self.flow == Flow::CatchUp && self.next == end {
+            self.flow = Flow::Draining;
+        }
+    }
+
+    /// The link had no room for the order.
+    pub(super) fn handle_blocked(&mut self) {
+        self.ordered = false;
+        self.blocked = true;
+    }
+
+    pub(super) fn handle_unblocked(&mut self) {
+        self.blocked = false;
+    }
+
+    /// Counts an ack that was found to be of this session. Returns how many bytes it freed.
+    pub(super) fn handle_ack(&mut self, ack: &Ack) -> usize {
+        self.durable = self.durable.max(ack.durable);
+        self.received = self.received.max(ack.received);
+        let mut freed = 0;
+        while let Some(&(end, bytes)) = self.unacknowledged.front() {
+            if end > self.durable {
+                break;
+            }
+            self.unacknowledged.pop_front();
+            freed += bytes;
+        }
+        self.unacknowledged_bytes -= freed;
+        if self.flow == Flow::Draining && self.unacknowledged.is_empty() {
+            self.flow = Flow::Live;
+        }
+        freed
+    }
+
+    /// Bytes sent and not yet acknowledged as durable.
+    pub(super) fn unacknowledged_bytes(&self) -> usize {
+        self.unacknowledged_bytes
+    }
+}

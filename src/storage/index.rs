@@ -1,0 +1,332 @@
+//! A segment's sparse index: from positions and timestamps to byte places. Always rebuildable from the segment.
+//!
+//! The active segment's index lives in memory. Once a segment is sealed and synced its index is written beside it, as
+//! `<base offset>.idx`, so that opening a log need not read sealed segments. All integers are big-endian.
+//!
+//! ```text
+//!  byte  length  field
+//!     0       4  magic              "QIDX"
+//!     4       4  version            1
+//!     8       8  segment length     in bytes; an index that does not match its segment is rebuilt
+//!    16      12  start              of the segment: offset (8), epoch of the frame before it (4)
+//!    28      12  end                of the segment: offset (8), epoch of its last frame (4)
+//!    40       8  first timestamp    largest timestamp of the first batch, ms since 1970; -1: none
+//!    48       8  largest timestamp  of the segment, ms since 1970; -1: none
+//!    56       4  number of entries
+//!    60       4  number of epoch starts
+//!    64      28  each entry: start of a frame (8 + 4), its byte (8), largest timestamp before it (8)
+//!     …      12  each epoch start: epoch (4), offset (8)
+//!     …       4  CRC-32 over everything before
+//! ```
+
+use std::path::Path;
+
+use bytes::{Buf, BufMut};
+
+use super::file_system::{FileSystem, IoFailure, OpenMode, read_small};
+use crate::types::{EpochEntry, LeaderEpoch, LogPosition, Offset};
+use crate::wal::Frame;
+
+const MAGIC: [u8; 4] = *b"QIDX";
+const VERSION: u32 = 1;
+const FIXED_LEN: usize = 64;
+const ENTRY_LEN: usize = 28;
+const EPOCH_LEN: usize = 12;
+/// Far above what the largest segment needs; a longer file is not read but rebuilt.
+const MAX_FILE_BYTES: u64 = 256 * 1024 * 1024;
+
+/// A timestamp of "none", as Kafka writes it.
+pub(super) const NO_TIMESTAMP: i64 = -1;
+
+/// One frame that can be found without reading those before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct IndexEntry {
+    pub start: LogPosition,
+    /// Where the frame begins in the segment's file.
+    pub byte: u64,
+    /// The largest timestamp in the segment before this frame.
+    pub max_timestamp_before: i64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct SegmentIndex {
+    /// Places rise. The first frame always has one.
+    entries: Vec<IndexEntry>,
+    /// Epoch starts in the segment.
+    pub epochs: Vec<EpochEntry>,
+    pub first_timestamp: i64,
+    pub max_timestamp: i64,
+}
+
+/// What the index file says about the segment it belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct SealedSegment {
+    pub len: u64,
+    pub start: LogPosition,
+    pub end: LogPosition,
+}
+
+impl Default for SegmentIndex {
+    fn default() -> SegmentIndex {
+        SegmentIndex {
+            entries: Vec::new(),
+            epochs: Vec::new(),
+            first_timestamp: NO_TIMESTAMP,
+            max_timestamp: NO_TIMESTAMP,
+        }
+    }
+}
+
+impl SegmentIndex {
+    /// Adds the frame that was appended at `byte`; an entry is made when the last one is `interval` bytes back.
+    pub(super) fn add(&mut self, frame: &Frame, byte: u64, interval: u64) {
+        let due = self
+            .entries
+            .last()
+            .is_none_or(|last| byte - last.byte >= interval);
+        if due {
+            self.entries.push(IndexEntry {
+                start: frame.start(),
+                byte,
+                max_timestamp_before: self.max_timestamp,
+            });
+        }
+        if frame.is_epoch_start() {
+            self.epochs.push(EpochEntry {
+                epoch: frame.leader_epoch(),
+                start: frame.base_offset(),
+            });
+        } else {
+            let timestamp = max_timestamp(frame);
+            if self.first_timestamp == NO_TIMESTAMP {
+                self.first_timestamp = timestamp;
+            }
+            self.max_timestamp = self.max_timestamp.max(timestamp);
+        }
+    }
+
+    /// Where to begin looking for the frame that starts at `position`: `None` when it is before the first.
+    pub(super) fn before_position(&self, position: LogPosition) -> Option<IndexEntry> {
+        let after = self.entries.partition_point(|e| e.start <= position);
+        after.checked_sub(1).map(|i| self.entries[i])
+    }
+
+    /// Where to begin looking for the frame that holds `offset`.
+    pub(super) fn before_offset(&self, offset: Offset) -> Option<IndexEntry> {
+        let after = self.entries.partition_point(|e| e.start.offset <= offset);
+        after.checked_sub(1).map(|i| self.entries[i])
+    }
+
+    /// Where to begin looking for the first batch with a timestamp of at least `timestamp`.
+    pub(super) fn before_timestamp(&self, timestamp: i64) -> Option<IndexEntry> {
+        let after = self
+            .entries
+            .partition_point(|e| e.max_timestamp_before < timestamp);
+        after.checked_sub(1).map(|i| self.entries[i])
+    }
+
+    pub(super) fn encode(&self, segment: &SealedSegment) -> Vec<u8> {
+        let len = FIXED_LEN + self.entries.len() * ENTRY_LEN + self.epochs.len() * EPOCH_LEN + 4;
+        let mut out = Vec::with_capacity(len);
+        out.put_slice(&MAGIC);
+        out.put_u32(VERSION);
+        out.put_u64(segment.len);
+        put_position(&mut out, segment.start);
+        put_position(&mut out, segment.end);
+        out.put_i64(self.first_timestamp);
+        out.put_i64(self.max_timestamp);
+        out.put_u32(self.entries.len() as u32);
+        out.put_u32(self.epochs.len() as u32);
+        for entry in &self.entries {
+            put_position(&mut out, entry.start);
+            out.put_u64(entry.byte);
+            out.put_i64(entry.max_timestamp_before);
+        }
+        for epoch in &self.epochs {
+            out.put_u32(epoch.epoch.get());
+            out.put_u64(epoch.start.get());
+        }
+        let crc = crc32fast::hash(&out);
+        out.put_u32(crc);
+        out
+    }
+
+    /// `None` for anything that is not a whole, unharmed index: it is then rebuilt.
+    pub(super) fn decode(bytes: &[u8]) -> Option<(SealedSegment, SegmentIndex)> {
+        let (mut body, crc) = bytes.split_last_chunk::<4>()?;
+        if crc32fast::hash(body) != u32::from_be_bytes(*crc) || body.len() < FIXED_LEN {
+            return None;
+        }
+        if body[..4] != MAGIC {
+            return None;
+        }
+        body.advance(4);
+        if body.get_u32() != VERSION {
+            return None;
+        }
+        let segment = SealedSegment {
+            len: body.get_u64(),
+            start: get_position(&mut body)?,
+            end: get_position(&mut body)?,
+        };
+        let first_timestamp = body.get_i64();
+        let max_timestamp = body.get_i64();
+        let entry_count = body.get_u32() as usize;
+        let epoch_count = body.get_u32() as usize;
+        let expected = entry_count
+            .checked_mul(ENTRY_LEN)?
+            .checked_add(epoch_count.checked_mul(EPOCH_LEN)?)?;
+        if body.len() != expected {
+            return None;
+        }
+        let mut entries = Vec::with_capacity(entry_count);
+        for _ in 0..entry_count {
+            entries.push(IndexEntry {
+                start: get_position(&mut body)?,
+                byte: body.get_u64(),
+                max_timestamp_before: body.get_i64(),
+            });
+        }
+        let mut epochs = Vec::with_capacity(epoch_count);
+        for _ in 0..epoch_count {
+            epochs.push(EpochEntry {
+                epoch: LeaderEpoch::new(body.get_u32())?,
+                start: Offset::new(body.get_u64())?,
+            });
+        }
+        let index = SegmentIndex {
+            entries,
+            epochs,
+            first_timestamp,
+            max_timestamp,
+        };
+        Some((segment, index))
+    }
+
+    /// Writes the file, unsynced: it carries a checksum, and what is lost is rebuilt.
+    pub(super) fn write(
+        &self,
+        fs: &dyn FileSystem,
+        path: &Path,
+        segment: &SealedSegment,
+    ) -> Result<(), IoFailure> {
+        let bytes = self.encode(segment);
+        let file = fs
+            .open(path, OpenMode::Create)
+            .map_err(IoFailure::at("create", path))?;
+        file.set_len(0).map_err(IoFailure::at("write", path))?;
+        file.write_at(0, &[std::io::IoSlice::new(&bytes)])
+            .map_err(IoFailure::at("write", path))
+    }
+
+    /// `None` when the file is missing or unusable.
+    pub(super) fn read(fs: &dyn FileSystem, path: &Path) -> Option<(SealedSegment, SegmentIndex)> {
+        let bytes = read_small(fs, path, MAX_FILE_BYTES).ok()??;
+        SegmentIndex::decode(&bytes)
+    }
+}
+
+/// The largest timestamp of the frame's batch in ms since 1970, [`NO_TIMESTAMP`] when it has none.
+///
+/// Storage does not decode batches, but retention and the time index need this one number. In a Kafka v2 batch it stands
+/// at byte 35, after base offset (8), batch length (4), leader epoch (4), magic (1), CRC (4), attributes (2), last offset
+/// delta (4) and base timestamp (8). The batch was checked when it was produced; a shorter payload has no timestamp.
+pub(super) fn max_timestamp(frame: &Frame) -> i64 {
+    const MAX_TIMESTAMP_AT: usize = 35;
+    const MAGIC_AT: usize = 16;
+    let payload = &frame.bytes()[crate::wal::HEADER_LEN..];
+    if payload.get(MAGIC_AT) != Some(&2) {
+        return NO_TIMESTAMP;
+    }
+    payload
+        .get(MAX_TIMESTAMP_AT..)
+        .and_then(|rest| rest.first_chunk::<8>())
+        .map_or(NO_TIMESTAMP, |bytes| i64::from_be_bytes(*bytes))
+}
+
+fn put_position(out: &mut Vec<u8>, position: LogPosition) {
+    out.put_u64(position.offset.get());
+    out.put_u32(position.epoch.get());
+}
+
+fn get_position(input: &mut &[u8]) -> Option<LogPosition> {
+    let offset = Offset::new(input.get_u64())?;
+    let epoch = LeaderEpoch::new(input.get_u32())?;
+    Some(LogPosition::new(offset, epoch))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::test_frames::{batch, frame_with_timestamp, start_frame};
+
+    fn sample() -> (SealedSegment, SegmentIndex) {
+        let mut index = SegmentIndex::default();
+        let mut byte = 0;
+        let mut end = LogPosition::START;
+        let frame = start_frame(1, end);
+        index.add(&frame, byte, 100);
+        byte += frame.len() as u64;
+        end = frame.end();
+        for i in 0..10 {
+            let frame = frame_with_timestamp(end, 1, 1000 + i);
+            index.add(&frame, byte, 100);
+            byte += frame.len() as u64;
+            end = frame.end();
+        }
+        let segment = SealedSegment {
+            len: byte,
+            start: LogPosition::START,
+            end,
+        };
+        (segment, index)
+    }
+
+    #[test]
+    fn comes_back_and_any_flipped_bit_is_noticed() {
+        let (segment, index) = sample();
+        let bytes = index.encode(&segment);
+        assert_eq!(SegmentIndex::decode(&bytes), Some((segment, index)));
+        for bit in 0..bytes.len() * 8 {
+            let mut bytes = bytes.clone();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(SegmentIndex::decode(&bytes), None, "bit {bit}");
+        }
+        for len in 0..bytes.len() {
+            assert_eq!(SegmentIndex::decode(&bytes[..len]), None);
+        }
+    }
+
+    #[test]
+    fn a_lookup_never_lands_behind_what_it_looks_for() {
+        let (segment, index) = sample();
+        for offset in 0..segment.end.offset.get() {
+            let offset = Offset::new(offset).unwrap();
+            let entry = index.before_offset(offset).unwrap();
+            assert!(entry.start.offset <= offset);
+        }
+        assert_eq!(index.before_timestamp(0).unwrap().byte, 0);
+        for timestamp in 1000..1010 {
+            let entry = index.before_timestamp(timestamp).unwrap();
+            assert!(entry.max_timestamp_before < timestamp);
+        }
+        assert_eq!(index.max_timestamp, 1009);
+        assert_eq!(index.first_timestamp, 1000);
+    }
+
+    #[test]
+    fn a_payload_that_is_no_batch_has_no_timestamp() {
+        let end = start_frame(1, LogPosition::START).end();
+        assert_eq!(max_timestamp(&frame_with_timestamp(end, 1, 77)), 77);
+        for len in 1..43 {
+            let payload = &batch(1, 77, 0)[..len];
+            let frame = Frame::records(
+                end.epoch,
+                end,
+                end.offset.checked_add(1).unwrap(),
+                &[payload],
+            );
+            assert_eq!(max_timestamp(&frame), NO_TIMESTAMP, "{len}");
+        }
+    }
+}

@@ -1,0 +1,649 @@
+//! One partition's log: frames in segments, appended by one owner.
+
+use std::io::IoSlice;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+use thiserror::Error;
+
+use super::file_system::{File, FileSystem, IoFailure, OpenMode, is_no_space};
+use super::impairment::{self, Impairment};
+use super::index::{SealedSegment, SegmentIndex};
+use super::reader::{Frames, LogReader, ReadError, Segment, Shared};
+use super::recovery::{OpenError, RecoveryReport};
+use super::segment::segment_path;
+use super::sync::{
+    self, CHECKPOINT_BYTES, SealedUnsynced, SharedCheckpoint, SyncError, SyncTicket, SyncWork,
+};
+use crate::types::{EpochEntry, EpochHistory, LogPosition, TopicName, TopicPartition};
+use crate::wal::{Frame, MAX_FRAME_BYTES};
+
+/// When an appended frame counts as durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flush {
+    /// After fdatasync.
+    Fsync,
+    /// At once: what the operating system has not written when the machine goes down is lost. Weaker, and documented so.
+    Os,
+}
+
+/// What a topic's configuration says about its logs. Times in ms, sizes in bytes; `None`: no limit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogConfig {
+    /// A frame that would make the active segment larger goes into a new one.
+    pub segment_bytes: u64,
+    /// The active segment is sealed when its first batch is this old.
+    pub segment_ms: u64,
+    /// Bytes between two index entries; below [`MIN_INDEX_INTERVAL_BYTES`] that is taken.
+    pub index_interval_bytes: u64,
+    pub retention_ms: Option<u64>,
+    pub retention_bytes: Option<u64>,
+    pub flush: Flush,
+}
+
+/// An index entry takes about 30 bytes of memory in the active segment; at this interval a segment of 1 GiB has 32,768.
+pub const MIN_INDEX_INTERVAL_BYTES: u64 = 32 * 1024;
+
+/// How many bytes of newest frames each log keeps in memory unless [`LogOptions`] says otherwise. A reader that is further
+/// behind reads the disk.
+pub const TAIL_CACHE_BYTES: usize = 2 * 1024 * 1024;
+
+impl Default for LogConfig {
+    /// Kafka's: segments of 1 GiB or 7 days, retention of 7 days.
+    fn default() -> LogConfig {
+        const DAY_MS: u64 = 24 * 60 * 60 * 1000;
+        LogConfig {
+            segment_bytes: 1024 * 1024 * 1024,
+            segment_ms: 7 * DAY_MS,
+            index_interval_bytes: MIN_INDEX_INTERVAL_BYTES,
+            retention_ms: Some(7 * DAY_MS),
+            retention_bytes: None,
+            flush: Flush::Fsync,
+        }
+    }
+}
+
+/// How a log is opened.
+#[derive(Clone, Debug)]
+pub struct LogOptions {
+    pub config: LogConfig,
+    /// Read and check every frame, not only those above the recovery checkpoint.
+    pub verify_all: bool,
+    /// The machine was restarted since this data directory was last in use: a log with [`Flush::Os`] may have lost frames.
+    pub machine_restarted: bool,
+    /// See [`TAIL_CACHE_BYTES`].
+    pub tail_cache_bytes: usize,
+}
+
+impl From<LogConfig> for LogOptions {
+    fn from(config: LogConfig) -> LogOptions {
+        LogOptions {
+            config,
+            verify_all: false,
+            machine_restarted: false,
+            tail_cache_bytes: TAIL_CACHE_BYTES,
+        }
+    }
+}
+
+/// Why nothing was appended.
+#[derive(Debug, Error)]
+pub enum AppendError {
+    #[error(
+        "a frame that starts at {found} (offset@epoch) does not fit a log that ends at {expected}"
+    )]
+    DoesNotFit {
+        expected: LogPosition,
+        found: LogPosition,
+    },
+    /// The log is as it was before, and can be read.
+    #[error("no space left on the device for {}: free some, or lower the topic's retention; reads go on", path.display())]
+    NoSpace { path: PathBuf },
+    /// The log is as it was before.
+    #[error(transparent)]
+    Io(#[from] IoFailure),
+    #[error("the log {} takes no writes since {cause}: restart the node", dir.display())]
+    Poisoned { dir: PathBuf, cause: String },
+}
+
+/// One partition's log. Owned by one thread, which may change; [`LogReader`]s read it from others.
+///
+/// `start <= durable_end <= end`, and frames lie between start and end without a gap. `durable_end` moves only by
+/// [`Log::finish_sync`], by truncation, and with [`Flush::Os`] by appends.
+pub struct Log {
+    pub(super) shared: Arc<Shared>,
+    pub(super) id: TopicPartition,
+    pub(super) topic: TopicName,
+    pub(super) config: LogConfig,
+    pub(super) epochs: EpochHistory,
+    pub(super) durable_end: LogPosition,
+    /// Sealed since the last ticket was taken out.
+    pub(super) sealed_unsynced: Vec<SealedUnsynced>,
+    /// A segment file was made since the last ticket was taken out.
+    pub(super) dir_unsynced: bool,
+    /// Bytes appended since a ticket last wrote the recovery checkpoint.
+    pub(super) bytes_since_checkpoint: u64,
+    /// Rises with each truncation and reset; a ticket of an earlier one moves nothing.
+    pub(super) generation: u64,
+    pub(super) ticket_out: bool,
+    /// Why the log takes no more writes.
+    pub(super) poisoned: Option<String>,
+    pub(super) impairment: Option<Impairment>,
+    pub(super) checkpoint: SharedCheckpoint,
+}
+
+/// Frames that go into one segment.
+struct Run {
+    /// Into a segment that is made for them.
+    in_new_segment: bool,
+    frames: Range<usize>,
+}
+
+impl Log {
+    /// Opens the log in `dir`, making it when it does not exist, and recovers it: a torn tail is cut, a corrupt log is set
+    /// aside, and what is kept is synced before this returns. Blocks for as long as that takes.
+    pub fn open(
+        fs: Arc<dyn FileSystem>,
+        dir: &Path,
+        id: TopicPartition,
+        topic: &TopicName,
+        options: LogOptions,
+    ) -> Result<(Log, RecoveryReport), OpenError> {
+        super::recovery::open(fs, dir, id, topic, options)
+    }
+
+    pub const fn id(&self) -> TopicPartition {
+        self.id
+    }
+
+    pub const fn topic(&self) -> &TopicName {
+        &self.topic
+    }
+
+    pub fn dir(&self) -> &Path {
+        &self.shared.dir
+    }
+
+    /// Where the first frame starts: the log start offset, and the epoch before it.
+    pub fn start(&self) -> LogPosition {
+        self.shared.state().start
+    }
+
+    /// Where the next frame must start.
+    pub fn end(&self) -> LogPosition {
+        self.shared.state().end
+    }
+
+    /// Everything below survives a power cut (with [`Flush::Os`]: the end of the process).
+    pub const fn durable_end(&self) -> LogPosition {
+        self.durable_end
+    }
+
+    /// The epochs of the log's frames, and the one before the first.
+    pub const fn epochs(&self) -> &EpochHistory {
+        &self.epochs
+    }
+
+    /// Why this replica must not vote or lead until an ISR change names it; kept over restarts until
+    /// [`Log::clear_impairment`].
+    pub const fn impairment(&self) -> Option<&Impairment> {
+        self.impairment.as_ref()
+    }
+
+    /// An ISR change has named this replica's present incarnation: what the log holds counts again.
+    pub fn clear_impairment(&mut self) -> Result<(), IoFailure> {
+        impairment::clear(&*self.shared.fs, &self.shared.dir)?;
+        self.impairment = None;
+        Ok(())
+    }
+
+    /// Bytes in segment files.
+    pub fn size_bytes(&self) -> u64 {
+        self.shared.state().segments.iter().map(|s| s.len).sum()
+    }
+
+    pub fn segment_count(&self) -> usize {
+        self.shared.state().segments.len()
+    }
+
+    /// Whether the log refuses writes since a failure that only a restart mends.
+    pub fn poisoned(&self) -> Option<&str> {
+        self.poisoned.as_deref()
+    }
+
+    pub const fn config(&self) -> &LogConfig {
+        &self.config
+    }
+
+    /// Takes effect with the next append or retention pass. A change to [`Flush::Fsync`] makes the frames appended before
+    /// it wait for a sync; those already called durable stay so.
+    pub fn set_config(&mut self, config: LogConfig) {
+        if config.flush == Flush::Os {
+            self.durable_end = self.end();
+        }
+        self.shared.state_mut().index_interval = index_interval(&config);
+        self.config = config;
+    }
+
+    /// A view for other threads.
+    pub fn reader(&self) -> LogReader {
+        LogReader {
+            shared: self.shared.clone(),
+        }
+    }
+
+    /// Whole frames in order, the first of which starts at `from`; empty when `from` is the end. At least one frame, then
+    /// as many as stay within `max_bytes`; may return fewer bytes than there are. Newest frames come from memory, older
+    /// ones from the disk.
+    pub fn read(&self, from: LogPosition, max_bytes: usize) -> Result<Vec<Frame>, ReadError> {
+        self.shared.read(from, max_bytes)
+    }
+
+    /// See [`LogReader::frames`].
+    pub fn frames(&self, from: LogPosition) -> Frames {
+        self.reader().frames(from)
+    }
+
+    /// Appends frames that follow the end of the log and each other: all of them or, after an error, none. One vectored
+    /// write for each segment they go into, which is one but for the rare roll. Not durable until a sync.
+    pub fn append(&mut self, frames: &[Frame]) -> Result<(), AppendError> {
+        self.check_writable()?;
+        let mut expected = self.end();
+        for frame in frames {
+            if frame.start() != expected {
+                return Err(AppendError::DoesNotFit {
+                    expected,
+                    found: frame.start(),
+                });
+            }
+            expected = frame.end();
+        }
+        if frames.is_empty() {
+            return Ok(());
+        }
+        let runs = self.plan(frames);
+        let mut written = Vec::with_capacity(runs.len());
+        for run in &runs {
+            match self.write_run(run, frames) {
+                Ok(file) => written.push(file),
+                Err(error) => {
+                    self.cut_back(&runs[..=written.len()], frames);
+                    return Err(error);
+                }
+            }
+        }
+        for (run, file) in runs.into_iter().zip(written) {
+            self.take_in(run, file, frames);
+        }
+        if self.config.flush == Flush::Os {
+            self.durable_end = expected;
+        }
+        Ok(())
+    }
+
+    /// Takes out what must be synced: `None` when there is nothing to sync or a ticket is out already. With
+    /// [`Flush::Os`] only sealed segments are synced, once each.
+    ///
+    /// One ticket at a time: it covers every frame appended before, and the next one all that came meanwhile. It must come
+    /// back by [`Log::finish_sync`], whatever its outcome, or no other is given out.
+    pub fn begin_sync(&mut self) -> Option<SyncTicket> {
+        if self.ticket_out || self.poisoned.is_some() {
+            return None;
+        }
+        let state = self.shared.state();
+        let active = match self.config.flush {
+            Flush::Fsync => {
+                if self.durable_end == state.end && self.sealed_unsynced.is_empty() {
+                    return None;
+                }
+                active_file(&self.shared, &state)
+            }
+            Flush::Os => {
+                if self.sealed_unsynced.is_empty() {
+                    return None;
+                }
+                None
+            }
+        };
+        let target = match (self.config.flush, self.sealed_unsynced.last()) {
+            (Flush::Os, Some(last)) => last.sealed.end,
+            _ => state.end,
+        };
+        drop(state);
+        let checkpoint_due = self.bytes_since_checkpoint >= CHECKPOINT_BYTES;
+        if checkpoint_due {
+            self.bytes_since_checkpoint = 0;
+        }
+        self.ticket_out = true;
+        let work = SyncWork {
+            fs: self.shared.fs.clone(),
+            dir: self.shared.dir.clone(),
+            target,
+            generation: self.generation,
+            sealed: std::mem::take(&mut self.sealed_unsynced),
+            active,
+            sync_dir: std::mem::take(&mut self.dir_unsynced),
+            checkpoint_due,
+            checkpoint: self.checkpoint.clone(),
+            outcome: OnceLock::new(),
+        };
+        Some(SyncTicket {
+            work: Box::new(work),
+        })
+    }
+
+    /// Takes back a ticket that has run, and moves [`Log::durable_end`] if it succeeded and the log was not truncated
+    /// meanwhile. After a failure the log takes no more writes. A ticket that has not run counts as failed.
+    pub fn finish_sync(&mut self, ticket: SyncTicket) {
+        let ticket = ticket.work;
+        let outcome = ticket.outcome.get().cloned();
+        let is_current = ticket.generation == self.generation;
+        if is_current {
+            self.ticket_out = false;
+        }
+        match outcome {
+            Some(Ok(())) => {
+                if is_current && self.config.flush == Flush::Fsync {
+                    self.durable_end = self.durable_end.max(ticket.target);
+                }
+            }
+            Some(Err(error)) => self.poison(error.to_string()),
+            None => self.poison("a sync was given up".to_owned()),
+        }
+    }
+
+    /// Syncs everything and writes the recovery checkpoint: before a clean stop. A ticket that is out comes to nothing.
+    pub fn close(&mut self) -> Result<(), SyncError> {
+        let failed = |path: &Path, cause: std::io::Error| SyncError {
+            path: path.to_owned(),
+            cause: Arc::new(cause),
+        };
+        if let Some(cause) = &self.poisoned {
+            return Err(failed(
+                &self.shared.dir,
+                std::io::Error::other(cause.clone()),
+            ));
+        }
+        if self.ticket_out {
+            // What it took with it is synced here once more.
+            self.reopen_unsynced()
+                .map_err(|e| failed(&e.path, e.source))?;
+        }
+        let state = self.shared.state();
+        let work = SyncWork {
+            fs: self.shared.fs.clone(),
+            dir: self.shared.dir.clone(),
+            target: state.end,
+            generation: self.generation,
+            sealed: std::mem::take(&mut self.sealed_unsynced),
+            active: active_file(&self.shared, &state),
+            sync_dir: true,
+            checkpoint_due: true,
+            checkpoint: self.checkpoint.clone(),
+            outcome: OnceLock::new(),
+        };
+        drop(state);
+        let ticket = SyncTicket {
+            work: Box::new(work),
+        };
+        let outcome = ticket.run();
+        self.finish_sync(ticket);
+        outcome
+    }
+
+    pub(super) fn check_writable(&self) -> Result<(), AppendError> {
+        match &self.poisoned {
+            None => Ok(()),
+            Some(cause) => Err(AppendError::Poisoned {
+                dir: self.shared.dir.clone(),
+                cause: cause.clone(),
+            }),
+        }
+    }
+
+    pub(super) fn poison(&mut self, cause: String) {
+        self.poisoned.get_or_insert(cause);
+    }
+
+    /// Which frames go into which segment.
+    fn plan(&self, frames: &[Frame]) -> Vec<Run> {
+        let state = self.shared.state();
+        let active = state.segments.last();
+        let mut runs = Vec::with_capacity(1);
+        let mut from = 0;
+        let mut in_new_segment = active.is_none();
+        let (mut base, mut len) =
+            active.map_or((state.end.offset, 0), |active| (active.base, active.len));
+        for (i, frame) in frames.iter().enumerate() {
+            // A segment without records cannot be sealed: the next one would have its name.
+            let is_full =
+                len + frame.len() as u64 > self.config.segment_bytes && frame.base_offset() > base;
+            if is_full {
+                if i > from {
+                    runs.push(Run {
+                        in_new_segment,
+                        frames: from..i,
+                    });
+                }
+                in_new_segment = true;
+                from = i;
+                base = frame.base_offset();
+                len = 0;
+            }
+            len += frame.len() as u64;
+        }
+        runs.push(Run {
+            in_new_segment,
+            frames: from..frames.len(),
+        });
+        runs
+    }
+
+    fn write_run(&self, run: &Run, frames: &[Frame]) -> Result<Arc<dyn File>, AppendError> {
+        let frames = &frames[run.frames.clone()];
+        let state = self.shared.state();
+        let (path, file, at) = match (&state.active_file, state.segments.last()) {
+            (Some(file), Some(active)) if !run.in_new_segment => (
+                segment_path(&self.shared.dir, active.base),
+                file.clone(),
+                active.len,
+            ),
+            _ => {
+                let path = segment_path(&self.shared.dir, frames[0].base_offset());
+                let file = self
+                    .shared
+                    .fs
+                    .open(&path, OpenMode::Create)
+                    .map_err(|error| append_error(&path, "create", error))?;
+                // Left of an append that could not be cut back.
+                if file
+                    .len()
+                    .map_err(|error| append_error(&path, "read", error))?
+                    > 0
+                {
+                    file.set_len(0)
+                        .map_err(|error| append_error(&path, "truncate", error))?;
+                }
+                (path, file, 0)
+            }
+        };
+        drop(state);
+        let parts: Vec<IoSlice<'_>> = frames.iter().map(|f| IoSlice::new(f.bytes())).collect();
+        file.write_at(at, &parts)
+            .map_err(|error| append_error(&path, "write", error))?;
+        Ok(file)
+    }
+
+    /// Undoes runs of which the last may have been written in part. Where that fails, the file holds frames that the caller
+    /// was told are not there, and the log takes no more.
+    fn cut_back(&mut self, runs: &[Run], frames: &[Frame]) {
+        let fs = self.shared.fs.clone();
+        for run in runs.iter().rev() {
+            let undone = if run.in_new_segment {
+                let base = frames[run.frames.start].base_offset();
+                match fs.remove_file(&segment_path(&self.shared.dir, base)) {
+                    Err(error) if !super::reader::is_not_found(&error) => Err(error),
+                    _ => Ok(()),
+                }
+            } else {
+                let state = self.shared.state();
+                match (&state.active_file, state.segments.last()) {
+                    (Some(file), Some(active)) => file.set_len(active.len),
+                    _ => Ok(()),
+                }
+            };
+            if let Err(error) = undone {
+                self.poison(format!("a failed write could not be cut back: {error}"));
+            }
+        }
+    }
+
+    /// Makes written frames part of the log.
+    fn take_in(&mut self, run: Run, file: Arc<dyn File>, frames: &[Frame]) {
+        if run.in_new_segment {
+            self.seal_active();
+        }
+        let frames = &frames[run.frames];
+        let mut bytes = 0;
+        let mut state = self.shared.state_mut();
+        let state = &mut *state;
+        if run.in_new_segment {
+            state.segments.push(Segment {
+                base: state.end.offset,
+                start: state.end,
+                end: state.end,
+                len: 0,
+                first_timestamp: super::index::NO_TIMESTAMP,
+                max_timestamp: super::index::NO_TIMESTAMP,
+            });
+            state.active_file = Some(file);
+            self.dir_unsynced = true;
+        }
+        let interval = state.index_interval;
+        let Some(active) = state.segments.last_mut() else {
+            return;
+        };
+        for frame in frames {
+            state.active_index.add(frame, active.len, interval);
+            active.len += frame.len() as u64;
+            bytes += frame.len() as u64;
+            if frame.is_epoch_start() {
+                // The frame follows the log's last one, whose epoch no entry is above.
+                let entry = EpochEntry {
+                    epoch: frame.leader_epoch(),
+                    start: frame.base_offset(),
+                };
+                if let Err(error) = self.epochs.push(entry) {
+                    self.poisoned
+                        .get_or_insert(format!("the epoch history is broken: {error}"));
+                }
+            }
+            state.tail.push(frame.clone());
+            active.end = frame.end();
+        }
+        active.first_timestamp = state.active_index.first_timestamp;
+        active.max_timestamp = state.active_index.max_timestamp;
+        state.end = active.end;
+        self.bytes_since_checkpoint += bytes;
+    }
+
+    /// Makes the active segment a sealed one. The caller makes the next.
+    pub(super) fn seal_active(&mut self) {
+        let mut state = self.shared.state_mut();
+        let index = Arc::new(std::mem::take(&mut state.active_index));
+        let file = state.active_file.take();
+        let active = state.segments.last().copied();
+        drop(state);
+        let (Some(active), Some(file)) = (active, file) else {
+            return;
+        };
+        self.shared.keep_index(active.base, index.clone());
+        self.sealed_unsynced
+            .push(self.sealed_unsynced_of(&active, file, index));
+    }
+
+    /// Seals the active segment, which has records, and begins an empty one.
+    pub(super) fn roll(&mut self) -> Result<(), IoFailure> {
+        let end = self.end();
+        let path = segment_path(&self.shared.dir, end.offset);
+        let file = self
+            .shared
+            .fs
+            .open(&path, OpenMode::Create)
+            .map_err(IoFailure::at("create", &path))?;
+        file.set_len(0).map_err(IoFailure::at("truncate", &path))?;
+        let run = Run {
+            in_new_segment: true,
+            frames: 0..0,
+        };
+        self.take_in(run, file, &[]);
+        Ok(())
+    }
+
+    pub(super) fn sealed_unsynced_of(
+        &self,
+        segment: &Segment,
+        file: Arc<dyn File>,
+        index: Arc<SegmentIndex>,
+    ) -> SealedUnsynced {
+        SealedUnsynced {
+            path: segment_path(&self.shared.dir, segment.base),
+            file,
+            base: segment.base,
+            sealed: SealedSegment {
+                len: segment.len,
+                start: segment.start,
+                end: segment.end,
+            },
+            index,
+        }
+    }
+
+    /// Lists again every sealed segment that the recovery checkpoint does not cover, though a ticket has it.
+    fn reopen_unsynced(&mut self) -> Result<(), IoFailure> {
+        let flushed = sync::lock(&self.checkpoint).flushed;
+        let (segments, interval) = {
+            let state = self.shared.state();
+            (state.segments.clone(), state.index_interval)
+        };
+        let sealed = &segments[..segments.len().saturating_sub(1)];
+        let mut unsynced = Vec::new();
+        for segment in sealed.iter().filter(|s| flushed.is_none_or(|f| s.end > f)) {
+            let path = segment_path(&self.shared.dir, segment.base);
+            let file = self
+                .shared
+                .fs
+                .open(&path, OpenMode::Write)
+                .map_err(IoFailure::at("open", &path))?;
+            if let Ok(index) = self.shared.sealed_index(segment, interval) {
+                unsynced.push(self.sealed_unsynced_of(segment, file, index));
+            }
+        }
+        self.sealed_unsynced = unsynced;
+        Ok(())
+    }
+}
+
+fn active_file(shared: &Shared, state: &super::reader::State) -> Option<(PathBuf, Arc<dyn File>)> {
+    let active = state.segments.last()?;
+    let file = state.active_file.clone()?;
+    Some((segment_path(&shared.dir, active.base), file))
+}
+
+pub(super) fn index_interval(config: &LogConfig) -> u64 {
+    config.index_interval_bytes.max(MIN_INDEX_INTERVAL_BYTES)
+}
+
+fn append_error(path: &Path, action: &'static str, error: std::io::Error) -> AppendError {
+    if is_no_space(&error) {
+        AppendError::NoSpace {
+            path: path.to_owned(),
+        }
+    } else {
+        AppendError::Io(IoFailure::at(action, path)(error))
+    }
+}
+
+/// No append is larger than what one call carries; a frame fits any segment size, which is a goal and not a limit.
+const _: () = assert!(MAX_FRAME_BYTES < u32::MAX as usize);

@@ -1,0 +1,744 @@
+//! Opening a log: what was there before the process is checked, cut or set aside, and made durable, before anything is
+//! voted or acknowledged on the strength of it.
+//!
+//! What is read is decided by the recovery checkpoint, the position up to which the log is known to have been synced.
+//! Segments below it are trusted to their index; all others are read frame by frame. A bad frame above the checkpoint is
+//! the torn tail of a crash, and the log is cut there. A bad or missing frame below it was once on the disk: that is
+//! corruption, and the whole directory is set aside (`<name>.quarantine-<n>`) for the replica to be fetched anew. Where the
+//! checkpoint itself is unusable, every segment but the last counts as synced.
+//!
+//! After kill -9, frames may be in the page cache only, so the kept tail is synced. A process that stopped on a failed sync
+//! leaves the kernel believing that its pages are clean though they never reached the disk, and a sync would do nothing:
+//! - when the failure was noted, the segments above the checkpoint are copied to new files;
+//! - when even the note could not be written, nobody can tell; so with `flush=fsync` the bytes above the checkpoint, at
+//!   most [`super::sync::CHECKPOINT_BYTES`] and what was not synced, are always written once more in place before the sync.
+
+use std::io::{self, IoSlice};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use super::file_system::{DirEntry, File, FileSystem, IoFailure, OpenMode, read_up_to};
+use super::impairment::{self, Impairment, ImpairmentReason};
+use super::index::SegmentIndex;
+use super::log::{Flush, Log, LogOptions, index_interval};
+use super::log_start::{LogStart, from_start};
+use super::reader::{Segment, Shared, State, is_not_found};
+use super::segment::{
+    BadFrame, CursorError, FrameCursor, FrameFault, SCAN_CHUNK, index_path, parse_index_name,
+    parse_segment_name, segment_path,
+};
+use super::small_file::{self, SmallFileError};
+use super::sync::Checkpoint;
+use super::tail_cache::TailCache;
+use crate::types::{
+    EpochHistory, LeaderEpoch, LogPosition, Offset, PartitionIndex, TopicId, TopicName,
+    TopicPartition,
+};
+
+pub(super) const IDENTITY_FILE: &str = "partition";
+pub(super) const IDENTITY_KIND: &str = "partition";
+const QUARANTINE_MARK: &str = ".quarantine-";
+
+/// Whose log a directory holds, for readers who know topics by name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Identity {
+    pub(super) topic: TopicName,
+    pub(super) topic_id: TopicId,
+    pub(super) partition: PartitionIndex,
+}
+
+/// Why a log was not opened. Nothing in it was changed, except that what was unfinished at the last stop may have been
+/// finished.
+#[derive(Debug, Error)]
+pub enum OpenError {
+    #[error(transparent)]
+    Io(#[from] IoFailure),
+    #[error(transparent)]
+    SmallFile(#[from] SmallFileError),
+    #[error(
+        "{} holds partition {found}, not {wanted}: it was moved by hand; move it back, or away",
+        dir.display()
+    )]
+    ForeignPartition {
+        dir: PathBuf,
+        wanted: TopicPartition,
+        found: TopicPartition,
+    },
+}
+
+/// What opening a log found and did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RecoveryReport {
+    /// There was no log; if the cluster's metadata expects one, it is lost.
+    pub created: bool,
+    /// The torn tail that was cut.
+    pub cut: Option<Cut>,
+    /// The log was corrupt, was set aside, and is now empty.
+    pub quarantined: Option<Quarantine>,
+    /// Why this replica must not vote or lead until an ISR change names it.
+    pub impairment: Option<Impairment>,
+    /// The tail was copied to new files, because a sync had failed before the last stop.
+    pub tail_rewritten: bool,
+    /// Sealed segments whose index was missing or unusable.
+    pub indexes_rebuilt: usize,
+    /// Bytes of frames that were read and checked.
+    pub bytes_scanned: u64,
+    /// The record of the log's start was lost; epochs before the first frame are forgotten.
+    pub start_rebuilt: bool,
+}
+
+/// A torn tail.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cut {
+    /// The first frame that could not be kept.
+    pub at: BadFrame,
+    /// Where the log ends now.
+    pub end: LogPosition,
+    /// Bytes removed, whole segments included.
+    pub bytes: u64,
+}
+
+/// A log that was set aside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Quarantine {
+    pub moved_to: PathBuf,
+    pub cause: BadFrame,
+}
+
+/// What scanning the directory came to.
+enum Scan {
+    Sound(Box<Recovered>),
+    Corrupt(BadFrame),
+}
+
+struct Recovered {
+    start: LogPosition,
+    segments: Vec<Segment>,
+    active_index: SegmentIndex,
+    epochs: EpochHistory,
+    cut: Option<BadFrame>,
+    report: RecoveryReport,
+}
+
+pub(super) fn open(
+    fs: Arc<dyn FileSystem>,
+    dir: &Path,
+    id: TopicPartition,
+    topic: &TopicName,
+    options: LogOptions,
+) -> Result<(Log, RecoveryReport), OpenError> {
+    let fs_ref = &*fs;
+    let mut created = prepare_dir(fs_ref, dir, id, topic)?;
+    let mut impairment = impairment::read(fs_ref, dir)?;
+    if created && impairment.is_none() && has_quarantine(fs_ref, dir)? {
+        // The last process stopped between setting the log aside and noting it.
+        let note = Impairment {
+            reason: ImpairmentReason::Quarantined,
+            detail: "the log was set aside before".to_owned(),
+        };
+        impairment::write(fs_ref, dir, &note)?;
+        impairment = Some(note);
+    }
+    if options.machine_restarted && options.config.flush == Flush::Os && !created {
+        let note = Impairment {
+            reason: ImpairmentReason::PowerLost,
+            detail: "the machine was restarted, and this log is not synced at each append".into(),
+        };
+        if impairment.is_none() {
+            impairment::write(fs_ref, dir, &note)?;
+            impairment = Some(note);
+        }
+    }
+    let mut quarantined = None;
+    let recovered = loop {
+        match scan(fs_ref, dir, &options)? {
+            Scan::Sound(recovered) => break recovered,
+            Scan::Corrupt(cause) => {
+                let moved_to = set_aside(fs_ref, dir)?;
+                prepare_dir(fs_ref, dir, id, topic)?;
+                let note = Impairment {
+                    reason: ImpairmentReason::Quarantined,
+                    detail: cause.to_string(),
+                };
+                impairment::write(fs_ref, dir, &note)?;
+                impairment = Some(note);
+                created = false;
+                quarantined = Some(Quarantine { moved_to, cause });
+            }
+        }
+    };
+    let Recovered {
+        start,
+        segments,
+        active_index,
+        epochs,
+        cut,
+        mut report,
+    } = *recovered;
+    let end = segments.last().map_or(start, |segment| segment.end);
+    if let Some(at) = cut {
+        let bytes = cut_tail(fs_ref, dir, &segments)?;
+        report.cut = Some(Cut { at, end, bytes });
+    }
+    let flushed = Checkpoint::read(fs_ref, dir);
+    let sync_had_failed = impairment
+        .as_ref()
+        .is_some_and(|note| note.reason == ImpairmentReason::SyncFailed);
+    for segment in &segments {
+        if flushed.is_some_and(|flushed| segment.end <= flushed) {
+            continue;
+        }
+        report.tail_rewritten |= sync_had_failed;
+        make_durable(
+            fs_ref,
+            dir,
+            segment,
+            flushed,
+            sync_had_failed,
+            options.config.flush,
+        )?;
+    }
+    let active_file = match segments.last() {
+        Some(active) => {
+            let path = segment_path(dir, active.base);
+            remove_if_there(fs_ref, &index_path(dir, active.base))?;
+            Some(
+                fs.open(&path, OpenMode::Write)
+                    .map_err(IoFailure::at("open", &path))?,
+            )
+        }
+        None => None,
+    };
+    fs.sync_dir(dir).map_err(IoFailure::at("sync", dir))?;
+    let mut checkpoint = Checkpoint {
+        generation: 0,
+        flushed,
+    };
+    if flushed != Some(end) {
+        checkpoint.write(fs_ref, dir, end)?;
+    }
+    report.created =
+        created || (quarantined.is_none() && flushed.is_none() && end == LogPosition::START);
+    report.quarantined = quarantined;
+    report.impairment = impairment.clone();
+    let state = State {
+        start,
+        end,
+        segments,
+        active_index,
+        active_file,
+        tail: TailCache::new(options.tail_cache_bytes),
+        generation: 0,
+        index_interval: index_interval(&options.config),
+    };
+    let log = Log {
+        shared: Shared::new(fs, dir.to_owned(), state),
+        id,
+        topic: topic.clone(),
+        config: options.config,
+        epochs,
+        durable_end: end,
+        sealed_unsynced: Vec::new(),
+        dir_unsynced: false,
+        bytes_since_checkpoint: 0,
+        generation: 0,
+        ticket_out: false,
+        poisoned: None,
+        impairment,
+        checkpoint: Arc::new(Mutex::new(checkpoint)),
+    };
+    Ok((log, report))
+}
+
+/// Makes the directory if need be and checks whose it is. Returns whether there was no log.
+fn prepare_dir(
+    fs: &dyn FileSystem,
+    dir: &Path,
+    id: TopicPartition,
+    topic: &TopicName,
+) -> Result<bool, OpenError> {
+    let path = dir.join(IDENTITY_FILE);
+    let found = match small_file::read::<Identity>(fs, &path, IDENTITY_KIND) {
+        // For readers only; the directory's own name carries the id.
+        Err(SmallFileError::Corrupt { .. }) => None,
+        found => found?,
+    };
+    let identity = Identity {
+        topic: topic.clone(),
+        topic_id: id.topic,
+        partition: id.partition,
+    };
+    if let Some(found) = &found {
+        let found_id = TopicPartition {
+            topic: found.topic_id,
+            partition: found.partition,
+        };
+        if found_id != id {
+            return Err(OpenError::ForeignPartition {
+                dir: dir.to_owned(),
+                wanted: id,
+                found: found_id,
+            });
+        }
+        if *found == identity {
+            return Ok(false);
+        }
+    }
+    let is_new = match fs.list(dir) {
+        Ok(entries) => !entries
+            .iter()
+            .any(|entry| entry.name != format!("{IDENTITY_FILE}.new")),
+        Err(error) if is_not_found(&error) => true,
+        Err(error) => return Err(IoFailure::at("list", dir)(error).into()),
+    };
+    fs.create_dir_all(dir)
+        .map_err(IoFailure::at("create", dir))?;
+    if let Some(parent) = dir.parent() {
+        fs.sync_dir(parent).map_err(IoFailure::at("sync", parent))?;
+    }
+    small_file::replace(fs, &path, IDENTITY_KIND, &identity)?;
+    Ok(is_new)
+}
+
+fn scan(fs: &dyn FileSystem, dir: &Path, options: &LogOptions) -> Result<Scan, OpenError> {
+    let mut report = RecoveryReport::default();
+    let entries = fs.list(dir).map_err(IoFailure::at("list", dir))?;
+    remove_unfinished(fs, dir, &entries)?;
+    let mut bases: Vec<Offset> = entries
+        .iter()
+        .filter_map(|entry| parse_segment_name(&entry.name))
+        .collect();
+    bases.sort_unstable();
+    let mut start_unreadable = false;
+    let start = match LogStart::read(fs, dir) {
+        Ok(start) => start,
+        Err(SmallFileError::Corrupt { .. }) => {
+            start_unreadable = true;
+            None
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let (mut expected, mut epochs) = match start {
+        Some(mut start) => {
+            if start.discard_segments {
+                remove_segments(fs, dir, &bases)?;
+                bases.clear();
+                start.discard_segments = false;
+                start.write(fs, dir)?;
+            }
+            let old: Vec<Offset> = bases
+                .iter()
+                .copied()
+                .filter(|base| *base < start.position.offset)
+                .collect();
+            remove_segments(fs, dir, &old)?;
+            bases.retain(|base| *base >= start.position.offset);
+            (Some(start.position), start.epochs)
+        }
+        // A log that was never trimmed or reset has no record of its start, and starts at 0.
+        None if !start_unreadable => (Some(LogPosition::START), EpochHistory::new()),
+        // Its first frame says where it starts.
+        None => {
+            report.start_rebuilt = true;
+            (None, EpochHistory::new())
+        }
+    };
+    let flushed = Checkpoint::read(fs, dir);
+    let mut first = expected;
+    let mut segments: Vec<Segment> = Vec::with_capacity(bases.len());
+    let mut active_index = SegmentIndex::default();
+    let mut bad: Option<BadFrame> = None;
+    let interval = index_interval(&options.config);
+    for (i, &base) in bases.iter().enumerate() {
+        let is_last = i + 1 == bases.len();
+        let path = segment_path(dir, base);
+        if let Some(expected) = expected
+            && base != expected.offset
+        {
+            // A segment is gone, or the one before it is shorter than it was.
+            bad = Some(BadFrame {
+                path: segment_path(dir, expected.offset),
+                byte: 0,
+                cause: FrameFault::Missing {
+                    from: expected.offset,
+                },
+            });
+        } else {
+            let file = fs
+                .open(&path, OpenMode::Read)
+                .map_err(IoFailure::at("open", &path))?;
+            let len = file.len().map_err(IoFailure::at("read", &path))?;
+            if len == 0 && is_last {
+                // Made by a roll, and nothing was appended since: the log is the same without it.
+                remove_segments(fs, dir, &[base])?;
+                break;
+            }
+            let trusted = if is_last || options.verify_all {
+                None
+            } else {
+                trusted_index(fs, dir, base, len, expected, flushed)
+            };
+            let (segment, index) = match trusted {
+                Some(trusted) => trusted,
+                None => {
+                    let scanned = scan_segment(file, &path, base, len, expected, interval)?;
+                    report.bytes_scanned += scanned.segment.len;
+                    bad = scanned.bad;
+                    if !is_last && bad.is_none() {
+                        keep_index(fs, dir, &scanned.segment, &scanned.index, &mut report);
+                    }
+                    (scanned.segment, scanned.index)
+                }
+            };
+            for entry in &index.epochs {
+                if epochs.push(*entry).is_err() && bad.is_none() {
+                    bad = Some(BadFrame {
+                        path: path.clone(),
+                        byte: 0,
+                        cause: FrameFault::Frame(crate::wal::FrameError::EpochDoesNotRise {
+                            epoch: entry.epoch,
+                            previous: epochs.last_epoch(),
+                        }),
+                    });
+                }
+            }
+            // A segment without a frame is no segment: it is removed with the rest of the tail.
+            if segment.len > 0 {
+                first.get_or_insert(segment.start);
+                expected = Some(segment.end);
+                segments.push(segment);
+                active_index = index;
+            } else if bad.is_none() {
+                bad = Some(BadFrame {
+                    path,
+                    byte: 0,
+                    cause: FrameFault::Cut {
+                        needed: crate::wal::HEADER_LEN as u64,
+                        available: 0,
+                    },
+                });
+            }
+        }
+        if let Some(bad) = &bad {
+            let end = expected.unwrap_or(LogPosition::START);
+            let was_synced = match flushed {
+                Some(flushed) => end < flushed,
+                None => !is_last || matches!(bad.cause, FrameFault::Missing { .. }),
+            };
+            if was_synced {
+                return Ok(Scan::Corrupt(bad.clone()));
+            }
+            break;
+        }
+    }
+    let start = first.unwrap_or(LogPosition::START);
+    let end = expected.unwrap_or(start);
+    if let Some(flushed) = flushed.filter(|flushed| end < *flushed) {
+        let last = segments.last();
+        return Ok(Scan::Corrupt(BadFrame {
+            path: segment_path(dir, last.map_or(start.offset, |segment| segment.base)),
+            byte: last.map_or(0, |segment| segment.len),
+            cause: FrameFault::Short { end, flushed },
+        }));
+    }
+    Ok(Scan::Sound(Box::new(Recovered {
+        start,
+        segments,
+        active_index,
+        epochs: from_start(&epochs, start),
+        cut: bad,
+        report,
+    })))
+}
+
+/// A sealed segment below the checkpoint whose index is there and matches is not read.
+fn trusted_index(
+    fs: &dyn FileSystem,
+    dir: &Path,
+    base: Offset,
+    len: u64,
+    expected: Option<LogPosition>,
+    flushed: Option<LogPosition>,
+) -> Option<(Segment, SegmentIndex)> {
+    let (sealed, index) = SegmentIndex::read(fs, &index_path(dir, base))?;
+    let matches = sealed.len == len
+        && sealed.start.offset == base
+        && expected.is_none_or(|expected| sealed.start == expected)
+        && flushed.is_some_and(|flushed| sealed.end <= flushed);
+    let segment = Segment {
+        base,
+        start: sealed.start,
+        end: sealed.end,
+        len,
+        first_timestamp: index.first_timestamp,
+        max_timestamp: index.max_timestamp,
+    };
+    matches.then_some((segment, index))
+}
+
+struct ScannedSegment {
+    /// As far as its frames are good.
+    segment: Segment,
+    index: SegmentIndex,
+    bad: Option<BadFrame>,
+}
+
+fn scan_segment(
+    file: Arc<dyn File>,
+    path: &Path,
+    base: Offset,
+    len: u64,
+    expected: Option<LogPosition>,
+    interval: u64,
+) -> Result<ScannedSegment, IoFailure> {
+    let mut cursor = FrameCursor::new(file, path.to_owned(), 0, len, expected, SCAN_CHUNK);
+    let mut index = SegmentIndex::default();
+    let unknown = LogPosition::new(base, LeaderEpoch::NONE);
+    let mut start = expected;
+    let mut end = expected.unwrap_or(unknown);
+    let mut bad = None;
+    let mut byte = 0;
+    loop {
+        match cursor.next() {
+            Ok(Some(frame)) => {
+                if start.is_none() && frame.base_offset() != base {
+                    bad = Some(BadFrame {
+                        path: path.to_owned(),
+                        byte,
+                        cause: FrameFault::DoesNotFit {
+                            expected: unknown,
+                            found: frame.start(),
+                        },
+                    });
+                    break;
+                }
+                start.get_or_insert(frame.start());
+                index.add(&frame, byte, interval);
+                byte = cursor.byte();
+                end = frame.end();
+            }
+            Ok(None) => break,
+            Err(CursorError::Bad(found)) => {
+                bad = Some(found);
+                break;
+            }
+            Err(CursorError::Io(error)) => return Err(error),
+        }
+    }
+    Ok(ScannedSegment {
+        segment: Segment {
+            base,
+            start: start.unwrap_or(unknown),
+            end,
+            len: byte,
+            first_timestamp: index.first_timestamp,
+            max_timestamp: index.max_timestamp,
+        },
+        index,
+        bad,
+    })
+}
+
+/// Writes the index of a sealed segment that had none which could be used.
+fn keep_index(
+    fs: &dyn FileSystem,
+    dir: &Path,
+    segment: &Segment,
+    index: &SegmentIndex,
+    report: &mut RecoveryReport,
+) {
+    let path = index_path(dir, segment.base);
+    let sealed = super::index::SealedSegment {
+        len: segment.len,
+        start: segment.start,
+        end: segment.end,
+    };
+    if SegmentIndex::read(fs, &path).is_some_and(|(of, _)| of == sealed) {
+        return;
+    }
+    report.indexes_rebuilt += 1;
+    if let Err(failure) = index.write(fs, &path, &sealed) {
+        tracing::warn!(%failure, "cannot write a segment's index; it is rebuilt at the next start");
+    }
+}
+
+/// Removes what lies behind the kept segments, newest first, and shortens the last of them. Returns the bytes removed.
+fn cut_tail(fs: &dyn FileSystem, dir: &Path, kept: &[Segment]) -> Result<u64, IoFailure> {
+    let entries = fs.list(dir).map_err(IoFailure::at("list", dir))?;
+    let last = kept.last();
+    let mut removed = 0;
+    let mut dropped: Vec<Offset> = entries
+        .iter()
+        .filter_map(|entry| parse_segment_name(&entry.name))
+        .filter(|base| last.is_none_or(|last| *base > last.base))
+        .collect();
+    dropped.sort_unstable();
+    for base in &dropped {
+        let path = segment_path(dir, *base);
+        let file = fs
+            .open(&path, OpenMode::Read)
+            .map_err(IoFailure::at("open", &path))?;
+        removed += file.len().map_err(IoFailure::at("read", &path))?;
+    }
+    remove_segments(fs, dir, &dropped)?;
+    if let Some(last) = last {
+        let path = segment_path(dir, last.base);
+        let file = fs
+            .open(&path, OpenMode::Write)
+            .map_err(IoFailure::at("open", &path))?;
+        let len = file.len().map_err(IoFailure::at("read", &path))?;
+        removed += len.saturating_sub(last.len);
+        file.set_len(last.len)
+            .map_err(IoFailure::at("truncate", &path))?;
+        file.sync_all().map_err(IoFailure::at("sync", &path))?;
+    }
+    Ok(removed)
+}
+
+fn make_durable(
+    fs: &dyn FileSystem,
+    dir: &Path,
+    segment: &Segment,
+    flushed: Option<LogPosition>,
+    to_new_file: bool,
+    flush: Flush,
+) -> Result<(), IoFailure> {
+    let path = segment_path(dir, segment.base);
+    let file = fs
+        .open(&path, OpenMode::Write)
+        .map_err(IoFailure::at("open", &path))?;
+    if to_new_file {
+        let copy_path = dir.join(format!("{:020}.wal.new", segment.base.get()));
+        let copy = fs
+            .open(&copy_path, OpenMode::Create)
+            .map_err(IoFailure::at("create", &copy_path))?;
+        copy.set_len(0)
+            .map_err(IoFailure::at("write", &copy_path))?;
+        copy_bytes(&*file, &*copy, 0, segment.len).map_err(IoFailure::at("copy to", &copy_path))?;
+        copy.sync_all().map_err(IoFailure::at("sync", &copy_path))?;
+        fs.rename(&copy_path, &path)
+            .map_err(IoFailure::at("replace", &path))?;
+        return fs.sync_dir(dir).map_err(IoFailure::at("sync", dir));
+    }
+    if flush == Flush::Fsync {
+        let from = match flushed {
+            Some(flushed) if flushed > segment.start => {
+                byte_of(&file, &path, segment, flushed).unwrap_or(0)
+            }
+            _ => 0,
+        };
+        copy_bytes(&*file, &*file, from, segment.len).map_err(IoFailure::at("write", &path))?;
+    }
+    file.sync_data().map_err(IoFailure::at("sync", &path))
+}
+
+/// Where the first frame at or after `position` begins.
+fn byte_of(
+    file: &Arc<dyn File>,
+    path: &Path,
+    segment: &Segment,
+    position: LogPosition,
+) -> Option<u64> {
+    let mut cursor = FrameCursor::new(
+        file.clone(),
+        path.to_owned(),
+        0,
+        segment.len,
+        Some(segment.start),
+        SCAN_CHUNK,
+    );
+    while cursor.skip_if(|header| header.end() <= position).ok()? {}
+    Some(cursor.byte())
+}
+
+fn copy_bytes(from: &dyn File, to: &dyn File, start: u64, end: u64) -> io::Result<()> {
+    let mut at = start;
+    while at < end {
+        let wanted = (end - at).min(4 * SCAN_CHUNK as u64) as usize;
+        let bytes = read_up_to(from, at, wanted)?;
+        if bytes.is_empty() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        to.write_at(at, &[IoSlice::new(&bytes)])?;
+        at += bytes.len() as u64;
+    }
+    Ok(())
+}
+
+/// Newest first, so that what a crash leaves is a log without a gap; then the directory is synced.
+pub(super) fn remove_segments(
+    fs: &dyn FileSystem,
+    dir: &Path,
+    bases: &[Offset],
+) -> Result<(), IoFailure> {
+    for base in bases.iter().rev() {
+        remove_if_there(fs, &index_path(dir, *base))?;
+        remove_if_there(fs, &segment_path(dir, *base))?;
+    }
+    if !bases.is_empty() {
+        fs.sync_dir(dir).map_err(IoFailure::at("sync", dir))?;
+    }
+    Ok(())
+}
+
+pub(super) fn remove_if_there(fs: &dyn FileSystem, path: &Path) -> Result<(), IoFailure> {
+    match fs.remove_file(path) {
+        Err(error) if !is_not_found(&error) => Err(IoFailure::at("remove", path)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Removes files that a process was writing when it stopped, and indexes without a segment.
+fn remove_unfinished(
+    fs: &dyn FileSystem,
+    dir: &Path,
+    entries: &[DirEntry],
+) -> Result<(), IoFailure> {
+    for entry in entries {
+        let orphan = parse_index_name(&entry.name).is_some_and(|base| {
+            !entries
+                .iter()
+                .any(|other| parse_segment_name(&other.name) == Some(base))
+        });
+        if entry.name.ends_with(".new") || orphan {
+            remove_if_there(fs, &dir.join(&entry.name))?;
+        }
+    }
+    Ok(())
+}
+
+/// Renames the directory beside itself, and returns where it is.
+fn set_aside(fs: &dyn FileSystem, dir: &Path) -> Result<PathBuf, IoFailure> {
+    let parent = dir.parent().unwrap_or(Path::new("."));
+    let taken = fs.list(parent).map_err(IoFailure::at("list", parent))?;
+    let mut number = 1u32;
+    let moved_to = loop {
+        let mut name = dir.file_name().unwrap_or_default().to_owned();
+        name.push(format!("{QUARANTINE_MARK}{number}"));
+        if !taken.iter().any(|entry| *entry.name == *name) {
+            break parent.join(name);
+        }
+        number += 1;
+    };
+    fs.rename(dir, &moved_to)
+        .map_err(IoFailure::at("set aside", dir))?;
+    fs.sync_dir(parent).map_err(IoFailure::at("sync", parent))?;
+    Ok(moved_to)
+}
+
+fn has_quarantine(fs: &dyn FileSystem, dir: &Path) -> Result<bool, IoFailure> {
+    let parent = dir.parent().unwrap_or(Path::new("."));
+    let mut prefix = dir.file_name().unwrap_or_default().to_owned();
+    prefix.push(QUARANTINE_MARK);
+    let entries = fs.list(parent).map_err(IoFailure::at("list", parent))?;
+    let prefix = prefix.to_string_lossy();
+    Ok(entries.iter().any(|entry| entry.name.starts_with(&*prefix)))
+}
+
+/// Whether a directory's name is that of a log that was set aside.
+pub(super) fn is_quarantine_name(name: &str) -> bool {
+    name.contains(QUARANTINE_MARK)
+}

@@ -1,0 +1,176 @@
+//! Making appended frames durable, away from the owner's thread; the recovery checkpoint; and what is remembered of a
+//! failed sync.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use super::file_system::{File, FileSystem, IoFailure};
+use super::impairment::{self, Impairment};
+use super::index::{SealedSegment, SegmentIndex};
+use super::segment::index_path;
+use super::small_file;
+use crate::types::{LogPosition, Offset};
+
+/// The recovery checkpoint is written when this much has been synced since the last one. After an unclean stop recovery
+/// writes at most this much, and what was not synced, once more.
+pub(super) const CHECKPOINT_BYTES: u64 = 32 * 1024 * 1024;
+const CHECKPOINT_FILE: &str = "recovery";
+const CHECKPOINT_KIND: &str = "recovery-checkpoint";
+
+/// A sync that failed. What it should have covered may be lost though it can still be read, and no later sync can tell: the
+/// process must stop, and the next start writes the log's tail to a new file.
+#[derive(Clone, Debug, Error)]
+#[error("cannot sync {}: {cause}; the node must stop, and recovers the log when it is started again", path.display())]
+pub struct SyncError {
+    pub path: PathBuf,
+    pub cause: Arc<std::io::Error>,
+}
+
+/// Everything in this log below `flushed` was synced at some time.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+struct CheckpointBody {
+    flushed: LogPosition,
+}
+
+/// The recovery checkpoint as this process knows it. Tickets write it on other threads while the owner may truncate, so
+/// the generation says whose word counts.
+pub(super) struct Checkpoint {
+    pub(super) generation: u64,
+    /// What is on the disk; `None` when nothing usable is.
+    pub(super) flushed: Option<LogPosition>,
+}
+
+pub(super) type SharedCheckpoint = Arc<Mutex<Checkpoint>>;
+
+/// A sealed segment that waits for its last sync, after which its index is written.
+pub(super) struct SealedUnsynced {
+    pub(super) path: PathBuf,
+    pub(super) file: Arc<dyn File>,
+    pub(super) base: Offset,
+    pub(super) sealed: SealedSegment,
+    pub(super) index: Arc<SegmentIndex>,
+}
+
+/// One round of syncs for one log: everything that was appended before it was taken out. It may run on any thread; then
+/// it goes back to its log with [`super::Log::finish_sync`].
+pub struct SyncTicket {
+    /// Boxed: tickets travel in messages whose other kinds are small.
+    pub(super) work: Box<SyncWork>,
+}
+
+/// What a ticket carries.
+pub(super) struct SyncWork {
+    pub(super) fs: Arc<dyn FileSystem>,
+    pub(super) dir: PathBuf,
+    /// What is durable once it has run.
+    pub(super) target: LogPosition,
+    /// The log's, when the ticket was taken out.
+    pub(super) generation: u64,
+    pub(super) sealed: Vec<SealedUnsynced>,
+    /// Path and file; none in a log that does not sync each append.
+    pub(super) active: Option<(PathBuf, Arc<dyn File>)>,
+    /// Whether a segment file was made since the directory was last synced.
+    pub(super) sync_dir: bool,
+    /// Whether enough was appended for a new recovery checkpoint.
+    pub(super) checkpoint_due: bool,
+    pub(super) checkpoint: SharedCheckpoint,
+    pub(super) outcome: OnceLock<Result<(), SyncError>>,
+}
+
+impl SyncTicket {
+    /// Syncs. Blocks for as long as the disk takes. A failure is never retried: running a ticket again gives the first
+    /// outcome.
+    pub fn run(&self) -> Result<(), SyncError> {
+        self.work.run()
+    }
+}
+
+impl SyncWork {
+    fn run(&self) -> Result<(), SyncError> {
+        self.outcome
+            .get_or_init(|| {
+                let outcome = self.sync();
+                if let Err(error) = &outcome {
+                    // Where even this cannot be written, recovery still rewrites what no checkpoint covers.
+                    let note = Impairment::sync_failed(error.to_string());
+                    if let Err(failure) = impairment::write(&*self.fs, &self.dir, &note) {
+                        tracing::error!(%failure, "cannot note that a sync failed");
+                    }
+                }
+                outcome
+            })
+            .clone()
+    }
+
+    fn sync(&self) -> Result<(), SyncError> {
+        let failed = |path: &Path| {
+            let path = path.to_owned();
+            move |error| SyncError {
+                path,
+                cause: Arc::new(error),
+            }
+        };
+        for segment in &self.sealed {
+            segment.file.sync_data().map_err(failed(&segment.path))?;
+        }
+        if let Some((path, file)) = &self.active {
+            file.sync_data().map_err(failed(path))?;
+        }
+        if self.sync_dir {
+            self.fs.sync_dir(&self.dir).map_err(failed(&self.dir))?;
+        }
+        if self.checkpoint_due || !self.sealed.is_empty() {
+            self.write_checkpoint();
+        }
+        Ok(())
+    }
+
+    fn write_checkpoint(&self) {
+        let mut checkpoint = lock(&self.checkpoint);
+        if checkpoint.generation != self.generation {
+            return;
+        }
+        for segment in &self.sealed {
+            let path = index_path(&self.dir, segment.base);
+            if let Err(failure) = segment.index.write(&*self.fs, &path, &segment.sealed) {
+                tracing::warn!(%failure, "cannot write a segment's index; it will be rebuilt");
+            }
+        }
+        if let Err(failure) = checkpoint.write(&*self.fs, &self.dir, self.target) {
+            tracing::warn!(%failure, "cannot write the recovery checkpoint; the next start reads more of the log");
+        }
+    }
+}
+
+impl Checkpoint {
+    /// What the file says; `None` when it is missing or unusable.
+    pub(super) fn read(fs: &dyn FileSystem, dir: &Path) -> Option<LogPosition> {
+        small_file::read::<CheckpointBody>(fs, &dir.join(CHECKPOINT_FILE), CHECKPOINT_KIND)
+            .ok()
+            .flatten()
+            .map(|body| body.flushed)
+    }
+
+    pub(super) fn write(
+        &mut self,
+        fs: &dyn FileSystem,
+        dir: &Path,
+        flushed: LogPosition,
+    ) -> Result<(), IoFailure> {
+        small_file::replace(
+            fs,
+            &dir.join(CHECKPOINT_FILE),
+            CHECKPOINT_KIND,
+            &CheckpointBody { flushed },
+        )?;
+        self.flushed = Some(flushed);
+        Ok(())
+    }
+}
+
+pub(super) fn lock(checkpoint: &SharedCheckpoint) -> std::sync::MutexGuard<'_, Checkpoint> {
+    checkpoint.lock().unwrap_or_else(PoisonError::into_inner)
+}
