@@ -17,7 +17,7 @@ use crate::types::{
     TopicPartition,
 };
 use crate::wal::Frame;
-use crate::wire::{Ack, LaneMessage, OpenSession, SessionAnswer, SessionRefusal};
+use crate::wire::{Ack, OpenSession, SessionAnswer, SessionRefusal};
 
 /// An event for one owner thread. Order matters within a partition, and a mailbox keeps it.
 pub(super) enum Event {
@@ -105,8 +105,9 @@ pub(super) struct ProduceEvent {
 
 pub(super) struct FramesEvent {
     pub(super) id: TopicPartition,
-    /// Without its frames: they are in `frames`.
-    pub(super) message: LaneMessage,
+    pub(super) session: SessionId,
+    pub(super) leader_epoch: LeaderEpoch,
+    pub(super) high_watermark: Offset,
     pub(super) frames: Vec<Frame>,
     /// Room in the connection's receive budget, given back when the frames are in the log.
     pub(super) budget: Option<OwnedSemaphorePermit>,

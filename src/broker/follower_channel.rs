@@ -9,8 +9,8 @@ use tokio_util::sync::CancellationToken;
 use super::event::PeerProcess;
 use crate::partition::Frames;
 use crate::transport::{COALESCE_BELOW, LaneWriter};
-use crate::types::TopicPartition;
-use crate::wire::{ControlMessage, LaneMessage};
+use crate::types::{Offset, TopicPartition};
+use crate::wire::{ControlMessage, LaneMessage, SessionAnswer, SessionOutcome};
 
 /// Frame bytes that may be under way to one follower, over all partitions: sent and not yet acknowledged as durable. Beyond
 /// it nothing more is read for that follower until it acknowledges, so a slow or dead one costs this much memory and
@@ -88,17 +88,39 @@ impl FollowerChannel {
         left < FOLLOWER_BUDGET_BYTES / 2 && self.turned_away.swap(false, Ordering::AcqRel)
     }
 
-    /// Puts frames on their partition's lane.
-    pub(super) fn send_frames(&self, id: TopicPartition, frames: Frames) {
-        self.outstanding.fetch_add(frames.bytes, Ordering::AcqRel);
-        let lanes = if frames.catch_up {
-            &self.catch_up
-        } else {
-            &self.live
-        };
+    /// Answers a hello: a refusal on the control stream, anything else in front of the session's first frames.
+    pub(super) fn send_answer(
+        &self,
+        id: TopicPartition,
+        answer: SessionAnswer,
+        catch_up: bool,
+        high_watermark: Offset,
+    ) {
+        if matches!(answer.outcome, SessionOutcome::Refused(_)) {
+            self.send_control(&ControlMessage::SessionAnswer(answer));
+            return;
+        }
+        let message = LaneMessage::encode_answer(&answer, high_watermark);
+        self.push(id, catch_up, [message]);
+    }
+
+    fn push(&self, id: TopicPartition, catch_up: bool, pieces: impl IntoIterator<Item = Bytes>) {
+        let lanes = if catch_up { &self.catch_up } else { &self.live };
         let Some(lane) = lanes.get(lane_of(id, lanes.len())) else {
             return;
         };
+        for piece in pieces {
+            if lane.try_push(piece).is_err() {
+                // The budget keeps the lanes from filling, so a refusal means that the stream is gone.
+                self.broken.cancel();
+                return;
+            }
+        }
+    }
+
+    /// Puts frames on their partition's lane.
+    pub(super) fn send_frames(&self, id: TopicPartition, frames: Frames) {
+        self.outstanding.fetch_add(frames.bytes, Ordering::AcqRel);
         let header = LaneMessage::encode_header(
             frames.session,
             frames.leader_epoch,
@@ -119,13 +141,7 @@ impl FollowerChannel {
             pieces.insert(0, header);
             pieces
         };
-        for piece in pieces {
-            if lane.try_push(piece).is_err() {
-                // The budget keeps the lanes from filling, so a refusal means that the stream is gone.
-                self.broken.cancel();
-                return;
-            }
-        }
+        self.push(id, frames.catch_up, pieces);
     }
 }
 

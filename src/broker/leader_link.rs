@@ -22,8 +22,8 @@ use crate::transport::{
 use crate::types::{ClusterId, NodeId};
 use crate::wal::{Decoded, Frame};
 use crate::wire::{
-    ControlMessage, Hello, LaneHeader, LaneMessage, MAX_CONTROL_MESSAGE_BYTES,
-    MAX_LANE_MESSAGE_BYTES, PROTOCOL_VERSION, SessionOutcome,
+    ControlMessage, Hello, LaneBody, LaneHeader, LaneMessage, MAX_CONTROL_MESSAGE_BYTES,
+    MAX_LANE_MESSAGE_BYTES, PROTOCOL_VERSION, SessionAnswer, SessionOutcome,
 };
 
 /// How long a dial may take, the hello's answer included.
@@ -371,7 +371,7 @@ async fn read_lane(
             }
         }
         loop {
-            let mut message = match LaneMessage::decode(lane.buffer()) {
+            let message = match LaneMessage::decode(lane.buffer()) {
                 Ok(Some(message)) => message,
                 Ok(None) => break,
                 Err(error) => return format!("a lane brought {error}"),
@@ -379,7 +379,25 @@ async fn read_lane(
             let Some(id) = channel.partition_of(message.session) else {
                 continue;
             };
-            let bytes = std::mem::take(&mut message.frames);
+            let bytes = match message.body {
+                LaneBody::Frames(bytes) => bytes,
+                LaneBody::Answer(outcome) => {
+                    let answer = SessionAnswer {
+                        session: message.session,
+                        leader_epoch: message.leader_epoch,
+                        outcome,
+                    };
+                    let event = Event::Answer {
+                        from: channel.peer.node,
+                        id,
+                        answer: Box::new(answer),
+                    };
+                    if let Err(cause) = deliver(shared, id, event).await {
+                        return cause;
+                    }
+                    continue;
+                }
+            };
             let size = bytes.len().min(RECEIVE_BUDGET_BYTES) as u32;
             let frames = match decode_frames(bytes) {
                 Ok(frames) => frames,
@@ -390,7 +408,9 @@ async fn read_lane(
             };
             let event = Event::Frames(Box::new(FramesEvent {
                 id,
-                message,
+                session: message.session,
+                leader_epoch: message.leader_epoch,
+                high_watermark: message.high_watermark,
                 frames,
                 budget: Some(permit),
             }));

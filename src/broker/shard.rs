@@ -421,9 +421,13 @@ impl Shard {
     fn handle_frames(&mut self, event: FramesEvent) {
         let now = self.clock.now();
         if let Some(owned) = self.partitions.get_mut(&event.id) {
-            let refused = owned
-                .partition
-                .handle_frames(now, &event.message, event.frames);
+            let refused = owned.partition.handle_frames(
+                now,
+                event.session,
+                event.leader_epoch,
+                event.high_watermark,
+                event.frames,
+            );
             if let Err(refused @ FramesRefused::DoesNotFit { .. }) = refused {
                 tracing::warn!(partition = %event.id, cause = %refused, "opening the session anew");
             }
@@ -504,14 +508,17 @@ impl Shard {
                         channel.ack(ack);
                     }
                 }
-                Output::Answer { to, answer } => {
+                Output::Answer {
+                    to,
+                    answer,
+                    catch_up,
+                } => {
                     if let Some(session) = owned.sessions.get(&to)
                         && session.session == answer.session
                     {
                         log_session(id, to, &answer);
-                        session
-                            .channel
-                            .send_control(&crate::wire::ControlMessage::SessionAnswer(answer));
+                        let watermark = owned.partition.high_watermark();
+                        session.channel.send_answer(id, answer, catch_up, watermark);
                     }
                 }
                 Output::FramesReady(order) => owned.send(order),

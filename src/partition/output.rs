@@ -17,8 +17,12 @@ pub enum Output {
     OpenSession(Hello),
     /// Send an ack to the leader that the session is with.
     Ack { to: NodeId, ack: Ack },
-    /// Answer a follower's hello.
-    Answer { to: NodeId, answer: SessionAnswer },
+    /// Answer a follower's hello, on the lane that the session's first frames will take.
+    Answer {
+        to: NodeId,
+        answer: SessionAnswer,
+        catch_up: bool,
+    },
     /// There are frames to send: call `Partition::take_frames` if the link has room, or `Partition::handle_blocked`.
     FramesReady(FramesReady),
     /// Send the high watermark alone, on the lane that live frames take.

@@ -14,7 +14,7 @@ use crate::types::{
     PartitionState, SessionId, TopicPartition,
 };
 use crate::wal::Frame;
-use crate::wire::{Ack, LaneMessage, MAX_HELLO_EPOCHS, OpenSession, SessionAnswer, SessionRefusal};
+use crate::wire::{Ack, MAX_HELLO_EPOCHS, OpenSession, SessionAnswer, SessionRefusal};
 
 /// What a partition is opened with, beside its log.
 #[derive(Debug, Clone)]
@@ -270,8 +270,15 @@ impl Partition {
             });
         };
         let batch = producer_batch(&request.batch).ok_or(ErrorCode::InvalidRecord)?;
-        let (base, end) = match leader.admit(now, batch, request.acks, peers)? {
-            Admission::Duplicate { base, end } => (base, end),
+        let mut acks = request.acks;
+        let (base, end) = match leader.admit(now, batch, acks, peers)? {
+            Admission::Duplicate { base, end } => {
+                // Whatever the producer asks for now, it is told that its batch is there only once it is there to stay.
+                if acks == Acks::Leader {
+                    acks = Acks::All;
+                }
+                (base, end)
+            }
             Admission::Append { previous, end } => {
                 let prefix = stamped_prefix(&request.batch, previous.offset, leader.epoch());
                 let rest = &request.batch.bytes[STAMP_LEN..];
@@ -284,7 +291,7 @@ impl Partition {
                 (previous.offset, end)
             }
         };
-        leader.wait(request.ticket, request.acks, base, end, request.deadline);
+        leader.wait(request.ticket, acks, base, end, request.deadline);
         self.drain_leader();
         self.sync();
         Ok(())
@@ -305,6 +312,7 @@ impl Partition {
                     leader_epoch: self.promised,
                     outcome: crate::wire::SessionOutcome::Refused(SessionRefusal::NotLeader),
                 },
+                catch_up: false,
             });
             return;
         };
@@ -361,6 +369,7 @@ impl Partition {
                         leader_epoch: leader.epoch(),
                         outcome: crate::wire::SessionOutcome::Refused(SessionRefusal::Overloaded),
                     },
+                    catch_up: false,
                 });
                 self.outputs.push_back(Output::Failed {
                     cause: format!(
@@ -439,23 +448,19 @@ impl Partition {
         }
     }
 
-    /// Frames of a session came, already decoded and CRC-checked. `message` has no frames of its own any more.
+    /// Frames of a session came, already decoded and CRC-checked.
     pub fn handle_frames(
         &mut self,
         now: MonotonicTime,
-        message: &LaneMessage,
+        session: SessionId,
+        leader_epoch: LeaderEpoch,
+        high_watermark: Offset,
         frames: Vec<Frame>,
     ) -> Result<(), FramesRefused> {
         let Role::Follower(follower) = &mut self.role else {
             return Err(FramesRefused::Stale);
         };
-        let fitting = follower.handle_frames(
-            now,
-            message.session,
-            message.leader_epoch,
-            frames,
-            self.log.epochs(),
-        );
+        let fitting = follower.handle_frames(now, session, leader_epoch, frames, self.log.epochs());
         let fitting = match fitting {
             Ok(fitting) => fitting,
             Err(refused) => {
@@ -473,7 +478,7 @@ impl Partition {
             }
             follower.handle_appended(self.log.end());
         }
-        follower.handle_watermark(message.session, message.high_watermark);
+        follower.handle_watermark(session, high_watermark);
         self.drain_follower();
         self.sync();
         self.changed();
@@ -621,7 +626,15 @@ impl Partition {
         };
         while let Some(action) = leader.poll_action() {
             self.outputs.push_back(match action {
-                LeaderAction::Answer { to, answer } => Output::Answer { to, answer },
+                LeaderAction::Answer {
+                    to,
+                    answer,
+                    catch_up,
+                } => Output::Answer {
+                    to,
+                    answer,
+                    catch_up,
+                },
                 LeaderAction::Send {
                     to,
                     session,

@@ -60,8 +60,13 @@ pub struct LogEnds<'a> {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LeaderAction {
-    /// Tell a follower how its session begins.
-    Answer { to: NodeId, answer: SessionAnswer },
+    /// Tell a follower how its session begins, in front of its first frames: on the lane that they take, which is a
+    /// catch-up lane if `catch_up`. A refusal is followed by none and may take any way.
+    Answer {
+        to: NodeId,
+        answer: SessionAnswer,
+        catch_up: bool,
+    },
     /// Read up to `max_bytes` of whole frames from `from` on, at least one, and send them under `session`; then call
     /// [`Leader::handle_sent`], or [`Leader::handle_blocked`] where the link has no room.
     Send {
@@ -325,6 +330,7 @@ impl Leader {
                 leader_epoch: self.epoch,
                 outcome,
             },
+            catch_up: next != Some(self.end),
         });
         if let Some(next) = next {
             // The insertion drops the old session, and with it whatever the follower had acknowledged under it.

@@ -10,7 +10,7 @@ mod replication;
 
 pub use codec::WireError;
 pub use replication::{
-    Ack, AckMessage, ControlMessage, Heartbeat, Hello, LaneHeader, LaneMessage,
+    Ack, AckMessage, ControlMessage, Heartbeat, Hello, LaneBody, LaneHeader, LaneMessage,
     MAX_CONTROL_MESSAGE_BYTES, MAX_HELLO_EPOCHS, MAX_LANE_MESSAGE_BYTES, OpenSession,
     PROTOCOL_VERSION, SessionAnswer, SessionOutcome, SessionRefusal, Welcome,
 };

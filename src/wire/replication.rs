@@ -1,8 +1,10 @@
 //! The messages of a replication connection, drawn field by field. All integers are big-endian.
 //!
 //! ```text
-//! control stream and ack stream: messages, each   | length u32 | kind u8 | fields … |      length counts kind and fields
-//! lane:  one header | lane u16 |, then messages   | session u64 | leader epoch u32 | high watermark u64 | length u32 | frames |
+//! control stream: messages, each                  | length u32 | kind u8 | fields … |      length counts kind and fields
+//! ack stream:     messages, each                  | length u32 | ack | ack | … |            32 bytes an ack
+//! ack:                                            | session u64 | leader epoch u32 | durable position | received u64 |
+//! lane:  one header | lane u16 |, then messages   | kind u8 | session u64 | leader epoch u32 | high watermark u64 | length u32 | body |
 //! datagram:                                       | kind u8 = 1 | sequence u64 |
 //! position:                                       | offset u64 | leader epoch u32 |
 //! ```
@@ -160,14 +162,23 @@ pub struct LaneHeader {
     pub lane: u16,
 }
 
-/// Frames of one session. None at all is legal: the message then carries the high watermark alone.
+/// One message of a lane.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LaneMessage {
     pub session: SessionId,
     pub leader_epoch: LeaderEpoch,
     pub high_watermark: Offset,
-    /// Whole WAL frames, one after another, as they lie on the leader's disk.
-    pub frames: Bytes,
+    pub body: LaneBody,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LaneBody {
+    /// Whole WAL frames, one after another, as they lie on the leader's disk. None at all is legal: the message then carries
+    /// the high watermark alone.
+    Frames(Bytes),
+    /// How the session begins. It travels on the lane that the session's first frames take, in front of them: on another
+    /// stream it could come after them, and the follower, which takes no frame before the answer, would drop them.
+    Answer(SessionOutcome),
 }
 
 /// A sign of life, in a datagram, so that lost stream data cannot hold it up.
@@ -181,6 +192,9 @@ const KIND_WELCOME: u8 = 2;
 const KIND_OPEN_SESSION: u8 = 3;
 const KIND_SESSION_ANSWER: u8 = 4;
 const KIND_CLOSE_SESSION: u8 = 5;
+
+const LANE_FRAMES: u8 = 1;
+const LANE_ANSWER: u8 = 2;
 
 const OUTCOME_TRUNCATE: u8 = 1;
 const OUTCOME_RESET: u8 = 2;
@@ -221,21 +235,7 @@ impl ControlMessage {
                 out.put_u8(KIND_SESSION_ANSWER);
                 out.put_u64(answer.session.to_bits());
                 out.put_u32(answer.leader_epoch.get());
-                match &answer.outcome {
-                    SessionOutcome::Truncate(to) => {
-                        out.put_u8(OUTCOME_TRUNCATE);
-                        put_position(out, *to);
-                    }
-                    SessionOutcome::Reset { start, epochs } => {
-                        out.put_u8(OUTCOME_RESET);
-                        put_position(out, *start);
-                        put_epochs(out, epochs);
-                    }
-                    SessionOutcome::Refused(refusal) => {
-                        out.put_u8(OUTCOME_REFUSED);
-                        out.put_u8(refusal.code());
-                    }
-                }
+                put_outcome(out, &answer.outcome);
             }
             ControlMessage::CloseSession { session, reason } => {
                 out.put_u8(KIND_CLOSE_SESSION);
@@ -278,15 +278,7 @@ impl ControlMessage {
             KIND_SESSION_ANSWER => ControlMessage::SessionAnswer(SessionAnswer {
                 session: session(&mut reader)?,
                 leader_epoch: reader.epoch()?,
-                outcome: match reader.u8()? {
-                    OUTCOME_TRUNCATE => SessionOutcome::Truncate(reader.position()?),
-                    OUTCOME_RESET => SessionOutcome::Reset {
-                        start: reader.position()?,
-                        epochs: epochs(&mut reader)?,
-                    },
-                    OUTCOME_REFUSED => SessionOutcome::Refused(refusal(&mut reader)?),
-                    other => return Err(reader.invalid(other.into())),
-                },
+                outcome: outcome(&mut reader)?,
             }),
             KIND_CLOSE_SESSION => ControlMessage::CloseSession {
                 session: session(&mut reader)?,
@@ -358,8 +350,8 @@ impl LaneHeader {
 }
 
 impl LaneMessage {
-    /// Bytes before the frames.
-    pub const HEADER_BYTES: usize = 24;
+    /// Bytes before the body.
+    pub const HEADER_BYTES: usize = 25;
 
     /// The bytes that go in front of `frames_len` bytes of frames, so that the frames themselves are never copied.
     pub fn encode_header(
@@ -370,6 +362,7 @@ impl LaneMessage {
     ) -> Bytes {
         debug_assert!(frames_len <= MAX_LANE_MESSAGE_BYTES);
         let mut out = BytesMut::with_capacity(Self::HEADER_BYTES);
+        out.put_u8(LANE_FRAMES);
         out.put_u64(session.to_bits());
         out.put_u32(leader_epoch.get());
         out.put_u64(high_watermark.get());
@@ -377,8 +370,22 @@ impl LaneMessage {
         out.freeze()
     }
 
-    /// Takes one message off the front of `input`; `None` until a whole one is there. The frames are a slice of the input's
-    /// own memory. A claimed length above [`MAX_LANE_MESSAGE_BYTES`] is refused as soon as the header is there.
+    /// A whole message that begins a session.
+    pub fn encode_answer(answer: &SessionAnswer, high_watermark: Offset) -> Bytes {
+        let mut body = BytesMut::new();
+        put_outcome(&mut body, &answer.outcome);
+        let mut out = BytesMut::with_capacity(Self::HEADER_BYTES + body.len());
+        out.put_u8(LANE_ANSWER);
+        out.put_u64(answer.session.to_bits());
+        out.put_u32(answer.leader_epoch.get());
+        out.put_u64(high_watermark.get());
+        out.put_u32(body.len() as u32);
+        out.extend_from_slice(&body);
+        out.freeze()
+    }
+
+    /// Takes one message off the front of `input`; `None` until a whole one is there. Frames are a slice of the input's own
+    /// memory. A claimed length above [`MAX_LANE_MESSAGE_BYTES`] is refused as soon as the header is there.
     pub fn decode(input: &mut BytesMut) -> Result<Option<LaneMessage>, WireError> {
         const WHAT: &str = "a lane message";
         if input.len() < Self::HEADER_BYTES {
@@ -386,21 +393,35 @@ impl LaneMessage {
         }
         let header = Bytes::copy_from_slice(&input[..Self::HEADER_BYTES]);
         let mut reader = Reader::new(WHAT, header);
+        let kind = reader.u8()?;
         let session = session(&mut reader)?;
         let leader_epoch = reader.epoch()?;
         let high_watermark = reader.offset()?;
         let length = reader.u32()? as usize;
-        check_length(WHAT, length, MAX_LANE_MESSAGE_BYTES)?;
+        let max = match kind {
+            LANE_FRAMES => MAX_LANE_MESSAGE_BYTES,
+            LANE_ANSWER => MAX_CONTROL_MESSAGE_BYTES,
+            other => return Err(reader.invalid(other.into())),
+        };
+        check_length(WHAT, length, max)?;
         if input.len() < Self::HEADER_BYTES + length {
             return Ok(None);
         }
         let mut message = input.split_to(Self::HEADER_BYTES + length).freeze();
-        let frames = message.split_off(Self::HEADER_BYTES);
+        let body = message.split_off(Self::HEADER_BYTES);
+        let body = if kind == LANE_FRAMES {
+            LaneBody::Frames(body)
+        } else {
+            let mut reader = Reader::new(WHAT, body);
+            let outcome = outcome(&mut reader)?;
+            reader.finish()?;
+            LaneBody::Answer(outcome)
+        };
         Ok(Some(LaneMessage {
             session,
             leader_epoch,
             high_watermark,
-            frames,
+            body,
         }))
     }
 }
@@ -466,6 +487,36 @@ fn put_epochs(out: &mut BytesMut, epochs: &EpochHistory) {
         out.put_u32(entry.epoch.get());
         out.put_u64(entry.start.get());
     }
+}
+
+fn put_outcome(out: &mut BytesMut, outcome: &SessionOutcome) {
+    match outcome {
+        SessionOutcome::Truncate(to) => {
+            out.put_u8(OUTCOME_TRUNCATE);
+            put_position(out, *to);
+        }
+        SessionOutcome::Reset { start, epochs } => {
+            out.put_u8(OUTCOME_RESET);
+            put_position(out, *start);
+            put_epochs(out, epochs);
+        }
+        SessionOutcome::Refused(refusal) => {
+            out.put_u8(OUTCOME_REFUSED);
+            out.put_u8(refusal.code());
+        }
+    }
+}
+
+fn outcome(reader: &mut Reader) -> Result<SessionOutcome, WireError> {
+    Ok(match reader.u8()? {
+        OUTCOME_TRUNCATE => SessionOutcome::Truncate(reader.position()?),
+        OUTCOME_RESET => SessionOutcome::Reset {
+            start: reader.position()?,
+            epochs: epochs(reader)?,
+        },
+        OUTCOME_REFUSED => SessionOutcome::Refused(refusal(reader)?),
+        other => return Err(reader.invalid(other.into())),
+    })
 }
 
 fn epochs(reader: &mut Reader) -> Result<EpochHistory, WireError> {
@@ -621,25 +672,44 @@ mod tests {
             session: SessionId::from_random_bits(1),
             leader_epoch: LeaderEpoch::new(1).unwrap(),
             high_watermark: Offset::ZERO,
-            frames: Bytes::from_static(b"frames"),
+            body: LaneBody::Frames(Bytes::from_static(b"frames")),
         };
         let header = LaneMessage::encode_header(
             message.session,
             message.leader_epoch,
             message.high_watermark,
-            message.frames.len(),
+            6,
         );
         let mut input = BytesMut::from(&header[..]);
         assert_eq!(LaneMessage::decode(&mut input), Ok(None));
-        input.extend_from_slice(&message.frames);
+        input.extend_from_slice(b"frames");
         assert_eq!(LaneMessage::decode(&mut input), Ok(Some(message.clone())));
 
         let mut huge = BytesMut::from(&header[..]);
-        huge[20..24].copy_from_slice(&u32::MAX.to_be_bytes());
+        huge[21..25].copy_from_slice(&u32::MAX.to_be_bytes());
         assert!(matches!(
             LaneMessage::decode(&mut huge),
             Err(WireError::TooLong { .. })
         ));
+    }
+
+    #[test]
+    fn an_answer_travels_in_front_of_the_frames() {
+        let answer = SessionAnswer {
+            session: SessionId::from_random_bits(3),
+            leader_epoch: LeaderEpoch::new(2).unwrap(),
+            outcome: SessionOutcome::Reset {
+                start: position(40, 4),
+                epochs: history(),
+            },
+        };
+        let watermark = Offset::new(44).unwrap();
+        let mut input = BytesMut::from(&LaneMessage::encode_answer(&answer, watermark)[..]);
+        let decoded = LaneMessage::decode(&mut input).unwrap().unwrap();
+        assert_eq!(decoded.session, answer.session);
+        assert_eq!(decoded.leader_epoch, answer.leader_epoch);
+        assert_eq!(decoded.body, LaneBody::Answer(answer.outcome));
+        assert!(input.is_empty());
     }
 
     #[test]
