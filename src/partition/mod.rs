@@ -3,7 +3,9 @@
 //! Synchronous glue: the broker's owner threads and the simulator run this same code. Events come in as calls, effects go
 //! out as [`Output`]s, polled until there are none. This is the only room that touches both the core and the log.
 
+mod actions;
 mod output;
+mod producers;
 mod replica;
 
 pub use output::{FenceAnswer, Frames, FramesReady, Hello, Output, PartitionView, RoleView};

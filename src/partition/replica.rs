@@ -2,11 +2,12 @@
 
 use std::collections::VecDeque;
 
-use super::output::{FenceAnswer, Frames, FramesReady, Hello, Output, PartitionView, RoleView};
+use super::output::{FenceAnswer, Frames, FramesReady, Output, PartitionView, RoleView};
+use super::producers::{producer_batch, remember_producer};
 use crate::record::{Batch, STAMP_LEN, stamped_prefix};
 use crate::replication::{
-    AckRefused, Acks, Admission, BatchSequence, Follower, FollowerAction, FramesRefused, Leader,
-    LeaderAction, LogEnds, Peers, ProduceTicket, ProducerBatch, ProducerStates,
+    AckRefused, Acks, Admission, Follower, FramesRefused, Leader, LeaderAction, LogEnds, Peers,
+    ProduceTicket, ProducerStates,
 };
 use crate::storage::{AppendError, Log, LogConfig, LogReader, SyncError, SyncTicket};
 use crate::types::{
@@ -14,7 +15,7 @@ use crate::types::{
     PartitionState, SessionId, TopicPartition,
 };
 use crate::wal::Frame;
-use crate::wire::{Ack, MAX_HELLO_EPOCHS, OpenSession, SessionAnswer, SessionRefusal};
+use crate::wire::{Ack, OpenSession, SessionAnswer, SessionRefusal};
 
 /// What a partition is opened with, beside its log.
 #[derive(Debug, Clone)]
@@ -45,33 +46,33 @@ pub struct ProduceRequest {
 
 /// One replica. All calls come from the one thread that owns it.
 pub struct Partition {
-    id: TopicPartition,
+    pub id: TopicPartition,
     me: Appointment,
-    log: Log,
-    role: Role,
+    pub(super) log: Log,
+    pub(super) role: Role,
     /// The highest leader epoch that this replica has promised to serve under. Never falls. It refuses appointments,
     /// sessions and appends below it. At least the epoch of the last durable frame.
-    promised: LeaderEpoch,
+    pub(super) promised: LeaderEpoch,
     /// How much of `promised` would survive a crash. A hello waits until it is all of it.
     promised_durably: LeaderEpoch,
     /// The last state that was taken from the controller.
     state: Option<PartitionState>,
     /// At least what the current role knows; survives roles.
-    high_watermark: Offset,
+    pub(super) high_watermark: Offset,
     /// While this replica does not lead. A leader has it inside.
-    producers: ProducerStates,
+    pub(super) producers: ProducerStates,
     /// Whether there is a connection to the leader that is followed.
     connected: bool,
     next_session: u64,
     trusted: bool,
     last_view: Option<PartitionView>,
     /// The durable end that the current role was last told of.
-    durable_told: LogPosition,
+    pub(super) durable_told: LogPosition,
     /// Drained by the caller after every call.
-    outputs: VecDeque<Output>,
+    pub(super) outputs: VecDeque<Output>,
 }
 
-enum Role {
+pub(super) enum Role {
     /// No leader is known in the promised epoch, or this node holds no part of it.
     Idle,
     Leader(Box<Leader>),
@@ -620,142 +621,6 @@ impl Partition {
         self.connected = false;
     }
 
-    fn drain_leader(&mut self) {
-        let Role::Leader(leader) = &mut self.role else {
-            return;
-        };
-        while let Some(action) = leader.poll_action() {
-            self.outputs.push_back(match action {
-                LeaderAction::Answer {
-                    to,
-                    answer,
-                    catch_up,
-                } => Output::Answer {
-                    to,
-                    answer,
-                    catch_up,
-                },
-                LeaderAction::Send {
-                    to,
-                    session,
-                    from,
-                    max_bytes,
-                    catch_up,
-                } => Output::FramesReady(FramesReady {
-                    to,
-                    session,
-                    from,
-                    max_bytes,
-                    catch_up,
-                }),
-                LeaderAction::SendWatermark { to, session } => Output::Watermark(Frames {
-                    to,
-                    session,
-                    leader_epoch: leader.epoch(),
-                    high_watermark: leader.high_watermark(),
-                    frames: Vec::new(),
-                    bytes: 0,
-                    catch_up: false,
-                }),
-                LeaderAction::Complete { ticket, result } => Output::Complete { ticket, result },
-                LeaderAction::WatermarkMoved => {
-                    self.high_watermark = leader.high_watermark();
-                    continue;
-                }
-            });
-        }
-    }
-
-    fn drain_follower(&mut self) {
-        loop {
-            let Role::Follower(follower) = &mut self.role else {
-                return;
-            };
-            let Some(action) = follower.poll_action() else {
-                return;
-            };
-            let leader = follower.leader();
-            match action {
-                FollowerAction::OpenSession {
-                    session,
-                    all_epochs,
-                } => {
-                    let hello = self.hello(leader, session, all_epochs);
-                    self.outputs.push_back(Output::OpenSession(hello));
-                }
-                FollowerAction::Ack(ack) => {
-                    self.outputs.push_back(Output::Ack { to: leader, ack });
-                }
-                FollowerAction::WatermarkMoved => self.high_watermark = follower.high_watermark(),
-                FollowerAction::Truncate { to } => {
-                    if to.offset < self.high_watermark {
-                        // A leader at or above the committing epoch never asks for this (invariant 9).
-                        self.fail(
-                            format!(
-                                "the leader, node {leader}, asks partition {} to be cut at {to}, below its committed offset {}",
-                                self.id, self.high_watermark
-                            ),
-                            false,
-                        );
-                        return;
-                    }
-                    let before = self.log.end();
-                    let cut = self.log.truncate(to).map_err(|error| error.to_string());
-                    self.handle_cut(before, cut);
-                }
-                FollowerAction::Reset { start, epochs } => {
-                    let before = self.log.end();
-                    let reset = self.log.reset(start, epochs);
-                    self.handle_cut(before, reset.map_err(|error| error.to_string()));
-                }
-            }
-        }
-    }
-
-    /// The log, which ended at `before`, was cut or begun anew.
-    fn handle_cut(&mut self, before: LogPosition, result: Result<(), String>) {
-        if let Err(error) = result {
-            self.fail(
-                format!("cannot truncate partition {}: {error}", self.id),
-                false,
-            );
-            return;
-        }
-        if self.log.end() != before {
-            self.replay_producers();
-        }
-        self.high_watermark = self.high_watermark.max(self.log.start().offset);
-        let (end, durable) = (self.log.end(), self.log.durable_end());
-        self.durable_told = durable;
-        if let Role::Follower(follower) = &mut self.role {
-            follower.handle_truncated(end, durable);
-        }
-    }
-
-    fn hello(&self, leader: NodeId, session: SessionId, all_epochs: bool) -> Hello {
-        let durable = self.log.durable_end();
-        let mut epochs = self.log.epochs().clone();
-        // An epoch start that is not durable yet is not claimed.
-        epochs.truncate(durable);
-        let count = if all_epochs {
-            usize::MAX
-        } else {
-            MAX_HELLO_EPOCHS
-        };
-        let epochs_complete = epochs.entries().len() <= count;
-        Hello {
-            to: leader,
-            open: OpenSession {
-                partition: self.id,
-                leader_epoch: self.promised,
-                session,
-                durable,
-                epochs: epochs.latest(count),
-                epochs_complete,
-            },
-        }
-    }
-
     fn durable_moved(&mut self) {
         let durable = self.log.durable_end();
         if durable == self.durable_told {
@@ -799,7 +664,7 @@ impl Partition {
         ErrorCode::KafkaStorageError
     }
 
-    fn fail(&mut self, cause: String, stop_process: bool) {
+    pub(super) fn fail(&mut self, cause: String, stop_process: bool) {
         self.step_down(ErrorCode::KafkaStorageError);
         self.role = Role::Failed;
         self.trusted = false;
@@ -833,57 +698,5 @@ impl Partition {
             self.last_view = Some(view);
             self.outputs.push_back(Output::ViewChanged);
         }
-    }
-}
-
-/// What the core has to know of a batch; `None` for numbers that no checked batch has.
-fn producer_batch(batch: &Batch) -> Option<ProducerBatch> {
-    let header = &batch.header;
-    let records = u32::try_from(header.record_count)
-        .ok()
-        .filter(|&count| count > 0)?;
-    let sequence = match header.producer_id {
-        Some(producer) if header.base_sequence >= 0 && header.producer_epoch >= 0 => {
-            Some(BatchSequence {
-                producer,
-                producer_epoch: header.producer_epoch,
-                base_sequence: header.base_sequence,
-                records,
-            })
-        }
-        _ => None,
-    };
-    Some(ProducerBatch { records, sequence })
-}
-
-fn remember_producer(producers: &mut ProducerStates, frame: &Frame) {
-    if frame.is_epoch_start() {
-        return;
-    }
-    let Ok(batch) = Batch::decode(&frame.payload()) else {
-        return;
-    };
-    if let Some(sequence) = producer_batch(&batch).and_then(|batch| batch.sequence) {
-        producers.handle_appended(sequence, frame.base_offset(), frame.end_offset());
-    }
-}
-
-impl Partition {
-    /// Rebuilds what is known of producers from the log (invariant 11).
-    fn replay_producers(&mut self) {
-        let mut producers = ProducerStates::new();
-        for frame in self.log.frames(self.log.start()) {
-            match frame {
-                Ok(frame) => remember_producer(&mut producers, &frame),
-                Err(error) => {
-                    self.fail(
-                        format!("cannot replay partition {}: {error}", self.id),
-                        false,
-                    );
-                    return;
-                }
-            }
-        }
-        self.producers = producers;
     }
 }
