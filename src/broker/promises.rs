@@ -10,7 +10,11 @@ use crate::storage::DataDir;
 /// the process: a promise that may or may not be on the disk is none.
 pub(super) async fn keep(shared: Arc<Shared>, data_dir: Arc<DataDir>) {
     loop {
-        shared.promises.arrived().await;
+        tokio::select! {
+            // A promise that is not durable is not acted on, so one may be left unwritten.
+            () = shared.stopping.cancelled() => return,
+            () = shared.promises.arrived() => {}
+        }
         let raised = shared.promises.drain();
         if raised.is_empty() {
             continue;

@@ -33,7 +33,9 @@ fn filter_for(quiet: Level, verbose: u8) -> String {
     } else {
         Level::ERROR
     };
-    format!("{others},quorate={}", levels[wanted]).to_lowercase()
+    // openraft repeats itself several times a second while a peer is away; this program says the same once.
+    let raft = if verbose >= 3 { "debug" } else { "off" };
+    format!("{others},openraft={raft},quorate={}", levels[wanted]).to_lowercase()
 }
 
 #[cfg(test)]
