@@ -21,6 +21,8 @@ const PROBE_PAUSE: Duration = Duration::from_millis(200);
 /// How often a node that waits for the others says so.
 const WAITING_LOG_INTERVAL: Duration = Duration::from_secs(5);
 const REGISTER_TIMEOUT: Duration = Duration::from_secs(5);
+/// Pause after an attempt to register that failed.
+const REGISTER_RETRY: Duration = Duration::from_millis(200);
 /// How long a registered node waits for an image that shows it before it asks again.
 const REGISTERED_PAUSE: Duration = Duration::from_secs(2);
 /// How long a refused node waits before it tries again: somebody may remove the other one.
@@ -122,7 +124,11 @@ pub(super) async fn keep_registered(shared: Arc<Shared>) {
                 }
                 tokio::time::sleep(jittered(REFUSED_PAUSE)).await;
             }
-            Err(error) => tracing::warn!(node = %shared.me, %error, "not registered yet"),
+            Err(SubmitError::Stopped) => return,
+            Err(error) => {
+                tracing::warn!(node = %shared.me, %error, "not registered yet");
+                tokio::time::sleep(jittered(REGISTER_RETRY)).await;
+            }
         }
     }
 }
