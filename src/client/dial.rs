@@ -1,22 +1,66 @@
 //! How a client gets a QUIC connection. Certificates and sockets are the dialler's affair.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 
-use super::error::{ConnectCause, ConnectError};
+use super::error::{ConnectCause, ConnectError, ExplainedFailure};
+use crate::transport::{Alpn, CurrentIdentity, PeerAddress, dial};
 
 /// The protocol that a client asks for (ALPN): Kafka connections as bidirectional streams, version 1.
-pub const CLIENT_ALPN: &[u8] = b"quorate-client/1";
+pub const CLIENT_ALPN: &[u8] = Alpn::Client.name().as_bytes();
 
 /// Makes connections. Called again for each new connection, so it may pick up rotated certificates.
 pub trait Dialer: Send + Sync + 'static {
-    /// Connects to `address` (`host:port`), handshake included. The caller limits the time that it may take and spaces
-    /// its attempts.
+    /// Connects to `address` (`host:port`), handshake included, in no more time than `within`. The caller spaces its
+    /// attempts.
     fn dial<'a>(
         &'a self,
         address: &'a str,
+        within: Duration,
     ) -> BoxFuture<'a, Result<quinn::Connection, ConnectError>>;
+}
+
+/// Dials with a client's certificate, as every node of a cluster asks for one. What goes wrong with certificates is said
+/// in full: which one, on which end, and what to do.
+#[derive(Clone, Debug)]
+pub struct IdentityDialer {
+    identity: Arc<CurrentIdentity>,
+}
+
+impl IdentityDialer {
+    /// The identity may be replaced later; new connections take the new one.
+    pub fn new(identity: Arc<CurrentIdentity>) -> IdentityDialer {
+        IdentityDialer { identity }
+    }
+}
+
+impl Dialer for IdentityDialer {
+    fn dial<'a>(
+        &'a self,
+        address: &'a str,
+        within: Duration,
+    ) -> BoxFuture<'a, Result<quinn::Connection, ConnectError>> {
+        Box::pin(async move {
+            let identity = self.identity.get();
+            let peer = PeerAddress::any(address);
+            // Waits for the server's confirmation, so a refused certificate is heard of here.
+            let dialled = dial(&identity, &peer, Alpn::Client, within).await;
+            dialled
+                .map(|dialled| dialled.connection)
+                .map_err(|failure| {
+                    let transient = failure.is_transient();
+                    ConnectError {
+                        address: address.to_owned(),
+                        cause: ConnectCause::Explained(ExplainedFailure {
+                            error: Arc::new(failure),
+                            transient,
+                        }),
+                    }
+                })
+        })
+    }
 }
 
 /// Dials from one endpoint with one configuration, which must offer [`CLIENT_ALPN`]. A host name with several addresses
@@ -60,12 +104,16 @@ impl Dialer for EndpointDialer {
     fn dial<'a>(
         &'a self,
         address: &'a str,
+        within: Duration,
     ) -> BoxFuture<'a, Result<quinn::Connection, ConnectError>> {
         Box::pin(async move {
-            self.connect(address).await.map_err(|cause| ConnectError {
-                address: address.to_owned(),
-                cause,
-            })
+            tokio::time::timeout(within, self.connect(address))
+                .await
+                .unwrap_or(Err(ConnectCause::TimedOut { after: within }))
+                .map_err(|cause| ConnectError {
+                    address: address.to_owned(),
+                    cause,
+                })
         })
     }
 }
@@ -100,5 +148,59 @@ mod tests {
         ] {
             assert_eq!(host_of(bad), None, "{bad}");
         }
+    }
+
+    use time::OffsetDateTime;
+
+    use crate::client::{Client, ClientConfig};
+    use crate::transport::{
+        CertsDir, ClientName, EndpointKeys, Identity, IssueOptions, Server, ServerOptions,
+    };
+    use crate::types::NodeId;
+
+    /// A directory with a CA, a certificate for node 1 and one for a client.
+    fn certificates() -> (tempfile::TempDir, Identity, Identity) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("certs");
+        std::fs::create_dir(&path).unwrap();
+        let certs = CertsDir::with_ca_key(path.clone(), dir.path().join("ca.key"));
+        let options = IssueOptions::new(OffsetDateTime::now_utc());
+        certs.create_ca(&options).unwrap();
+        let hosts = ["127.0.0.1".parse().unwrap()];
+        certs
+            .create_node(NodeId::new(1).unwrap(), &hosts, &options)
+            .unwrap();
+        let name = ClientName::new("app").unwrap();
+        certs.create_client(&name, &options).unwrap();
+        let node = Identity::load_node(&path).unwrap();
+        let client = Identity::load_client(&path, Some(&name)).unwrap();
+        (dir, node, client)
+    }
+
+    #[tokio::test]
+    async fn a_client_of_another_ca_is_told_why_and_gives_up() {
+        let (_dir, node, ours) = certificates();
+        let (_other_dir, _, stranger) = certificates();
+        let (server, mut accepted) = Server::start(ServerOptions {
+            listen: "127.0.0.1:0".parse().unwrap(),
+            identity: Arc::new(node),
+            keys: EndpointKeys::random().unwrap(),
+            alpns: vec![Alpn::Client],
+        })
+        .unwrap();
+        let address = server.local_addr().unwrap().to_string();
+
+        let dialer = IdentityDialer::new(CurrentIdentity::new(ours));
+        let connection = dialer.dial(&address, Duration::from_secs(20)).await;
+        assert!(connection.unwrap().close_reason().is_none());
+        assert!(accepted.recv().await.is_some());
+
+        let dialer = IdentityDialer::new(CurrentIdentity::new(stranger));
+        let error = Client::connect(ClientConfig::new([address.clone()]), Arc::new(dialer))
+            .await
+            .unwrap_err();
+        let error = error.connect_error().unwrap();
+        assert!(error.is_final(), "{error:?}");
+        assert_eq!(error.address, address);
     }
 }

@@ -24,7 +24,7 @@ const UNSUPPORTED_VERSION: i16 = 35;
 pub(super) struct Link {
     pub(super) address: String,
     dialer: Arc<dyn Dialer>,
-    /// For the connection and its ApiVersions exchange together.
+    /// For the connection, and again for its ApiVersions exchange.
     connect_timeout: Duration,
     backoff: Backoff,
     state: Mutex<State>,
@@ -133,13 +133,11 @@ impl Link {
         if let Some(not_before) = not_before {
             tokio::time::sleep_until(not_before).await;
         }
-        let result = tokio::time::timeout(self.connect_timeout, self.connect())
+        // The parts have their own limits; this one is for a dialler that does not keep to its own.
+        let within = self.connect_timeout * 2;
+        let result = tokio::time::timeout(within, self.connect())
             .await
-            .unwrap_or_else(|_| {
-                Err(self.error(ConnectCause::TimedOut {
-                    after: self.connect_timeout,
-                }))
-            });
+            .unwrap_or_else(|_| Err(self.error(ConnectCause::TimedOut { after: within })));
         let mut state = self.lock();
         state.connecting = None;
         match &result {
@@ -163,7 +161,10 @@ impl Link {
     }
 
     async fn connect(&self) -> Result<Arc<Session>, ConnectError> {
-        let connection = self.dialer.dial(&self.address).await?;
+        let connection = self
+            .dialer
+            .dial(&self.address, self.connect_timeout)
+            .await?;
         let control = self.open_lane_on(&connection).await?;
         let versions = self.handshake(&control).await.map_err(|error| {
             self.error(match error {

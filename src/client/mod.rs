@@ -14,7 +14,7 @@
 //!               connection                       one lane: correlation ids, deadlines
 //! ```
 //!
-//! How connections are made, and with which certificates, is a [`Dialer`]'s affair.
+//! How connections are made, and with which certificates, is a [`Dialer`]'s affair; [`IdentityDialer`] is the usual one.
 
 mod admin;
 mod api;
@@ -51,7 +51,7 @@ pub use backoff::Backoff;
 pub use consumer::{
     Consumer, ConsumerConfig, ConsumerRecord, Event, OutOfRange, ParseStartError, Start,
 };
-pub use dial::{CLIENT_ALPN, Dialer, EndpointDialer};
+pub use dial::{CLIENT_ALPN, Dialer, EndpointDialer, IdentityDialer};
 pub use error::{ClientError, ConnectCause, ConnectError, ExplainedFailure, LostCause};
 pub use metadata::{ClusterView, PartitionName, PartitionView, TopicView};
 pub use offsets::OffsetQuery;
@@ -78,7 +78,7 @@ pub struct ClientConfig {
     pub bootstrap: Vec<String>,
     /// How long a request may take, from when it is handed over to its response. Default 30 s.
     pub request_timeout: Duration,
-    /// How long one attempt to connect may take, handshakes included. Default 5 s.
+    /// How long one attempt to connect may take, and after it the node's first answer. Default 5 s.
     pub connect_timeout: Duration,
     /// How long [`Client::connect`] tries the bootstrap addresses before it fails. Default 10 s. Where each of them
     /// fails for good, as by a refusal of TLS, it does not try again.
