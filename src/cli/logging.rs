@@ -44,9 +44,21 @@ mod tests {
 
     #[test]
     fn each_v_says_more() {
-        assert_eq!(filter_for(Level::WARN, 0), "error,quorate=warn");
-        assert_eq!(filter_for(Level::WARN, 2), "error,quorate=debug");
-        assert_eq!(filter_for(Level::INFO, 1), "error,quorate=debug");
-        assert_eq!(filter_for(Level::INFO, 200), "debug,quorate=trace");
+        assert_eq!(
+            filter_for(Level::WARN, 0),
+            "error,openraft=off,quorate=warn"
+        );
+        assert_eq!(
+            filter_for(Level::WARN, 2),
+            "error,openraft=off,quorate=debug"
+        );
+        assert_eq!(
+            filter_for(Level::INFO, 1),
+            "error,openraft=off,quorate=debug"
+        );
+        assert_eq!(
+            filter_for(Level::INFO, 200),
+            "debug,openraft=debug,quorate=trace"
+        );
     }
 }

@@ -4,6 +4,8 @@
 //! out as [`Output`]s, polled until there are none. This is the only room that touches both the core and the log.
 
 mod actions;
+#[cfg(test)]
+mod cluster_tests;
 mod output;
 mod producers;
 mod replica;

@@ -333,6 +333,15 @@ impl Partition {
         }
     }
 
+    /// A follower's connection is gone, and its session with it.
+    pub fn handle_follower_gone(&mut self, from: NodeId) {
+        if let Role::Leader(leader) = &mut self.role
+            && let Some(session) = leader.session_of(from)
+        {
+            leader.handle_session_closed(from, session);
+        }
+    }
+
     /// A follower acknowledges. Returns how many sent bytes it confirms.
     pub fn handle_ack(
         &mut self,
