@@ -2,6 +2,7 @@
 
 mod cert;
 mod completion;
+mod demo;
 mod duration;
 mod exit;
 mod log;
@@ -45,6 +46,7 @@ struct Cli {
 
 #[derive(Subcommand, Debug)]
 enum Command {
+    Demo(demo::DemoArgs),
     Server(server::ServerArgs),
     Cert(cert::CertArgs),
     Completion(completion::CompletionArgs),
@@ -76,6 +78,7 @@ fn run(arguments: impl Iterator<Item = OsString>) -> Exit {
     };
     logging::init(level, cli.options.verbose);
     let outcome = match cli.command {
+        Command::Demo(args) => demo::run(&cli.options, args),
         Command::Server(args) => server::run(&cli.options, args),
         Command::Cert(args) => cert::run(&cli.options, args),
         Command::Log(args) => log::run(&cli.options, args),

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, anyhow};
 use clap::{Args, Subcommand, ValueEnum};
 use serde::Deserialize;
+use tokio::sync::oneshot;
 
 use super::{Exit, ExitWith, GlobalOptions, note};
 use crate::kafka;
@@ -88,6 +89,10 @@ struct StartArgs {
     /// Whether a topic is made when a client first asks for it [default: true]
     #[arg(long, env = "QUORATE_AUTO_CREATE_TOPICS", value_name = "BOOL")]
     auto_create_topics: Option<bool>,
+
+    /// Stop when standard input ends: with the process that holds the other end of the pipe
+    #[arg(long, hide = true)]
+    exit_with_stdin: bool,
 }
 
 #[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -128,17 +133,19 @@ struct ConfigFile {
 
 pub(super) fn run(options: &GlobalOptions, args: ServerArgs) -> anyhow::Result<Exit> {
     let ServerCommand::Start(args) = args.command;
+    let exit_with_stdin = args.exit_with_stdin;
     let config = resolve(options, *args)?;
-    serve(config)
+    serve(config, exit_with_stdin)
 }
 
-fn serve(config: NodeConfig) -> anyhow::Result<Exit> {
+fn serve(config: NodeConfig, exit_with_stdin: bool) -> anyhow::Result<Exit> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .context("cannot start the node's threads: check the limits on processes and open files")?;
     runtime.block_on(async {
-        let mut signals = Signals::new().context("cannot listen for SIGTERM and Ctrl-C")?;
+        let mut signals =
+            Signals::new(exit_with_stdin).context("cannot listen for SIGTERM and Ctrl-C")?;
         let node = tokio::select! {
             node = Node::start(config) => node?,
             exit = signals.next() => return Ok(exit),
@@ -166,23 +173,51 @@ fn serve(config: NodeConfig) -> anyhow::Result<Exit> {
 struct Signals {
     terminate: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
+    /// Ends with standard input; `None` where that is nobody's word.
+    stdin_ended: Option<oneshot::Receiver<()>>,
 }
 
 impl Signals {
-    fn new() -> std::io::Result<Signals> {
+    fn new(exit_with_stdin: bool) -> std::io::Result<Signals> {
         use tokio::signal::unix::{SignalKind, signal};
         Ok(Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            stdin_ended: match exit_with_stdin {
+                true => Some(stdin_end()?),
+                false => None,
+            },
         })
     }
 
     async fn next(&mut self) -> Exit {
+        let stdin_ended = async {
+            match &mut self.stdin_ended {
+                // Its sender is dropped at the end, without a word.
+                Some(ended) => drop(ended.await),
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             _ = self.terminate.recv() => Exit::Ok,
             _ = self.interrupt.recv() => Exit::Ok,
+            () = stdin_ended => Exit::Ok,
         }
     }
+}
+
+/// Ends when standard input does. It is read on a thread of its own, which the runtime does not wait for when it is shut
+/// down: a read that blocks cannot be called off.
+fn stdin_end() -> std::io::Result<oneshot::Receiver<()>> {
+    let (sender, receiver) = oneshot::channel();
+    std::thread::Builder::new()
+        .name("stdin".to_owned())
+        .spawn(move || {
+            // What comes in means nothing, and an error is an end as well.
+            let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+            drop(sender);
+        })?;
+    Ok(receiver)
 }
 
 fn resolve(options: &GlobalOptions, args: StartArgs) -> anyhow::Result<NodeConfig> {

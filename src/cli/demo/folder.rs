@@ -1,0 +1,516 @@
+//! Where everything of one demo lies.
+//!
+//! ```text
+//! client.env           to be sourced: every client command then finds the cluster
+//! nodes.json           one object a node
+//! certs/               the CA and the certificate of the client "demo"
+//! node-1/certs/        node 1's certificate
+//! node-1/data/         its data directory
+//! node-1/node.log      what it logs
+//! node-1/start.sh      starts it again
+//! ```
+
+use std::fs;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, anyhow, bail};
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+
+use super::super::note;
+use super::processes::lock_holder;
+use super::usage;
+use crate::transport::{CertificateHost, CertsDir, ClientName, IssueOptions, shell_word};
+use crate::types::NodeId;
+
+const DEFAULT_NODES: u16 = 3;
+/// The list of nodes, by which a kept demo is also known again.
+const NODES_FILE: &str = "nodes.json";
+const CLIENT_FILE: &str = "client.env";
+/// Ports are chosen from here: below those that operating systems hand out by themselves, so that a node that is started
+/// again finds its port still free.
+const PORTS: std::ops::Range<u16> = 10_000..30_000;
+/// How many places in that range are tried.
+const PORT_TRIES: usize = 200;
+
+/// One node, before and between its processes.
+#[derive(Clone, Debug)]
+pub(super) struct NodePlan {
+    pub(super) id: NodeId,
+    pub(super) data_dir: PathBuf,
+    pub(super) certs_dir: PathBuf,
+    pub(super) log: PathBuf,
+    pub(super) start_script: PathBuf,
+    pub(super) quic: SocketAddr,
+    pub(super) kafka: SocketAddr,
+    /// Program and arguments.
+    pub(super) command: Vec<String>,
+}
+
+/// One node in `nodes.json`. The field names are part of the command line's interface.
+#[derive(Debug, Serialize, Deserialize)]
+struct NodeEntry {
+    id: NodeId,
+    pid: u32,
+    data_dir: String,
+    quic: SocketAddr,
+    kafka: SocketAddr,
+    log: String,
+    command: Vec<String>,
+}
+
+pub(super) struct Folder {
+    path: PathBuf,
+    nodes: Vec<NodePlan>,
+    keep: bool,
+    /// It was there before, empty; then only what is in it goes.
+    existed: bool,
+}
+
+impl Folder {
+    /// Makes the folder, or takes up a kept one, and everything in it but the nodes' data.
+    ///
+    /// # Errors
+    /// A folder that holds something else, or a demo that still runs, is left alone.
+    pub(super) fn open(
+        dir: Option<&Path>,
+        nodes: Option<u16>,
+        keep: bool,
+    ) -> anyhow::Result<Folder> {
+        let (path, existed) = match dir {
+            Some(dir) => {
+                let path = std::path::absolute(dir)
+                    .with_context(|| format!("cannot tell where {} is", dir.display()))?;
+                let existed = path.exists();
+                if !existed {
+                    create_private(&path)?;
+                }
+                // Without links and dots, so that it means the same everywhere.
+                let path = fs::canonicalize(&path)
+                    .with_context(|| format!("cannot use {}", path.display()))?;
+                (path, existed)
+            }
+            None => (create_temporary()?, false),
+        };
+        if path.to_str().is_none() {
+            return Err(usage(format!(
+                "{} is not UTF-8, and {NODES_FILE} could not name it: choose another --dir",
+                path.display()
+            )));
+        }
+        let kept = if existed { kept_nodes(&path)? } else { None };
+        let is_kept = kept.is_some();
+        let addresses = match kept {
+            Some(kept) => {
+                if let Some(asked) = nodes.filter(|asked| usize::from(*asked) != kept.len()) {
+                    return Err(usage(format!(
+                        "the demo in {} has {} nodes, not {asked}: leave --nodes away, or choose another --dir",
+                        path.display(),
+                        kept.len()
+                    )));
+                }
+                still_free(&kept)?;
+                kept.iter().map(|node| (node.quic, node.kafka)).collect()
+            }
+            None => free_addresses(nodes.unwrap_or(DEFAULT_NODES))?,
+        };
+        let folder = Folder {
+            nodes: plan(&path, &addresses)?,
+            path,
+            keep: keep || is_kept,
+            existed,
+        };
+        folder.write_certificates()?;
+        folder.write_client_env()?;
+        folder
+            .nodes
+            .iter()
+            .try_for_each(NodePlan::write_start_script)?;
+        Ok(folder)
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn nodes(&self) -> &[NodePlan] {
+        &self.nodes
+    }
+
+    /// Whether it stays when the demo ends well.
+    pub(super) fn is_kept(&self) -> bool {
+        self.keep
+    }
+
+    pub(super) fn client_env(&self) -> PathBuf {
+        self.path.join(CLIENT_FILE)
+    }
+
+    pub(super) fn client_certs(&self) -> PathBuf {
+        self.path.join("certs")
+    }
+
+    /// Writes `nodes.json`; `pids` in the order of the nodes.
+    pub(super) fn write_nodes(&self, pids: &[u32]) -> anyhow::Result<()> {
+        let text = |path: &Path| path.display().to_string();
+        let entries: Vec<_> = self
+            .nodes
+            .iter()
+            .zip(pids)
+            .map(|(node, &pid)| NodeEntry {
+                id: node.id,
+                pid,
+                data_dir: text(&node.data_dir),
+                quic: node.quic,
+                kafka: node.kafka,
+                log: text(&node.log),
+                command: node.command.clone(),
+            })
+            .collect();
+        let mut json = serde_json::to_string_pretty(&entries)?;
+        json.push('\n');
+        // Whoever reads it while it is written gets the old one or the new one.
+        let path = self.path.join(NODES_FILE);
+        let new = self.path.join("nodes.json.new");
+        write(&new, &json)?;
+        fs::rename(&new, &path).with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    /// Removes what the demo made, unless it is to be kept or `well` is false.
+    pub(super) fn close(self, well: bool) {
+        if self.keep {
+            return;
+        }
+        if !well {
+            note(&format!(
+                "Logs and data were kept in {}",
+                shell_word(&self.path)
+            ));
+            return;
+        }
+        let removed = if self.existed {
+            self.remove_contents()
+        } else {
+            fs::remove_dir_all(&self.path)
+        };
+        if let Err(error) = removed {
+            note(&format!(
+                "{} could not be removed: {error}",
+                shell_word(&self.path)
+            ));
+        }
+    }
+
+    fn remove_contents(&self) -> io::Result<()> {
+        for entry in fs::read_dir(&self.path)? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                fs::remove_dir_all(entry.path())?;
+            } else {
+                fs::remove_file(entry.path())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the certificates that are not there yet.
+    fn write_certificates(&self) -> anyhow::Result<()> {
+        let options = IssueOptions::new(OffsetDateTime::now_utc());
+        let certs = CertsDir::new(self.client_certs());
+        if !certs.ca_certificate().exists() {
+            certs.create_ca(&options)?;
+        }
+        let client: ClientName = "demo".parse()?;
+        if !certs.client_pair(&client).0.exists() {
+            certs.create_client(&client, &options)?;
+        }
+        let hosts: Vec<CertificateHost> = vec!["localhost".parse()?, "127.0.0.1".parse()?];
+        for node in &self.nodes {
+            let own = CertsDir::with_ca_key(&node.certs_dir, certs.ca_key());
+            if own.node_pair().0.exists() {
+                continue;
+            }
+            create_private(&node.certs_dir)?;
+            fs::copy(certs.ca_certificate(), own.ca_certificate())
+                .with_context(|| format!("cannot write {}", own.ca_certificate().display()))?;
+            own.create_node(node.id, &hosts, &options)?;
+        }
+        Ok(())
+    }
+
+    fn write_client_env(&self) -> anyhow::Result<()> {
+        let servers: Vec<_> = self.nodes.iter().map(|n| n.quic.to_string()).collect();
+        let text = format!(
+            "# For a shell: . {}\nexport QUORATE_BOOTSTRAP_SERVER={}\nexport QUORATE_CERTS_DIR={}\n",
+            shell_word(&self.client_env()),
+            servers.join(","),
+            shell_word(&self.client_certs())
+        );
+        write(&self.client_env(), &text)
+    }
+}
+
+impl NodePlan {
+    fn write_start_script(&self) -> anyhow::Result<()> {
+        let words: Vec<_> = self
+            .command
+            .iter()
+            .map(|word| shell_word(Path::new(word)))
+            .collect();
+        let log = shell_word(&self.log);
+        let text = format!(
+            "#!/bin/sh\n\
+             # Starts node {id} of this demo again, in the foreground; its log goes on in the file it had.\n\
+             # The node is configured by its flags alone.\n\
+             for name in $(env | sed -n 's/^\\(QUORATE_[A-Z_]*\\)=.*/\\1/p'); do unset \"$name\"; done\n\
+             echo 'node {id} runs until it is stopped with Ctrl-C, or with the demo; it logs to' {log}\n\
+             exec {command} >>{log} 2>&1\n",
+            id = self.id,
+            command = words.join(" "),
+        );
+        write(&self.start_script, &text)?;
+        fs::set_permissions(&self.start_script, fs::Permissions::from_mode(0o700))
+            .with_context(|| format!("cannot write {}", self.start_script.display()))
+    }
+}
+
+/// The nodes of the demo that was kept in a folder; `None` for an empty folder.
+fn kept_nodes(path: &Path) -> anyhow::Result<Option<Vec<NodeEntry>>> {
+    let cannot_read = || format!("cannot read {}", path.display());
+    if fs::read_dir(path)
+        .with_context(cannot_read)?
+        .next()
+        .is_none()
+    {
+        return Ok(None);
+    }
+    let list = path.join(NODES_FILE);
+    let strange = |why: &str| {
+        usage(format!(
+            "{} is not empty and holds no kept demo ({why}): choose a new or empty --dir",
+            path.display()
+        ))
+    };
+    let text = match fs::read_to_string(&list) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(strange("it has no nodes.json"));
+        }
+        Err(error) => {
+            return Err(error).with_context(|| format!("cannot read {}", list.display()));
+        }
+    };
+    let nodes: Vec<NodeEntry> =
+        serde_json::from_str(&text).map_err(|_| strange("its nodes.json is another program's"))?;
+    let numbered = (1..).zip(&nodes).all(|(id, node)| node.id.get() == id);
+    if nodes.is_empty() || nodes.len() > usize::from(super::MAX_NODES) || !numbered {
+        return Err(strange("its nodes.json is another program's"));
+    }
+    for node in &nodes {
+        if let Some(pid) = lock_holder(&data_dir(path, node.id)) {
+            bail!(
+                "node {} of the demo in {} still runs: stop it with kill {pid}, or choose another --dir",
+                node.id,
+                path.display()
+            );
+        }
+    }
+    Ok(Some(nodes))
+}
+
+fn node_dir(folder: &Path, id: NodeId) -> PathBuf {
+    folder.join(format!("node-{id}"))
+}
+
+fn data_dir(folder: &Path, id: NodeId) -> PathBuf {
+    node_dir(folder, id).join("data")
+}
+
+/// What each node is started with. Everything is said by a flag, so that the command does the same in any environment.
+fn plan(folder: &Path, addresses: &[(SocketAddr, SocketAddr)]) -> anyhow::Result<Vec<NodePlan>> {
+    let program = std::env::current_exe().context("cannot tell where this program is")?;
+    let program = program
+        .to_str()
+        .ok_or_else(|| anyhow!("this program's path {} is not UTF-8", program.display()))?;
+    let node_id = |index: usize| {
+        u16::try_from(index + 1)
+            .ok()
+            .and_then(|id| NodeId::new(id.into()))
+            .context("too many nodes")
+    };
+    // An odd number of nodes vote on metadata; a fourth one would only make the majority larger.
+    let voters = addresses.len() - (1 - addresses.len() % 2);
+    let mut controllers = Vec::new();
+    for (index, (quic, _)) in addresses.iter().take(voters).enumerate() {
+        controllers.push(format!("{}@{quic}", node_id(index)?));
+    }
+    let controllers = controllers.join(",");
+    let mut nodes = Vec::new();
+    for (index, &(quic, kafka)) in addresses.iter().enumerate() {
+        let id = node_id(index)?;
+        let dir = node_dir(folder, id);
+        let certs_dir = dir.join("certs");
+        let data_dir = data_dir(folder, id);
+        let flags = [
+            ("--certs-dir", certs_dir.display().to_string()),
+            ("--node-id", id.to_string()),
+            ("--data-dir", data_dir.display().to_string()),
+            ("--listen", quic.to_string()),
+            ("--kafka-listen", kafka.to_string()),
+            ("--controllers", controllers.clone()),
+        ];
+        let mut command = vec![program.to_owned(), "server".to_owned(), "start".to_owned()];
+        command.extend(
+            flags
+                .into_iter()
+                .flat_map(|(flag, value)| [flag.to_owned(), value]),
+        );
+        command.push("--kafka-plaintext".to_owned());
+        nodes.push(NodePlan {
+            id,
+            log: dir.join("node.log"),
+            start_script: dir.join("start.sh"),
+            data_dir,
+            certs_dir,
+            quic,
+            kafka,
+            command,
+        });
+    }
+    Ok(nodes)
+}
+
+/// As many neighbouring ports, each free for both QUIC and Kafka: the one is on UDP, the other on TCP.
+fn free_addresses(count: u16) -> anyhow::Result<Vec<(SocketAddr, SocketAddr)>> {
+    'tries: for _ in 0..PORT_TRIES {
+        let first = rand::random_range(PORTS);
+        // Held until all are found, so that none is found twice.
+        let mut held = Vec::new();
+        let mut addresses = Vec::new();
+        for port in first..first + count {
+            let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+            match (UdpSocket::bind(address), TcpListener::bind(address)) {
+                (Ok(udp), Ok(tcp)) => held.push((udp, tcp)),
+                _ => continue 'tries,
+            }
+            addresses.push((address, address));
+        }
+        return Ok(addresses);
+    }
+    bail!(
+        "no {count} neighbouring ports are free on 127.0.0.1 between {} and {}",
+        PORTS.start,
+        PORTS.end
+    )
+}
+
+/// A kept demo's nodes know each other by their ports.
+fn still_free(nodes: &[NodeEntry]) -> anyhow::Result<()> {
+    for node in nodes {
+        UdpSocket::bind(node.quic)
+            .and_then(|_| TcpListener::bind(node.kafka))
+            .with_context(|| {
+                format!(
+                    "node {} of the kept demo needs UDP port {} and TCP port {}: end what uses them, or choose another --dir",
+                    node.id, node.quic, node.kafka
+                )
+            })?;
+    }
+    Ok(())
+}
+
+fn create_private(path: &Path) -> anyhow::Result<()> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .with_context(|| format!("cannot make the directory {}", path.display()))
+}
+
+fn create_temporary() -> anyhow::Result<PathBuf> {
+    let parent = std::env::temp_dir();
+    loop {
+        let path = parent.join(format!("quorate-demo-{:08x}", rand::random::<u32>()));
+        match fs::DirBuilder::new().mode(0o700).create(&path) {
+            Ok(()) => return Ok(fs::canonicalize(path)?),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => {
+                return Err(error).with_context(|| {
+                    format!(
+                        "cannot make a directory in {}: name another place with --dir",
+                        parent.display()
+                    )
+                });
+            }
+        }
+    }
+}
+
+fn write(path: &Path, text: &str) -> anyhow::Result<()> {
+    fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_can_be_made_kept_taken_up_and_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("it's here");
+        let folder = Folder::open(Some(&path), Some(3), true).unwrap();
+        folder.write_nodes(&[11, 12, 13]).unwrap();
+        let ports: Vec<_> = folder.nodes().iter().map(|node| node.quic).collect();
+        folder.close(true);
+
+        let env = fs::read_to_string(path.join(CLIENT_FILE)).unwrap();
+        assert!(
+            env.contains(r"its here/certs'") || env.contains(r"it'\''s here/certs'"),
+            "{env}"
+        );
+        let error = Folder::open(Some(&path), Some(1), false).err().unwrap();
+        assert!(error.to_string().contains("has 3 nodes, not 1"), "{error}");
+        let again = Folder::open(Some(&path), None, false).unwrap();
+        let same: Vec<_> = again.nodes().iter().map(|node| node.quic).collect();
+        assert_eq!(same, ports);
+        // What was once asked to be kept is not removed by a later run.
+        again.close(true);
+        assert!(path.join(NODES_FILE).exists());
+    }
+
+    #[test]
+    fn what_the_demo_did_not_make_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = Folder::open(Some(dir.path()), Some(1), false).unwrap();
+        folder.close(true);
+        assert!(dir.path().exists());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+
+        fs::write(dir.path().join("thesis.txt"), "x").unwrap();
+        let error = Folder::open(Some(dir.path()), None, false).err().unwrap();
+        assert!(error.to_string().contains("not empty"), "{error}");
+        assert!(!dir.path().join(CLIENT_FILE).exists());
+    }
+
+    #[test]
+    fn an_even_number_of_nodes_has_an_odd_number_of_controllers() {
+        let addresses: Vec<_> = (1..=4)
+            .map(|port| {
+                let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+                (address, address)
+            })
+            .collect();
+        for (count, voters) in [(1, 1), (2, 1), (3, 3), (4, 3)] {
+            let nodes = plan(Path::new("/d"), &addresses[..count]).unwrap();
+            let list = nodes[0]
+                .command
+                .iter()
+                .skip_while(|word| *word != "--controllers")
+                .nth(1);
+            assert_eq!(list.unwrap().split(',').count(), voters);
+        }
+    }
+}
