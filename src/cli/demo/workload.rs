@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use anyhow::Context;
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
 use hdrhistogram::Histogram;
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
@@ -14,10 +13,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::folder::Folder;
 use crate::client::{
-    Client, ClientConfig, ConnectCause, ConnectError, Delivery, Dialer, Producer, ProducerConfig,
-    ProducerRecord,
+    Client, ClientConfig, Delivery, IdentityDialer, Producer, ProducerConfig, ProducerRecord,
 };
-use crate::transport::{Alpn, Identity, PeerAddress, dial};
+use crate::transport::{CurrentIdentity, Identity};
 use crate::types::{PartitionIndex, TopicName};
 
 /// Records are handed to the producer in portions, this often.
@@ -368,36 +366,8 @@ pub(super) async fn connect(folder: &Folder) -> anyhow::Result<Client> {
         .with_context(|| format!("cannot use the certificates in {}", certs.display()))?;
     let servers = folder.nodes().iter().map(|node| node.quic.to_string());
     let config = ClientConfig::new(servers);
-    let dialer = Dial {
-        identity: Arc::new(identity),
-        within: config.connect_timeout,
-    };
+    let dialer = IdentityDialer::new(CurrentIdentity::new(identity));
     Ok(Client::connect(config, Arc::new(dialer)).await?)
-}
-
-struct Dial {
-    identity: Arc<Identity>,
-    within: Duration,
-}
-
-impl Dialer for Dial {
-    fn dial<'a>(
-        &'a self,
-        address: &'a str,
-    ) -> BoxFuture<'a, Result<quinn::Connection, ConnectError>> {
-        Box::pin(async move {
-            let peer = PeerAddress::any(address);
-            match dial(&self.identity, &peer, Alpn::Client, self.within).await {
-                Ok(dialled) => Ok(dialled.connection),
-                Err(failure) => Err(ConnectError {
-                    address: address.to_owned(),
-                    cause: ConnectCause::Handshake {
-                        what: failure.to_string(),
-                    },
-                }),
-            }
-        })
-    }
 }
 
 #[cfg(test)]
