@@ -10,15 +10,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
 use quorate::admin::{AdminRequest, NodeStatus, PartitionStatus, ask};
-use quorate::client::{
-    Client, ClientConfig, ConnectCause, ConnectError, Dialer, ExplainedFailure, NewTopic,
-};
+use quorate::client::{Client, ClientConfig, IdentityDialer, NewTopic};
 use quorate::storage::RealFileSystem;
 use quorate::storage::inspect::{Digest, inspect};
-use quorate::transport::{Alpn, CertsDir, ClientName, Identity, IssueOptions, PeerAddress, dial};
-use quorate::types::{NodeId, Offset, PartitionIndex, TopicName};
+use quorate::transport::{
+    Alpn, CertsDir, ClientName, CurrentIdentity, Identity, IssueOptions, PeerAddress, dial,
+};
+use quorate::types::{NodeId, PartitionIndex, TopicName};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use time::OffsetDateTime;
@@ -132,6 +131,7 @@ pub struct Cluster {
     pub specs: Vec<NodeSpec>,
     children: BTreeMap<NodeId, Child>,
     identity: Arc<Identity>,
+    dialing: Arc<CurrentIdentity>,
     dir: TempDir,
     _turn: SemaphorePermit<'static>,
 }
@@ -185,11 +185,14 @@ impl Cluster {
         }
         let certs_dir = dir.path().join("certs-1");
         let name = ClientName::new("tester").unwrap();
-        let identity = Arc::new(Identity::load_client(&certs_dir, Some(&name)).unwrap());
+        let load = || Identity::load_client(&certs_dir, Some(&name)).unwrap();
+        let identity = Arc::new(load());
+        let dialing = CurrentIdentity::new(load());
         Cluster {
             specs,
             children: BTreeMap::new(),
             identity,
+            dialing,
             dir,
             _turn: turn,
         }
@@ -345,7 +348,7 @@ impl Cluster {
     }
 
     pub async fn client_with(&self, config: ClientConfig) -> Client {
-        let dialer = Arc::new(TestDialer(self.identity.clone()));
+        let dialer = Arc::new(IdentityDialer::new(self.dialing.clone()));
         Client::connect(config, dialer)
             .await
             .unwrap_or_else(|error| panic!("no client: {}", chain(&error)))
@@ -568,33 +571,4 @@ impl Drop for Cluster {
             }
         }
     }
-}
-
-/// Dials with the test's client certificate.
-pub struct TestDialer(pub Arc<Identity>);
-
-impl Dialer for TestDialer {
-    fn dial<'a>(
-        &'a self,
-        address: &'a str,
-    ) -> BoxFuture<'a, Result<quinn::Connection, ConnectError>> {
-        Box::pin(async move {
-            let peer = PeerAddress::any(address);
-            match dial(&self.0, &peer, Alpn::Client, Duration::from_secs(5)).await {
-                Ok(dialled) => Ok(dialled.connection),
-                Err(failure) => Err(ConnectError {
-                    address: address.to_owned(),
-                    cause: ConnectCause::Explained(ExplainedFailure {
-                        transient: failure.is_transient(),
-                        error: Arc::new(failure),
-                    }),
-                }),
-            }
-        })
-    }
-}
-
-/// `offset` as a plain number, 0 where there is none.
-pub fn number(offset: Option<Offset>) -> u64 {
-    offset.map_or(0, Offset::get)
 }

@@ -3,8 +3,8 @@
 //!
 //! Nothing here waits for a fixed time: [`until`] waits for a condition and says which one did not come true.
 
-// Each test binary compiles this for itself and uses a part of it.
-#![allow(dead_code)]
+// Each test binary compiles this for itself, uses a part of it and shows it to nobody.
+#![allow(dead_code, unreachable_pub)]
 
 pub mod cluster;
 pub mod kafka;
