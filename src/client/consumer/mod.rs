@@ -2,32 +2,35 @@
 //!
 //! - [`start`]: the place
 //! - [`cursor`]: one partition's position and what answers mean for it
+//! - [`fetch`], [`lookup`]: what is asked of the nodes
 //!
 //! There is no task behind a consumer: [`Consumer::next`] drives it. Requests that are on their way are answered meanwhile,
 //! so data is fetched ahead while the caller works, up to [`ConsumerConfig::prefetch_bytes`].
 
 mod cursor;
+mod fetch;
+mod lookup;
 mod start;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::future::{BoxFuture, FutureExt};
 use futures_util::stream::FuturesUnordered;
-use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
-use kafka_protocol::messages::{self, BrokerId, FetchRequest, FetchResponse};
+use kafka_protocol::messages::{FetchRequest, FetchResponse};
 use tokio::time::Instant;
 
-use self::cursor::{Answer, Cursor, Outcome, State};
+use self::cursor::{Cursor, Outcome, State};
+use self::fetch::{answers, fetch_request, start_fetch};
+use self::lookup::{bounds, resolve};
 pub use self::start::{ParseStartError, Start};
 use super::api::Spoken;
-use super::connection::{Encoded, Lane, decode_response};
+use super::connection::{Lane, decode_response};
 use super::error::ClientError;
 use super::metadata::{ClusterView, PartitionName};
-use super::{Client, OffsetQuery, UNKNOWN_TOPIC_PATIENCE, wire_str};
+use super::{Client, UNKNOWN_TOPIC_PATIENCE};
 use crate::record::{Batch, Record, Records, records_within};
 use crate::types::{ErrorCode, NodeId, Offset, PartitionIndex, TopicName};
 
@@ -725,133 +728,6 @@ fn missing(node: NodeId, name: &PartitionName) -> ClientError {
         request: FetchRequest::NAME,
         what: format!("it says nothing of {name}"),
     }
-}
-
-fn start_fetch(
-    open: &OpenLane,
-    request: &FetchRequest,
-) -> Result<super::connection::InFlight, ClientError> {
-    open.lane
-        .send(Encoded::new(request, open.version, FetchRequest::NAME)?)
-}
-
-fn fetch_request(
-    config: &ConsumerConfig,
-    partitions: &[(PartitionName, i64, i32, bool)],
-    max_bytes: usize,
-    wait: Duration,
-) -> FetchRequest {
-    let saturate = |number: usize| i32::try_from(number).unwrap_or(i32::MAX);
-    // The order of partitions is kept within a topic, which is what the turn is about.
-    let mut topics: Vec<(&TopicName, Vec<FetchPartition>)> = Vec::new();
-    for (name, offset, epoch, _) in partitions {
-        let partition = FetchPartition::default()
-            .with_partition(name.partition.to_wire())
-            .with_current_leader_epoch(*epoch)
-            .with_fetch_offset(*offset)
-            .with_partition_max_bytes(saturate(config.max_partition_bytes.min(max_bytes)));
-        match topics.iter_mut().find(|(topic, _)| **topic == name.topic) {
-            Some((_, partitions)) => partitions.push(partition),
-            None => topics.push((&name.topic, vec![partition])),
-        }
-    }
-    let topics = topics.into_iter().map(|(topic, partitions)| {
-        FetchTopic::default()
-            .with_topic(messages::TopicName(wire_str(topic.as_str())))
-            .with_partitions(partitions)
-    });
-    FetchRequest::default()
-        .with_replica_id(BrokerId(-1))
-        .with_max_wait_ms(i32::try_from(wait.as_millis()).unwrap_or(i32::MAX))
-        .with_min_bytes(saturate(config.min_bytes))
-        .with_max_bytes(saturate(max_bytes))
-        .with_session_epoch(-1)
-        .with_topics(topics.collect())
-}
-
-fn answers(response: FetchResponse) -> HashMap<(String, i32), Answer> {
-    // An error of the whole request is each partition's.
-    let all = ErrorCode::from_code(response.error_code);
-    let mut answers = HashMap::new();
-    for topic in response.responses {
-        for partition in topic.partitions {
-            let error = all.and(ErrorCode::from_code(partition.error_code));
-            answers.insert(
-                (topic.topic.0.to_string(), partition.partition_index),
-                Answer {
-                    error,
-                    high_watermark: partition.high_watermark,
-                    records: partition.records.unwrap_or_else(Bytes::new),
-                },
-            );
-        }
-    }
-    answers
-}
-
-/// Where each start lies.
-async fn resolve(
-    client: &Client,
-    starts: Vec<(PartitionName, Start)>,
-) -> Result<Vec<(PartitionName, i64)>, ClientError> {
-    let query = |start: &Start| match start {
-        Start::Beginning => OffsetQuery::Earliest,
-        Start::End | Start::FromEnd(_) | Start::Offset(_) => OffsetQuery::Latest,
-        Start::Timestamp(ms) => OffsetQuery::Timestamp(*ms),
-    };
-    let first: Vec<_> = starts
-        .iter()
-        .map(|(name, start)| (name.clone(), query(start)))
-        .collect();
-    let first = client.offsets(&first).await?;
-    // A second question: how far back the log goes, and where it ends if no record is as young as was asked for.
-    let second: Vec<_> = starts
-        .iter()
-        .filter_map(|(name, start)| match (start, first.get(name)) {
-            (Start::FromEnd(_), _) => Some((name.clone(), OffsetQuery::Earliest)),
-            (Start::Timestamp(_), Some(None)) => Some((name.clone(), OffsetQuery::Latest)),
-            _ => None,
-        })
-        .collect();
-    let second = if second.is_empty() {
-        HashMap::new()
-    } else {
-        client.offsets(&second).await?
-    };
-    let known = |offsets: &HashMap<PartitionName, Option<Offset>>, name: &PartitionName| {
-        offsets.get(name).copied().flatten()
-    };
-    Ok(starts
-        .into_iter()
-        .map(|(name, start)| {
-            let (one, two) = (known(&first, &name), known(&second, &name));
-            let offset = match start {
-                Start::Offset(offset) => offset,
-                Start::FromEnd(count) => {
-                    let back = one.unwrap_or_default().get().saturating_sub(count);
-                    Offset::new(back).max(two).unwrap_or_default()
-                }
-                Start::Beginning | Start::End | Start::Timestamp(_) => {
-                    one.or(two).unwrap_or_default()
-                }
-            };
-            (name, offset.to_wire())
-        })
-        .collect())
-}
-
-async fn bounds(client: &Client, name: &PartitionName) -> Result<(Offset, Offset), ClientError> {
-    let ask = |query| {
-        let queries = [(name.clone(), query)];
-        async move {
-            let offsets = client.offsets(&queries).await?;
-            Ok::<_, ClientError>(offsets.get(name).copied().flatten().unwrap_or_default())
-        }
-    };
-    Ok((
-        ask(OffsetQuery::Earliest).await?,
-        ask(OffsetQuery::Latest).await?,
-    ))
 }
 
 #[cfg(test)]
