@@ -12,6 +12,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use kafka_protocol::messages::{RequestHeader, ResponseHeader};
 use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, Request, StrBytes};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::error::{ClientError, LostCause};
@@ -112,6 +113,8 @@ struct State {
     /// In the order in which the requests went out. At most [`MAX_OUTSTANDING`].
     waiting: VecDeque<Waiting>,
     next_correlation: i32,
+    /// When the last response came, or the first request that waits went out. Means nothing while nothing waits.
+    heard_at: Option<Instant>,
     /// Set once: nothing more goes out or comes in.
     broken: Option<LostCause>,
 }
@@ -159,6 +162,20 @@ impl Lane {
     /// Whether another request can be started now.
     pub(super) fn has_room(&self) -> bool {
         self.shared.lock().waiting.len() < MAX_OUTSTANDING
+    }
+
+    /// Since when requests wait without any response having come. `None` while nothing waits.
+    pub(super) fn silent_since(&self) -> Option<Instant> {
+        let state = self.shared.lock();
+        if state.waiting.is_empty() {
+            return None;
+        }
+        state.heard_at
+    }
+
+    /// Breaks the lane: what waits on it has no known outcome.
+    pub(super) fn give_up(&self, after: Duration) {
+        self.shared.fail(LostCause::Stalled { after });
     }
 
     /// Puts a request behind those started before it, without waiting. `Err` only where the lane is broken or full: the
@@ -233,6 +250,9 @@ impl Lane {
         state.next_correlation = correlation.wrapping_add(1) & i32::MAX;
         frame[CORRELATION_AT..CORRELATION_AT + 4].copy_from_slice(&correlation.to_be_bytes());
         if let Some(respond) = respond {
+            if state.waiting.is_empty() {
+                state.heard_at = Some(Instant::now());
+            }
             state.waiting.push_back(Waiting {
                 correlation,
                 response_header_version,
@@ -391,7 +411,12 @@ async fn read_responses(shared: Arc<Shared>, mut receive: quinn::RecvStream) {
 impl Shared {
     fn deliver(&self, mut frame: Bytes) -> Result<(), LostCause> {
         let malformed = |what: String| LostCause::Malformed { what };
-        let Some(waiting) = self.lock().waiting.pop_front() else {
+        let waiting = {
+            let mut state = self.lock();
+            state.heard_at = Some(Instant::now());
+            state.waiting.pop_front()
+        };
+        let Some(waiting) = waiting else {
             return Err(malformed("no request waits for it".into()));
         };
         let header = ResponseHeader::decode(&mut frame, waiting.response_header_version);

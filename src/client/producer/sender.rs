@@ -31,6 +31,10 @@ use crate::types::{ErrorCode, NodeId, PartitionIndex, ProducerId, TopicName};
 /// `REQUEST_TIMED_OUT` comes in time.
 const ANSWER_GRACE: Duration = Duration::from_secs(1);
 
+/// A node that answers nothing for this long, while requests wait there, may have ceased to lead: another node is asked. A
+/// commit that waits for a slow disk or a far replica may take as long, so this alone gives nothing up.
+const SUSPECT_AFTER: Duration = Duration::from_millis(500);
+
 /// A lane: a node, and a number below [`super::ProducerConfig::lanes`].
 type LaneKey = (NodeId, usize);
 
@@ -40,6 +44,8 @@ pub(super) struct Sender {
     lanes: HashMap<LaneKey, LaneSlot>,
     opening: FuturesUnordered<BoxFuture<'static, (LaneKey, Result<OpenLane, ClientError>)>>,
     requests: FuturesUnordered<BoxFuture<'static, Finished>>,
+    /// How many batches of each partition wait for an answer on each lane.
+    in_flight: HashMap<LaneKey, BTreeMap<PartitionName, usize>>,
     identity: Option<Identity>,
     /// One at most.
     asking_identity: FuturesUnordered<BoxFuture<'static, Result<(ProducerId, i16), ClientError>>>,
@@ -94,6 +100,7 @@ impl Sender {
             lanes: HashMap::new(),
             opening: FuturesUnordered::new(),
             requests: FuturesUnordered::new(),
+            in_flight: HashMap::new(),
             identity: None,
             asking_identity: FuturesUnordered::new(),
             refreshing: FuturesUnordered::new(),
@@ -110,6 +117,8 @@ impl Sender {
             if self.is_done() {
                 break;
             }
+            let suspects = self.silent_lanes(now).next().is_some();
+            self.refresh.wanted |= suspects;
             self.start_asking(now);
             let due = self.next_due(now);
             let shared = self.shared.clone();
@@ -266,6 +275,10 @@ impl Sender {
         match encoded.and_then(|encoded| open.lane.send(encoded)) {
             Ok(in_flight) => {
                 let address = open.address.clone();
+                let partitions = self.in_flight.entry(key).or_default();
+                for batch in &batches {
+                    *partitions.entry(batch.name.clone()).or_default() += 1;
+                }
                 let request = async move {
                     let result = in_flight.response(timeout + ANSWER_GRACE).await;
                     let name = ProduceRequest::NAME;
@@ -295,6 +308,7 @@ impl Sender {
             batches,
             result,
         } = finished;
+        self.forget_in_flight(lane, &batches);
         let mut answers = match result {
             Ok(response) => answers(response),
             Err(error) => {
@@ -329,6 +343,56 @@ impl Sender {
                 })
             });
             self.complete(&batch.name, batch.id, batch.bytes, attempt);
+        }
+    }
+
+    fn forget_in_flight(&mut self, lane: LaneKey, batches: &[Sent]) {
+        let Some(partitions) = self.in_flight.get_mut(&lane) else {
+            return;
+        };
+        for batch in batches {
+            if let Some(count) = partitions.get_mut(&batch.name) {
+                *count -= 1;
+                if *count == 0 {
+                    partitions.remove(&batch.name);
+                }
+            }
+        }
+        if partitions.is_empty() {
+            self.in_flight.remove(&lane);
+        }
+    }
+
+    /// Lanes on which requests wait and nothing was answered for [`SUSPECT_AFTER`], with since when.
+    fn silent_lanes(&self, now: Instant) -> impl Iterator<Item = (LaneKey, Instant)> {
+        self.waiting_lanes()
+            .filter(move |(_, since)| now.saturating_duration_since(*since) >= SUSPECT_AFTER)
+    }
+
+    fn waiting_lanes(&self) -> impl Iterator<Item = (LaneKey, Instant)> {
+        self.lanes.iter().filter_map(|(key, slot)| match slot {
+            LaneSlot::Open(open) => Some((*key, open.lane.silent_since()?)),
+            LaneSlot::Opening => None,
+        })
+    }
+
+    /// Gives up silent lanes whose node leads no longer: a paused or cut-off leader never answers, and its successor does.
+    /// What waited there is sent again, with the same sequence numbers, so that nothing is stored twice.
+    fn give_up_deposed(&mut self, view: &ClusterView, now: Instant) {
+        let deposed: Vec<(LaneKey, Instant)> = self
+            .silent_lanes(now)
+            .filter(|(key, _)| {
+                let mut waiting = self.in_flight.get(key).into_iter().flat_map(BTreeMap::keys);
+                waiting.any(|name| {
+                    view.leader(&name.topic, name.partition)
+                        .is_some_and(|(leader, _, _)| leader != key.0)
+                })
+            })
+            .collect();
+        for (key, since) in deposed {
+            if let Some(LaneSlot::Open(open)) = self.lanes.get(&key) {
+                open.lane.give_up(now.saturating_duration_since(since));
+            }
         }
     }
 
@@ -462,8 +526,9 @@ impl Sender {
 
     fn refreshed(&mut self, result: RefreshResult) {
         match result {
-            Ok((_, failed)) => {
+            Ok((view, failed)) => {
                 self.refresh.wanted = false;
+                self.give_up_deposed(&view, Instant::now());
                 let failed: HashMap<TopicName, ErrorCode> = failed.into_iter().collect();
                 self.for_queues(|name, queue, _| {
                     if let Some(&code) = failed.get(&name.topic) {
@@ -484,6 +549,11 @@ impl Sender {
         let accumulator = lock(&self.shared.accumulator);
         let queues = accumulator.queues.values();
         let due = queues.filter_map(|queue| queue.next_due(now)).min();
+        // One that is suspected already is looked at when the metadata comes.
+        let suspicions = self
+            .waiting_lanes()
+            .map(|(_, since)| since + SUSPECT_AFTER)
+            .filter(|&suspect_at| suspect_at > now);
         let paces = [
             (&self.refresh, self.refreshing.is_empty()),
             (&self.ask, self.asking_identity.is_empty()),
@@ -493,6 +563,7 @@ impl Sender {
             .filter(|(pace, idle)| *idle && pace.wanted)
             .filter_map(|(pace, _)| pace.not_before)
             .chain(due)
+            .chain(suspicions)
             .min()
     }
 }
