@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use quorate::admin::{AdminRequest, NodeStatus, PartitionStatus, ask};
 use quorate::client::{Client, ClientConfig, IdentityDialer, NewTopic};
@@ -23,7 +23,7 @@ use tempfile::TempDir;
 use time::OffsetDateTime;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::{chain, node, topic, until};
+use super::{LOOK_AGAIN, PATIENCE, chain, node, topic, until};
 
 /// Clusters that run at a time: more would starve each other on a small machine.
 static TURNS: Semaphore = Semaphore::const_new(2);
@@ -108,6 +108,23 @@ impl NodeSpec {
             .stderr(log)
             .spawn()
             .unwrap()
+    }
+
+    /// Runs it as long as it runs by itself, which must not be long: how it ended, and what it said.
+    pub async fn run_to_its_end(&self) -> (ExitStatus, String) {
+        let mut child = self.spawn();
+        let begin = Instant::now();
+        loop {
+            if let Some(ended) = child.try_wait().unwrap() {
+                return (ended, self.log_text());
+            }
+            if begin.elapsed() > PATIENCE {
+                child.kill().unwrap();
+                child.wait().unwrap();
+                panic!("node {} runs on: {}", self.id, self.log_text());
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
     }
 
     pub fn log_text(&self) -> String {
@@ -559,7 +576,9 @@ impl Drop for Cluster {
             let _ = child.kill();
             let _ = child.wait();
         }
-        if std::thread::panicking() {
+        let panicked = |spec: &NodeSpec| spec.log_text().contains("panicked at");
+        let nodes_panicked = self.specs.iter().any(panicked);
+        if std::thread::panicking() || nodes_panicked {
             for spec in &self.specs {
                 let text = spec.log_text();
                 let lines: Vec<&str> = text.lines().collect();
@@ -569,6 +588,9 @@ impl Drop for Cluster {
                     eprintln!("{line}");
                 }
             }
+        }
+        if !std::thread::panicking() {
+            assert!(!nodes_panicked, "a node has panicked: see its log above");
         }
     }
 }
