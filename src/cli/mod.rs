@@ -1,7 +1,11 @@
 //! Floor 11: the command line. One file a command; data to standard output, everything else to standard error.
 
 mod cert;
+mod cluster;
 mod completion;
+mod connect;
+mod consume;
+mod delimiter;
 mod demo;
 mod duration;
 mod exit;
@@ -9,7 +13,10 @@ mod log;
 mod logging;
 mod options;
 mod output;
+mod produce;
 mod server;
+mod topic;
+mod unterminated;
 
 use std::ffi::OsString;
 use std::future::Future;
@@ -48,6 +55,10 @@ struct Cli {
 enum Command {
     Demo(demo::DemoArgs),
     Server(server::ServerArgs),
+    Topic(topic::TopicArgs),
+    Produce(Box<produce::ProduceArgs>),
+    Consume(Box<consume::ConsumeArgs>),
+    Cluster(cluster::ClusterArgs),
     Cert(cert::CertArgs),
     Completion(completion::CompletionArgs),
     Log(log::LogArgs),
@@ -80,6 +91,10 @@ fn run(arguments: impl Iterator<Item = OsString>) -> Exit {
     let outcome = match cli.command {
         Command::Demo(args) => demo::run(&cli.options, args),
         Command::Server(args) => server::run(&cli.options, args),
+        Command::Topic(args) => topic::run(&cli.options, args),
+        Command::Produce(args) => produce::run(&cli.options, *args),
+        Command::Consume(args) => consume::run(&cli.options, *args),
+        Command::Cluster(args) => cluster::run(&cli.options, args),
         Command::Cert(args) => cert::run(&cli.options, args),
         Command::Log(args) => log::run(&cli.options, args),
         Command::Completion(args) => completion::run(args, Cli::command()),

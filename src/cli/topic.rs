@@ -1,0 +1,297 @@
+//! `quorate topic`: make, show, change and delete topics.
+
+use std::collections::BTreeMap;
+
+use clap::{Args, Subcommand};
+use serde::Serialize;
+
+use super::connect::{self, failed};
+use super::{Exit, GlobalOptions, Table, block_on, note, print_json};
+use crate::client::{
+    Admin, AlterConfig, ClientError, ConfigEntry, ConfigResource, ConfigSource, NewTopic, TopicView,
+};
+use crate::types::{ErrorCode, NodeId, TopicName};
+
+/// Make, show, change and delete topics
+#[derive(Args, Debug)]
+pub(super) struct TopicArgs {
+    #[command(subcommand)]
+    command: TopicCommand,
+}
+
+#[derive(Subcommand, Debug)]
+enum TopicCommand {
+    /// Make a topic
+    Create {
+        #[arg(value_name = "TOPIC")]
+        name: TopicName,
+        /// How many partitions [default: 1]
+        #[arg(long, short = 'p', value_name = "N")]
+        partitions: Option<u32>,
+        /// How many nodes hold each partition [default: 3, or as many nodes as there are]
+        #[arg(long, short = 'r', value_name = "N")]
+        replication_factor: Option<u16>,
+        /// A setting of the topic, such as retention.ms=3600000; may be repeated
+        #[arg(long = "config", short = 'c', value_name = "NAME=VALUE", value_parser = name_value)]
+        configs: Vec<(String, String)>,
+        /// Be content with a topic that is there already, whatever its settings
+        #[arg(long)]
+        if_not_exists: bool,
+    },
+    /// Show all topics
+    List,
+    /// Show partitions and settings of some topics, or of all
+    Describe {
+        #[arg(value_name = "TOPIC")]
+        names: Vec<TopicName>,
+    },
+    /// Add partitions to a topic, or change its settings
+    Alter {
+        #[arg(value_name = "TOPIC")]
+        name: TopicName,
+        /// How many partitions it is to have in all; never fewer than it has
+        #[arg(long, short = 'p', value_name = "N")]
+        partitions: Option<u32>,
+        /// A setting of the topic; may be repeated
+        #[arg(long = "config", short = 'c', value_name = "NAME=VALUE", value_parser = name_value)]
+        configs: Vec<(String, String)>,
+        /// A setting to put back to its default; may be repeated
+        #[arg(long = "delete-config", value_name = "NAME")]
+        deleted: Vec<String>,
+    },
+    /// Delete topics and every record in them
+    Delete {
+        #[arg(value_name = "TOPIC", required = true)]
+        names: Vec<TopicName>,
+    },
+}
+
+#[derive(Serialize)]
+struct TopicSummary {
+    topic: TopicName,
+    id: Option<String>,
+    partitions: usize,
+    replication_factor: usize,
+}
+
+#[derive(Serialize)]
+struct TopicDetail {
+    topic: TopicName,
+    id: Option<String>,
+    partitions: Vec<PartitionDetail>,
+    configs: BTreeMap<String, String>,
+}
+
+#[derive(Serialize)]
+struct PartitionDetail {
+    partition: u32,
+    leader: Option<NodeId>,
+    leader_epoch: i32,
+    replicas: Vec<NodeId>,
+    isr: Vec<NodeId>,
+}
+
+/// `NAME=VALUE`.
+fn name_value(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("write NAME=VALUE".to_owned()),
+    }
+}
+
+pub(super) fn run(options: &GlobalOptions, args: TopicArgs) -> anyhow::Result<Exit> {
+    block_on(async {
+        let client = connect::client(options).await?;
+        let done = command(options, &client.admin(), args.command).await;
+        client.close();
+        done
+    })
+}
+
+async fn command(
+    options: &GlobalOptions,
+    admin: &Admin,
+    command: TopicCommand,
+) -> anyhow::Result<Exit> {
+    match command {
+        TopicCommand::Create {
+            name,
+            partitions,
+            replication_factor,
+            configs,
+            if_not_exists,
+        } => {
+            let mut topic = NewTopic::new(name.clone());
+            topic.partitions = partitions;
+            topic.replication_factor = replication_factor;
+            topic.configs = configs.into_iter().collect();
+            match admin.create_topic(&topic, false).await {
+                Ok(_) => note(&format!("Created topic {name}")),
+                Err(error) if if_not_exists && exists(&error) => {
+                    note(&format!("Topic {name} is there already"));
+                }
+                Err(error) => return Err(failed(error)),
+            }
+        }
+        TopicCommand::List => list(options, admin).await?,
+        TopicCommand::Describe { names } => describe(options, admin, &names).await?,
+        TopicCommand::Alter {
+            name,
+            partitions,
+            configs,
+            deleted,
+        } => {
+            if let Some(count) = partitions {
+                admin
+                    .create_partitions(&name, count)
+                    .await
+                    .map_err(failed)?;
+                note(&format!("Topic {name} has {count} partitions"));
+            }
+            let changes: Vec<AlterConfig> = configs
+                .into_iter()
+                .map(|(name, value)| AlterConfig::Set { name, value })
+                .chain(deleted.into_iter().map(|name| AlterConfig::Delete { name }))
+                .collect();
+            if !changes.is_empty() {
+                let resource = ConfigResource::Topic(name.clone());
+                admin
+                    .alter_configs(&resource, &changes, false)
+                    .await
+                    .map_err(failed)?;
+                note(&format!("Changed the settings of topic {name}"));
+            }
+        }
+        TopicCommand::Delete { names } => {
+            for name in names {
+                admin.delete_topic(&name).await.map_err(failed)?;
+                note(&format!("Deleted topic {name}"));
+            }
+        }
+    }
+    Ok(Exit::Ok)
+}
+
+fn exists(error: &ClientError) -> bool {
+    error.error_code() == Some(ErrorCode::TopicAlreadyExists)
+}
+
+async fn list(options: &GlobalOptions, admin: &Admin) -> anyhow::Result<()> {
+    let mut topics = admin.list_topics().await.map_err(failed)?;
+    topics.sort_by(|a, b| a.name.cmp(&b.name));
+    let mut table = Table::new(["TOPIC", "PARTITIONS", "REPLICAS"]);
+    for topic in &topics {
+        let summary = TopicSummary {
+            topic: topic.name.clone(),
+            id: topic.id.map(|id| id.to_string()),
+            partitions: topic.partitions.len(),
+            replication_factor: replication_factor(topic),
+        };
+        if options.json() {
+            print_json(&summary)?;
+        } else {
+            table.row([
+                summary.topic.to_string(),
+                summary.partitions.to_string(),
+                summary.replication_factor.to_string(),
+            ]);
+        }
+    }
+    if !options.json() {
+        table.print()?;
+    }
+    Ok(())
+}
+
+fn replication_factor(topic: &TopicView) -> usize {
+    let counts = topic.partitions.iter().map(|p| p.replicas.len());
+    counts.max().unwrap_or_default()
+}
+
+async fn describe(
+    options: &GlobalOptions,
+    admin: &Admin,
+    names: &[TopicName],
+) -> anyhow::Result<()> {
+    let mut topics = if names.is_empty() {
+        admin.list_topics().await.map_err(failed)?
+    } else {
+        admin.describe_topics(names).await.map_err(failed)?
+    };
+    topics.sort_by(|a, b| a.name.cmp(&b.name));
+    for (i, topic) in topics.iter().enumerate() {
+        let resource = ConfigResource::Topic(topic.name.clone());
+        let configs = admin.describe_configs(&resource).await.map_err(failed)?;
+        if options.json() {
+            print_json(&detail(topic, &configs))?;
+            continue;
+        }
+        if i > 0 {
+            super::print_line("")?;
+        }
+        print_topic(topic, &configs)?;
+    }
+    Ok(())
+}
+
+fn detail(topic: &TopicView, configs: &[ConfigEntry]) -> TopicDetail {
+    TopicDetail {
+        topic: topic.name.clone(),
+        id: topic.id.map(|id| id.to_string()),
+        partitions: topic
+            .partitions
+            .iter()
+            .map(|partition| PartitionDetail {
+                partition: partition.partition.0,
+                leader: partition.leader,
+                leader_epoch: partition.leader_epoch,
+                replicas: partition.replicas.clone(),
+                isr: partition.isr.clone(),
+            })
+            .collect(),
+        configs: configs
+            .iter()
+            .map(|entry| (entry.name.clone(), entry.value.clone().unwrap_or_default()))
+            .collect(),
+    }
+}
+
+fn print_topic(topic: &TopicView, configs: &[ConfigEntry]) -> anyhow::Result<()> {
+    let id = topic
+        .id
+        .map_or_else(String::new, |id| format!(" (id {id})"));
+    super::print_line(&format!("Topic {}{id}", topic.name))?;
+    let set: Vec<String> = configs
+        .iter()
+        .filter(|entry| entry.source == ConfigSource::Topic)
+        .map(|entry| {
+            format!(
+                "{}={}",
+                entry.name,
+                entry.value.as_deref().unwrap_or_default()
+            )
+        })
+        .collect();
+    if !set.is_empty() {
+        super::print_line(&format!("Settings: {}", set.join(" ")))?;
+    }
+    let mut table = Table::new(["PARTITION", "LEADER", "EPOCH", "REPLICAS", "IN SYNC"]);
+    for partition in &topic.partitions {
+        table.row([
+            partition.partition.to_string(),
+            partition
+                .leader
+                .map_or_else(|| "none".to_owned(), |leader| leader.to_string()),
+            partition.leader_epoch.to_string(),
+            nodes(&partition.replicas),
+            nodes(&partition.isr),
+        ]);
+    }
+    table.print()
+}
+
+/// `1,2,3`.
+pub(super) fn nodes(nodes: &[NodeId]) -> String {
+    let texts: Vec<String> = nodes.iter().map(ToString::to_string).collect();
+    texts.join(",")
+}
