@@ -122,16 +122,22 @@ async fn a_data_directory_of_another_node_is_left_alone() {
 #[tokio::test]
 async fn a_node_of_another_cluster_stops_and_changes_nothing_there() {
     let mut cluster = Cluster::of(3).await;
+    let first = cluster.status(node(3)).await.unwrap().cluster;
     for id in cluster.ids() {
         assert_eq!(cluster.stop(id).await.code(), Some(0));
     }
-    // Nodes 1 and 2 found a cluster anew; node 3 comes with what it had in the old one.
+    // The nodes found a cluster anew; then node 3 comes with what it had in the old one.
+    let kept = cluster.dir().join("kept");
+    fs::rename(&cluster.spec(node(3)).data_dir, &kept).unwrap();
     for id in [node(1), node(2)] {
         fs::remove_dir_all(&cluster.spec(id).data_dir).unwrap();
-        cluster.spawn(id);
     }
-    cluster.until_healthy().await;
+    cluster.start_all().await;
+    cluster.kill(node(3));
+    fs::remove_dir_all(&cluster.spec(node(3)).data_dir).unwrap();
+    fs::rename(&kept, &cluster.spec(node(3)).data_dir).unwrap();
     let founded = cluster.status(node(1)).await.unwrap().cluster;
+    assert_ne!(founded, first);
     let stranger = cluster.spec(node(3)).clone();
     let (ended, said) = stranger.run_to_its_end().await;
     assert!(
@@ -157,7 +163,7 @@ async fn a_directory_that_cannot_be_written_is_named() {
             ..cluster.specs[0].clone()
         };
         let path = path.display().to_string();
-        check_refused(&spec, &["cannot", &path, "--data-dir"]).await;
+        check_refused(&spec, &["cannot", &path, "choose another --data-dir"]).await;
     }
     assert_eq!(fs::read(&file).unwrap(), b"in the way");
 }
