@@ -395,6 +395,9 @@ struct Tally {
     acknowledged: u64,
     bytes: u64,
     ack_us: Option<Histogram<u64>>,
+    last_ack: Option<Instant>,
+    /// The longest time between two acknowledgements.
+    longest_gap: Duration,
     /// By cause: which records, as ranges of numbers.
     lost: BTreeMap<String, Vec<(u64, u64)>>,
     /// Lost for a cause beyond [`MAX_CAUSES`].
@@ -408,6 +411,8 @@ async fn count(mut deliveries: mpsc::Receiver<HandedOver>, progress: ProgressBar
         bytes: 0,
         // 1 µs to 10 min at three digits.
         ack_us: Histogram::new_with_bounds(1, 600_000_000, 3).ok(),
+        last_ack: None,
+        longest_gap: Duration::ZERO,
         lost: BTreeMap::new(),
         otherwise: 0,
     };
@@ -439,6 +444,10 @@ impl Tally {
     fn acknowledge(&mut self, bytes: usize, after: Duration) {
         self.acknowledged += 1;
         self.bytes += bytes as u64;
+        let now = Instant::now();
+        if let Some(last) = self.last_ack.replace(now) {
+            self.longest_gap = self.longest_gap.max(now - last);
+        }
         if let Some(histogram) = &mut self.ack_us {
             histogram.saturating_record(u64::try_from(after.as_micros()).unwrap_or(u64::MAX));
         }
@@ -476,9 +485,10 @@ impl Tally {
             .filter(|histogram| !histogram.is_empty())
         {
             text.push_str(&format!(
-                "; ack p50 {:.1} ms, p99 {:.1} ms",
+                "; ack p50 {:.1} ms, p99 {:.1} ms, longest gap {:.0} ms",
                 histogram.value_at_quantile(0.5) as f64 / 1e3,
                 histogram.value_at_quantile(0.99) as f64 / 1e3,
+                self.longest_gap.as_secs_f64() * 1e3,
             ));
         }
         note(&text);
