@@ -1,5 +1,10 @@
 //! The demo as a stranger runs it: the built program, in a folder, for some seconds.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on has failed, in its helpers as well"
+)]
+
 use std::collections::HashSet;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
