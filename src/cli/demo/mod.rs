@@ -190,7 +190,9 @@ async fn play(
             () = signals.once() => break None,
             () = &mut end => break None,
             _ = refresh.tick() => {
-                processes.look();
+                if processes.look() && let Err(error) = folder.write_nodes(&processes.pids()) {
+                    break Some(error);
+                }
                 let window = workload.window();
                 if let Err(error) = screen.show(begun.elapsed(), &window, &watchers, processes, &args.topic) {
                     break Some(error);

@@ -76,9 +76,12 @@ impl Processes {
         Ok(processes)
     }
 
-    /// Of the processes that the demo started, in the order of the nodes.
+    /// Of the processes that run the nodes now, or ran them last, in the order of the nodes.
     pub(super) fn pids(&self) -> Vec<u32> {
-        self.nodes.iter().map(|node| node.pid).collect()
+        self.nodes
+            .iter()
+            .map(|node| node.running().unwrap_or(node.pid))
+            .collect()
     }
 
     /// What each node's process is doing, as of the last [`Processes::look`].
@@ -86,11 +89,13 @@ impl Processes {
         self.nodes.iter().map(|node| (node.plan.id, node.state))
     }
 
-    /// Sees which processes have ended, and which nodes were started again.
-    pub(super) fn look(&mut self) {
+    /// Sees which processes have ended, and which nodes were started again. Returns whether any pid is another one.
+    pub(super) fn look(&mut self) -> bool {
+        let before = self.pids();
         for node in &mut self.nodes {
             node.look();
         }
+        before != self.pids()
     }
 
     /// Fails with the end of its log if a node has ended.

@@ -36,8 +36,8 @@ pub(super) struct Screen {
 /// The lines that are redrawn.
 struct Live {
     lines: [ProgressBar; 3],
-    // Draws nothing by itself, but the lines draw through it.
-    _together: MultiProgress,
+    together: MultiProgress,
+    texts: [String; 3],
 }
 
 impl Screen {
@@ -114,19 +114,22 @@ impl Screen {
         self.say(&self.bold("In another terminal:"))?;
         self.say(&format!("  . {}", shell_word(&folder.client_env())))?;
         self.say(&format!("  echo hello | {program} produce {topic}"))?;
-        self.say(&format!("  {program} consume {topic} -o -5 -e"))?;
+        self.say(&format!("  {program} consume {topic} -o -5 -c 5"))?;
         self.say(&format!("  {program} cluster status"))?;
-        self.say(&format!("  kcat -b {servers} -t {topic} -C -o -5 -e -q"))?;
+        self.say(&format!("  kcat -b {servers} -t {topic} -C -o -5 -c 5 -q"))?;
         if let [_, .., node] = nodes
             && let Some(pid) = pids.last()
         {
             self.say("")?;
             self.say(&self.bold("Break something, and mend it:"))?;
             self.say(&format!(
-                "  kill -9 {pid}    # node {} is gone, and what follows it is read on: the others carry on",
+                "  kill -9 {pid}    # node {} dies, and the others carry on",
                 node.id
             ))?;
-            self.say(&format!("  sh {}", shell_word(&node.start_script)))?;
+            self.say(&format!(
+                "  sh {}    # it comes back and catches up",
+                shell_word(&node.start_script)
+            ))?;
         }
         self.say("")?;
         let stays = if folder.is_kept() {
@@ -163,16 +166,21 @@ impl Screen {
                 plain(&nodes)
             ));
         }
-        let live = match self.live.take() {
+        let mut live = match self.live.take() {
             Some(live) => live,
             None => Live::new(self.json)?,
         };
-        live.lines[0].set_message(format!(
-            "{} {headline}",
-            self.bold(&format!("{:>5}", clock(elapsed)))
-        ));
-        live.lines[1].set_message(format!("      links {}", self.cells(&links)));
-        live.lines[2].set_message(format!("      nodes {}  {isr}", self.cells(&nodes)));
+        live.texts = [
+            format!(
+                "{} {headline}",
+                self.bold(&format!("{:>5}", clock(elapsed)))
+            ),
+            format!("      links {}", self.cells(&links)),
+            format!("      nodes {}  {isr}", self.cells(&nodes)),
+        ];
+        for (line, text) in live.lines.iter().zip(&live.texts) {
+            line.set_message(text.clone());
+        }
         self.live = Some(live);
         Ok(())
     }
@@ -180,8 +188,10 @@ impl Screen {
     /// Leaves the live view as it is, for other lines to follow.
     pub(super) fn end_live(&mut self) {
         if let Some(live) = self.live.take() {
-            for line in &live.lines {
-                line.abandon();
+            // A terminal that has gone away shows nothing in any case.
+            let _ = live.together.clear();
+            for text in &live.texts {
+                let _ = self.say(text);
             }
         }
     }
@@ -241,7 +251,8 @@ impl Live {
         });
         Ok(Live {
             lines,
-            _together: together,
+            together,
+            texts: Default::default(),
         })
     }
 }

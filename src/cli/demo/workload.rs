@@ -196,12 +196,7 @@ struct Feeder {
 
 impl Feeder {
     async fn run(mut self) {
-        let stop = self.stop.clone();
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => {}
-            () = self.feed() => {}
-        }
+        self.feed().await;
         let abandon = self.abandon.clone();
         tokio::select! {
             biased;
@@ -221,6 +216,9 @@ impl Feeder {
         // Counts what was sent, and what never will be because it is in arrears.
         let mut passed: u64 = 0;
         loop {
+            if self.stop.is_cancelled() {
+                return;
+            }
             if self.load.rate > 0 {
                 tick.tick().await;
             }
@@ -230,7 +228,7 @@ impl Feeder {
             };
             let arrears = per(self.load.rate, MOST_ARREARS).max(1);
             passed = passed.max(due.saturating_sub(arrears));
-            while passed < due {
+            while passed < due && !self.stop.is_cancelled() {
                 passed += 1;
                 self.send(number).await;
                 number += 1;
@@ -245,12 +243,25 @@ impl Feeder {
         );
         record.key = Some(Bytes::from(format!("key-{}", number % KEYS)));
         let handed_over = Instant::now();
-        match self.producer.send(record).await {
+        let handing_over = tokio::select! {
+            biased;
+            // It has not been taken, and never will be.
+            () = self.stop.cancelled() => return,
+            taken = self.producer.send(record) => taken,
+        };
+        // From here on nothing may break this off, or a record would be lost to the count.
+        match handing_over {
             Ok(delivery) => {
                 self.shared.lock().total.produced += 1;
                 let counter = self.counter(delivery.partition());
-                // Closed only where the runtime shuts down.
-                let _ = counter.send((delivery, handed_over)).await;
+                let counted = tokio::select! {
+                    biased;
+                    counted = counter.send((delivery, handed_over)) => counted.is_ok(),
+                    () = self.abandon.cancelled() => false,
+                };
+                if !counted {
+                    self.shared.lock().total.failed += 1;
+                }
             }
             Err(error) => {
                 {
