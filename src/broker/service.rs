@@ -254,7 +254,7 @@ impl Service for Broker {
     }
 
     async fn allocate_producer_id(&self, deadline: Instant) -> Result<ProducerId, ErrorCode> {
-        self.producer_ids.next(&self.controller, deadline).await
+        self.producer_ids.next(deadline).await
     }
 }
 
