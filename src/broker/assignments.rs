@@ -31,6 +31,8 @@ pub(super) struct Assignments {
     /// Partitions that could not be opened. They stay shut until the process starts again: an operator has to look.
     unopened: BTreeSet<TopicPartition>,
     links: BTreeMap<NodeId, Link>,
+    /// Whether logs that were left behind have been removed.
+    tidied: bool,
     next_session: u64,
 }
 
@@ -62,6 +64,7 @@ impl Assignments {
             open: HashMap::new(),
             unopened: BTreeSet::new(),
             links: BTreeMap::new(),
+            tidied: false,
             next_session: SESSIONS_PER_PARTITION,
         }
     }
@@ -88,6 +91,7 @@ impl Assignments {
 
     async fn apply(&mut self, image: &ClusterImage) {
         self.drop_unassigned(image).await;
+        self.tidy_up(image).await;
         self.link_leaders(image);
         for topic in image.topics() {
             let config = self.log_config(topic);
@@ -252,18 +256,53 @@ impl Assignments {
                     let _ = released.await;
                 }
             }
-            let data_dir = self.data_dir.clone();
-            let removed = tokio::task::spawn_blocking(move || data_dir.delete_partition(id)).await;
-            match removed {
-                Ok(Ok(())) => tracing::info!(partition = %id, "partition removed"),
-                Ok(Err(error)) => {
-                    tracing::error!(partition = %id, cause = %error, "cannot remove the partition's log");
-                }
-                Err(error) => {
-                    tracing::error!(partition = %id, cause = %error, "cannot remove the partition's log");
-                }
+            self.remove_log(id).await;
+        }
+    }
+
+    /// Removes logs of partitions that were deleted, or moved away, while this node was not running: it never opened them.
+    ///
+    /// Only metadata that shows this very process registered is as new as everything that was committed before it began;
+    /// by an older image a log could be taken for one that nobody needs.
+    async fn tidy_up(&mut self, image: &ClusterImage) {
+        let me = self.shared.me;
+        if self.tidied || image.registered(me.node) != Some(me) {
+            return;
+        }
+        self.tidied = true;
+        let data_dir = self.data_dir.clone();
+        let found = tokio::task::spawn_blocking(move || data_dir.partitions()).await;
+        let found = match found {
+            Ok(Ok(found)) => found,
+            Ok(Err(error)) => {
+                tracing::error!(cause = %error, "cannot look for logs that were left behind");
+                return;
+            }
+            Err(_) => return,
+        };
+        for (id, topic) in found {
+            let assigned = image
+                .partition(id)
+                .is_some_and(|state| state.replicas.contains(&me.node));
+            if !assigned {
+                tracing::info!(partition = %id, %topic, "the partition left this node while it was not running");
+                self.remove_log(id).await;
             }
         }
+    }
+
+    async fn remove_log(&self, id: TopicPartition) {
+        let data_dir = self.data_dir.clone();
+        let removed = tokio::task::spawn_blocking(move || data_dir.delete_partition(id)).await;
+        let cause = match removed {
+            Ok(Ok(())) => {
+                tracing::info!(partition = %id, "partition removed");
+                return;
+            }
+            Ok(Err(error)) => error.to_string(),
+            Err(error) => error.to_string(),
+        };
+        tracing::error!(partition = %id, cause, "cannot remove the partition's log");
     }
 
     /// Keeps a connection to each node that leads a partition of this node's, and to no other.

@@ -3,6 +3,7 @@
 use super::Partition;
 use crate::record::Batch;
 use crate::replication::{BatchSequence, ProducerBatch, ProducerStates};
+use crate::types::Offset;
 use crate::wal::Frame;
 
 /// What the core has to know of a batch; `None` for numbers that no checked batch has.
@@ -41,6 +42,9 @@ impl Partition {
     /// Rebuilds what is known of producers from the log (invariant 11).
     pub(super) fn replay_producers(&mut self) {
         let mut producers = ProducerStates::new();
+        if self.log.start().offset > Offset::ZERO {
+            producers.handle_log_cut_in_front();
+        }
         for frame in self.log.frames(self.log.start()) {
             match frame {
                 Ok(frame) => remember_producer(&mut producers, &frame),

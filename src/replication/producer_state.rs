@@ -50,6 +50,8 @@ pub enum SequenceCheck {
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct ProducerStates {
     producers: BTreeMap<ProducerId, ProducerState>,
+    /// Whether something may be missing: the log no longer begins at its first record, or a producer was forgotten.
+    incomplete: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,8 +77,13 @@ impl ProducerStates {
     /// Whether `batch` may be appended now.
     pub fn check(&self, batch: BatchSequence) -> SequenceCheck {
         let Some(state) = self.producers.get(&batch.producer) else {
-            // A producer that this log has no record of, or has forgotten: any first number is taken, as Kafka does.
-            return SequenceCheck::InOrder;
+            if batch.base_sequence == 0 || self.incomplete {
+                // New here, or forgotten: then any number has to be taken for the next one, as Kafka does.
+                return SequenceCheck::InOrder;
+            }
+            // Batches that were sent before it, to a node that did not lead yet, are still to come. To take this one now
+            // would refuse them for good.
+            return SequenceCheck::Refused(ErrorCode::OutOfOrderSequenceNumber);
         };
         if batch.producer_epoch < state.epoch {
             return SequenceCheck::Refused(ErrorCode::InvalidProducerEpoch);
@@ -132,9 +139,9 @@ impl ProducerStates {
         }
     }
 
-    /// Forgets everything: the caller replays the log, or what is left of it.
-    pub fn clear(&mut self) {
-        self.producers.clear();
+    /// The log that is replayed no longer begins at its first record.
+    pub fn handle_log_cut_in_front(&mut self) {
+        self.incomplete = true;
     }
 
     pub fn len(&self) -> usize {
@@ -146,6 +153,7 @@ impl ProducerStates {
     }
 
     fn forget_most_silent(&mut self) {
+        self.incomplete = true;
         let last_end = |state: &ProducerState| state.batches.back().map(|batch| batch.end);
         let most_silent = self
             .producers
@@ -203,6 +211,18 @@ mod tests {
                 SequenceCheck::Refused(ErrorCode::OutOfOrderSequenceNumber)
             );
         }
+    }
+
+    #[test]
+    fn a_first_batch_waits_for_those_before_it_unless_they_may_be_forgotten() {
+        let mut states = ProducerStates::new();
+        assert_eq!(
+            states.check(batch(0, 2, 2)),
+            SequenceCheck::Refused(ErrorCode::OutOfOrderSequenceNumber)
+        );
+        assert_eq!(states.check(batch(0, 0, 2)), SequenceCheck::InOrder);
+        states.handle_log_cut_in_front();
+        assert_eq!(states.check(batch(0, 2, 2)), SequenceCheck::InOrder);
     }
 
     #[test]
