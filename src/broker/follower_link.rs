@@ -297,14 +297,7 @@ async fn handle_control(
         }
         _ => return Err("the follower sent a message that only leaders send".to_owned()),
     };
-    let Some((_, shard)) = shared.shard_of(id) else {
-        return Err("this node is stopping".to_owned());
-    };
-    shard
-        .mailbox
-        .send(event)
-        .await
-        .map_err(|_| "this node is stopping".to_owned())
+    shared.deliver(id, event).await
 }
 
 /// Sorts acks by owner thread and hands them over.

@@ -329,23 +329,7 @@ async fn handle_control(
         },
         _ => return Ok(()),
     };
-    deliver(shared, id, event).await
-}
-
-/// Hands an event to a partition's owner, waiting for room in its mailbox.
-async fn deliver(
-    shared: &Shared,
-    id: crate::types::TopicPartition,
-    event: Event,
-) -> Result<(), String> {
-    let Some((_, shard)) = shared.shard_of(id) else {
-        return Err("this node is stopping".to_owned());
-    };
-    shard
-        .mailbox
-        .send(event)
-        .await
-        .map_err(|_| "this node is stopping".to_owned())
+    shared.deliver(id, event).await
 }
 
 /// Reads one lane: decodes and checks frames here, on the network's threads, so that the owner only appends them.
@@ -392,7 +376,7 @@ async fn read_lane(
                         id,
                         answer: Box::new(answer),
                     };
-                    if let Err(cause) = deliver(shared, id, event).await {
+                    if let Err(cause) = shared.deliver(id, event).await {
                         return cause;
                     }
                     continue;
@@ -414,7 +398,7 @@ async fn read_lane(
                 frames,
                 budget: Some(permit),
             }));
-            if let Err(cause) = deliver(shared, id, event).await {
+            if let Err(cause) = shared.deliver(id, event).await {
                 return cause;
             }
         }

@@ -80,7 +80,7 @@ pub struct Broker {
     options: BrokerOptions,
     shared: Arc<Shared>,
     controller: Controller,
-    producer_ids: ProducerIds,
+    producer_ids: Arc<ProducerIds>,
     tasks: TaskTracker,
 }
 
@@ -119,11 +119,20 @@ impl Starting {
         );
         tasks.spawn(assignments.follow(controller.image()));
         tasks.spawn(checkpoint(shared.clone(), options.data_dir.clone()));
+        let producer_ids = Arc::new(ProducerIds::default());
+        tasks.spawn({
+            let (ids, controller, stop) = (
+                producer_ids.clone(),
+                controller.clone(),
+                shared.stopping.clone(),
+            );
+            async move { ids.keep_stocked(&controller, stop).await }
+        });
         Arc::new(Broker {
             options,
             shared,
             controller,
-            producer_ids: ProducerIds::default(),
+            producer_ids,
             tasks,
         })
     }

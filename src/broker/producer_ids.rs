@@ -1,66 +1,117 @@
-//! Producer ids, fetched from the controller in blocks.
+//! Producer ids, reserved at the controller in blocks.
 
-use std::sync::{Mutex, PoisonError};
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::controller::Controller;
 use crate::types::{ErrorCode, ProducerId};
 
 /// Ids of one block. What is left of it when the process ends is never used.
 const BLOCK: u32 = 1000;
+/// Blocks that are kept in stock, so that new producers are served while the controllers have no quorum.
+const STOCK: usize = 2;
+const RESERVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// The first pause after a reservation that failed; it doubles up to [`MAX_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const MAX_PAUSE: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Default)]
 pub(super) struct ProducerIds {
-    /// The next id and how many are left.
-    block: Mutex<Option<(ProducerId, u32)>>,
-    /// Held while a block is fetched, so that many producers at once ask for one.
-    fetching: tokio::sync::Mutex<()>,
+    /// The next id of each block, and how many it has left: at least 1. At most [`STOCK`].
+    blocks: Mutex<VecDeque<(ProducerId, u32)>>,
+    used: Notify,
+    stocked: Notify,
 }
 
 impl ProducerIds {
-    /// An id that no producer ever had.
-    pub(super) async fn next(
-        &self,
-        controller: &Controller,
-        deadline: Instant,
-    ) -> Result<ProducerId, ErrorCode> {
-        if let Some(id) = self.take() {
-            return Ok(id);
-        }
-        let fetch = async {
-            let _one_at_a_time = self.fetching.lock().await;
+    /// An id that no producer ever had; waits for the stock until the deadline.
+    pub(super) async fn next(&self, deadline: Instant) -> Result<ProducerId, ErrorCode> {
+        loop {
+            // Made before the look, so that a block that comes in between is noticed.
+            let stocked = self.stocked.notified();
             if let Some(id) = self.take() {
                 return Ok(id);
             }
-            let timeout = deadline.saturating_duration_since(Instant::now());
-            let (first, count) = controller
-                .allocate_producer_ids(BLOCK, timeout.max(Duration::from_millis(1)))
-                .await
-                .map_err(|error| {
-                    tracing::warn!(cause = %error, "cannot reserve producer ids");
-                    // Kafka's word for "the coordinator cannot say now": producers try again.
-                    ErrorCode::CoordinatorNotAvailable
-                })?;
-            *self.lock() = Some((first, count));
-            self.take().ok_or(ErrorCode::UnknownServerError)
-        };
-        match tokio::time::timeout_at(deadline, fetch).await {
-            Ok(result) => result,
-            Err(_) => Err(ErrorCode::RequestTimedOut),
+            if tokio::time::timeout_at(deadline, stocked).await.is_err() {
+                // Kafka's word for "nobody can say now": producers try again.
+                return Err(ErrorCode::CoordinatorNotAvailable);
+            }
+        }
+    }
+
+    /// Reserves blocks whenever the stock is not full, until `stop`.
+    pub(super) async fn keep_stocked(&self, controller: &Controller, stop: CancellationToken) {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            while self.lock().len() >= STOCK {
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    () = self.used.notified() => {}
+                }
+            }
+            let reserved = tokio::select! {
+                () = stop.cancelled() => return,
+                reserved = controller.allocate_producer_ids(BLOCK, RESERVE_TIMEOUT) => reserved,
+            };
+            match reserved {
+                Ok(block) => {
+                    self.lock().push_back(block);
+                    self.stocked.notify_waiters();
+                    pause = FIRST_PAUSE;
+                }
+                Err(error) => {
+                    tracing::debug!(cause = %error, "cannot reserve producer ids");
+                    // Half of the pause is drawn at random, so that nodes do not ask in step.
+                    let jittered = pause.mul_f64(0.5 + rand::random::<f64>() / 2.0);
+                    pause = (pause * 2).min(MAX_PAUSE);
+                    tokio::select! {
+                        () = stop.cancelled() => return,
+                        () = tokio::time::sleep(jittered) => {}
+                    }
+                }
+            }
         }
     }
 
     fn take(&self) -> Option<ProducerId> {
-        let mut block = self.lock();
-        let (next, left) = (*block)?;
-        let rest = left.checked_sub(1)?;
-        *block = ProducerId::new(next.get().checked_add(1)?).map(|following| (following, rest));
-        Some(next)
+        let mut blocks = self.lock();
+        let (id, left) = blocks.pop_front()?;
+        let following = id.get().checked_add(1).and_then(ProducerId::new);
+        match following {
+            Some(following) if left > 1 => blocks.push_front((following, left - 1)),
+            _ => self.used.notify_one(),
+        }
+        Some(id)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<(ProducerId, u32)>> {
-        self.block.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, VecDeque<(ProducerId, u32)>> {
+        // Every change is one push or pop, so a panic elsewhere leaves nothing half done.
+        self.blocks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn ids_are_given_out_once_and_a_block_ends() {
+        let ids = ProducerIds::default();
+        let id = |id| ProducerId::new(id).unwrap();
+        ids.lock().push_back((id(10), 2));
+        ids.lock().push_back((id(40), 1));
+        let soon = Instant::now() + Duration::from_millis(10);
+        for expected in [10, 11, 40] {
+            assert_eq!(ids.next(soon).await, Ok(id(expected)));
+        }
+        assert_eq!(
+            ids.next(soon).await,
+            Err(ErrorCode::CoordinatorNotAvailable)
+        );
     }
 }

@@ -9,7 +9,7 @@ use super::Broker;
 use super::event::{Event, ProduceEvent};
 use super::shared::PartitionHandle;
 use crate::kafka::{
-    self, CreatedTopic, FetchPartition, FetchRefusal, FetchedRecords, ListedOffset, NodeSetting,
+    CreatedTopic, FetchPartition, FetchRefusal, FetchedRecords, ListedOffset, NodeSetting,
     OffsetSpec, Produce, ProduceReply, Refusal, Service, produce_replied,
 };
 use crate::metadata::{
@@ -17,7 +17,6 @@ use crate::metadata::{
 };
 use crate::partition::PartitionView;
 use crate::record::{BatchHeader, TimestampType};
-use crate::replication::Acks;
 use crate::storage::ReadError;
 use crate::types::{ErrorCode, LeaderEpoch, NodeId, Offset, ProducerId, TopicId, TopicPartition};
 
@@ -91,11 +90,7 @@ impl Service for Broker {
         let event = Event::Produce(Box::new(ProduceEvent {
             id,
             batch,
-            acks: match produce.acks {
-                kafka::Acks::None => Acks::None,
-                kafka::Acks::Leader => Acks::Leader,
-                kafka::Acks::All => Acks::All,
-            },
+            acks: produce.acks,
             deadline: self.shared.clock.at(produce.deadline.into_std()),
             reply,
         }));
@@ -254,7 +249,7 @@ impl Service for Broker {
     }
 
     async fn allocate_producer_id(&self, deadline: Instant) -> Result<ProducerId, ErrorCode> {
-        self.producer_ids.next(&self.controller, deadline).await
+        self.producer_ids.next(deadline).await
     }
 }
 

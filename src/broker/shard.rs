@@ -16,7 +16,9 @@ use super::inbox::Inbox;
 use super::leader_channel::LeaderChannel;
 use super::shared::Shared;
 use crate::kafka::ProduceOutcome;
-use crate::partition::{FramesReady, Output, Partition, PartitionView, ProduceRequest};
+use crate::partition::{
+    FenceAnswer, FramesReady, Output, Partition, PartitionView, ProduceRequest,
+};
 use crate::replication::{AckRefused, FramesRefused, Peers, ProduceTicket};
 use crate::storage::{SyncError, SyncTicket};
 use crate::types::{ErrorCode, LeaderEpoch, NodeId, Offset, SessionId, TopicPartition};
@@ -234,14 +236,7 @@ impl Shard {
             Event::Fence { items, reply } => {
                 let answers = items
                     .into_iter()
-                    .map(|(id, epoch)| {
-                        let answer = self
-                            .partitions
-                            .get_mut(&id)
-                            .map(|owned| owned.partition.handle_fence(epoch));
-                        self.drain(id);
-                        (id, answer)
-                    })
+                    .map(|(id, epoch)| (id, self.handle_fence(id, epoch)))
                     .collect();
                 let _ = reply.send(answers);
             }
@@ -267,6 +262,21 @@ impl Shard {
             }
         }
         false
+    }
+
+    fn handle_fence(&mut self, id: TopicPartition, epoch: LeaderEpoch) -> Option<FenceAnswer> {
+        let owned = self.partitions.get_mut(&id)?;
+        let followed = owned.partition.followed_leader();
+        let answer = owned.partition.handle_fence(epoch);
+        if let FenceAnswer::Promised { .. } = answer
+            && let Some(leader) = followed
+            && let Some(channel) = self.leaders.get(&leader)
+        {
+            // An ack of the older epoch that still waits to be sent is dropped with its session.
+            channel.close_session(id);
+        }
+        self.drain(id);
+        Some(answer)
     }
 
     fn ids(&self) -> Vec<TopicPartition> {

@@ -7,6 +7,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::clock::Clock;
+use super::event::Event;
 use super::inbox::Inbox;
 use super::links::Links;
 use super::shard::{Internal, Promise, ShardHandle};
@@ -72,6 +73,13 @@ impl Shared {
         let folded = (topic as u64) ^ ((topic >> 64) as u64);
         let index = folded.wrapping_add(u64::from(id.partition.0)) as usize % shards.len().max(1);
         shards.get(index).map(|shard| (index, shard))
+    }
+
+    /// Hands an event to a partition's owner, waiting for room in its mailbox. `Err` says why there is no owner any more.
+    pub(super) async fn deliver(&self, id: TopicPartition, event: Event) -> Result<(), String> {
+        let stopping = || "this node is stopping".to_owned();
+        let (_, shard) = self.shard_of(id).ok_or_else(stopping)?;
+        shard.mailbox.send(event).await.map_err(|_| stopping())
     }
 
     pub(super) fn partition(&self, id: TopicPartition) -> Option<PartitionHandle> {

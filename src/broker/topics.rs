@@ -1,5 +1,6 @@
 //! Changes to topics, carried to the active controller.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -10,7 +11,7 @@ use crate::kafka::{CreatedTopic, Refusal, Service};
 use crate::metadata::{
     ClusterImage, Command, ConfigChange, CreatePartitionsRequest, CreateTopicRequest, Rejection,
 };
-use crate::types::{ErrorCode, TopicId};
+use crate::types::{ErrorCode, NodeId, TopicId};
 
 impl Broker {
     pub(super) async fn create_topic(
@@ -20,11 +21,7 @@ impl Broker {
         deadline: Instant,
     ) -> Result<CreatedTopic, Refusal> {
         if validate_only {
-            let mut image = (*self.image()).clone();
-            let command = request
-                .resolve(&image, &self.controller.alive())
-                .map_err(rejected)?;
-            image.apply(&command).map_err(rejected)?;
+            let image = self.try_out(|image, alive| request.resolve(image, alive))?;
             return created(&image, request.id).ok_or(ErrorCode::UnknownServerError.into());
         }
         let id = request.id;
@@ -54,11 +51,7 @@ impl Broker {
         deadline: Instant,
     ) -> Result<(), Refusal> {
         if validate_only {
-            let mut image = (*self.image()).clone();
-            let command = request
-                .resolve(&image, &self.controller.alive())
-                .map_err(rejected)?;
-            image.apply(&command).map_err(rejected)?;
+            self.try_out(|image, alive| request.resolve(image, alive))?;
             return Ok(());
         }
         let (topic, total) = (request.topic, request.total as usize);
@@ -80,12 +73,20 @@ impl Broker {
         topic: TopicId,
         changes: &[ConfigChange],
     ) -> Result<(), Refusal> {
-        let mut image = (*self.image()).clone();
         let changes = changes.to_vec();
-        image
-            .apply(&Command::SetTopicConfigs { topic, changes })
-            .map_err(rejected)?;
+        self.try_out(|_, _| Ok(Command::SetTopicConfigs { topic, changes }))?;
         Ok(())
+    }
+
+    /// What the metadata would be after a command, which is not proposed: everything is checked and nothing done.
+    fn try_out(
+        &self,
+        resolve: impl FnOnce(&ClusterImage, &BTreeSet<NodeId>) -> Result<Command, Rejection>,
+    ) -> Result<ClusterImage, Refusal> {
+        let mut image = (*self.image()).clone();
+        let command = resolve(&image, &self.controller.alive()).map_err(rejected)?;
+        image.apply(&command).map_err(rejected)?;
+        Ok(image)
     }
 
     /// Has a command committed, then waits until this node's own image shows it, so that a client that asks again sees what

@@ -110,7 +110,7 @@ pub(super) struct ProduceArgs {
 
 fn header(text: &str) -> Result<(String, Option<Bytes>), String> {
     match text.split_once('=') {
-        Some((name, _)) if name.is_empty() => Err("write NAME=VALUE".to_owned()),
+        Some(("", _)) => Err("write NAME=VALUE".to_owned()),
         Some((name, value)) => Ok((
             name.to_owned(),
             Some(Bytes::copy_from_slice(value.as_bytes())),

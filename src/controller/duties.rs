@@ -2,7 +2,7 @@
 //! ends with the controller.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -11,10 +11,11 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::handle::{RegistrationState, Shared, SubmitError, jittered};
-use super::message::{Proposal, Request, Response};
+use super::message::{Proposal, Refusal, Request, Response};
+use super::peers::PeerError;
 use super::raft::{node_id, raft_id};
 use crate::metadata::{ClusterImage, Command, Rejection};
-use crate::types::NodeId;
+use crate::types::{ClusterId, NodeId};
 
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 const PROBE_PAUSE: Duration = Duration::from_millis(200);
@@ -164,10 +165,41 @@ pub(super) async fn send_heartbeats(shared: Arc<Shared>, controller: NodeId) {
                 Ok(reply) => {
                     let now = sender.now();
                     sender.liveness().heard(controller, reply.incarnation, now);
+                    note_cluster(&sender, controller, None);
                 }
-                Err(error) => tracing::debug!(%controller, %error, "heartbeat failed"),
+                Err(error) => {
+                    if let PeerError::Answer {
+                        refusal: Refusal::OtherCluster { own, offered },
+                        ..
+                    } = error
+                    {
+                        note_cluster(&sender, controller, Some((own, offered)));
+                    }
+                    tracing::debug!(%controller, %error, "heartbeat failed");
+                }
             }
         });
+    }
+}
+
+/// Notes whether a controller has answered from another cluster (`own` and `theirs`). Once a majority of them have, all from
+/// the same one, this node is the one that is in the wrong place.
+fn note_cluster(shared: &Shared, controller: NodeId, other: Option<(ClusterId, ClusterId)>) {
+    let mut strangers = shared
+        .strangers
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner);
+    let Some((own, theirs)) = other else {
+        strangers.remove(&controller);
+        return;
+    };
+    strangers.insert(controller, theirs);
+    let agreeing = strangers.values().filter(|&&id| id == theirs).count();
+    drop(strangers);
+    if agreeing > shared.voters.len() / 2
+        && set_state(shared, RegistrationState::Foreign { own, theirs })
+    {
+        tracing::error!(node = %shared.me, %own, %theirs, "the controllers belong to another cluster");
     }
 }
 

@@ -26,7 +26,7 @@ use crate::metadata::{
     ClusterImage, Command, CreatePartitionsRequest, CreateTopicRequest, Endpoint, Outcome,
     Registration, Rejection,
 };
-use crate::types::{ErrorCode, NodeId, ProducerId, TopicId};
+use crate::types::{ClusterId, ErrorCode, NodeId, ProducerId, TopicId};
 
 /// Proposals that one active controller has under way. Further ones wait for their turn within their own timeouts.
 const MAX_PROPOSALS: usize = 256;
@@ -97,6 +97,9 @@ pub enum RegistrationState {
     Registered,
     /// Another data directory holds this node id, or the cluster is too new. It is tried again from time to time.
     Refused(Rejection),
+    /// A majority of the listed controllers belong to another cluster than what this node has stored: its data directory is
+    /// of one cluster and its list of controllers of another. Nothing of it is taken, however often it is tried.
+    Foreign { own: ClusterId, theirs: ClusterId },
 }
 
 /// One node's controller. Clones are handles on the same one; when the last is dropped, it stops.
@@ -112,6 +115,8 @@ pub(super) struct Shared {
     /// What this node registers; its endpoints may change.
     pub(super) registration: watch::Sender<Registration>,
     pub(super) registration_state: watch::Sender<RegistrationState>,
+    /// The controllers whose last answer came from another cluster, and which. Bounded by the listed ones.
+    pub(super) strangers: Mutex<BTreeMap<NodeId, ClusterId>>,
     /// The listed controllers and their addresses. Never empty.
     pub(super) voters: BTreeMap<NodeId, String>,
     pub(super) config: ControllerConfig,
@@ -190,6 +195,7 @@ impl Controller {
             me,
             registration: watch::Sender::new(config.registration.clone()),
             registration_state: watch::Sender::new(RegistrationState::Pending),
+            strangers: Mutex::default(),
             voters,
             config,
             raft,

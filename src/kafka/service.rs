@@ -12,6 +12,7 @@ use crate::metadata::{
     ClusterImage, ConfigChange, CreatePartitionsRequest, CreateTopicRequest, FlushPolicy,
 };
 use crate::record::Batch;
+pub use crate::replication::Acks;
 use crate::types::{ErrorCode, LeaderEpoch, NodeId, Offset, ProducerId, TopicId, TopicPartition};
 
 /// One node, as the Kafka API sees it.
@@ -112,17 +113,6 @@ pub trait Service: Send + Sync + 'static {
         &self,
         deadline: Instant,
     ) -> impl Future<Output = Result<ProducerId, ErrorCode>> + Send;
-}
-
-/// When a produce is answered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Acks {
-    /// Never: Kafka's 0.
-    None,
-    /// At the leader's own durable append: Kafka's 1.
-    Leader,
-    /// When the records are committed: Kafka's −1.
-    All,
 }
 
 /// One partition's share of a Produce request.

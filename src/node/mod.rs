@@ -241,8 +241,19 @@ impl Node {
                     return error.to_string();
                 }
             }
-            if let RegistrationState::Refused(rejection) = &*registration.borrow_and_update() {
-                return format!("the cluster refuses this node: {rejection}");
+            match &*registration.borrow_and_update() {
+                RegistrationState::Refused(rejection) => {
+                    return format!("the cluster refuses this node: {rejection}");
+                }
+                RegistrationState::Foreign { own, theirs } => {
+                    let error = DataDirError::ForeignCluster {
+                        path: self.data_dir.path().to_owned(),
+                        found: *own,
+                        wanted: *theirs,
+                    };
+                    return error.to_string();
+                }
+                RegistrationState::Pending | RegistrationState::Registered => {}
             }
             let changed = tokio::select! {
                 changed = registration.changed() => changed,

@@ -114,6 +114,11 @@ pub enum DataDirError {
         path.display()
     )]
     Unwritable { path: PathBuf, source: io::Error },
+    #[error(
+        "cannot use {} as the data directory: a file is in the way; move it away, or choose another --data-dir",
+        path.display()
+    )]
+    FileInTheWay { path: PathBuf },
     #[error(transparent)]
     Io(#[from] IoFailure),
     #[error(transparent)]
@@ -146,7 +151,16 @@ impl DataDir {
             path: path.to_owned(),
             source,
         };
-        read_and_check_meta(&*fs, path, opener)?;
+        read_and_check_meta(&*fs, path, opener).map_err(|error| match error {
+            DataDirError::SmallFile(SmallFileError::Io(failure))
+                if failure.source.kind() == io::ErrorKind::NotADirectory =>
+            {
+                DataDirError::FileInTheWay {
+                    path: path.to_owned(),
+                }
+            }
+            error => error,
+        })?;
         fs.create_dir_all(path).map_err(unwritable)?;
         let lock_path = path.join(LOCK_FILE);
         let Some(lock) = fs.try_lock(&lock_path).map_err(unwritable)? else {
@@ -457,6 +471,21 @@ mod tests {
 
     fn open(fs: &FaultyFileSystem, opener: &Opener) -> Result<DataDir, DataDirError> {
         DataDir::open(fs.shared(), Path::new(DIR), opener)
+    }
+
+    #[test]
+    fn a_file_in_the_way_is_said_to_be_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        std::fs::write(&file, "text").unwrap();
+        for path in [file.clone(), file.join("data")] {
+            let fs = Arc::new(crate::storage::RealFileSystem);
+            let error = DataDir::open(fs, &path, &opener(1)).err().unwrap();
+            assert!(
+                matches!(&error, DataDirError::FileInTheWay { path: named } if *named == path),
+                "{error}"
+            );
+        }
     }
 
     #[test]
