@@ -90,6 +90,10 @@ pub(super) struct PartitionQueue {
     /// Oldest first. Those that were ever sent come before those that were not. Bounded by the producer's memory.
     batches: VecDeque<Pending>,
     sequencing: Sequencing,
+    /// A batch of the present identity is in the log. Until then one batch is in flight at most: a leader takes any first
+    /// number from a producer that it does not know, so were the first batch turned away (the leader has just been
+    /// appointed, say) and the second taken, the first could never be.
+    introduced: bool,
     /// How many are in flight.
     in_flight: usize,
     /// Of the next batch that is sent for the first time.
@@ -206,6 +210,7 @@ impl PartitionQueue {
             } else {
                 Sequencing::Off
             },
+            introduced: false,
             in_flight: 0,
             next_sequence: 0,
             next_id: 0,
@@ -328,9 +333,7 @@ impl PartitionQueue {
 
     /// The next batch to send, if one is due. With `hurry` an open batch does not wait for more records.
     pub(super) fn take(&mut self, now: Instant, hurry: bool) -> Option<Outgoing> {
-        if matches!(self.sequencing, Sequencing::Wanted { .. })
-            || self.in_flight >= self.config.max_in_flight
-        {
+        if self.is_blocked() {
             return None;
         }
         let next = self.next_to_send()?;
@@ -509,6 +512,7 @@ impl PartitionQueue {
             return;
         }
         self.sequencing = Sequencing::Given(identity);
+        self.introduced = false;
         self.next_sequence = 0;
         let is_uncertain = |batch: &Pending| batch.uncertain && batch.sequence.is_some();
         while let Some(index) = self.batches.iter().position(is_uncertain) {
@@ -528,11 +532,9 @@ impl PartitionQueue {
         let timeout = self.config.delivery_timeout;
         let waiting = |batch: &&Pending| batch.state != State::InFlight;
         let expiry = self.batches.iter().find(waiting)?.created + timeout;
-        let blocked = matches!(self.sequencing, Sequencing::Wanted { .. })
-            || self.in_flight >= self.config.max_in_flight;
         let due = self
             .next_to_send()
-            .filter(|_| !blocked)
+            .filter(|_| !self.is_blocked())
             .and_then(|next| match self.batches[next].state {
                 State::Open => Some(self.batches[next].created + self.config.linger),
                 State::Waiting { not_before } => Some(not_before),
@@ -565,7 +567,18 @@ impl PartitionQueue {
         batch.last = Some(cause);
     }
 
+    /// Whether nothing can be sent before something else has come back.
+    fn is_blocked(&self) -> bool {
+        let cap = match self.sequencing {
+            Sequencing::Wanted { .. } => 0,
+            Sequencing::Given(_) if !self.introduced => 1,
+            Sequencing::Given(_) | Sequencing::Off => self.config.max_in_flight,
+        };
+        self.in_flight >= cap
+    }
+
     fn acknowledge(&mut self, index: usize, offset: Option<i64>) {
+        self.introduced = true;
         if let Some(batch) = self.batches.remove(index) {
             // Nobody may have kept the delivery.
             let _ = batch.done.send(Ok(offset));
@@ -661,6 +674,8 @@ mod tests {
                 epoch: 0,
             };
             self.queue.offer_identity(identity, self.now);
+            // Most tests are about what comes after the first acknowledgement.
+            self.queue.introduced = true;
         }
 
         fn append(&mut self, value: &[u8]) -> (BatchDone, i32) {
@@ -791,6 +806,26 @@ mod tests {
             .map(|sent| sequence(&sent))
             .collect();
         assert_eq!(sequences, [0, 1, 2, 3].map(|s| (101, s)));
+    }
+
+    #[test]
+    fn nothing_overtakes_the_first_batch_of_an_identity() {
+        let mut t = Test::new(true);
+        t.queue.introduced = false;
+        for _ in 0..3 {
+            drop(t.batch());
+        }
+        let first = t.take().unwrap();
+        assert!(t.take().is_none());
+        assert!(t.queue.next_due(t.now).unwrap() > t.now + LINGER);
+        t.refuse(first, ErrorCode::NotLeaderOrFollower);
+        t.later(Duration::from_secs(1));
+        let again = t.take().unwrap();
+        assert_eq!(sequence(&again), (101, 0));
+        assert!(t.take().is_none());
+        t.accept(again, 0);
+        assert_eq!(sequence(&t.take().unwrap()), (101, 1));
+        assert_eq!(sequence(&t.take().unwrap()), (101, 2));
     }
 
     #[test]
