@@ -8,13 +8,19 @@ use time::OffsetDateTime;
 
 use super::{Exit, ExitWith, GlobalOptions};
 use crate::admin::{AdminRequest, NodeStatus, ask};
-use crate::client::{Client, ClientConfig, ClientError, IdentityDialer};
+use crate::client::{
+    Client, ClientConfig, ClientError, ConnectCause, ConnectError, IdentityDialer,
+};
 use crate::transport::{
     Alpn, CloseReason, ConnectFailure, CurrentIdentity, Identity, PeerAddress, dial,
 };
+use crate::types::ErrorCode;
 
 /// Where a node listens unless it is told otherwise.
 pub(super) const DEFAULT_BOOTSTRAP_SERVER: &str = "127.0.0.1:9292";
+/// How long the first connection is tried, where `--timeout` is not shorter: a server that was just started has its time, and
+/// a wrong address is soon heard of.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
 /// How long a connection that is no longer needed is kept for the node to hear of it.
 const CLOSE_WAIT: Duration = Duration::from_millis(200);
 
@@ -33,29 +39,69 @@ pub(super) fn identity(options: &GlobalOptions) -> anyhow::Result<Identity> {
     Ok(identity)
 }
 
-/// A client of the cluster.
+/// A client of the cluster. `--timeout` limits each of its requests.
 pub(super) async fn client(options: &GlobalOptions) -> anyhow::Result<Client> {
     let servers = bootstrap_servers(options);
     let mut config = ClientConfig::new(servers.iter().map(|server| server.host_port.clone()));
-    config.bootstrap_timeout = config.bootstrap_timeout.min(options.timeout);
-    config.connect_timeout = config.connect_timeout.min(options.timeout);
+    config.request_timeout = options.timeout;
+    config.bootstrap_timeout = CONNECT_PATIENCE.min(options.timeout);
+    config.connect_timeout = CONNECT_PATIENCE.min(options.timeout);
     let dialer = IdentityDialer::new(CurrentIdentity::new(identity(options)?));
     Client::connect(config, Arc::new(dialer))
         .await
         .map_err(failed)
 }
 
-/// A client's error with the exit code that it stands for: no connection is 3.
+/// A client's error as the program ends with it: no connection is 3, with the one sentence that says why; what the cluster
+/// refused bears Kafka's name for the refusal.
 pub(super) fn failed(error: ClientError) -> anyhow::Error {
-    let cannot_connect = error.connect_error().is_some();
-    let error = anyhow::Error::new(error);
-    if cannot_connect {
-        return error.context(ExitWith::new(
-            Exit::CannotConnect,
-            "cannot connect to the cluster",
-        ));
+    if let Some(connect) = error.connect_error() {
+        return ExitWith::new(Exit::CannotConnect, connect_sentence(connect)).into();
     }
-    error
+    match error.error_code() {
+        Some(code) => anyhow::anyhow!("{} ({})", in_one_line(&error), kafka_name(code)),
+        None => error.into(),
+    }
+}
+
+fn connect_sentence(error: &ConnectError) -> String {
+    match &error.cause {
+        // It is a whole sentence, with the address in it.
+        ConnectCause::Explained(failure) => in_one_line(failure),
+        ConnectCause::TimedOut { after } => format!(
+            "{} did not answer within {} ms (unreachable): check that the server runs, and that UDP gets through to it",
+            error.address,
+            after.as_millis()
+        ),
+        _ => in_one_line(error),
+    }
+}
+
+/// An error and its causes in one line. A cause that was told already is left out.
+pub(super) fn in_one_line(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let words = cause.to_string();
+        if !text.contains(&words) {
+            text.push_str(": ");
+            text.push_str(&words);
+        }
+        source = cause.source();
+    }
+    text
+}
+
+/// An error code by the name that Kafka's documentation and other clients use, such as `NOT_ENOUGH_REPLICAS`.
+pub(super) fn kafka_name(code: ErrorCode) -> String {
+    let mut name = String::new();
+    for letter in format!("{code:?}").chars() {
+        if letter.is_ascii_uppercase() && !name.is_empty() {
+            name.push('_');
+        }
+        name.push(letter.to_ascii_uppercase());
+    }
+    name
 }
 
 /// Asks one node what it knows.
@@ -77,4 +123,56 @@ pub(super) async fn node_status(
     };
     dialled.close(CloseReason::Done, "", CLOSE_WAIT).await;
     status
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_have_kafkas_names() {
+        for (code, name) in [
+            (ErrorCode::NotEnoughReplicas, "NOT_ENOUGH_REPLICAS"),
+            (ErrorCode::NotLeaderOrFollower, "NOT_LEADER_OR_FOLLOWER"),
+            (ErrorCode::UnknownTopicId, "UNKNOWN_TOPIC_ID"),
+        ] {
+            assert_eq!(kafka_name(code), name);
+        }
+    }
+
+    #[test]
+    fn a_connection_that_fails_is_told_in_one_sentence_and_is_3() {
+        let after = Duration::from_secs(2);
+        let connect = ConnectError {
+            address: "db1:9292".into(),
+            cause: ConnectCause::TimedOut { after },
+        };
+        let error = failed(ClientError::GaveUp {
+            what: "Metadata request".into(),
+            after,
+            cause: Box::new(ClientError::Connect(connect)),
+        });
+        assert_eq!(Exit::of(&error), Exit::CannotConnect);
+        assert_eq!(error.chain().count(), 1);
+        assert!(
+            error
+                .to_string()
+                .starts_with("db1:9292 did not answer within 2000 ms"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_refusal_bears_kafkas_name() {
+        let error = failed(ClientError::Refused {
+            what: "creating topic t".into(),
+            code: ErrorCode::TopicAlreadyExists,
+            message: None,
+        });
+        assert!(
+            error.to_string().ends_with(" (TOPIC_ALREADY_EXISTS)"),
+            "{error}"
+        );
+        assert_eq!(Exit::of(&error), Exit::Failure);
+    }
 }

@@ -32,6 +32,10 @@ impl Exit {
     /// The exit that an error stands for: [`ExitWith`]'s own; [`Exit::CannotConnect`] for a connection or an identity that
     /// failed; [`Exit::Ok`] when the reader of our output has gone; else [`Exit::Failure`].
     pub fn of(error: &anyhow::Error) -> Exit {
+        // As a context it is told apart only by the error itself, not by the links of its chain.
+        if let Some(with) = error.downcast_ref::<ExitWith>() {
+            return with.exit;
+        }
         for cause in error.chain() {
             if let Some(with) = cause.downcast_ref::<ExitWith>() {
                 return with.exit;
@@ -81,6 +85,11 @@ mod tests {
 
     use super::*;
 
+    /// The exit is in the middle: around a cause that says nothing, within another context.
+    fn plain_context() -> anyhow::Error {
+        anyhow::anyhow!("x").context(ExitWith::new(Exit::Usage, "y"))
+    }
+
     #[test]
     fn the_code_comes_from_the_innermost_known_cause() {
         let plain = anyhow::anyhow!("x");
@@ -92,6 +101,8 @@ mod tests {
         assert_eq!(Exit::of(&refused), Exit::CannotConnect);
         let with = anyhow::Error::new(ExitWith::new(Exit::NotAcknowledged, "2 of 5")).context("y");
         assert_eq!(Exit::of(&with).code(), 4);
+        let with = plain_context().context("z");
+        assert_eq!(Exit::of(&with), Exit::Usage);
         assert_eq!(Exit::of(&anyhow::Error::new(OutputClosed)), Exit::Ok);
         assert_eq!(Exit::Interrupted.code(), 130);
     }

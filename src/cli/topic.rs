@@ -6,7 +6,8 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 
 use super::connect::{self, failed};
-use super::{Exit, GlobalOptions, Table, block_on, note, print_json};
+use super::output::print_error;
+use super::{Exit, ExitWith, GlobalOptions, Table, block_on, note, print_json};
 use crate::client::{
     Admin, AlterConfig, ClientError, ConfigEntry, ConfigResource, ConfigSource, NewTopic, TopicView,
 };
@@ -26,10 +27,10 @@ enum TopicCommand {
         #[arg(value_name = "TOPIC")]
         name: TopicName,
         /// How many partitions [default: 1]
-        #[arg(long, short = 'p', value_name = "N")]
+        #[arg(long, short = 'p', value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
         partitions: Option<u32>,
         /// How many nodes hold each partition [default: 3, or as many nodes as there are]
-        #[arg(long, short = 'r', value_name = "N")]
+        #[arg(long, short = 'r', value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
         replication_factor: Option<u16>,
         /// A setting of the topic, such as retention.ms=3600000; may be repeated
         #[arg(long = "config", short = 'c', value_name = "NAME=VALUE", value_parser = name_value)]
@@ -50,7 +51,7 @@ enum TopicCommand {
         #[arg(value_name = "TOPIC")]
         name: TopicName,
         /// How many partitions it is to have in all; never fewer than it has
-        #[arg(long, short = 'p', value_name = "N")]
+        #[arg(long, short = 'p', value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
         partitions: Option<u32>,
         /// A setting of the topic; may be repeated
         #[arg(long = "config", short = 'c', value_name = "NAME=VALUE", value_parser = name_value)]
@@ -99,7 +100,38 @@ fn name_value(text: &str) -> Result<(String, String), String> {
     }
 }
 
+/// What is wrong with the arguments taken together.
+fn check(command: &TopicCommand) -> Result<(), ExitWith> {
+    let (partitions, configs, deleted, alters) = match command {
+        TopicCommand::Create { configs, .. } => (&None, configs, &Vec::new(), false),
+        TopicCommand::Alter {
+            partitions,
+            configs,
+            deleted,
+            ..
+        } => (partitions, configs, deleted, true),
+        _ => return Ok(()),
+    };
+    let usage = |message: String| Err(ExitWith::new(Exit::Usage, message));
+    if alters && partitions.is_none() && configs.is_empty() && deleted.is_empty() {
+        return usage(
+            "nothing to change is given: add --partitions, --config or --delete-config".to_owned(),
+        );
+    }
+    let mut names: Vec<&String> = configs
+        .iter()
+        .map(|(name, _)| name)
+        .chain(deleted)
+        .collect();
+    names.sort();
+    match names.windows(2).find(|pair| pair[0] == pair[1]) {
+        Some(pair) => usage(format!("the setting {} is given twice", pair[0])),
+        None => Ok(()),
+    }
+}
+
 pub(super) fn run(options: &GlobalOptions, args: TopicArgs) -> anyhow::Result<Exit> {
+    check(&args.command)?;
     block_on(async {
         let client = connect::client(options).await?;
         let done = command(options, &client.admin(), args.command).await;
@@ -126,7 +158,7 @@ async fn command(
             topic.replication_factor = replication_factor;
             topic.configs = configs.into_iter().collect();
             match admin.create_topic(&topic, false).await {
-                Ok(_) => note(&format!("Created topic {name}")),
+                Ok(_) => created(options, admin, &name).await?,
                 Err(error) if if_not_exists && exists(&error) => {
                     note(&format!("Topic {name} is there already"));
                 }
@@ -163,9 +195,21 @@ async fn command(
             }
         }
         TopicCommand::Delete { names } => {
+            let mut failure: Option<anyhow::Error> = None;
             for name in names {
-                admin.delete_topic(&name).await.map_err(failed)?;
-                note(&format!("Deleted topic {name}"));
+                match admin.delete_topic(&name).await {
+                    Ok(()) => note(&format!("Deleted topic {name}")),
+                    // Without a connection the others fare no better.
+                    Err(error) if error.connect_error().is_some() => return Err(failed(error)),
+                    Err(error) => {
+                        if let Some(earlier) = failure.replace(failed(error)) {
+                            print_error(&earlier);
+                        }
+                    }
+                }
+            }
+            if let Some(failure) = failure {
+                return Err(failure);
             }
         }
     }
@@ -176,17 +220,41 @@ fn exists(error: &ClientError) -> bool {
     error.error_code() == Some(ErrorCode::TopicAlreadyExists)
 }
 
+/// Says what the cluster chose where nothing was said.
+async fn created(options: &GlobalOptions, admin: &Admin, name: &TopicName) -> anyhow::Result<()> {
+    // It exists, whether or not the node that is asked can describe it yet.
+    let described = admin.describe_topics(std::slice::from_ref(name)).await;
+    let Some(topic) = described.ok().and_then(|topics| topics.into_iter().next()) else {
+        note(&format!("Created topic {name}"));
+        return Ok(());
+    };
+    let count = topic.partitions.len();
+    note(&format!(
+        "Created topic {name} with {count} partition{}, replication factor {}",
+        if count == 1 { "" } else { "s" },
+        replication_factor(&topic)
+    ));
+    if options.json() {
+        print_json(&summary(&topic))?;
+    }
+    Ok(())
+}
+
+fn summary(topic: &TopicView) -> TopicSummary {
+    TopicSummary {
+        topic: topic.name.clone(),
+        id: topic.id.map(|id| id.to_string()),
+        partitions: topic.partitions.len(),
+        replication_factor: replication_factor(topic),
+    }
+}
+
 async fn list(options: &GlobalOptions, admin: &Admin) -> anyhow::Result<()> {
     let mut topics = admin.list_topics().await.map_err(failed)?;
     topics.sort_by(|a, b| a.name.cmp(&b.name));
     let mut table = Table::new(["TOPIC", "PARTITIONS", "REPLICAS"]);
     for topic in &topics {
-        let summary = TopicSummary {
-            topic: topic.name.clone(),
-            id: topic.id.map(|id| id.to_string()),
-            partitions: topic.partitions.len(),
-            replication_factor: replication_factor(topic),
-        };
+        let summary = summary(topic);
         if options.json() {
             print_json(&summary)?;
         } else {
@@ -294,4 +362,32 @@ fn print_topic(topic: &TopicView, configs: &[ConfigEntry]) -> anyhow::Result<()>
 pub(super) fn nodes(nodes: &[NodeId]) -> String {
     let texts: Vec<String> = nodes.iter().map(ToString::to_string).collect();
     texts.join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn alter(configs: &[&str], deleted: &[&str]) -> Result<(), Exit> {
+        check(&TopicCommand::Alter {
+            name: TopicName::new("t").unwrap(),
+            partitions: None,
+            configs: configs
+                .iter()
+                .map(|text| name_value(text).unwrap())
+                .collect(),
+            deleted: deleted.iter().map(ToString::to_string).collect(),
+        })
+        .map_err(|error| error.exit)
+    }
+
+    #[test]
+    fn a_change_names_something_and_each_setting_once() {
+        assert_eq!(alter(&[], &[]), Err(Exit::Usage));
+        assert_eq!(alter(&["a=1", "b="], &["c"]), Ok(()));
+        assert_eq!(alter(&["a=1", "a=2"], &[]), Err(Exit::Usage));
+        assert_eq!(alter(&["a=1"], &["a"]), Err(Exit::Usage));
+        assert_eq!(name_value("a=b=c"), Ok(("a".into(), "b=c".into())));
+        assert!(name_value("=b").is_err());
+    }
 }
