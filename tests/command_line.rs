@@ -131,7 +131,7 @@ async fn records_that_nobody_acknowledged_are_named() {
         "{said}"
     );
     assert!(
-        said.contains("in-sync replicas"),
+        said.contains("NOT_ENOUGH_REPLICAS"),
         "the cause is told: {said}"
     );
 

@@ -13,12 +13,12 @@ use hdrhistogram::Histogram;
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::sync::mpsc;
 
-use super::connect::{self, failed};
+use super::connect::{self, failed, kafka_name};
 use super::delimiter::{Delimiter, Piece, Splitter};
 use super::duration::parse_duration;
 use super::unterminated;
 use super::{Exit, ExitWith, GlobalOptions, block_on_to_the_end, note};
-use crate::client::{Acks, Delivery, Producer, ProducerConfig, ProducerRecord};
+use crate::client::{Acks, ClientError, Delivery, Producer, ProducerConfig, ProducerRecord};
 use crate::record::Compression;
 use crate::types::{PartitionIndex, TopicName};
 
@@ -423,6 +423,10 @@ async fn count(mut deliveries: mpsc::Receiver<HandedOver>, progress: ProgressBar
                 Ok(_) => tally.acknowledge(record.bytes, record.at.elapsed()),
                 Err(error) => {
                     let mut cause = error.cause.to_string();
+                    let code = error.last_failure().and_then(ClientError::error_code);
+                    if let Some(code) = code {
+                        cause = format!("{cause} ({})", kafka_name(code));
+                    }
                     if error.may_be_stored {
                         cause.push_str("; they may be stored all the same");
                     }
