@@ -4,11 +4,11 @@
 //! `--output json` all of this goes to standard error and standard output has the summary alone.
 
 use std::collections::BTreeSet;
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 use std::time::Duration;
 
-use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use anyhow::Context;
 
 use super::super::{note, print_line};
 use super::folder::Folder;
@@ -26,18 +26,15 @@ const PLAIN_LINE_EVERY: Duration = Duration::from_secs(1);
 /// A time without acknowledgements that is worth a word.
 const QUIET: Duration = Duration::from_millis(500);
 
+/// Clears the line on which a terminal has shown ^C.
+const OVER_CTRL_C: &[u8] = b"\r\x1b[J";
+
 pub(super) struct Screen {
     json: bool,
     color: bool,
-    live: Option<Live>,
     terminal: bool,
-}
-
-/// The lines that are redrawn.
-struct Live {
-    lines: [ProgressBar; 3],
-    together: MultiProgress,
-    texts: [String; 3],
+    /// The live view stands on the terminal, and the cursor below it.
+    live: bool,
 }
 
 impl Screen {
@@ -51,8 +48,8 @@ impl Screen {
         Screen {
             json,
             color: terminal && !plain,
-            live: None,
             terminal,
+            live: false,
         }
     }
 
@@ -166,11 +163,7 @@ impl Screen {
                 plain(&nodes)
             ));
         }
-        let mut live = match self.live.take() {
-            Some(live) => live,
-            None => Live::new(self.json)?,
-        };
-        live.texts = [
+        let lines = [
             format!(
                 "{} {headline}",
                 self.bold(&format!("{:>5}", clock(elapsed)))
@@ -178,21 +171,42 @@ impl Screen {
             format!("      links {}", self.cells(&links)),
             format!("      nodes {}  {isr}", self.cells(&nodes)),
         ];
-        for (line, text) in live.lines.iter().zip(&live.texts) {
-            line.set_message(text.clone());
+        self.redraw(&lines)
+    }
+
+    fn redraw(&mut self, lines: &[String; 3]) -> anyhow::Result<()> {
+        let mut text = String::new();
+        if self.live {
+            text.push_str("\r\x1b[3A");
         }
-        self.live = Some(live);
-        Ok(())
+        // What is below goes as well: a terminal shows ^C there. A line that is too long is cut off, not wrapped.
+        text.push_str("\x1b[J\x1b[?7l");
+        for line in lines {
+            text.push_str(line);
+            text.push_str("\r\n");
+        }
+        text.push_str("\x1b[?7h");
+        self.live = true;
+        let drawn = if self.json {
+            io::stderr().write_all(text.as_bytes())
+        } else {
+            let mut stdout = io::stdout().lock();
+            stdout
+                .write_all(text.as_bytes())
+                .and_then(|()| stdout.flush())
+        };
+        drawn.context("cannot write to the terminal")
     }
 
     /// Leaves the live view as it is, for other lines to follow.
     pub(super) fn end_live(&mut self) {
-        if let Some(live) = self.live.take() {
+        if std::mem::take(&mut self.live) {
             // A terminal that has gone away shows nothing in any case.
-            let _ = live.together.clear();
-            for text in &live.texts {
-                let _ = self.say(text);
-            }
+            let _ = if self.json {
+                io::stderr().write_all(OVER_CTRL_C)
+            } else {
+                io::stdout().write_all(OVER_CTRL_C)
+            };
         }
     }
 
@@ -231,29 +245,6 @@ impl Screen {
             })
             .collect();
         cells.join("  ")
-    }
-}
-
-impl Live {
-    fn new(json: bool) -> anyhow::Result<Live> {
-        let target = if json {
-            ProgressDrawTarget::stderr()
-        } else {
-            ProgressDrawTarget::stdout()
-        };
-        let together = MultiProgress::with_draw_target(target);
-        // Cut at the terminal's width, so that a narrow one does not wrap.
-        let style = ProgressStyle::with_template("{wide_msg}")?;
-        let lines = [(); 3].map(|()| {
-            let line = together.add(ProgressBar::new_spinner());
-            line.set_style(style.clone());
-            line
-        });
-        Ok(Live {
-            lines,
-            together,
-            texts: Default::default(),
-        })
     }
 }
 

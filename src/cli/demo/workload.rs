@@ -197,15 +197,22 @@ struct Feeder {
 impl Feeder {
     async fn run(mut self) {
         self.feed().await;
-        let abandon = self.abandon.clone();
+        let Feeder {
+            producer,
+            abandon,
+            partitions,
+            mut counting,
+            ..
+        } = self;
         tokio::select! {
             biased;
-            // Dropping the producer fails what it still has.
             () = abandon.cancelled() => {}
-            () = self.producer.close() => {}
+            () = producer.close() => {}
         }
-        self.partitions.clear();
-        while self.counting.join_next().await.is_some() {}
+        // This fails what it still has.
+        drop(producer);
+        drop(partitions);
+        while counting.join_next().await.is_some() {}
     }
 
     async fn feed(&mut self) {
@@ -319,7 +326,7 @@ async fn count(
                 }
                 last_ack = Some(now);
             }
-            Err(error) => counts.total.fail(&error),
+            Err(error) => counts.total.fail(&error.cause),
         }
     }
 }
