@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::command::{
-    Appointing, Command, ConfigChange, ElectionStart, IsrChange, NewPartition, NewTopic, Outcome,
+    Appointing, Command, ConfigChange, ElectionStart, NewPartition, NewTopic, Outcome,
     PartitionChange, Rejection,
 };
 use super::image::{
@@ -14,8 +14,8 @@ use super::image::{
 };
 use super::topic_config::TopicConfig;
 use crate::types::{
-    Appointment, ClusterId, DirectoryId, LeaderEpoch, NodeId, PartitionEpoch, PartitionIndex,
-    PartitionState, ProducerId, TopicId, TopicPartition,
+    Appointment, ClusterId, DirectoryId, IsrChange, LeaderEpoch, NodeId, PartitionEpoch,
+    PartitionIndex, PartitionState, ProducerId, TopicId, TopicPartition,
 };
 
 /// The first leader's epoch. [`LeaderEpoch::NONE`] means "before the first leader".
@@ -235,6 +235,7 @@ impl ClusterImage {
             leader_epoch: FIRST_LEADER_EPOCH.unwrap_or_default(),
             partition_epoch: PartitionEpoch(0),
             min_insync,
+            target_replicas: Vec::new(),
         })
     }
 

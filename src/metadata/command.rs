@@ -8,7 +8,7 @@ use thiserror::Error;
 use super::Registration;
 use super::topic_config::ConfigError;
 use crate::types::{
-    Appointment, ClusterId, DirectoryId, ErrorCode, Incarnation, LeaderEpoch, NodeId,
+    Appointment, ClusterId, DirectoryId, ErrorCode, Incarnation, IsrChange, LeaderEpoch, NodeId,
     PartitionEpoch, PartitionIndex, ProducerId, TopicId, TopicName, TopicPartition,
 };
 
@@ -125,18 +125,6 @@ pub struct Appointing {
     pub leader_epoch: LeaderEpoch,
     /// Must be the node's present registration, and in the ISR under the same directory.
     pub leader: Appointment,
-}
-
-/// Replaces ISR and `m`, by compare-and-swap on both epochs and on each member's registration.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct IsrChange {
-    pub partition: TopicPartition,
-    pub leader_epoch: LeaderEpoch,
-    pub partition_epoch: PartitionEpoch,
-    /// The leader among them. Each as it is registered now: naming an incarnation says that the leader has counted its
-    /// acks, which is what makes a replica that has lost its log eligible again.
-    pub new_isr: Vec<Appointment>,
-    pub min_insync: u32,
 }
 
 /// What came of a command that was accepted.

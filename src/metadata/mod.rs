@@ -15,7 +15,7 @@ mod topic_config;
 
 pub use assignment::{CreatePartitionsRequest, CreateTopicRequest, assign};
 pub use command::{
-    Appointing, Command, ConfigChange, ElectionStart, IsrChange, NewPartition, NewTopic, Outcome,
+    Appointing, Command, ConfigChange, ElectionStart, NewPartition, NewTopic, Outcome,
     PartitionChange, Rejection,
 };
 pub use election::{Election, FenceReply, Unused, can_elect, needs_election};

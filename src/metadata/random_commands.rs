@@ -6,8 +6,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::types::{
-    Appointment, ClusterId, DirectoryId, Incarnation, LeaderEpoch, NodeId, PartitionEpoch,
-    PartitionIndex, TopicId, TopicName, TopicPartition,
+    Appointment, ClusterId, DirectoryId, Incarnation, IsrChange, LeaderEpoch, NodeId,
+    PartitionEpoch, PartitionIndex, TopicId, TopicName, TopicPartition,
 };
 
 pub(super) fn node(id: u32) -> NodeId {

@@ -119,6 +119,7 @@ impl Simulation {
                 leader_epoch: LeaderEpoch::new(1).unwrap(),
                 partition_epoch: PartitionEpoch(1),
                 min_insync: 2,
+                target_replicas: Vec::new(),
             },
             connections: BTreeMap::new(),
             next_value: 0,

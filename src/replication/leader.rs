@@ -639,6 +639,7 @@ mod tests {
             leader_epoch: LeaderEpoch::new(epoch).unwrap(),
             partition_epoch: PartitionEpoch(1),
             min_insync,
+            target_replicas: Vec::new(),
         }
     }
 

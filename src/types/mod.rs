@@ -18,6 +18,6 @@ pub use ids::{
     ClusterId, DirectoryId, Incarnation, NodeId, ParseIdError, ProducerId, SessionId, TopicId,
 };
 pub use offset::{LeaderEpoch, LogPosition, Offset, PartitionEpoch};
-pub use partition::{Appointment, PartitionIndex, PartitionState, TopicPartition};
+pub use partition::{Appointment, IsrChange, PartitionIndex, PartitionState, TopicPartition};
 pub use time::MonotonicTime;
 pub use topic_name::{InvalidTopicName, TopicName};

@@ -72,6 +72,23 @@ pub struct PartitionState {
     /// `m`: how many ISR members, leader included, must hold a record durably before it is committed. At least 1. It is
     /// partition state and not plain configuration, because the quorum arithmetic of an election depends on it.
     pub min_insync: u32,
+    /// The replicas that a reassignment under way is to end with, in order of preference. Empty when none is. While one is,
+    /// `replicas` holds them all beside those that are to go; when every one of them is in the ISR, the leader takes the
+    /// others out of it, and then the controller drops them.
+    #[serde(default)]
+    pub target_replicas: Vec<NodeId>,
+}
+
+/// Replaces ISR and `m`, by compare-and-swap on both epochs and on each member's registration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IsrChange {
+    pub partition: TopicPartition,
+    pub leader_epoch: LeaderEpoch,
+    pub partition_epoch: PartitionEpoch,
+    /// The leader among them. Each as it is registered now: naming an incarnation says that the leader has counted its
+    /// acks, which is what makes a replica that has lost its log eligible again.
+    pub new_isr: Vec<Appointment>,
+    pub min_insync: u32,
 }
 
 impl PartitionState {
