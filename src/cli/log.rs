@@ -278,6 +278,12 @@ fn tell_notes(view: &PartitionView, scan: &Scan) {
             index.display()
         ));
     }
+    for snapshot in &scan.damaged_snapshots {
+        note(&format!(
+            "note: {} is unusable; the node reads what it says of producers from the log again",
+            snapshot.display()
+        ));
+    }
     if let Some(impairment) = &view.impairment {
         note(&format!(
             "note: {}-{} does not vote until it is in sync again: {}",

@@ -3,13 +3,13 @@
 use std::collections::VecDeque;
 
 use super::output::{FenceAnswer, Frames, FramesReady, Output, PartitionView, RoleView};
-use super::producers::{producer_batch, remember_producer};
+use super::producers::{producer_batch, remember_producer, snapshot_roll};
 use crate::record::{Batch, STAMP_LEN, stamped_prefix};
 use crate::replication::{
     AckRefused, Acks, Admission, Follower, FramesRefused, Leader, LeaderAction, LogEnds, Peers,
     ProduceTicket, ProducerStates,
 };
-use crate::storage::{AppendError, Log, LogConfig, LogReader, SyncError, SyncTicket};
+use crate::storage::{AppendError, IoFailure, Log, LogConfig, LogReader, SyncError, SyncTicket};
 use crate::types::{
     Appointment, ErrorCode, Incarnation, LeaderEpoch, LogPosition, MonotonicTime, NodeId, Offset,
     PartitionState, SessionId, TopicPartition,
@@ -288,6 +288,9 @@ impl Partition {
                 if let Err(error) = self.log.append(&[frame]) {
                     return Err(self.append_failed(error));
                 }
+                if !self.log.take_rolls().is_empty() {
+                    snapshot_roll(&mut self.log, leader.producers(), previous);
+                }
                 leader.handle_appended(batch, previous.offset, appended);
                 (previous.offset, end)
             }
@@ -483,7 +486,11 @@ impl Partition {
                 self.append_failed(error);
                 return Ok(());
             }
+            let rolls = self.log.take_rolls();
             for frame in &fitting {
+                if rolls.contains(&frame.start()) {
+                    snapshot_roll(&mut self.log, &self.producers, frame.start());
+                }
                 remember_producer(&mut self.producers, frame);
             }
             follower.handle_appended(self.log.end());
@@ -536,7 +543,7 @@ impl Partition {
         if matches!(self.role, Role::Failed) {
             return;
         }
-        if let Err(error) = self.log.apply_retention(wall_clock_ms, self.high_watermark) {
+        if let Err(error) = self.retain(wall_clock_ms) {
             self.fail(
                 format!("cannot apply retention to partition {}: {error}", self.id),
                 false,
@@ -545,9 +552,31 @@ impl Partition {
         self.changed();
     }
 
-    /// The process stops, or the partition leaves this node: everyone who waits is answered.
+    fn retain(&mut self, wall_clock_ms: u64) -> Result<(), IoFailure> {
+        let start = self
+            .log
+            .plan_retention(wall_clock_ms, self.high_watermark)?;
+        if !self.log.take_rolls().is_empty() {
+            let producers = match &self.role {
+                Role::Leader(leader) => leader.producers(),
+                _ => &self.producers,
+            };
+            let end = self.log.end();
+            snapshot_roll(&mut self.log, producers, end);
+        }
+        if let Some(start) = start {
+            let snapshot = self.producers_at_new_start(start);
+            self.log.trim(start, snapshot)?;
+        }
+        Ok(())
+    }
+
+    /// The process stops, or the partition leaves this node: everyone who waits is answered. The caller closes the log.
     pub fn close(mut self) -> (Vec<Output>, Log) {
         self.step_down(ErrorCode::NotLeaderOrFollower);
+        if !matches!(self.role, Role::Failed) {
+            self.keep_last_snapshot();
+        }
         (self.outputs.into(), self.log)
     }
 
@@ -559,11 +588,15 @@ impl Partition {
             // Only a leader of this epoch writes in it, so this process has led in it before and was fenced out of it.
             return;
         }
-        let start = Frame::epoch_start(state.leader_epoch, self.log.end());
+        let before = self.log.end();
+        let start = Frame::epoch_start(state.leader_epoch, before);
         let end = start.end();
         if let Err(error) = self.log.append(&[start]) {
             self.append_failed(error);
             return;
+        }
+        if !self.log.take_rolls().is_empty() {
+            snapshot_roll(&mut self.log, &self.producers, before);
         }
         self.durable_told = self.log.durable_end();
         let leader = Leader::new(

@@ -9,7 +9,7 @@ use crate::types::{
     EpochHistory, LeaderEpoch, LogPosition, MonotonicTime, NodeId, Offset, SessionId,
 };
 use crate::wal::Frame;
-use crate::wire::{Ack, SessionAnswer, SessionOutcome, SessionRefusal};
+use crate::wire::{Ack, ProducerSnapshot, SessionAnswer, SessionOutcome, SessionRefusal};
 
 /// How long a hello may go unanswered on a live connection before another is sent.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
@@ -32,6 +32,7 @@ pub enum FollowerAction {
     Reset {
         start: LogPosition,
         epochs: EpochHistory,
+        producers: ProducerSnapshot,
     },
     /// Acknowledge to the leader.
     Ack(Ack),
@@ -177,12 +178,17 @@ impl Follower {
         }
         self.session = SessionState::Truncating { session };
         self.actions.push_back(match &answer.outcome {
-            SessionOutcome::Reset { start, epochs } => {
+            SessionOutcome::Reset {
+                start,
+                epochs,
+                producers,
+            } => {
                 // A leader's log start is never above its high watermark.
                 self.told_watermark = self.told_watermark.max(start.offset);
                 FollowerAction::Reset {
                     start: *start,
                     epochs: epochs.clone(),
+                    producers: producers.clone(),
                 }
             }
             SessionOutcome::Truncate(to) => FollowerAction::Truncate { to: *to },

@@ -13,7 +13,9 @@ use crate::types::{
     EpochHistory, ErrorCode, Incarnation, LeaderEpoch, LogPosition, MonotonicTime, NodeId, Offset,
     PartitionState, SessionId, quorum,
 };
-use crate::wire::{Ack, OpenSession, SessionAnswer, SessionOutcome, SessionRefusal};
+use crate::wire::{
+    Ack, OpenSession, ProducerSnapshot, SessionAnswer, SessionOutcome, SessionRefusal,
+};
 
 /// When a produce request is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -199,6 +201,11 @@ impl Leader {
 
     pub fn high_watermark(&self) -> Offset {
         self.high_watermark
+    }
+
+    /// What the log up to [`Leader::handle_appended`]'s last call says of its producers.
+    pub fn producers(&self) -> &ProducerStates {
+        &self.producers
     }
 
     /// Whether this epoch has committed its start, so that [`Leader::high_watermark`] is the true one.
@@ -557,13 +564,15 @@ impl Leader {
     }
 }
 
-/// A follower whose log shares nothing with what the leader still has starts anew at the leader's start.
+/// A follower whose log shares nothing with what the leader still has starts anew at the leader's start. What is known of
+/// the producers there is on the disk, so the caller adds it to the answer.
 fn reset(log: LogEnds<'_>) -> SessionOutcome {
     let mut epochs = log.epochs.clone();
     epochs.truncate(log.start);
     SessionOutcome::Reset {
         start: log.start,
         epochs,
+        producers: ProducerSnapshot::default(),
     }
 }
 
@@ -939,7 +948,8 @@ mod tests {
             (
                 SessionOutcome::Reset {
                     start: position(4, 1),
-                    epochs: history(&[(1, 0)])
+                    epochs: history(&[(1, 0)]),
+                    producers: ProducerSnapshot::default(),
                 },
                 true
             )

@@ -13,6 +13,7 @@ use super::index::{SealedSegment, SegmentIndex};
 use super::reader::{Frames, LogReader, ReadError, Segment, Shared};
 use super::recovery::{OpenError, RecoveryReport};
 use super::segment::segment_path;
+use super::snapshots::Snapshots;
 use super::sync::{
     self, CHECKPOINT_BYTES, SealedUnsynced, SharedCheckpoint, SyncError, SyncTicket, SyncWork,
 };
@@ -131,6 +132,7 @@ pub struct Log {
     pub(super) poisoned: Option<String>,
     pub(super) impairment: Option<Impairment>,
     pub(super) checkpoint: SharedCheckpoint,
+    pub(super) snapshots: Snapshots,
 }
 
 /// Frames that go into one segment.
@@ -326,6 +328,7 @@ impl Log {
             sync_dir: std::mem::take(&mut self.dir_unsynced),
             checkpoint_due,
             checkpoint: self.checkpoint.clone(),
+            snapshots: std::mem::take(&mut self.snapshots.waiting),
             outcome: OnceLock::new(),
         };
         Some(SyncTicket {
@@ -381,6 +384,7 @@ impl Log {
             sync_dir: true,
             checkpoint_due: true,
             checkpoint: self.checkpoint.clone(),
+            snapshots: std::mem::take(&mut self.snapshots.waiting),
             outcome: OnceLock::new(),
         };
         drop(state);
@@ -519,6 +523,7 @@ impl Log {
             });
             state.active_file = Some(file);
             self.dir_unsynced = true;
+            self.snapshots.handle_rolled(state.end);
         }
         let interval = state.index_interval;
         let Some(active) = state.segments.last_mut() else {
@@ -546,6 +551,7 @@ impl Log {
         active.max_timestamp = state.active_index.max_timestamp;
         state.end = active.end;
         self.bytes_since_checkpoint += bytes;
+        self.snapshots.handle_appended(bytes);
     }
 
     /// Makes the active segment a sealed one. The caller makes the next.

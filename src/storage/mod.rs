@@ -24,6 +24,7 @@ mod recovery;
 mod retention;
 mod segment;
 mod small_file;
+mod snapshots;
 mod sync;
 mod tail_cache;
 #[cfg(test)]

@@ -31,6 +31,7 @@ use super::segment::{
     parse_segment_name, segment_path,
 };
 use super::small_file::{self, SmallFileError};
+use super::snapshots::{self, Snapshots};
 use super::sync::Checkpoint;
 use super::tail_cache::TailCache;
 use crate::types::{
@@ -224,6 +225,17 @@ pub(super) fn open(
         created || (quarantined.is_none() && flushed.is_none() && end == LogPosition::START);
     report.quarantined = quarantined;
     report.impairment = impairment.clone();
+    // One where each segment begins is what retention will ask for, and the newest is the next replay's.
+    let newest = snapshots::list(fs_ref, dir)?
+        .into_iter()
+        .rfind(|offset| *offset <= end.offset);
+    snapshots::prune(fs_ref, dir, |offset| {
+        Some(offset) == newest
+            || offset == start.offset
+            || segments
+                .binary_search_by_key(&offset, |segment| segment.base)
+                .is_ok()
+    });
     let state = State {
         start,
         end,
@@ -249,6 +261,7 @@ pub(super) fn open(
         poisoned: None,
         impairment,
         checkpoint: Arc::new(Mutex::new(checkpoint)),
+        snapshots: Snapshots::default(),
     };
     Ok((log, report))
 }
