@@ -45,7 +45,7 @@ use crate::controller::{Controller, FenceHandler};
 use crate::kafka::{NodeSetting, Service};
 use crate::metadata::FlushPolicy;
 use crate::partition::{PartitionView, RoleView};
-use crate::storage::{DataDir, GroupCommit};
+use crate::storage::{DataDir, GroupCommit, RESERVED_BYTES};
 use crate::transport::{CloseReason, CurrentIdentity};
 use crate::types::{Appointment, NodeId, Offset, TopicPartition};
 
@@ -53,6 +53,9 @@ use crate::types::{Appointment, NodeId, Offset, TopicPartition};
 const MAX_SHARDS: usize = 8;
 /// How often high watermarks are written down for readers of the data directory.
 const CHECKPOINT_EVERY: Duration = Duration::from_millis(500);
+
+/// How often the room on the disk is looked at. What can be written meanwhile must fit what is reserved.
+const CHECK_SPACE_EVERY: Duration = Duration::from_millis(200);
 
 /// What the node tells its broker.
 #[derive(Clone)]
@@ -119,6 +122,7 @@ impl Starting {
         );
         tasks.spawn(assignments.follow(controller.image()));
         tasks.spawn(checkpoint(shared.clone(), options.data_dir.clone()));
+        tasks.spawn(watch_space(shared.clone(), options.data_dir.clone()));
         let producer_ids = Arc::new(ProducerIds::default());
         tasks.spawn({
             let (ids, controller, stop) = (
@@ -197,6 +201,29 @@ impl Broker {
             }
         }
         write_watermarks(&self.options.data_dir, watermarks).await;
+    }
+}
+
+/// Refuses records before the disk is so full that nothing else could be written either.
+async fn watch_space(shared: Arc<Shared>, data_dir: Arc<DataDir>) {
+    let mut every = tokio::time::interval(CHECK_SPACE_EVERY);
+    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = shared.stopping.cancelled() => return,
+            _ = every.tick() => {}
+        }
+        let dir = data_dir.clone();
+        match tokio::task::spawn_blocking(move || dir.check_space()).await {
+            Ok(Ok(None)) => {}
+            Ok(Ok(Some(true))) => tracing::error!(
+                dir = %data_dir.path().display(), reserved_bytes = RESERVED_BYTES,
+                "the disk is full: records are refused, reads go on; free some space, or lower retention"
+            ),
+            Ok(Ok(Some(false))) => tracing::info!("there is room on the disk again: records are taken"),
+            Ok(Err(error)) => tracing::warn!(cause = %error, "cannot tell how much room is left"),
+            Err(error) => tracing::warn!(cause = %error, "cannot tell how much room is left"),
+        }
     }
 }
 

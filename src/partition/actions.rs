@@ -99,7 +99,15 @@ impl Partition {
                         return;
                     }
                     let before = self.log.end();
-                    let cut = self.log.truncate(to).map_err(|error| error.to_string());
+                    let cut = self.log.truncate(to);
+                    if let Err(error) = &cut
+                        && error.is_damage()
+                    {
+                        // Nothing is taken in this state; the next tick begins anew.
+                        self.handle_damage(&error.to_string());
+                        return;
+                    }
+                    let cut = cut.map_err(|error| error.to_string());
                     let is_shorter = self.log.end() != before;
                     self.handle_cut(is_shorter, cut);
                 }

@@ -6,6 +6,7 @@
 mod actions;
 #[cfg(test)]
 mod cluster_tests;
+mod damage;
 mod output;
 mod producers;
 mod replica;

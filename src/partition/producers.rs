@@ -82,6 +82,7 @@ impl Partition {
     pub(super) fn replay_producers(&mut self) {
         match producers_at(&self.log, self.log.end()) {
             Ok(producers) => self.producers = producers,
+            Err(error) if error.is_damage() => self.handle_damage(&error.to_string()),
             Err(error) => self.fail(
                 format!("cannot replay partition {}: {error}", self.id),
                 false,

@@ -54,17 +54,23 @@ pub struct Partition {
     /// sessions and appends below it. At least the epoch of the last durable frame.
     pub(super) promised: LeaderEpoch,
     /// How much of `promised` would survive a crash. A hello waits until it is all of it.
-    promised_durably: LeaderEpoch,
+    pub(super) promised_durably: LeaderEpoch,
     /// The last state that was taken from the controller.
-    state: Option<PartitionState>,
+    pub(super) state: Option<PartitionState>,
     /// At least what the current role knows; survives roles.
     pub(super) high_watermark: Offset,
     /// While this replica does not lead. A leader has it inside.
     pub(super) producers: ProducerStates,
     /// Whether there is a connection to the leader that is followed.
-    connected: bool,
+    pub(super) connected: bool,
     next_session: u64,
-    trusted: bool,
+    /// Whether the log holds everything that this replica acknowledged. If not, it neither votes nor leads.
+    pub(super) trusted: bool,
+    /// The log was damaged while this very process was a member of the in-sync set: being named in it says nothing until a
+    /// state without it has shown that it was admitted anew.
+    pub(super) must_leave_isr: bool,
+    /// What a read found wrong with the log, until the log is set aside.
+    pub(super) damage: Option<String>,
     last_view: Option<PartitionView>,
     /// The durable end that the current role was last told of.
     pub(super) durable_told: LogPosition,
@@ -103,6 +109,8 @@ impl Partition {
             connected: false,
             next_session: options.first_session,
             trusted: !options.log_lost && log_is_sound,
+            must_leave_isr: false,
+            damage: None,
             last_view: None,
             durable_told: LogPosition::START,
             outputs: VecDeque::new(),
@@ -183,7 +191,9 @@ impl Partition {
             return;
         }
         let names_me = |member: &Appointment| *member == self.me;
-        if state.isr.iter().any(names_me) {
+        if !state.isr.iter().any(names_me) {
+            self.must_leave_isr = false;
+        } else if !self.must_leave_isr {
             // An ISR change that names this incarnation was granted on what this very process acknowledged.
             self.trust();
         }
@@ -384,13 +394,17 @@ impl Partition {
                     },
                     catch_up: false,
                 });
-                self.outputs.push_back(Output::Failed {
-                    cause: format!(
-                        "cannot read partition {} at {}: {error}",
-                        self.id, order.from
-                    ),
-                    stop_process: false,
-                });
+                if error.is_damage() {
+                    self.handle_damage(&error.to_string());
+                } else {
+                    self.outputs.push_back(Output::Failed {
+                        cause: format!(
+                            "cannot read partition {} at {}: {error}",
+                            self.id, order.from
+                        ),
+                        stop_process: false,
+                    });
+                }
                 return None;
             }
         };
@@ -483,6 +497,7 @@ impl Partition {
         };
         if !fitting.is_empty() {
             if let Err(error) = self.log.append(&fitting) {
+                follower.handle_append_failed(now);
                 self.append_failed(error);
                 return Ok(());
             }
@@ -527,6 +542,7 @@ impl Partition {
             Role::Follower(follower) => {
                 follower.handle_tick(now);
                 self.drain_follower();
+                self.begin_anew_if_damaged(now);
             }
             Role::Idle | Role::Failed => {}
         }
@@ -613,7 +629,12 @@ impl Partition {
         self.sync();
     }
 
-    fn follow(&mut self, now: MonotonicTime, leader: NodeId, connected: bool) {
+    pub(super) fn follow(&mut self, now: MonotonicTime, leader: NodeId, connected: bool) {
+        if let Some(cause) = self.damage.take()
+            && !self.begin_anew(&cause)
+        {
+            return;
+        }
         let epoch = self.promised;
         self.durable_told = self.log.durable_end();
         self.role = Role::Follower(Box::new(Follower::new(
@@ -645,7 +666,7 @@ impl Partition {
     }
 
     /// Leaves the current role. What waits is answered `error`; sessions are void from here.
-    fn step_down(&mut self, error: ErrorCode) {
+    pub(super) fn step_down(&mut self, error: ErrorCode) {
         match std::mem::replace(&mut self.role, Role::Idle) {
             Role::Leader(leader) => {
                 let (actions, producers) = leader.resign(error);
@@ -734,7 +755,7 @@ impl Partition {
         self.trusted = true;
     }
 
-    fn changed(&mut self) {
+    pub(super) fn changed(&mut self) {
         let view = self.view();
         if self.last_view != Some(view) {
             self.last_view = Some(view);

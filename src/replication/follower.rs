@@ -289,6 +289,14 @@ impl Follower {
             && epochs.epoch_of(frame.base_offset()) == Some(frame.leader_epoch())
     }
 
+    /// The frames that were to be appended could not be, for want of room. The session is given up, and another opened after
+    /// the longest pause: room does not come back at once.
+    pub fn handle_append_failed(&mut self, now: MonotonicTime) {
+        self.session = SessionState::Pausing {
+            until: now + MAX_RETRY_PAUSE,
+        };
+    }
+
     /// The frames that were to be appended are in the log, up to `end`, not yet durable.
     pub fn handle_appended(&mut self, end: LogPosition) {
         self.end = end;

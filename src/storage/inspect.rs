@@ -18,7 +18,8 @@ use super::index::SegmentIndex;
 use super::log_start::LogStart;
 use super::promises::Promises;
 use super::reader::is_not_found;
-use super::recovery::{IDENTITY_FILE, IDENTITY_KIND, Identity, is_quarantine_name};
+use super::quarantine::is_quarantine_name;
+use super::recovery::{IDENTITY_FILE, IDENTITY_KIND, Identity};
 use super::segment::{
     BadFrame, CursorError, FrameCursor, FrameFault, SCAN_CHUNK, index_path, parse_segment_name,
     segment_path,

@@ -14,6 +14,7 @@ use super::reader::{Frames, LogReader, ReadError, Segment, Shared};
 use super::recovery::{OpenError, RecoveryReport};
 use super::segment::segment_path;
 use super::snapshots::Snapshots;
+use super::space::DiskSpace;
 use super::sync::{
     self, CHECKPOINT_BYTES, SealedUnsynced, SharedCheckpoint, SyncError, SyncTicket, SyncWork,
 };
@@ -75,6 +76,8 @@ pub struct LogOptions {
     pub machine_restarted: bool,
     /// See [`TAIL_CACHE_BYTES`].
     pub tail_cache_bytes: usize,
+    /// Of the disk that the log is on.
+    pub space: DiskSpace,
 }
 
 impl From<LogConfig> for LogOptions {
@@ -84,6 +87,7 @@ impl From<LogConfig> for LogOptions {
             verify_all: false,
             machine_restarted: false,
             tail_cache_bytes: TAIL_CACHE_BYTES,
+            space: DiskSpace::default(),
         }
     }
 }
@@ -99,7 +103,7 @@ pub enum AppendError {
         found: LogPosition,
     },
     /// The log is as it was before, and can be read.
-    #[error("no space left on the device for {}: free some, or lower the topic's retention; reads go on", path.display())]
+    #[error("no space left on the disk for {}: free some, or lower the topic's retention; reads go on", path.display())]
     NoSpace { path: PathBuf },
     /// The log is as it was before.
     #[error(transparent)]
@@ -133,6 +137,7 @@ pub struct Log {
     pub(super) impairment: Option<Impairment>,
     pub(super) checkpoint: SharedCheckpoint,
     pub(super) snapshots: Snapshots,
+    pub(super) space: DiskSpace,
 }
 
 /// Frames that go into one segment.
@@ -263,6 +268,12 @@ impl Log {
         }
         if frames.is_empty() {
             return Ok(());
+        }
+        // A new leader's epoch start is small, and without it the partition could not even be read.
+        if self.space.is_short() && !frames.iter().all(Frame::is_epoch_start) {
+            return Err(AppendError::NoSpace {
+                path: self.shared.dir.clone(),
+            });
         }
         let runs = self.plan(frames);
         let mut written = Vec::with_capacity(runs.len());

@@ -166,20 +166,34 @@ pub(super) fn write(
 ) -> Result<(), IoFailure> {
     let path = path(dir, snapshot.at.offset);
     let beside = dir.join(format!("{:020}{SUFFIX}.new", snapshot.at.offset.get()));
-    let bytes = encode(snapshot);
-    let file = fs
-        .open(&beside, OpenMode::Create)
-        .map_err(IoFailure::at("create", &beside))?;
-    file.set_len(0).map_err(IoFailure::at("write", &beside))?;
-    file.write_at(0, &[IoSlice::new(&bytes)])
-        .map_err(IoFailure::at("write", &beside))?;
-    if sync {
-        file.sync_data().map_err(IoFailure::at("sync", &beside))?;
+    let written = write_beside(fs, &beside, &encode(snapshot), sync);
+    if let Err(failure) = written {
+        // Whatever was written takes room that a full disk has better use for.
+        let _ = fs.remove_file(&beside);
+        return Err(failure);
     }
     fs.rename(&beside, &path)
         .map_err(IoFailure::at("replace", &path))?;
     if sync {
         fs.sync_dir(dir).map_err(IoFailure::at("sync", dir))?;
+    }
+    Ok(())
+}
+
+fn write_beside(
+    fs: &dyn FileSystem,
+    beside: &Path,
+    bytes: &[u8],
+    sync: bool,
+) -> Result<(), IoFailure> {
+    let file = fs
+        .open(beside, OpenMode::Create)
+        .map_err(IoFailure::at("create", beside))?;
+    file.set_len(0).map_err(IoFailure::at("write", beside))?;
+    file.write_at(0, &[IoSlice::new(bytes)])
+        .map_err(IoFailure::at("write", beside))?;
+    if sync {
+        file.sync_data().map_err(IoFailure::at("sync", beside))?;
     }
     Ok(())
 }

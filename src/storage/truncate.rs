@@ -32,6 +32,13 @@ pub enum TruncateError {
     Poisoned { dir: PathBuf, cause: String },
 }
 
+impl TruncateError {
+    /// See [`ReadError::is_damage`].
+    pub fn is_damage(&self) -> bool {
+        matches!(self, TruncateError::Read(error) if error.is_damage())
+    }
+}
+
 impl Log {
     /// Removes every frame that ends after `to`: records at or above its offset, and epoch starts of later epochs at its
     /// offset. Where nothing lies after `to`, nothing changes. When this returns, the removed frames cannot come back, and
