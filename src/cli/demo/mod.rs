@@ -302,7 +302,9 @@ async fn create_topic(
                 tokio::time::sleep(TOPIC_PAUSE).await;
             }
             _ => {
-                return Err(anyhow::Error::new(error).context(format!("cannot create topic {name}")));
+                return Err(
+                    anyhow::Error::new(error).context(format!("cannot create topic {name}"))
+                );
             }
         }
     }
