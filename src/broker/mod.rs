@@ -12,6 +12,7 @@ mod follower_channel;
 mod follower_link;
 mod heartbeat;
 mod inbox;
+mod isr_proposals;
 mod leader_channel;
 mod leader_link;
 mod links;
@@ -121,6 +122,7 @@ impl Starting {
             options.identity.clone(),
         );
         tasks.spawn(assignments.follow(controller.image()));
+        tasks.spawn(isr_proposals::keep(shared.clone(), controller.clone()));
         tasks.spawn(checkpoint(shared.clone(), options.data_dir.clone()));
         tasks.spawn(watch_space(shared.clone(), options.data_dir.clone()));
         let producer_ids = Arc::new(ProducerIds::default());
@@ -220,7 +222,9 @@ async fn watch_space(shared: Arc<Shared>, data_dir: Arc<DataDir>) {
                 dir = %data_dir.path().display(), reserved_bytes = RESERVED_BYTES,
                 "the disk is full: records are refused, reads go on; free some space, or lower retention"
             ),
-            Ok(Ok(Some(false))) => tracing::info!("there is room on the disk again: records are taken"),
+            Ok(Ok(Some(false))) => {
+                tracing::info!("there is room on the disk again: records are taken")
+            }
             Ok(Err(error)) => tracing::warn!(cause = %error, "cannot tell how much room is left"),
             Err(error) => tracing::warn!(cause = %error, "cannot tell how much room is left"),
         }

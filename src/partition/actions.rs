@@ -57,6 +57,7 @@ impl Partition {
                     catch_up: false,
                 }),
                 LeaderAction::Complete { ticket, result } => Output::Complete { ticket, result },
+                LeaderAction::ProposeIsr(change) => Output::ProposeIsr(change),
                 LeaderAction::WatermarkMoved => {
                     self.high_watermark = leader.high_watermark();
                     continue;
@@ -163,6 +164,7 @@ impl Partition {
                 durable,
                 epochs: epochs.latest(count),
                 epochs_complete,
+                log_lost: self.must_leave_isr,
             },
         }
     }

@@ -206,13 +206,16 @@ impl Disk {
     }
 
     fn used(&self) -> u64 {
-        self.inodes
-            .values()
-            .map(|inode| match inode {
-                Inode::File(contents) => contents.live.len() as u64,
-                Inode::Dir(_) => 0,
-            })
-            .sum()
+        self.used_below(ROOT)
+    }
+
+    /// What is reached by a name; what is not takes no room.
+    fn used_below(&self, id: u64) -> u64 {
+        match self.inodes.get(&id) {
+            Some(Inode::File(contents)) => contents.live.len() as u64,
+            Some(Inode::Dir(dir)) => dir.live.values().map(|&id| self.used_below(id)).sum(),
+            None => 0,
+        }
     }
 
     /// Counts one changing operation. `Err` when the process is dead or dies at it.

@@ -17,8 +17,8 @@ use super::impairment::{self, Impairment};
 use super::index::SegmentIndex;
 use super::log_start::LogStart;
 use super::promises::Promises;
-use super::reader::is_not_found;
 use super::quarantine::is_quarantine_name;
+use super::reader::is_not_found;
 use super::recovery::{IDENTITY_FILE, IDENTITY_KIND, Identity};
 use super::segment::{
     BadFrame, CursorError, FrameCursor, FrameFault, SCAN_CHUNK, index_path, parse_segment_name,

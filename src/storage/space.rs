@@ -26,7 +26,12 @@ impl DiskSpace {
     /// So many bytes can be written. Returns what is true now, if that is new.
     pub fn handle_available(&self, bytes: u64) -> Option<bool> {
         let was_short = self.is_short();
-        let is_short = bytes < if was_short { ENOUGH_BYTES } else { RESERVED_BYTES };
+        let is_short = bytes
+            < if was_short {
+                ENOUGH_BYTES
+            } else {
+                RESERVED_BYTES
+            };
         self.is_short.store(is_short, Ordering::Relaxed);
         (is_short != was_short).then_some(is_short)
     }

@@ -71,6 +71,9 @@ pub struct OpenSession {
     pub epochs: EpochHistory,
     /// Whether `epochs` begins where the follower's log begins, or older ones were left out.
     pub epochs_complete: bool,
+    /// Whether this very process has lost what it acknowledged, because its log was damaged and set aside: as a member of
+    /// the in-sync set it must leave that, and may come back.
+    pub log_lost: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -236,6 +239,7 @@ impl ControlMessage {
                 out.put_u64(open.session.to_bits());
                 put_position(out, open.durable);
                 out.put_u8(open.epochs_complete.into());
+                out.put_u8(open.log_lost.into());
                 put_epochs(out, &open.epochs);
             }
             ControlMessage::SessionAnswer(answer) => {
@@ -280,6 +284,7 @@ impl ControlMessage {
                 session: session(&mut reader)?,
                 durable: reader.position()?,
                 epochs_complete: flag(&mut reader)?,
+                log_lost: flag(&mut reader)?,
                 epochs: epochs(&mut reader)?,
             }),
             KIND_SESSION_ANSWER => ControlMessage::SessionAnswer(SessionAnswer {
@@ -652,6 +657,7 @@ mod tests {
                 durable: position(12, 5),
                 epochs: history(),
                 epochs_complete: true,
+                log_lost: false,
             }),
             answer(SessionOutcome::Truncate(position(9, 2))),
             answer(SessionOutcome::Reset {
