@@ -143,12 +143,38 @@ impl Election {
     /// process cannot be appointed, and a directory other than the one that was admitted holds nothing that was
     /// acknowledged.
     pub fn winner(&self, image: &ClusterImage, wait_for_all: bool) -> Option<Appointment> {
-        if !self.has_quorum(image) || (wait_for_all && self.missing(image).next().is_some()) {
+        if wait_for_all && self.missing(image).next().is_some() {
+            return None;
+        }
+        self.winner_of(image, |_| true)
+    }
+
+    /// The same, among the replies of nodes in `alive` only: one that stopped after it had replied would have to be
+    /// replaced at once. Not to count a reply is as if it had not come, so an election quorum of the others is needed, and
+    /// is enough.
+    pub fn winner_among(
+        &self,
+        image: &ClusterImage,
+        alive: &BTreeSet<NodeId>,
+    ) -> Option<Appointment> {
+        self.winner_of(image, |node| alive.contains(&node))
+    }
+
+    fn winner_of(
+        &self,
+        image: &ClusterImage,
+        counts: impl Fn(NodeId) -> bool,
+    ) -> Option<Appointment> {
+        let replies: Vec<&FenceReply> = self
+            .valid_replies(image)
+            .filter(|reply| counts(reply.node))
+            .collect();
+        if replies.len() < self.quorum {
             return None;
         }
         let rank = |node| self.replicas.iter().position(|&replica| replica == node);
-        let best = self
-            .valid_replies(image)
+        let best = replies
+            .into_iter()
             .max_by_key(|reply| (reply.last, std::cmp::Reverse(rank(reply.node))))?;
         image.registered(best.node)
     }
@@ -247,6 +273,25 @@ mod tests {
             Some(1),
             "preferred among equals"
         );
+    }
+
+    #[test]
+    fn who_stopped_after_its_reply_does_not_win_and_does_not_stand_in_the_way() {
+        let (image, mut election) = electing();
+        election.record(reply(&image, 1, 1, 91)).unwrap();
+        election.record(reply(&image, 2, 1, 90)).unwrap();
+        let among = |election: &Election, alive| {
+            let winner = election.winner_among(&image, &nodes(alive));
+            winner.map(|winner| winner.node.get())
+        };
+        assert_eq!(
+            among(&election, vec![2, 3]),
+            None,
+            "what one alone holds need not be all that was committed"
+        );
+        assert_eq!(among(&election, vec![1, 2]), Some(1));
+        election.record(reply(&image, 3, 1, 90)).unwrap();
+        assert_eq!(among(&election, vec![2, 3]), Some(2));
     }
 
     #[test]
