@@ -1,0 +1,1 @@
+//! With all rules, nothing is ever broken.

@@ -1,0 +1,1 @@
+//! What the searches are about does happen in them.
