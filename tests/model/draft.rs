@@ -312,7 +312,11 @@ impl<'a> Draft<'a> {
         let replica = &self.state.replicas[from];
         if replica.phase == Phase::Streaming && replica.epoch == its.epoch {
             let covered = its.log.prefix(its.log.entries_up_to(position, true));
-            if !replica.log.prefix(replica.durable as usize).has_prefix(covered) {
+            if !replica
+                .log
+                .prefix(replica.durable as usize)
+                .has_prefix(covered)
+            {
                 self.broken(Violation::AckAboveLog {
                     leader,
                     follower: from,
@@ -424,8 +428,8 @@ impl<'a> Draft<'a> {
             match self.acknowledged(offset) {
                 None => {
                     self.state.acknowledged[offset as usize] = record(its.epoch, number_of(mine));
-                    if self.state.marks.0 & Marks::SHRUNK != 0 {
-                        self.mark(Marks::ACK_AFTER_CHANGE);
+                    if self.state.marks.0 & Marks::GREW_AGAIN != 0 {
+                        self.mark(Marks::ACK_AFTER_GROWTH);
                     }
                 }
                 Some(first) if number_of(first) != number_of(mine) => {
@@ -584,7 +588,7 @@ impl<'a> Draft<'a> {
             isr = InSync::new(present, isr.m());
         }
         let before = self.state.isr;
-        if isr.len() < before.len() {
+        if isr.len() < before.len() && self.acknowledged(0).is_some() {
             self.mark(Marks::SHRUNK);
         }
         if isr.len() > before.len() && self.state.marks.0 & Marks::SHRUNK != 0 {
@@ -604,23 +608,32 @@ impl<'a> Draft<'a> {
         self.decided(proposal, Outcome::Accepted);
     }
 
+    /// Other copies of it may still be on their way.
     pub(crate) fn refuse(&mut self, index: usize) {
         let proposal = self.state.proposals[index];
-        if self.holds(Rule::RefusalSettles) {
-            self.state.proposals[index] = Proposal::default();
-        }
         self.decided(proposal, Outcome::Refused);
     }
 
     fn decided(&mut self, proposal: Proposal, outcome: Outcome) {
         let proposer = &mut self.state.replicas[proposal.proposer as usize - 1];
+        let undecided = match proposer.outcome {
+            Outcome::Open => true,
+            Outcome::Refused => outcome == Outcome::Accepted,
+            Outcome::Accepted | Outcome::Withdrawn => false,
+        };
         if proposer.role == Role::Leader
             && proposer.epoch == proposal.epoch
             && proposer.pending == proposal.isr
-            && proposer.outcome == Outcome::Open
+            && undecided
         {
             proposer.outcome = outcome;
         }
+    }
+
+    /// The controller accepts the set that it has already, whoever is registered by now.
+    pub(crate) fn withdraw(&mut self, node: usize) {
+        self.partition_epoch_rises();
+        self.state.replicas[node].outcome = Outcome::Withdrawn;
     }
 
     fn partition_epoch_rises(&mut self) {
@@ -766,8 +779,21 @@ impl<'a> Draft<'a> {
         let leader_epoch = self.holds(Rule::CasLeaderEpoch);
         let partition_epoch = self.holds(Rule::CasPartitionEpoch);
         let epoch = self.state.epoch;
+        let incarnations = self.holds(Rule::CasIncarnations);
+        let replicas = self.state.replicas;
         for proposal in &mut self.state.proposals {
-            if (leader_epoch && proposal.epoch != epoch) || (partition_epoch && !proposal.fresh) {
+            // Registered incarnations only rise. Where its leader still waits, the refusal has to come first.
+            let hopeless = incarnations
+                && proposal.epoch != 0
+                && replicas[proposal.proposer as usize - 1].outcome != Outcome::Open
+                && proposal
+                    .isr
+                    .members()
+                    .any(|member| proposal.isr.incarnation(member) < replicas[member].registered);
+            if hopeless
+                || (leader_epoch && proposal.epoch != epoch)
+                || (partition_epoch && !proposal.fresh)
+            {
                 *proposal = Proposal::default();
             }
             proposal.fresh &= partition_epoch;
@@ -823,9 +849,11 @@ impl<'a> Draft<'a> {
         }
         for epoch in 1..=EPOCHS as u8 {
             let needed = self.state.leader_of(epoch).is_none()
-                && self.state.replicas.iter().any(|replica| {
-                    replica.role == Role::Follower && replica.epoch == epoch
-                });
+                && self
+                    .state
+                    .replicas
+                    .iter()
+                    .any(|replica| replica.role == Role::Follower && replica.epoch == epoch);
             if !needed {
                 self.state.reigns[epoch as usize - 1] = Log::default();
             }
@@ -882,7 +910,5 @@ fn differ(one: Log, other: Log) -> Option<Position> {
     let common = unlike.trailing_zeros() as usize / 8;
     (common + 1..=one.len())
         .map(|entries| one.prefix(entries).end())
-        .find(|&end| {
-            (common + 1..=other.len()).any(|entries| other.prefix(entries).end() == end)
-        })
+        .find(|&end| (common + 1..=other.len()).any(|entries| other.prefix(entries).end() == end))
 }

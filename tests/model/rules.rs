@@ -55,8 +55,9 @@ pub(crate) enum Rule {
     TimeoutIsNoOutcome,
     /// Until its outcome is known, the high watermark satisfies the proposed set as well as the current one.
     BothSets,
-    /// A refusal settles a proposal only when no other copy of it can be accepted any more.
-    RefusalSettles,
+    /// A refusal is not an outcome either, since another copy of the proposal may still be accepted: the leader has its present
+    /// set accepted anew, and only the partition epoch of that settles the proposal.
+    RefusalIsNoOutcome,
     /// `m` is changed like the ISR: by a proposal. Without: the controller sets it, and the leader hears of it.
     MinInsyncIsProposed,
     /// A replica that has lost its log or directory neither votes nor leads until an ISR change names its incarnation.
@@ -93,7 +94,7 @@ impl Rule {
         Rule::NewSetHoldsByIncarnation,
         Rule::TimeoutIsNoOutcome,
         Rule::BothSets,
-        Rule::RefusalSettles,
+        Rule::RefusalIsNoOutcome,
         Rule::MinInsyncIsProposed,
         Rule::LossyDoesNotVote,
         Rule::RecoverySyncs,

@@ -37,7 +37,11 @@ impl Trace {
 }
 
 /// Searches until an invariant is broken, a state is `wanted`, everything is seen, or more than `max_states` are.
-pub(crate) fn search(bounds: &Bounds, wanted: impl Fn(&State) -> bool, max_states: usize) -> Searched {
+pub(crate) fn search(
+    bounds: &Bounds,
+    wanted: impl Fn(&State) -> bool,
+    max_states: usize,
+) -> Searched {
     let begin = Instant::now();
     let first = initial(bounds);
     let fingerprint = first.fingerprint(bounds.replicas);

@@ -11,50 +11,103 @@ use crate::violation::Violation;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
     /// A node learns of its appointment, acts on it and writes the epoch start.
-    Lead { node: usize, epoch: u8 },
+    Lead {
+        node: usize,
+        epoch: u8,
+    },
     /// A leader appends the next record.
-    Append { node: usize },
+    Append {
+        node: usize,
+    },
     /// What a node has written becomes durable, up to an entry.
-    Sync { node: usize, entries: usize },
+    Sync {
+        node: usize,
+        entries: usize,
+    },
     /// A node learns who leads an epoch, promises it and sends a hello.
-    Follow { node: usize, leader: usize },
+    Follow {
+        node: usize,
+        leader: usize,
+    },
     /// A follower loses its session and sends another hello.
-    AskAgain { node: usize },
-    TakeHello { leader: usize, from: usize },
-    TakeAnswer { node: usize },
+    AskAgain {
+        node: usize,
+    },
+    TakeHello {
+        leader: usize,
+        from: usize,
+    },
+    TakeAnswer {
+        node: usize,
+    },
     /// Hello, its arrival and the answer at once.
-    Reopen { node: usize },
+    Reopen {
+        node: usize,
+    },
     /// An answer of an older session arrives.
-    TakeOldAnswer { node: usize },
-    TakeFrame { node: usize, index: usize },
+    TakeOldAnswer {
+        node: usize,
+    },
+    TakeFrame {
+        node: usize,
+        index: usize,
+    },
     TakeAck {
         leader: usize,
         from: usize,
         position: Position,
     },
     /// An ack of an older session, epoch or incarnation arrives.
-    TakeOldAck { leader: usize, from: usize },
-    Propose { node: usize, isr: InSync },
-    Accept { proposal: Proposal },
-    Refuse { proposal: Proposal },
-    HearOutcome { node: usize },
+    TakeOldAck {
+        leader: usize,
+        from: usize,
+    },
+    Propose {
+        node: usize,
+        isr: InSync,
+    },
+    Accept {
+        proposal: Proposal,
+    },
+    Refuse {
+        proposal: Proposal,
+    },
+    HearOutcome {
+        node: usize,
+    },
+    /// A leader whose proposal was refused has its present set accepted anew.
+    Withdraw {
+        node: usize,
+    },
     /// A leader hears the controller's state, though it waits for no outcome.
-    HearState { node: usize },
+    HearState {
+        node: usize,
+    },
     /// A leader takes a timeout for a refusal.
-    GiveUp { node: usize },
+    GiveUp {
+        node: usize,
+    },
     /// The controller sets m by itself.
-    SetMinInsync { m: u8 },
+    SetMinInsync {
+        m: u8,
+    },
     /// The controller commits a higher epoch without a leader.
     StartElection,
-    Fence { node: usize },
-    Appoint { node: usize },
+    Fence {
+        node: usize,
+    },
+    Appoint {
+        node: usize,
+    },
     /// A process ends and starts again with a prefix of its log.
     Crash {
         node: usize,
         kept: usize,
         lost: bool,
     },
-    Register { node: usize },
+    Register {
+        node: usize,
+    },
 }
 
 /// A step, where it leads, and what it broke.
@@ -297,8 +350,7 @@ impl Steps<'_> {
         let replica = &self.state.replicas[node];
         let stale_ones_count =
             !self.holds(Rule::CasLeaderEpoch) && !self.holds(Rule::CasPartitionEpoch);
-        let appointed =
-            self.state.leader as usize == node + 1 && self.state.epoch == replica.epoch;
+        let appointed = self.state.leader as usize == node + 1 && self.state.epoch == replica.epoch;
         if replica.role != Role::Leader
             || !replica.pending.is_none()
             || self.state.changes >= self.bounds.changes
@@ -346,9 +398,9 @@ impl Steps<'_> {
             sets = sets
                 .iter()
                 .flat_map(|set| {
-                    names.iter().map(|&name| {
-                        InSync(set.0 | InSync::new([(member, name)], 0).0)
-                    })
+                    names
+                        .iter()
+                        .map(|&name| InSync(set.0 | InSync::new([(member, name)], 0).0))
                 })
                 .collect();
         }
@@ -361,7 +413,9 @@ impl Steps<'_> {
 
     fn propose(&mut self, node: usize, isr: InSync) {
         if Draft::new(self.bounds, self.state).supports(node, isr) {
-            self.add(Step::Propose { node, isr }, |draft| draft.propose(node, isr));
+            self.add(Step::Propose { node, isr }, |draft| {
+                draft.propose(node, isr)
+            });
         }
     }
 
@@ -370,12 +424,17 @@ impl Steps<'_> {
         if replica.role != Role::Leader {
             return;
         }
+        let appointed = self.state.leader as usize == node + 1 && self.state.epoch == replica.epoch;
+        if replica.outcome == Outcome::Refused && self.holds(Rule::RefusalIsNoOutcome) {
+            if appointed {
+                self.add(Step::Withdraw { node }, |draft| draft.withdraw(node));
+            }
+            return;
+        }
         if replica.outcome != Outcome::Open {
             self.add(Step::HearOutcome { node }, |draft| draft.hear_outcome(node));
             return;
         }
-        let appointed =
-            self.state.leader as usize == node + 1 && self.state.epoch == replica.epoch;
         if appointed && self.state.isr != replica.isr && self.state.isr != replica.pending {
             self.add(Step::HearState { node }, |draft| draft.hear_state(node));
         }

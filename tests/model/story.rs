@@ -34,7 +34,12 @@ impl fmt::Display for Trace {
             for offset in 0..next.state.acknowledged.len() {
                 let entry = next.state.acknowledged[offset];
                 if before.acknowledged[offset] == 0 && entry != 0 {
-                    write!(f, "; r{} IS ACKNOWLEDGED in epoch {}", entry & 15, entry >> 4)?;
+                    write!(
+                        f,
+                        "; r{} IS ACKNOWLEDGED in epoch {}",
+                        entry & 15,
+                        entry >> 4
+                    )?;
                 }
             }
             writeln!(f)?;
@@ -47,7 +52,11 @@ impl fmt::Display for Trace {
         for (node, replica) in before.replicas.iter().enumerate() {
             write!(f, " n{} {}", node + 1, replica.log)?;
             if (replica.durable as usize) < replica.log.len() {
-                write!(f, " (durable: {})", replica.log.prefix(replica.durable as usize))?;
+                write!(
+                    f,
+                    " (durable: {})",
+                    replica.log.prefix(replica.durable as usize)
+                )?;
             }
         }
         writeln!(f)
@@ -114,7 +123,12 @@ fn tell(f: &mut fmt::Formatter<'_>, before: &State, next: &Next) -> fmt::Result 
             leader,
             from,
             position,
-        } => write!(f, "n{} counts n{}'s ack of {position}", leader + 1, from + 1),
+        } => write!(
+            f,
+            "n{} counts n{}'s ack of {position}",
+            leader + 1,
+            from + 1
+        ),
         Step::TakeOldAck { leader, from } => write!(
             f,
             "n{} counts an OLD ack of n{}, of {}",
@@ -138,6 +152,11 @@ fn tell(f: &mut fmt::Formatter<'_>, before: &State, next: &Next) -> fmt::Result 
             "n{} hears the outcome, and counts by {}",
             node + 1,
             after.replicas[node].isr
+        ),
+        Step::Withdraw { node } => write!(
+            f,
+            "n{} has its present set accepted anew, since its proposal was refused",
+            node + 1
         ),
         Step::HearState { node } => write!(
             f,

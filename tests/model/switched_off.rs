@@ -20,7 +20,9 @@ const fn plain(replicas: usize, m: u8) -> Bounds {
 }
 
 fn without(rules: &[Rule], bounds: Bounds) -> Searched {
-    let off = rules.iter().fold(Rules::ALL, |all, &rule| all.without(rule));
+    let off = rules
+        .iter()
+        .fold(Rules::ALL, |all, &rule| all.without(rule));
     let bounds = Bounds {
         rules: off,
         ..bounds
@@ -303,7 +305,7 @@ fn a_refused_copy_of_a_proposal_does_not_settle_what_another_copy_does() {
         late_registration: true,
         ..plain(3, 2)
     };
-    loses(&[Rule::RefusalSettles], bounds);
+    loses(&[Rule::RefusalIsNoOutcome], bounds);
 }
 
 #[test]

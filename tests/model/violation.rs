@@ -21,9 +21,18 @@ pub(crate) enum Violation {
     /// Invariant 3: two logs have a position in common and differ before it.
     LogsDiffer { position: Position },
     /// Invariant 4: a leader takes its watermark for the true one, and it is not.
-    WatermarkFell { node: usize, watermark: u8, true_one: u8 },
+    WatermarkFell {
+        node: usize,
+        watermark: u8,
+        true_one: u8,
+    },
     /// Invariant 5 (and 1): fewer than q members of a set that counts hold what the watermark covers.
-    WatermarkNotHeld { node: usize, watermark: Position, holders: usize, quorum: usize },
+    WatermarkNotHeld {
+        node: usize,
+        watermark: Position,
+        holders: usize,
+        quorum: usize,
+    },
     /// Invariant 6: the controller's set is neither the leader's nor its proposal.
     LeaderCountsByAnotherSet { node: usize },
     /// Invariant 7: a counted ack is above what that follower holds.
@@ -50,7 +59,11 @@ impl Violation {
 impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
-            Violation::LeaderWithoutRecord { node, epoch, record } => write!(
+            Violation::LeaderWithoutRecord {
+                node,
+                epoch,
+                record,
+            } => write!(
                 f,
                 "LOST: n{} leads epoch {epoch} without r{record}, which was acknowledged",
                 node + 1
@@ -65,7 +78,11 @@ impl fmt::Display for Violation {
                 "LOST: r{first} was acknowledged at offset {offset}, and n{} acknowledges r{second} there",
                 node + 1
             ),
-            Violation::AcknowledgedRecordCut { node, epoch, record } => write!(
+            Violation::AcknowledgedRecordCut {
+                node,
+                epoch,
+                record,
+            } => write!(
                 f,
                 "LOST: the leader of epoch {epoch} makes n{} cut off r{record}, which was acknowledged before",
                 node + 1
@@ -108,7 +125,11 @@ impl fmt::Display for Violation {
                 write!(f, "invariant 8: epoch {epoch} has a second leader")
             }
             Violation::EpochsFall { node } => {
-                write!(f, "invariant 8: the epochs in the log of n{} fall", node + 1)
+                write!(
+                    f,
+                    "invariant 8: the epochs in the log of n{} fall",
+                    node + 1
+                )
             }
         }
     }
