@@ -173,6 +173,16 @@ impl Broker {
         self.shared.links.views()
     }
 
+    /// How often each leader was dialled since the process began: 1 for a link that never failed.
+    pub fn dials(&self) -> BTreeMap<NodeId, u64> {
+        self.shared.links.dials()
+    }
+
+    /// The syncs of this node's logs.
+    pub fn group_commit(&self) -> &GroupCommit {
+        &self.shared.group_commit
+    }
+
     /// This node, its data directory and its process.
     pub fn me(&self) -> Appointment {
         self.shared.me

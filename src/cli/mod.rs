@@ -12,6 +12,7 @@ mod exit;
 mod log;
 mod logging;
 mod options;
+mod outlet;
 mod output;
 mod produce;
 mod server;

@@ -17,6 +17,7 @@ mod framing;
 mod handlers;
 pub mod limits;
 mod log_limit;
+mod meters;
 mod preflight;
 mod schema;
 mod service;
@@ -26,6 +27,7 @@ mod versions;
 
 pub use connection::{Connection, Ended, Peer, Server};
 pub use context::{Config, ListenerKind};
+pub use meters::{Meters, RequestMeter};
 pub use service::{
     Acks, CreatedTopic, FetchPartition, FetchRefusal, FetchedRecords, ListedOffset, NodeSetting,
     OffsetSpec, Produce, ProduceOutcome, ProduceReply, Refusal, Service, produce_replied,
