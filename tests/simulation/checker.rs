@@ -9,7 +9,7 @@ use std::fmt;
 
 use quorate::storage::LogReader;
 use quorate::types::{
-    Appointment, LeaderEpoch, LogPosition, NodeId, Offset, PartitionState, SessionId, quorum,
+    Appointment, DirectoryId, LeaderEpoch, LogPosition, NodeId, Offset, PartitionState, SessionId, quorum,
 };
 use quorate::wire::Ack;
 
@@ -56,6 +56,8 @@ pub struct Replica {
     void: Option<Mirror>,
     /// The highest epoch that others have been told of as promised.
     pub promise_told: LeaderEpoch,
+    /// The disk that `mirror` is on.
+    directory: Option<DirectoryId>,
     high_watermark: Offset,
     /// The session that the leader on this node has open with each node.
     sessions: BTreeMap<usize, (SessionId, LeaderEpoch)>,
@@ -104,9 +106,11 @@ impl PartitionChecker {
     }
 
     /// Whether the replica counts for a commit at `position`: by its disk, or by an ack that was true when it was given.
-    fn counts(&self, node: usize, position: LogPosition) -> bool {
-        let replica = &self.replicas[node];
-        replica.mirror.holds_durably(position)
+    fn counts(&self, member: &Appointment, position: LogPosition) -> bool {
+        let replica = &self.replicas[index_of(member.node)];
+        // A disk that was never admitted is nobody's vote, whatever is on it.
+        let admitted = replica.directory == Some(member.directory);
+        (admitted && replica.mirror.holds_durably(position))
             || replica
                 .void
                 .as_ref()
@@ -116,7 +120,7 @@ impl PartitionChecker {
     fn quorum_holds(&self, isr: &[Appointment], min_insync: u32, position: LogPosition) -> bool {
         let holding = isr
             .iter()
-            .filter(|member| self.counts(index_of(member.node), position))
+            .filter(|member| self.counts(member, position))
             .count();
         holding >= quorum::commit_quorum(isr.len(), min_insync as usize)
     }
@@ -195,6 +199,7 @@ impl PartitionChecker {
     pub fn reopened(
         &mut self,
         node: usize,
+        directory: DirectoryId,
         reader: &LogReader,
         durable: LogPosition,
         promised: LeaderEpoch,
@@ -247,6 +252,7 @@ impl PartitionChecker {
                 ),
             );
         }
+        replica.directory = Some(directory);
         replica.high_watermark = Offset::ZERO;
         replica.sessions.clear();
         Ok(())
@@ -332,6 +338,30 @@ impl PartitionChecker {
         Ok(())
     }
 
+    /// What a leader counts by covers the controller's set of its epoch.
+    pub fn check_view(
+        &self,
+        node: usize,
+        epoch: LeaderEpoch,
+        isr: &[NodeId],
+        proposed: Option<&[NodeId]>,
+    ) -> Check {
+        let Some(state) = self.states.get(&epoch) else {
+            return violated("8", format!("node {} leads in epoch {epoch}, which never was", node + 1));
+        };
+        let committed: Vec<NodeId> = state.isr.iter().map(|member| member.node).collect();
+        if committed != isr && Some(&committed[..]) != proposed {
+            return violated(
+                "6 (the leader's view)",
+                format!(
+                    "node {} counts by {isr:?} and {proposed:?} in epoch {epoch}, and the controller has {committed:?}",
+                    node + 1
+                ),
+            );
+        }
+        Ok(())
+    }
+
     /// A leader holds for committed what lies below `high_watermark`.
     fn check_commit(
         &mut self,
@@ -398,7 +428,7 @@ impl PartitionChecker {
         let holding: Vec<Appointment> = isr
             .iter()
             .copied()
-            .filter(|member| self.counts(index_of(member.node), position))
+            .filter(|member| self.counts(member, position))
             .collect();
         names(&holding)
     }

@@ -9,7 +9,10 @@ use quorate::metadata::{
     Appointing, ClusterImage, Command, Election, ElectionStart, FenceReply, NewPartition, NewTopic,
     Outcome, Rejection, can_elect, needs_election,
 };
-use quorate::types::{Appointment, Incarnation, MonotonicTime, NodeId, TopicPartition};
+use quorate::replication::IsrOutcome;
+use quorate::types::{
+    Appointment, Incarnation, IsrChange, LeaderEpoch, MonotonicTime, NodeId, TopicPartition, quorum,
+};
 
 use super::checker::Check;
 use super::event::{Event, FenceReplied, Origin, ToController, ToNode};
@@ -22,6 +25,7 @@ use super::world::{World, unexpected};
 /// Silence after which a node is held for dead.
 const NODE_TIMEOUT: Duration = Duration::from_millis(600);
 const TICK: Duration = Duration::from_millis(25);
+const SUBMIT_TIMEOUT: Duration = Duration::from_millis(600);
 const FENCE_TIMEOUT: Duration = Duration::from_millis(500);
 const FIRST_RETRY_MS: u64 = 25;
 const LAST_RETRY_MS: u64 = 500;
@@ -44,6 +48,8 @@ pub struct Controller {
     next_call: u64,
     /// A command of the driver is under way: it waits for the outcome before it looks again.
     writing: bool,
+    /// Changes of in-sync sets that are under way to it.
+    pub proposals: Vec<IsrChange>,
 }
 
 #[derive(Clone, Copy)]
@@ -97,6 +103,12 @@ impl Controller {
                 incarnation,
                 at: now,
             };
+        }
+    }
+
+    fn settled(&mut self, change: &IsrChange) {
+        if let Some(at) = self.proposals.iter().position(|other| other == change) {
+            self.proposals.swap_remove(at);
         }
     }
 
@@ -195,11 +207,28 @@ impl World {
                 return self.step_controller();
             }
             ToController::FenceTimedOut { call, node } => self.take_fenced(call, node, None),
-            ToController::ChangeIsr { node, boot, change } => {
+            ToController::ChangeIsr {
+                node,
+                boot,
+                change,
+                awaited,
+            } => {
                 let command = Command::ChangeIsrs {
                     changes: vec![change.clone()],
                 };
-                self.propose(command, Origin::Leader { node, boot, change });
+                let origin = Origin::Leader {
+                    node,
+                    boot,
+                    change,
+                    awaited,
+                };
+                // Now and then a log entry takes long to be committed, and is overtaken by others.
+                if self.random.permille(100) {
+                    let after = self.random.between(10_000, 900_000);
+                    self.plan_us(after, Event::Commit { command, origin });
+                } else {
+                    self.propose(command, origin);
+                }
             }
         }
         Ok(())
@@ -268,16 +297,24 @@ impl World {
                     );
                 }
             }
-            Origin::Leader { node, boot, change } => {
-                let accepted = match outcome {
+            Origin::Leader {
+                node,
+                boot,
+                change,
+                awaited,
+            } => {
+                self.controller.settled(&change);
+                let outcome = match outcome {
                     Ok(Outcome::Partitions(mut results)) => match results.pop() {
-                        Some(Ok(_)) => Some(true),
-                        Some(Err(Rejection::StaleEpoch { .. })) | None => None,
-                        Some(Err(_)) => Some(false),
+                        Some(Ok(_)) => IsrOutcome::Accepted,
+                        Some(Err(_)) => IsrOutcome::Refused,
+                        None => IsrOutcome::Unknown,
                     },
-                    _ => None,
+                    _ => IsrOutcome::Unknown,
                 };
-                self.answer_proposal(node, boot, change, accepted);
+                if awaited {
+                    self.answer_proposal(node, boot, change, outcome);
+                }
             }
         }
         self.push_metadata();
@@ -288,17 +325,49 @@ impl World {
         &mut self,
         node: usize,
         boot: u64,
-        change: quorate::types::IsrChange,
-        accepted: Option<bool>,
+        change: IsrChange,
+        outcome: IsrOutcome,
     ) {
         let controller = self.setup.controller();
-        if let Some(after) = self.network.send_call(controller, node) {
+        let (after, outcome) = match self.network.send_call(controller, node) {
+            Some(after) => (after, outcome),
+            None => (SUBMIT_TIMEOUT, IsrOutcome::Unknown),
+        };
+        let message = ToNode::IsrOutcome {
+            boot,
+            change,
+            outcome,
+        };
+        self.plan(after, Event::ToNode { node, message });
+    }
+
+    /// A leader submits a change of its in-sync set: it may be lost on the way, or be given up and yet arrive.
+    pub fn submit_isr_change(&mut self, node: usize, change: IsrChange) {
+        let boot = self.nodes[node].boot;
+        let controller = self.setup.controller();
+        let sent = self.network.send_call(node, controller);
+        let awaited = sent.is_some() && !self.random.permille(150);
+        if let Some(after) = sent {
+            self.controller.proposals.push(change.clone());
+            let message = ToController::ChangeIsr {
+                node,
+                boot,
+                change: change.clone(),
+                awaited,
+            };
+            self.plan(after, Event::ToController(message));
+        }
+        if !awaited {
+            let given_up_after = self.random.between(100, 600);
             let message = ToNode::IsrOutcome {
                 boot,
                 change,
-                accepted,
+                outcome: IsrOutcome::Unknown,
             };
-            self.plan(after, Event::ToNode { node, message });
+            self.plan(
+                Duration::from_millis(given_up_after),
+                Event::ToNode { node, message },
+            );
         }
     }
 
@@ -562,13 +631,21 @@ impl World {
         let Some(state) = self.controller.image.partition(partition_id(partition)) else {
             return false;
         };
-        let void = |i: usize| self.checkers[partition].is_void(i);
-        let lost = state
-            .isr
-            .iter()
-            .filter(|member| void(index_of(member.node)) || index_of(member.node) == node)
-            .count();
-        lost < state.commit_quorum()
+        let lost = |member: &&Appointment| {
+            let i = index_of(member.node);
+            i == node || self.checkers[partition].is_void(i)
+        };
+        let survives = |isr: &[Appointment], min_insync: u32| {
+            isr.iter().filter(lost).count()
+                < quorum::commit_quorum(isr.len(), min_insync as usize)
+        };
+        survives(&state.isr, state.min_insync)
+            && self
+                .controller
+                .proposals
+                .iter()
+                .filter(|change| change.partition == partition_id(partition))
+                .all(|change| survives(&change.new_isr, change.min_insync))
     }
 
     pub fn may_lose_disk(&self, node: usize) -> bool {
@@ -607,8 +684,8 @@ fn answered(image: &ClusterImage, election: &Election) -> Vec<Appointment> {
 
 /// The partitions of a fence, for those who keep them by index.
 pub fn fenced_partitions(
-    items: &[(TopicPartition, quorate::types::LeaderEpoch)],
-) -> impl Iterator<Item = (usize, quorate::types::LeaderEpoch)> {
+    items: &[(TopicPartition, LeaderEpoch)],
+) -> impl Iterator<Item = (usize, LeaderEpoch)> {
     items
         .iter()
         .map(|&(partition, epoch)| (partition_index(partition), epoch))

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use quorate::metadata::Command;
-use quorate::replication::{Acks, ProduceOutcome};
+use quorate::replication::{Acks, IsrOutcome, ProduceOutcome};
 use quorate::storage::{SyncError, SyncTicket};
 use quorate::types::{
     ErrorCode, Incarnation, IsrChange, LeaderEpoch, LogPosition, MonotonicTime, TopicPartition,
@@ -102,8 +102,6 @@ pub enum Event {
     },
     ProducerTick(usize),
     ReaderTick(usize),
-    /// Everything that can be checked is.
-    FullCheck,
 }
 
 #[derive(Clone, Debug)]
@@ -130,6 +128,8 @@ pub enum ToController {
         node: usize,
         boot: u64,
         change: IsrChange,
+        /// Whether the proposer still waits for the outcome.
+        awaited: bool,
     },
 }
 
@@ -141,11 +141,11 @@ pub enum ToNode {
     },
     /// The image after this many commands is on its way.
     Metadata { index: usize },
-    /// What became of a proposal; `None`: refused on an older state.
+    /// What became of a proposal, as far as its proposer learns.
     IsrOutcome {
         boot: u64,
         change: IsrChange,
-        accepted: Option<bool>,
+        outcome: IsrOutcome,
     },
 }
 
@@ -167,6 +167,7 @@ pub enum Origin {
         node: usize,
         boot: u64,
         change: IsrChange,
+        awaited: bool,
     },
 }
 
@@ -273,12 +274,7 @@ impl Event {
             Event::ToNode { node, message } => match message {
                 ToNode::Fence { call, .. } => [20, *node as u64, *call, 0],
                 ToNode::Metadata { index } => [21, *node as u64, *index as u64, 0],
-                ToNode::IsrOutcome { accepted, .. } => [
-                    22,
-                    *node as u64,
-                    accepted.map_or(2, u64::from),
-                    0,
-                ],
+                ToNode::IsrOutcome { outcome, .. } => [22, *node as u64, *outcome as u64, 0],
             },
             Event::ControllerTick => [23, 0, 0, 0],
             Event::Commit { origin, .. } => [
@@ -301,7 +297,6 @@ impl Event {
             ],
             Event::ProducerTick(i) => [27, *i as u64, 0, 0],
             Event::ReaderTick(i) => [28, *i as u64, 0, 0],
-            Event::FullCheck => [29, 0, 0, 0],
             Event::Resume { connection, stream } => [30, *connection, *stream as u64, 0],
         }
     }

@@ -100,6 +100,7 @@ impl World {
             }
             FaultKind::ControllerFailover => self.controller.fail_over(self.now),
             FaultKind::Depose { partition } => self.depose(partition),
+            FaultKind::MinInsync { min_insync } => self.min_insync = min_insync,
         }
         Ok(())
     }

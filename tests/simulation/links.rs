@@ -323,7 +323,7 @@ impl World {
             if let Some(process) = &mut self.nodes[node].process {
                 process
                     .peers
-                    .handle_heard(node_id(peer), at, suspicion);
+                    .handle_heard(node_id(peer), at, suspicion, round_trip);
             }
         }
     }
@@ -657,7 +657,7 @@ impl World {
             );
             replica
                 .partition
-                .handle_open_session(peer.node, peer.incarnation, open);
+                .handle_open_session(peer, open);
         }
         self.drain(node, partition)
     }
@@ -845,7 +845,7 @@ impl World {
                 epoch,
                 session: SessionState::Streaming { session },
                 ..
-            } = replica.partition.role_view()
+            } = replica.partition.role_view(self.now)
         {
             message.session = session;
             message.leader_epoch = epoch;

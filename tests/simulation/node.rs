@@ -12,7 +12,7 @@ use quorate::storage::{
     DataDir, Flush, Impairment, LogConfig, LogOptions, LogReader, Opener, read_high_watermarks,
 };
 use quorate::types::{
-    Appointment, ClusterId, DirectoryId, ErrorCode, Incarnation, LeaderEpoch, MonotonicTime, NodeId,
+    Appointment, ClusterId, DirectoryId, ErrorCode, Incarnation, IsrChange, LeaderEpoch, MonotonicTime, NodeId,
     Offset, PartitionIndex, PartitionState, SessionId, TopicId, TopicName, TopicPartition,
 };
 
@@ -80,6 +80,8 @@ pub struct Replica {
     pub reader: LogReader,
     pub sessions: BTreeMap<usize, FollowerSession>,
     pub told: Option<PartitionState>,
+    /// The change of the in-sync set that this leader counts by until it is settled.
+    pub proposed: Option<IsrChange>,
 }
 
 pub struct FollowerSession {
@@ -335,6 +337,7 @@ impl Process {
             partition: partition_core,
             sessions: BTreeMap::new(),
             told: None,
+            proposed: None,
         });
         Ok(opened)
     }

@@ -11,7 +11,7 @@ impl World {
         (0..self.setup.partitions).any(|partition| {
             self.nodes[node]
                 .view_replica(partition)
-                .is_some_and(|replica| replica.partition.role_view() == RoleView::Failed)
+                .is_some_and(|replica| replica.partition.role_view(self.now) == RoleView::Failed)
         })
     }
 
@@ -33,6 +33,18 @@ impl World {
                     state.leader_epoch
                 ));
             };
+            let is_whole = state.isr.len() == self.setup.nodes
+                && state
+                    .isr
+                    .iter()
+                    .all(|&member| self.controller.image.registered(member.node) == Some(member))
+                && state.min_insync == self.min_insync;
+            if !is_whole {
+                return Some(format!(
+                    "the in-sync set of partition {partition} is {:?} with m {}, to be {}",
+                    state.isr, state.min_insync, self.min_insync
+                ));
+            }
             let node = index_of(leader.node);
             let led = self.nodes[node].view_replica(partition).filter(|replica| {
                 let view = replica.partition.view();
@@ -47,7 +59,7 @@ impl World {
                     node + 1,
                     self.nodes[node]
                         .view_replica(partition)
-                        .map(|replica| (replica.partition.view(), replica.partition.role_view()))
+                        .map(|replica| (replica.partition.view(), replica.partition.role_view(self.now)))
                 ));
             };
             let end = led.reader.end();
@@ -64,7 +76,7 @@ impl World {
                         other + 1,
                         self.nodes[other]
                             .view_replica(partition)
-                            .map(|replica| (replica.partition.durable_end(), replica.partition.view(), replica.partition.role_view()))
+                            .map(|replica| (replica.partition.durable_end(), replica.partition.view(), replica.partition.role_view(self.now)))
                     ));
                 }
             }

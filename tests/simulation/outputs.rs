@@ -2,13 +2,14 @@
 
 use bytes::BytesMut;
 use quorate::partition::{Frames, FramesReady, Output, RoleView};
+use quorate::replication::IsrOutcome;
 use quorate::types::{IsrChange, NodeId};
 use quorate::wire::{ControlMessage, LaneMessage, SessionAnswer, SessionOutcome};
 
 use super::checker::Check;
 use super::event::Event;
 use super::network::StreamId;
-use super::node::index_of;
+use super::node::{index_of, partition_index};
 use super::world::{World, unexpected};
 
 impl World {
@@ -39,22 +40,28 @@ impl World {
             return Ok(());
         };
         let view = replica.partition.view();
-        let (leads_in, role_epoch) = match replica.partition.role_view() {
-            RoleView::Leader(leader) => (
-                Some((leader.epoch, me, leader.epoch_started)),
-                leader.epoch,
-            ),
+        let checker = &mut self.checkers[partition];
+        let mut pending = None;
+        let (leads_in, role_epoch) = match replica.partition.role_view(self.now) {
+            RoleView::Leader(leader) => {
+                checker.check_view(node, leader.epoch, &leader.isr, leader.proposed_isr.as_deref())?;
+                pending = replica
+                    .proposed
+                    .as_ref()
+                    .filter(|_| leader.proposed_isr.is_some())
+                    .map(|change| (&change.new_isr[..], change.min_insync));
+                (Some((leader.epoch, me, leader.epoch_started)), leader.epoch)
+            }
             RoleView::Follower { epoch, .. } => (None, epoch),
             RoleView::Idle | RoleView::Failed => (None, replica.partition.promised()),
         };
-        let checker = &mut self.checkers[partition];
         checker.look_at_log(
             node,
             &replica.reader,
             replica.partition.durable_end(),
             role_epoch,
         )?;
-        checker.look_at_watermark(node, view.high_watermark, leads_in, None)
+        checker.look_at_watermark(node, view.high_watermark, leads_in, pending)
     }
 
     fn carry_out(&mut self, node: usize, partition: usize, output: Output) -> Check {
@@ -131,6 +138,27 @@ impl World {
                     let call = waiting.call;
                     self.plan(after, Event::ProduceReply { call, result });
                 }
+            }
+            Output::ProposeIsr(change) => {
+                self.tell(|| format!("node {} proposes {change:?}", node + 1));
+                let now = self.now;
+                if let Some(replica) = self.nodes[node].replica(partition) {
+                    let nodes: Vec<NodeId> =
+                        change.new_isr.iter().map(|member| member.node).collect();
+                    let counts = match replica.partition.role_view(now) {
+                        RoleView::Leader(leader) => leader.proposed_isr == Some(nodes),
+                        _ => false,
+                    };
+                    // Once refused, what is asked for next is the present set, and the refused one still counts.
+                    let is_next = replica.proposed.as_ref().is_none_or(|before| {
+                        (before.leader_epoch, before.partition_epoch)
+                            != (change.leader_epoch, change.partition_epoch)
+                    });
+                    if counts && is_next {
+                        replica.proposed = Some(change.clone());
+                    }
+                }
+                self.submit_isr_change(node, change);
             }
             Output::ViewChanged => {}
             Output::Failed {
@@ -268,10 +296,17 @@ impl World {
         node: usize,
         boot: u64,
         change: &IsrChange,
-        accepted: Option<bool>,
+        outcome: IsrOutcome,
     ) -> Check {
-        let _ = (node, boot, change, accepted);
-        Ok(())
+        if !self.is_current(node, boot) {
+            return Ok(());
+        }
+        let now = self.now;
+        let partition = partition_index(change.partition);
+        if let Some(replica) = self.nodes[node].replica(partition) {
+            replica.partition.handle_isr_outcome(now, change, outcome);
+        }
+        self.drain(node, partition)
     }
 
     /// Bounds that the core keeps, and those that the links keep.

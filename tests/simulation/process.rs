@@ -172,6 +172,9 @@ impl World {
             return Ok(());
         }
         let boot = self.nodes[node].boot;
+        let Some(me) = self.nodes[node].process.as_ref().map(|process| process.me) else {
+            return Ok(());
+        };
         let harmed = self.nodes[node].was_harmed[partition];
         let may_have_lost = harmed || self.nodes[node].is_new_disk;
         if (opened.quarantined || (opened.created && boot > 1)) && !may_have_lost {
@@ -193,7 +196,7 @@ impl World {
             replica.partition.promised(),
         );
         let checker = &mut self.checkers[partition];
-        checker.reopened(node, &reader, durable, promised, may_have_lost)?;
+        checker.reopened(node, me.directory, &reader, durable, promised, may_have_lost)?;
         if opened.impairment.is_some() {
             checker.mark_void(node);
         }
@@ -215,6 +218,7 @@ impl World {
         }
         self.plan(TICK, Event::Tick { node, boot });
         let now = self.now;
+        let min_insync = self.min_insync as usize;
         let Some(process) = &mut self.nodes[node].process else {
             return Ok(());
         };
@@ -224,8 +228,12 @@ impl World {
             self.send_heartbeats(node)?;
         }
         for partition in 0..self.setup.partitions {
-            if let Some(replica) = self.nodes[node].replica(partition) {
-                replica.partition.handle_tick(now);
+            let Some(process) = &mut self.nodes[node].process else {
+                return Ok(());
+            };
+            if let Some(replica) = process.replicas[partition].as_mut() {
+                replica.partition.handle_min_insync(min_insync);
+                replica.partition.handle_tick(now, &process.peers);
                 if ticks.is_multiple_of(TICKS_BETWEEN_RETENTIONS) {
                     let before = replica.reader.start();
                     let wall_clock_ms = WALL_CLOCK_MS + now.as_micros() / 1000;
@@ -414,8 +422,8 @@ impl World {
             ToNode::IsrOutcome {
                 boot,
                 change,
-                accepted,
-            } => self.isr_outcome(node, boot, &change, accepted),
+                outcome,
+            } => self.isr_outcome(node, boot, &change, outcome),
         }
     }
 

@@ -118,6 +118,8 @@ pub enum FaultKind {
     ControllerFailover,
     /// The leader is taken away though nothing is wrong with it.
     Depose { partition: usize },
+    /// The topic's `min.insync.replicas` is configured anew.
+    MinInsync { min_insync: u32 },
 }
 
 impl FaultKind {
@@ -131,6 +133,7 @@ impl FaultKind {
                 | FaultKind::BitFlip { .. }
                 | FaultKind::ControllerFailover
                 | FaultKind::Depose { .. }
+                | FaultKind::MinInsync { .. }
         )
     }
 }
@@ -160,6 +163,8 @@ impl Setup {
         let nodes = [1, 2, 3, 5][random.weighted(&[4, 16, 60, 20])];
         let min_insync = random.between(1, (nodes as u64).min(3)) as u32;
         let lossy = matches!(profile, Profile::Lossy | Profile::Mixed);
+        let longest_delay_us = if random.permille(200) { 30_000 } else { 3000 };
+        let longest_jitter_us = if random.permille(300) { 20_000 } else { 1000 };
         let small_segments = random.permille(700);
         Setup {
             seed,
@@ -176,8 +181,8 @@ impl Setup {
                 .then(|| random.between(1500, 8000)),
             tail_cache_bytes: random.between(0, 4000) as usize,
             follower_budget_bytes: random.between(500, 20_000) as usize,
-            delay_us: random.between(50, if random.permille(200) { 30_000 } else { 3000 }),
-            jitter_us: random.between(10, if random.permille(300) { 20_000 } else { 1000 }),
+            delay_us: random.between(50, longest_delay_us),
+            jitter_us: random.between(10, longest_jitter_us),
             loss_permille: if lossy { random.between(0, 100) } else { 0 },
             rough_permille: if profile == Profile::Rough {
                 random.between(5, 80)
@@ -248,17 +253,18 @@ fn draw_kind(setup: &Setup, random: &mut Random) -> FaultKind {
     const BIT_FLIP: usize = 15;
     const CONTROLLER_PAUSE: usize = 16;
     const CONTROLLER_FAILOVER: usize = 17;
+    const MIN_INSYNC: usize = 19;
     #[rustfmt::skip]
-    let weights: [u64; 19] = match setup.profile {
-        //                  ki po cr em pa cu cb is lo sl br sd se we fd bf cp cf de
-        Profile::Calm =>   [1, 0, 0, 0, 1, 0, 0, 0, 1, 2, 4, 1, 0, 0, 0, 0, 0, 0, 1],
-        Profile::Lossy =>  [0, 0, 0, 0, 1, 6, 4, 3, 4, 4, 4, 1, 0, 0, 0, 0, 1, 0, 1],
-        Profile::Crashy => [6, 6, 6, 0, 4, 1, 1, 1, 0, 1, 2, 1, 0, 0, 0, 0, 1, 1, 1],
-        Profile::Disk =>   [2, 3, 3, 3, 1, 1, 1, 1, 0, 1, 1, 3, 3, 2, 4, 3, 0, 0, 1],
-        Profile::Elections=>[2,2, 1, 0, 3, 2, 1, 2, 0, 2, 2, 1, 0, 0, 0, 0, 2, 3, 10],
-        Profile::InSync => [3, 2, 1, 1, 3, 3, 3, 3, 1, 2, 2, 2, 0, 0, 0, 0, 2, 1, 2],
-        Profile::Mixed =>  [2, 2, 2, 1, 2, 2, 2, 2, 2, 2, 2, 2, 1, 1, 1, 1, 1, 1, 2],
-        Profile::Rough =>  [2, 2, 1, 1, 2, 1, 1, 1, 0, 2, 4, 1, 0, 0, 0, 0, 0, 1, 4],
+    let weights: [u64; 20] = match setup.profile {
+        //                  ki po cr em pa cu cb is lo sl br sd se we fd bf cp cf de mi
+        Profile::Calm =>   [1, 0, 0, 0, 1, 0, 0, 0, 1, 2, 4, 1, 0, 0, 0, 0, 0, 0, 1, 1],
+        Profile::Lossy =>  [0, 0, 0, 0, 1, 6, 4, 3, 4, 4, 4, 1, 0, 0, 0, 0, 1, 0, 1, 1],
+        Profile::Crashy => [6, 6, 6, 0, 4, 1, 1, 1, 0, 1, 2, 1, 0, 0, 0, 0, 1, 1, 1, 1],
+        Profile::Disk =>   [2, 3, 3, 3, 1, 1, 1, 1, 0, 1, 1, 3, 3, 2, 4, 3, 0, 0, 1, 1],
+        Profile::Elections=>[2,2, 1, 0, 3, 2, 1, 2, 0, 2, 2, 1, 0, 0, 0, 0, 2, 3, 10, 1],
+        Profile::InSync => [3, 2, 1, 1, 3, 3, 3, 3, 1, 2, 2, 2, 0, 0, 0, 0, 2, 1, 2, 6],
+        Profile::Mixed =>  [2, 2, 2, 1, 2, 2, 2, 2, 2, 2, 2, 2, 1, 1, 1, 1, 1, 1, 2, 2],
+        Profile::Rough =>  [2, 2, 1, 1, 2, 1, 1, 1, 0, 2, 4, 1, 0, 0, 0, 0, 0, 1, 4, 1],
     };
     let node = random.index(setup.nodes);
     // The same node is hit again more often than chance has it: that is what breaks recoveries that were not finished.
@@ -307,6 +313,9 @@ fn draw_kind(setup: &Setup, random: &mut Random) -> FaultKind {
         },
         CONTROLLER_PAUSE => FaultKind::ControllerPause,
         CONTROLLER_FAILOVER => FaultKind::ControllerFailover,
+        MIN_INSYNC => FaultKind::MinInsync {
+            min_insync: random.between(1, setup.nodes.min(3) as u64) as u32,
+        },
         _ => FaultKind::Depose {
             partition: random.index(setup.partitions),
         },

@@ -39,6 +39,8 @@ pub struct World {
     pub checkers: Vec<PartitionChecker>,
     pub trace: Trace,
     pub figures: Figures,
+    /// `min.insync.replicas` as the topic is configured now.
+    pub min_insync: u32,
     /// From here on nothing new goes wrong.
     pub healing_since: Option<MonotonicTime>,
     /// What happened, in words, when it is asked for.
@@ -94,6 +96,7 @@ impl World {
             checkers,
             trace: Trace::default(),
             figures: Figures::default(),
+            min_insync: setup.min_insync,
             healing_since: None,
             story: None,
             setup,
