@@ -199,7 +199,7 @@ mod tests {
     use crate::metadata::{
         Appointing, Command, CreateTopicRequest, ElectionStart, Outcome, Registration, Rejection,
     };
-    use crate::types::{DirectoryId, Offset, PartitionIndex, TopicId, TopicName};
+    use crate::types::{DirectoryId, IsrChange, Offset, PartitionIndex, TopicId, TopicName};
 
     const PARTITION: TopicPartition = TopicPartition {
         topic: TopicId::from_random_bits(1),
@@ -385,5 +385,42 @@ mod tests {
         assert!(!can_elect(&image, state, &nodes([3])));
         start(&mut image);
         assert_eq!(needs_election(&image, &all), [PARTITION]);
+    }
+
+    #[test]
+    fn a_leader_that_restarted_before_its_reign_may_propose_the_present_set_again() {
+        let (mut image, _) = electing();
+        let restarted = Registration {
+            incarnation: Incarnation::from_random_bits(4),
+            ..registration(1, 1)
+        };
+        let leader = restarted.appointment();
+        image
+            .apply(&Command::RegisterNode {
+                registration: restarted,
+            })
+            .unwrap();
+        let appointments = vec![Appointing {
+            partition: PARTITION,
+            leader_epoch: image.partition(PARTITION).unwrap().leader_epoch,
+            leader,
+        }];
+        image
+            .apply(&Command::AppointLeaders { appointments })
+            .unwrap();
+        let state = image.partition(PARTITION).unwrap().clone();
+        assert!(!state.isr.contains(&leader), "it is named as it was before");
+        let changes = vec![IsrChange {
+            partition: PARTITION,
+            leader_epoch: state.leader_epoch,
+            partition_epoch: state.partition_epoch,
+            new_isr: state.isr.clone(),
+            min_insync: state.min_insync,
+        }];
+        let changed = image.apply(&Command::ChangeIsrs { changes }).unwrap();
+        assert!(matches!(changed, Outcome::Partitions(results) if results[0].is_ok()));
+        let settled = image.partition(PARTITION).unwrap();
+        assert_eq!(settled.isr, state.isr);
+        assert!(settled.partition_epoch > state.partition_epoch);
     }
 }

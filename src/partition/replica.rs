@@ -134,6 +134,11 @@ impl Partition {
         self.log.reader()
     }
 
+    /// The end of what this replica's disk is certain to hold.
+    pub fn durable_end(&self) -> LogPosition {
+        self.log.durable_end()
+    }
+
     pub fn poll_output(&mut self) -> Option<Output> {
         self.outputs.pop_front()
     }

@@ -36,6 +36,8 @@ struct Disk {
     dead: bool,
     failing_syncs: u32,
     failing_writes: u32,
+    /// Syncs succeed and do nothing.
+    lying: bool,
     /// Total bytes of file contents that fit.
     capacity: Option<u64>,
 }
@@ -105,6 +107,7 @@ impl FaultyFileSystem {
                 dead: false,
                 failing_syncs: 0,
                 failing_writes: 0,
+                lying: false,
                 capacity: None,
             })),
         }
@@ -160,6 +163,11 @@ impl FaultyFileSystem {
     /// The next `count` writes fail with EIO, after a part of them is written.
     pub fn fail_writes(&self, count: u32) {
         self.lock().failing_writes = count;
+    }
+
+    /// From here on syncs of files succeed without making anything durable, as disks with a volatile cache do.
+    pub fn lie_about_syncs(&self) {
+        self.lock().lying = true;
     }
 
     /// How many bytes of file contents fit in all; a write beyond it is partial and fails with ENOSPC. `None`: no limit.
@@ -460,7 +468,9 @@ impl FaultyFile {
             }
             return Err(eio());
         }
-        disk.contents(self.id)?.sync();
+        if !disk.lying {
+            disk.contents(self.id)?.sync();
+        }
         Ok(())
     }
 }
