@@ -150,6 +150,7 @@ pub struct Cluster {
     identity: Arc<Identity>,
     dialing: Arc<CurrentIdentity>,
     dir: TempDir,
+    keep_when_failing: bool,
     _turn: SemaphorePermit<'static>,
 }
 
@@ -211,6 +212,7 @@ impl Cluster {
             identity,
             dialing,
             dir,
+            keep_when_failing: false,
             _turn: turn,
         }
     }
@@ -239,6 +241,11 @@ impl Cluster {
 
     pub fn dir(&self) -> &Path {
         self.dir.path()
+    }
+
+    /// Logs and data stay where they are if the test fails.
+    pub fn keep_when_failing(&mut self) {
+        self.keep_when_failing = true;
     }
 
     pub fn spec(&self, id: NodeId) -> &NodeSpec {
@@ -301,6 +308,20 @@ impl Cluster {
     /// The nodes whose processes this cluster has running, frozen ones among them.
     pub fn running(&self) -> Vec<NodeId> {
         self.children.keys().copied().collect()
+    }
+
+    /// The nodes that were started and have ended by themselves. They count as not running from now on.
+    pub fn ended(&mut self) -> Vec<(NodeId, ExitStatus)> {
+        let mut ended = Vec::new();
+        for (id, child) in &mut self.children {
+            if let Some(status) = child.try_wait().unwrap() {
+                ended.push((*id, status));
+            }
+        }
+        for (id, _) in &ended {
+            self.children.remove(id);
+        }
+        ended
     }
 
     /// A node's account of itself.
@@ -578,6 +599,9 @@ impl Drop for Cluster {
         }
         let panicked = |spec: &NodeSpec| spec.log_text().contains("panicked at");
         let nodes_panicked = self.specs.iter().any(panicked);
+        if std::thread::panicking() && self.keep_when_failing {
+            self.dir.disable_cleanup(true);
+        }
         if std::thread::panicking() || nodes_panicked {
             for spec in &self.specs {
                 let text = spec.log_text();
