@@ -96,9 +96,14 @@ impl Journal {
         }
     }
 
-    /// Acknowledgements are not expected until the next one comes.
-    pub fn pause(&self) {
-        self.notes().last_ack.clear();
+    /// The wait for an acknowledgement that went on at this time, if it was one to speak of and is over.
+    pub fn gap_around(&self, partition: u32, when: Instant) -> Option<Gap> {
+        // An answer that was on its way just then arrives a moment later.
+        let when = when + GAP / 2;
+        let notes = self.notes();
+        let mut gaps = notes.gaps.iter().rev();
+        gaps.find(|gap| gap.partition == partition && gap.begin <= when && gap.end >= when)
+            .copied()
     }
 
     pub fn last_ack(&self, partition: u32) -> Option<Instant> {
