@@ -123,7 +123,7 @@ impl Service for Broker {
         let mut fetched = FetchedRecords {
             records: Vec::new(),
             next: read.from,
-            high_watermark: view.high_watermark,
+            high_watermark: view.watermark_known.then_some(view.high_watermark),
             last_stable_offset: view.high_watermark,
             log_start_offset: view.log_start,
         };
