@@ -234,7 +234,7 @@ mod tests {
             isr: members(isr),
             leader: Some(member(1)),
             leader_epoch: LeaderEpoch::new(1).unwrap(),
-            partition_epoch: PartitionEpoch(partition_epoch.into()),
+            partition_epoch: PartitionEpoch(partition_epoch),
             min_insync,
             target_replicas: Vec::new(),
         }

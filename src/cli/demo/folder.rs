@@ -431,9 +431,12 @@ fn plan(folder: &Path, addresses: &[(SocketAddr, SocketAddr)]) -> anyhow::Result
     Ok(nodes)
 }
 
+/// Where a node serves QUIC and where Kafka.
+type Addresses = (SocketAddr, SocketAddr);
+
 /// As many neighbouring ports, each free for both QUIC and Kafka: the one is on UDP, the other on TCP. They are held, so that
 /// nobody else who looks for a port finds them free.
-fn free_addresses(count: u16) -> anyhow::Result<(Vec<(SocketAddr, SocketAddr)>, Vec<HeldPort>)> {
+fn free_addresses(count: u16) -> anyhow::Result<(Vec<Addresses>, Vec<HeldPort>)> {
     'tries: for _ in 0..PORT_TRIES {
         let first = rand::random_range(PORTS);
         let mut held = Vec::new();
