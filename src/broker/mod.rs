@@ -66,6 +66,8 @@ pub struct BrokerOptions {
     pub data_dir: Arc<DataDir>,
     /// What `flush` is for topics that do not set it.
     pub default_flush: FlushPolicy,
+    /// Whether every frame of a log is read and checked when it is opened.
+    pub verify_logs: bool,
     /// High watermarks as they were written down before this process began, by partition directory.
     pub high_watermarks: BTreeMap<String, Offset>,
     /// The node's own settings, for DescribeConfigs.
@@ -118,6 +120,7 @@ impl Starting {
             shared.clone(),
             options.data_dir.clone(),
             options.default_flush,
+            options.verify_logs,
             options.high_watermarks.clone(),
             options.identity.clone(),
         );
