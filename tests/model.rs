@@ -9,6 +9,8 @@
 //! QUORATE_MODEL=large cargo test --release --test model -- --nocapture --test-threads 2 large    the large ones
 //! ```
 
+#![allow(clippy::print_stdout)]
+
 #[path = "model/bounds.rs"]
 mod bounds;
 #[path = "model/draft.rs"]

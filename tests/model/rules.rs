@@ -66,41 +66,6 @@ pub(crate) enum Rule {
     RecoverySyncs,
 }
 
-impl Rule {
-    #[cfg(test)]
-    pub(crate) const ALL: [Rule; 29] = [
-        Rule::EpochStartFirst,
-        Rule::WholePositions,
-        Rule::PromiseIsKept,
-        Rule::PromiseSurvives,
-        Rule::AckIsDurable,
-        Rule::OwnVoteIsDurable,
-        Rule::AckIsKeyed,
-        Rule::SessionIsKeyed,
-        Rule::FenceStopsLeader,
-        Rule::FenceStopsFollower,
-        Rule::ElectionQuorum,
-        Rule::RepliesOfThisEpoch,
-        Rule::RepliesOfMembers,
-        Rule::HighestWins,
-        Rule::HighestByPair,
-        Rule::AppointmentNamesProcess,
-        Rule::CasLeaderEpoch,
-        Rule::CasPartitionEpoch,
-        Rule::CasIncarnations,
-        Rule::ChangeNeedsLeader,
-        Rule::NewSetHoldsStart,
-        Rule::NewSetHoldsWatermark,
-        Rule::NewSetHoldsByIncarnation,
-        Rule::TimeoutIsNoOutcome,
-        Rule::BothSets,
-        Rule::RefusalIsNoOutcome,
-        Rule::MinInsyncIsProposed,
-        Rule::LossyDoesNotVote,
-        Rule::RecoverySyncs,
-    ];
-}
-
 /// Which rules hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Rules {

@@ -57,10 +57,6 @@ impl InSync {
         (0..REPLICAS).filter(move |&node| self.has(node))
     }
 
-    pub(crate) fn same_nodes(self, other: InSync) -> bool {
-        self.0 & 7 == other.0 & 7
-    }
-
     /// The same set where node `order[i]` is called `i`.
     fn renamed(self, order: &[usize; REPLICAS]) -> InSync {
         let mut set = self.0 & 0x600;
@@ -267,14 +263,6 @@ impl State {
             Some(leader) => self.replicas[leader].log,
             None => self.reigns[epoch as usize - 1],
         }
-    }
-
-    /// How many records were acknowledged.
-    pub(crate) fn acknowledged_offset(&self) -> u8 {
-        self.acknowledged
-            .iter()
-            .filter(|&&entry| entry != 0)
-            .count() as u8
     }
 
     /// A fingerprint that is the same for states that differ only in which node is called what.

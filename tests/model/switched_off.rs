@@ -126,6 +126,23 @@ fn an_ack_of_an_older_process_vouches_for_a_log_that_is_gone() {
     loses(&[Rule::AckIsKeyed], bounds);
 }
 
+/// Where no log is lost, an old ack says nothing false: within an epoch nothing acknowledged is cut, and an ack that ends in an
+/// older epoch does not reach the epoch's start.
+#[test]
+fn an_old_ack_of_a_sound_log_is_covered_for_by_whole_positions_and_the_epoch_start() {
+    let failovers = Bounds {
+        epochs: 3,
+        ..plain(3, 2)
+    };
+    is_covered_for(&[Rule::AckIsKeyed], failovers);
+    let changes = Bounds {
+        changes: 1,
+        crashes: 1,
+        ..plain(2, 1)
+    };
+    is_covered_for(&[Rule::AckIsKeyed], changes);
+}
+
 #[test]
 fn an_answer_of_an_older_session_cuts_what_was_acknowledged_since() {
     let bounds = Bounds {
