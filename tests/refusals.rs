@@ -82,6 +82,20 @@ async fn a_port_in_use_stops_the_start_before_anything_is_touched() {
     let port = spec.kafka.to_string();
     check_refused(spec, &["TCP", &port, "in use", "choose another port"]).await;
     drop(tcp);
+    let tcp = TcpListener::bind(("127.0.0.1", free_port())).unwrap();
+    let port = tcp.local_addr().unwrap().to_string();
+    let mut with_admin = spec.clone();
+    with_admin.flags = vec!["--admin-listen".to_owned(), port.clone()];
+    check_refused(
+        &with_admin,
+        &["TCP", &port, "in use", "choose another port"],
+    )
+    .await;
+    // Where everybody could read it, only under TLS.
+    with_admin.flags = ["--admin-listen", "0.0.0.0:0", "--admin-plaintext"]
+        .map(str::to_owned)
+        .to_vec();
+    check_refused(&with_admin, &["plaintext admin endpoint", "127.0.0.1"]).await;
 }
 
 #[tokio::test]
