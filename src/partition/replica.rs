@@ -9,7 +9,7 @@ use crate::replication::{
     AckRefused, Acks, Admission, Follower, FramesRefused, IsrOutcome, Leader, LeaderAction,
     LogEnds, Peers, ProduceTicket, ProducerStates,
 };
-use crate::storage::{AppendError, Log, LogConfig, LogReader, SyncError, SyncTicket};
+use crate::storage::{AppendError, Log, LogConfig, LogReader, ReadError, SyncError, SyncTicket};
 use crate::types::{
     Appointment, ErrorCode, IsrChange, LeaderEpoch, LogPosition, MonotonicTime, NodeId, Offset,
     PartitionState, SessionId, TopicPartition,
@@ -384,13 +384,16 @@ impl Partition {
                     },
                     catch_up: false,
                 });
-                self.outputs.push_back(Output::Failed {
-                    cause: format!(
-                        "cannot read partition {} at {}: {error}",
-                        self.id, order.from
-                    ),
-                    stop_process: false,
-                });
+                // Retention may have passed a follower that is far behind, which is no failure: it is reset to the log's start.
+                if !matches!(error, ReadError::OutOfRange { .. }) {
+                    self.outputs.push_back(Output::Failed {
+                        cause: format!(
+                            "cannot read partition {} at {}: {error}",
+                            self.id, order.from
+                        ),
+                        stop_process: false,
+                    });
+                }
                 return None;
             }
         };
@@ -483,6 +486,7 @@ impl Partition {
         };
         if !fitting.is_empty() {
             if let Err(error) = self.log.append(&fitting) {
+                follower.handle_not_appended(now);
                 self.append_failed(error);
                 return Ok(());
             }
@@ -610,6 +614,9 @@ impl Partition {
     fn follow(&mut self, now: MonotonicTime, leader: NodeId, connected: bool) {
         let epoch = self.promised;
         self.durable_told = self.log.durable_end();
+        // A leader's watermark may be above what its own disk holds, a follower's never is: what is not durable here is cut
+        // and sent again.
+        self.high_watermark = self.high_watermark.min(self.durable_told.offset);
         self.role = Role::Follower(Box::new(Follower::new(
             leader,
             epoch,

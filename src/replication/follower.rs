@@ -161,14 +161,15 @@ impl Follower {
 
     /// The leader has answered a hello.
     pub fn handle_answer(&mut self, now: MonotonicTime, answer: &SessionAnswer) {
+        if let SessionOutcome::Refused(refusal) = answer.outcome {
+            // Also of a session that had begun: the leader cannot go on with it.
+            self.handle_session_closed(now, answer.session, refusal);
+            return;
+        }
         let SessionState::Opening { session, .. } = self.session else {
             return;
         };
         if answer.session != session {
-            return;
-        }
-        if let SessionOutcome::Refused(refusal) = answer.outcome {
-            self.handle_refused(now, refusal);
             return;
         }
         if answer.leader_epoch != self.epoch {
@@ -288,6 +289,14 @@ impl Follower {
         self.end = end;
     }
 
+    /// The frames that were to be appended are not in the log, which is as it was before: the disk is full. The session is
+    /// given up, for nothing of what was sent in it would be sent again, and another one is opened when there may be room.
+    pub fn handle_not_appended(&mut self, now: MonotonicTime) {
+        self.session = SessionState::Pausing {
+            until: now + MAX_RETRY_PAUSE,
+        };
+    }
+
     /// The log is durable up to `durable`: acknowledges it.
     pub fn handle_durable(&mut self, durable: LogPosition) {
         self.durable = durable.min(self.end);
@@ -304,7 +313,15 @@ impl Follower {
     }
 
     /// Above the durable end the watermark would speak of records that a reader of this directory may not find after a crash.
+    /// From a hello to its answer it stands still: the answer cuts the log to what the hello said was durable, and what has
+    /// become durable since is committed elsewhere but not kept here.
     fn advance_high_watermark(&mut self) {
+        if matches!(
+            self.session,
+            SessionState::Opening { .. } | SessionState::Truncating { .. }
+        ) {
+            return;
+        }
         let known = self.told_watermark.min(self.durable.offset);
         if known > self.high_watermark {
             self.high_watermark = known;

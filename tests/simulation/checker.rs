@@ -9,7 +9,7 @@ use std::fmt;
 
 use quorate::storage::LogReader;
 use quorate::types::{
-    Appointment, DirectoryId, LeaderEpoch, LogPosition, NodeId, Offset, PartitionState, SessionId, quorum,
+    Appointment, DirectoryId, Incarnation, LeaderEpoch, LogPosition, NodeId, Offset, PartitionState, SessionId, quorum,
 };
 use quorate::wire::Ack;
 
@@ -56,8 +56,11 @@ pub struct Replica {
     void: Option<Mirror>,
     /// The highest epoch that others have been told of as promised.
     pub promise_told: LeaderEpoch,
+    /// The highest position that this replica has told others it holds durably: by an ack, a hello or a fence's answer.
+    claimed: LogPosition,
     /// The disk that `mirror` is on.
     directory: Option<DirectoryId>,
+    incarnation: Option<Incarnation>,
     high_watermark: Offset,
     /// The session that the leader on this node has open with each node.
     sessions: BTreeMap<usize, (SessionId, LeaderEpoch)>,
@@ -151,9 +154,16 @@ impl PartitionChecker {
         for frame in &new {
             self.check_frame(node, frame)?;
         }
-        let start = self.replicas[node].mirror.start;
+        let replica = &mut self.replicas[node];
+        let start = replica.mirror.start;
+        let claimed = replica.claimed;
+        if !change.dropped.is_empty() {
+            replica.claimed = claimed.min(replica.mirror.end());
+        }
         for frame in &change.dropped {
-            if frame.epoch_start || frame.end > change.durable_before || frame.end <= start {
+            // What nobody was told of is nobody's: a session begins at what its hello said, and the rest is sent again.
+            let told = frame.end <= change.durable_before && frame.end <= claimed;
+            if frame.epoch_start || !told || frame.end <= start {
                 continue;
             }
             if let Some(committed) = self.committed.get(&frame.start.offset)
@@ -199,7 +209,7 @@ impl PartitionChecker {
     pub fn reopened(
         &mut self,
         node: usize,
-        directory: DirectoryId,
+        me: Appointment,
         reader: &LogReader,
         durable: LogPosition,
         promised: LeaderEpoch,
@@ -234,6 +244,7 @@ impl PartitionChecker {
                     ),
                 );
             }
+            replica.claimed = replica.claimed.min(replica.mirror.end());
             Self::keep_void(replica, before);
         }
         if may_have_lost {
@@ -252,7 +263,8 @@ impl PartitionChecker {
                 ),
             );
         }
-        replica.directory = Some(directory);
+        replica.directory = Some(me.directory);
+        replica.incarnation = Some(me.incarnation);
         replica.high_watermark = Offset::ZERO;
         replica.sessions.clear();
         Ok(())
@@ -275,6 +287,24 @@ impl PartitionChecker {
         let before = std::mem::take(&mut replica.mirror);
         Self::keep_void(replica, before);
         replica.promise_told = LeaderEpoch::NONE;
+        replica.claimed = LogPosition::START;
+    }
+
+    /// A replica says what it holds durably.
+    pub fn claims(&mut self, node: usize, position: LogPosition) -> Check {
+        let replica = &mut self.replicas[node];
+        if position > replica.mirror.durable {
+            return violated(
+                "7 (claimed, not durable)",
+                format!(
+                    "node {} claims {position} and holds {} durably",
+                    node + 1,
+                    replica.mirror.durable
+                ),
+            );
+        }
+        replica.claimed = replica.claimed.max(position);
+        Ok(())
     }
 
     /// A replica whose disk was harmed: it counts for nothing new until the in-sync set names it anew.
@@ -298,7 +328,11 @@ impl PartitionChecker {
         pending: Option<(&[Appointment], u32)>,
     ) -> Check {
         let before = self.replicas[node].high_watermark;
-        if high_watermark < before {
+        // A follower's watermark is no higher than its durable end, and a leader's may be: it falls to that when the leader
+        // begins to follow.
+        let became_follower = leads_in.is_none()
+            && high_watermark >= self.replicas[node].mirror.durable.offset;
+        if high_watermark < before && !became_follower {
             return violated(
                 "4 (watermark fell)",
                 format!("node {}: from {before} to {high_watermark}", node + 1),
@@ -584,19 +618,9 @@ impl PartitionChecker {
     }
 
     /// A follower sends an ack.
-    pub fn ack_sent(&self, node: usize, ack: &Ack) -> Check {
+    pub fn ack_sent(&mut self, node: usize, ack: &Ack) -> Check {
+        self.claims(node, ack.durable)?;
         let replica = &self.replicas[node];
-        if ack.durable > replica.mirror.durable {
-            return violated(
-                "7 (acked, not durable)",
-                format!(
-                    "node {} acknowledges {} and holds {} durably",
-                    node + 1,
-                    ack.durable,
-                    replica.mirror.durable
-                ),
-            );
-        }
         if ack.leader_epoch < replica.promise_told {
             return violated(
                 "8 (acked below the promise)",
@@ -719,14 +743,14 @@ impl PartitionChecker {
         if let Some(state) = self.state()
             && let Some(leader) = state.leader
         {
-            return self.check_elected_now(leader.node, state.leader_epoch);
+            return self.check_elected_now(leader, state.leader_epoch);
         }
         Ok(())
     }
 
-    fn check_elected_now(&self, leader: NodeId, epoch: LeaderEpoch) -> Check {
-        let replica = &self.replicas[index_of(leader)];
-        if replica.void.is_some() {
+    fn check_elected_now(&self, leader: Appointment, epoch: LeaderEpoch) -> Check {
+        let replica = &self.replicas[index_of(leader.node)];
+        if replica.void.is_some() || replica.incarnation != Some(leader.incarnation) {
             return Ok(());
         }
         for committed in self.committed.values() {
@@ -736,7 +760,10 @@ impl PartitionChecker {
             {
                 return violated(
                     "2 (the leader lacks)",
-                    format!("node {leader} leads in epoch {epoch} without {} to {}", held.start, held.end),
+                    format!(
+                        "node {} leads in epoch {epoch} without {} to {}",
+                        leader.node, held.start, held.end
+                    ),
                 );
             }
         }

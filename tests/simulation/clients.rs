@@ -181,8 +181,12 @@ impl World {
         } else {
             IN_FLIGHT
         };
-        if goes_on && producer.unacknowledged.len() < window {
-            let more = producer.random.index(3).min(window - producer.unacknowledged.len());
+        // Counted from the oldest one without an answer: a partition remembers a producer's latest batches only, and one that was
+        // overtaken by more of them could not be told from a new one.
+        let oldest = producer.unacknowledged.front().map(|sent| sent.batch);
+        let out = (producer.next_batch - oldest.unwrap_or(producer.next_batch)) as usize;
+        if goes_on && out < window {
+            let more = producer.random.index(3).min(window - out);
             for _ in 0..more {
                 producer.make_batch(now);
             }
@@ -342,6 +346,12 @@ impl World {
         result: Result<ProduceOutcome, ErrorCode>,
     ) -> Check {
         let now = self.now;
+        self.tell(|| {
+            format!(
+                "producer {}'s batch {} (attempt {}, node {}, {:?}): {result:?}",
+                call.producer, call.batch, call.attempt, call.node + 1, sequence_of(&call.bytes)
+            )
+        });
         let producer = &mut self.producers[call.producer];
         let Some(place) = producer
             .unacknowledged

@@ -87,6 +87,7 @@ impl World {
             }
             Output::OpenSession(hello) => {
                 self.checkers[partition].promise_told(node, hello.open.leader_epoch)?;
+                self.checkers[partition].claims(node, hello.open.durable)?;
                 let connection = self.connection_to(node, hello.to);
                 if let Some(id) = connection
                     && let Some(connection) = self.network.connections.get_mut(&id)
@@ -248,10 +249,17 @@ impl World {
         if connection.leader_side.outstanding >= budget {
             connection.leader_side.turned_away = true;
             replica.partition.handle_blocked(order);
+            self.tell(|| format!("node {} has no room for node {}", node + 1, to + 1));
             return;
         }
         if let Some(frames) = replica.partition.take_frames(order) {
             session.outstanding += frames.bytes;
+            self.tell(|| {
+                format!(
+                    "node {} sends node {} {} frames of partition {partition} from {} in session {}",
+                    node + 1, to + 1, frames.frames.len(), order.from, order.session
+                )
+            });
             self.send_frames(node, partition, frames);
         }
     }

@@ -196,7 +196,7 @@ impl World {
             replica.partition.promised(),
         );
         let checker = &mut self.checkers[partition];
-        checker.reopened(node, me.directory, &reader, durable, promised, may_have_lost)?;
+        checker.reopened(node, me, &reader, durable, promised, may_have_lost)?;
         if opened.impairment.is_some() {
             checker.mark_void(node);
         }
@@ -444,6 +444,7 @@ impl World {
                     if let Some(leader) = followed {
                         self.close_session_at(node, index_of(leader), partition);
                     }
+                    self.checkers[partition].claims(node, last)?;
                     Some((last, eligible))
                 }
                 FenceAnswer::Refused { .. } => None,

@@ -185,6 +185,11 @@ impl World {
                 connection,
                 leader_end,
             } => self.end_closed(connection, leader_end),
+            Event::Room {
+                node,
+                boot,
+                follower,
+            } => self.room_came(node, boot, follower),
             Event::FlushAcks { connection } => self.flush_acks(connection),
             Event::SyncRun {
                 node,
