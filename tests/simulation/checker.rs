@@ -83,13 +83,11 @@ pub struct PartitionChecker {
     read: BTreeMap<Offset, u32>,
     /// The last committed sequence of each producer: (epoch, next sequence).
     producers: BTreeMap<i64, (i16, i32)>,
-    /// Whether producers may be forgotten: the log is trimmed.
-    forgets_producers: bool,
     pub epochs_committed_in: BTreeMap<LeaderEpoch, u64>,
 }
 
 impl PartitionChecker {
-    pub fn new(nodes: usize, forgets_producers: bool) -> PartitionChecker {
+    pub fn new(nodes: usize) -> PartitionChecker {
         PartitionChecker {
             replicas: (0..nodes).map(|_| Replica::default()).collect(),
             frames: BTreeMap::new(),
@@ -99,7 +97,6 @@ impl PartitionChecker {
             states: BTreeMap::new(),
             read: BTreeMap::new(),
             producers: BTreeMap::new(),
-            forgets_producers,
             epochs_committed_in: BTreeMap::new(),
         }
     }
@@ -288,6 +285,8 @@ impl PartitionChecker {
         Self::keep_void(replica, before);
         replica.promise_told = LeaderEpoch::NONE;
         replica.claimed = LogPosition::START;
+        replica.directory = None;
+        replica.incarnation = None;
     }
 
     /// A replica says what it holds durably.
@@ -534,7 +533,7 @@ impl PartitionChecker {
             Some((known, next)) if known == epoch => sequence == next,
             Some((known, _)) => epoch > known && sequence == 0,
         };
-        if !in_order && !self.forgets_producers {
+        if !in_order {
             return violated(
                 "11 (once, and in order)",
                 format!(
@@ -573,8 +572,13 @@ impl PartitionChecker {
     fn check_isr_change(&mut self, before: &PartitionState, state: &PartitionState) -> Check {
         let known_before = |member: &Appointment| before.isr.contains(member);
         for member in state.isr.iter().filter(|member| !known_before(member)) {
-            // Named anew, on what this very process acknowledged.
-            self.replicas[index_of(member.node)].void = None;
+            // Named anew, on what this very process acknowledged; unless it is gone already, and its disk with it.
+            let replica = &mut self.replicas[index_of(member.node)];
+            if replica.directory == Some(member.directory)
+                && replica.incarnation == Some(member.incarnation)
+            {
+                replica.void = None;
+            }
         }
         let committed = self
             .committed
@@ -597,7 +601,12 @@ impl PartitionChecker {
     }
 
     fn check_elected(&self, leader: Appointment, epoch: LeaderEpoch) -> Check {
-        let mirror = &self.replicas[index_of(leader.node)].mirror;
+        let replica = &self.replicas[index_of(leader.node)];
+        let mirror = match &replica.void {
+            // It answered the fence, and its disk was lost before the appointment: nobody will lead in this epoch.
+            Some(void) if replica.directory != Some(leader.directory) => void,
+            _ => &replica.mirror,
+        };
         for committed in self.committed.values() {
             let held = committed.held;
             if held.end.offset <= mirror.start.offset {

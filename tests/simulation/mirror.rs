@@ -3,7 +3,7 @@
 
 use quorate::record::Batch;
 use quorate::storage::LogReader;
-use quorate::types::{LeaderEpoch, LogPosition, Offset};
+use quorate::types::{LogPosition, Offset};
 use quorate::wal::Frame;
 
 /// One frame of a log.
@@ -155,13 +155,5 @@ impl Mirror {
         after
             .checked_sub(1)
             .map_or(self.start, |i| self.frames[i].end)
-    }
-
-    /// Where an epoch's start ends, if the log has it.
-    pub fn start_of(&self, epoch: LeaderEpoch) -> Option<LogPosition> {
-        self.frames
-            .iter()
-            .find(|frame| frame.epoch_start && frame.end.epoch == epoch)
-            .map(|frame| frame.end)
     }
 }

@@ -55,12 +55,16 @@ impl World {
             RoleView::Follower { epoch, .. } => (None, epoch),
             RoleView::Idle | RoleView::Failed => (None, replica.partition.promised()),
         };
-        checker.look_at_log(
+        let looked = checker.look_at_log(
             node,
             &replica.reader,
             replica.partition.durable_end(),
             role_epoch,
-        )?;
+        );
+        if looked.is_err() && self.nodes[node].was_harmed[partition] {
+            return self.verify_at_next_start(node);
+        }
+        looked?;
         checker.look_at_watermark(node, view.high_watermark, leads_in, pending)
     }
 
@@ -173,9 +177,7 @@ impl World {
                 if stop_process {
                     self.end_process(node, false);
                 } else if self.nodes[node].was_harmed[partition] {
-                    // The operator sees what the log says, and has everything read through.
-                    self.nodes[node].verify_all = true;
-                    self.end_process(node, false);
+                    self.verify_at_next_start(node)?;
                 }
             }
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use quorate::partition::FenceAnswer;
 use quorate::storage::{SyncError, SyncTicket};
-use quorate::types::{LeaderEpoch, MonotonicTime, NodeId, TopicPartition};
+use quorate::types::{LeaderEpoch, NodeId, TopicPartition};
 
 use super::checker::{Check, violated};
 use super::controller::fenced_partitions;
@@ -196,7 +196,11 @@ impl World {
             replica.partition.promised(),
         );
         let checker = &mut self.checkers[partition];
-        checker.reopened(node, me, &reader, durable, promised, may_have_lost)?;
+        let reopened = checker.reopened(node, me, &reader, durable, promised, may_have_lost);
+        if harmed && reopened.is_err() {
+            return self.verify_at_next_start(node);
+        }
+        reopened?;
         if opened.impairment.is_some() {
             checker.mark_void(node);
         }
@@ -210,6 +214,13 @@ impl World {
             )
         });
         self.drain(node, partition)
+    }
+
+    /// A log that does not read all through is found by its operator.
+    pub fn verify_at_next_start(&mut self, node: usize) -> Check {
+        self.nodes[node].verify_all = true;
+        self.end_process(node, false);
+        Ok(())
     }
 
     pub fn tick_node(&mut self, node: usize, boot: u64) -> Check {
@@ -537,9 +548,5 @@ impl World {
             at = at + Duration::from_micros(self.random.between(1, 20));
             self.queue.push(at, event);
         }
-    }
-
-    pub fn now_plus(&self, duration: Duration) -> MonotonicTime {
-        self.now + duration
     }
 }
