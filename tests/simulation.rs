@@ -97,7 +97,10 @@ fn nothing_acknowledged_is_lost_and_everything_heals_whatever_fails() {
     // Not vacuous.
     assert!(sum.acknowledged > runs, "{sum:?}");
     assert!(sum.epochs_committed_in > runs, "{sum:?}");
-    assert!(sum.restarts > 0 && sum.trimmed > 0 && sum.read > 0, "{sum:?}");
+    assert!(
+        sum.restarts > 0 && sum.trimmed > 0 && sum.read > 0,
+        "{sum:?}"
+    );
 }
 
 #[test]
@@ -128,7 +131,9 @@ fn the_same_seed_twice_is_the_same_run() {
         let (one, other) = (run_seed(seed, None), run_seed(seed, None));
         assert_eq!(one, other, "seed {seed}");
     }
-    let traces: Vec<u64> = (0..4).map(|seed| run_seed(seed, None).unwrap().trace).collect();
+    let traces: Vec<u64> = (0..4)
+        .map(|seed| run_seed(seed, None).unwrap().trace)
+        .collect();
     assert_ne!(traces[0], traces[1]);
 }
 

@@ -9,7 +9,9 @@ use crate::replication::{
     AckRefused, Acks, Admission, Follower, FramesRefused, IsrOutcome, Leader, LeaderAction,
     LogEnds, Peers, ProduceTicket, ProducerStates,
 };
-use crate::storage::{AppendError, IoFailure, Log, LogConfig, LogReader, SyncError, SyncTicket};
+use crate::storage::{
+    AppendError, IoFailure, Log, LogConfig, LogReader, ReadError, SyncError, SyncTicket,
+};
 use crate::types::{
     Appointment, ErrorCode, IsrChange, LeaderEpoch, LogPosition, MonotonicTime, NodeId, Offset,
     PartitionState, SessionId, TopicPartition,
@@ -399,7 +401,9 @@ impl Partition {
                 });
                 if error.is_damage() {
                     self.handle_damage(&error.to_string());
-                } else {
+                } else if !matches!(error, ReadError::OutOfRange { .. }) {
+                    // Retention may have passed a follower that is far behind, which is no failure: it is reset to the log's
+                    // start.
                     self.outputs.push_back(Output::Failed {
                         cause: format!(
                             "cannot read partition {} at {}: {error}",
@@ -664,6 +668,9 @@ impl Partition {
         }
         let epoch = self.promised;
         self.durable_told = self.log.durable_end();
+        // A leader's watermark may be above what its own disk holds, a follower's never is: what is not durable here is cut
+        // and sent again.
+        self.high_watermark = self.high_watermark.min(self.durable_told.offset);
         self.role = Role::Follower(Box::new(Follower::new(
             leader,
             epoch,

@@ -162,14 +162,15 @@ impl Follower {
 
     /// The leader has answered a hello.
     pub fn handle_answer(&mut self, now: MonotonicTime, answer: &SessionAnswer) {
+        if let SessionOutcome::Refused(refusal) = answer.outcome {
+            // Also of a session that had begun: the leader cannot go on with it.
+            self.handle_session_closed(now, answer.session, refusal);
+            return;
+        }
         let SessionState::Opening { session, .. } = self.session else {
             return;
         };
         if answer.session != session {
-            return;
-        }
-        if let SessionOutcome::Refused(refusal) = answer.outcome {
-            self.handle_refused(now, refusal);
             return;
         }
         if answer.leader_epoch != self.epoch {
@@ -318,7 +319,15 @@ impl Follower {
     }
 
     /// Above the durable end the watermark would speak of records that a reader of this directory may not find after a crash.
+    /// From a hello to its answer it stands still: the answer cuts the log to what the hello said was durable, and what has
+    /// become durable since is committed elsewhere but not kept here.
     fn advance_high_watermark(&mut self) {
+        if matches!(
+            self.session,
+            SessionState::Opening { .. } | SessionState::Truncating { .. }
+        ) {
+            return;
+        }
         let known = self.told_watermark.min(self.durable.offset);
         if known > self.high_watermark {
             self.high_watermark = known;

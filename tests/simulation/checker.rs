@@ -9,7 +9,8 @@ use std::fmt;
 
 use quorate::storage::LogReader;
 use quorate::types::{
-    Appointment, DirectoryId, LeaderEpoch, LogPosition, NodeId, Offset, PartitionState, SessionId, quorum,
+    Appointment, DirectoryId, Incarnation, LeaderEpoch, LogPosition, NodeId, Offset,
+    PartitionState, SessionId, quorum,
 };
 use quorate::wire::Ack;
 
@@ -56,8 +57,11 @@ pub struct Replica {
     void: Option<Mirror>,
     /// The highest epoch that others have been told of as promised.
     pub promise_told: LeaderEpoch,
+    /// The highest position that this replica has told others it holds durably: by an ack, a hello or a fence's answer.
+    claimed: LogPosition,
     /// The disk that `mirror` is on.
     directory: Option<DirectoryId>,
+    incarnation: Option<Incarnation>,
     high_watermark: Offset,
     /// The session that the leader on this node has open with each node.
     sessions: BTreeMap<usize, (SessionId, LeaderEpoch)>,
@@ -80,13 +84,11 @@ pub struct PartitionChecker {
     read: BTreeMap<Offset, u32>,
     /// The last committed sequence of each producer: (epoch, next sequence).
     producers: BTreeMap<i64, (i16, i32)>,
-    /// Whether producers may be forgotten: the log is trimmed.
-    forgets_producers: bool,
     pub epochs_committed_in: BTreeMap<LeaderEpoch, u64>,
 }
 
 impl PartitionChecker {
-    pub fn new(nodes: usize, forgets_producers: bool) -> PartitionChecker {
+    pub fn new(nodes: usize) -> PartitionChecker {
         PartitionChecker {
             replicas: (0..nodes).map(|_| Replica::default()).collect(),
             frames: BTreeMap::new(),
@@ -96,7 +98,6 @@ impl PartitionChecker {
             states: BTreeMap::new(),
             read: BTreeMap::new(),
             producers: BTreeMap::new(),
-            forgets_producers,
             epochs_committed_in: BTreeMap::new(),
         }
     }
@@ -151,9 +152,16 @@ impl PartitionChecker {
         for frame in &new {
             self.check_frame(node, frame)?;
         }
-        let start = self.replicas[node].mirror.start;
+        let replica = &mut self.replicas[node];
+        let start = replica.mirror.start;
+        let claimed = replica.claimed;
+        if !change.dropped.is_empty() {
+            replica.claimed = claimed.min(replica.mirror.end());
+        }
         for frame in &change.dropped {
-            if frame.epoch_start || frame.end > change.durable_before || frame.end <= start {
+            // What nobody was told of is nobody's: a session begins at what its hello said, and the rest is sent again.
+            let told = frame.end <= change.durable_before && frame.end <= claimed;
+            if frame.epoch_start || !told || frame.end <= start {
                 continue;
             }
             if let Some(committed) = self.committed.get(&frame.start.offset)
@@ -199,7 +207,7 @@ impl PartitionChecker {
     pub fn reopened(
         &mut self,
         node: usize,
-        directory: DirectoryId,
+        me: Appointment,
         reader: &LogReader,
         durable: LogPosition,
         promised: LeaderEpoch,
@@ -234,6 +242,7 @@ impl PartitionChecker {
                     ),
                 );
             }
+            replica.claimed = replica.claimed.min(replica.mirror.end());
             Self::keep_void(replica, before);
         }
         if may_have_lost {
@@ -252,7 +261,8 @@ impl PartitionChecker {
                 ),
             );
         }
-        replica.directory = Some(directory);
+        replica.directory = Some(me.directory);
+        replica.incarnation = Some(me.incarnation);
         replica.high_watermark = Offset::ZERO;
         replica.sessions.clear();
         Ok(())
@@ -275,6 +285,26 @@ impl PartitionChecker {
         let before = std::mem::take(&mut replica.mirror);
         Self::keep_void(replica, before);
         replica.promise_told = LeaderEpoch::NONE;
+        replica.claimed = LogPosition::START;
+        replica.directory = None;
+        replica.incarnation = None;
+    }
+
+    /// A replica says what it holds durably.
+    pub fn claims(&mut self, node: usize, position: LogPosition) -> Check {
+        let replica = &mut self.replicas[node];
+        if position > replica.mirror.durable {
+            return violated(
+                "7 (claimed, not durable)",
+                format!(
+                    "node {} claims {position} and holds {} durably",
+                    node + 1,
+                    replica.mirror.durable
+                ),
+            );
+        }
+        replica.claimed = replica.claimed.max(position);
+        Ok(())
     }
 
     /// A replica whose disk was harmed: it counts for nothing new until the in-sync set names it anew.
@@ -298,7 +328,11 @@ impl PartitionChecker {
         pending: Option<(&[Appointment], u32)>,
     ) -> Check {
         let before = self.replicas[node].high_watermark;
-        if high_watermark < before {
+        // A follower's watermark is no higher than its durable end, and a leader's may be: it falls to that when the leader
+        // begins to follow.
+        let became_follower =
+            leads_in.is_none() && high_watermark >= self.replicas[node].mirror.durable.offset;
+        if high_watermark < before && !became_follower {
             return violated(
                 "4 (watermark fell)",
                 format!("node {}: from {before} to {high_watermark}", node + 1),
@@ -347,7 +381,10 @@ impl PartitionChecker {
         proposed: Option<&[NodeId]>,
     ) -> Check {
         let Some(state) = self.states.get(&epoch) else {
-            return violated("8", format!("node {} leads in epoch {epoch}, which never was", node + 1));
+            return violated(
+                "8",
+                format!("node {} leads in epoch {epoch}, which never was", node + 1),
+            );
         };
         let committed: Vec<NodeId> = state.isr.iter().map(|member| member.node).collect();
         if committed != isr && Some(&committed[..]) != proposed {
@@ -370,7 +407,8 @@ impl PartitionChecker {
         high_watermark: Offset,
         pending: Option<(&[Appointment], u32)>,
     ) -> Check {
-        if high_watermark <= self.true_high_watermark && self.epochs_committed_in.contains_key(&epoch)
+        if high_watermark <= self.true_high_watermark
+            && self.epochs_committed_in.contains_key(&epoch)
         {
             return Ok(());
         }
@@ -389,7 +427,10 @@ impl PartitionChecker {
             );
         }
         let Some(state) = self.states.get(&epoch).cloned() else {
-            return violated("8", format!("node {who} leads in epoch {epoch}, which never was"));
+            return violated(
+                "8",
+                format!("node {who} leads in epoch {epoch}, which never was"),
+            );
         };
         if !self.quorum_holds(&state.isr, state.min_insync, position) {
             return violated(
@@ -405,7 +446,11 @@ impl PartitionChecker {
         if state.isr.len() < state.min_insync as usize {
             return violated(
                 "1 (fewer than m)",
-                format!("node {who} commits {position} with {} of m {}", state.isr.len(), state.min_insync),
+                format!(
+                    "node {who} commits {position} with {} of m {}",
+                    state.isr.len(),
+                    state.min_insync
+                ),
             );
         }
         if let Some((isr, min_insync)) = pending
@@ -475,7 +520,8 @@ impl PartitionChecker {
                 }
                 let Some(leader) = state.leader else { continue };
                 let mirror = &self.replicas[index_of(leader.node)].mirror;
-                if held.start.offset >= mirror.start.offset && mirror.find(held.end) != Some(&held) {
+                if held.start.offset >= mirror.start.offset && mirror.find(held.end) != Some(&held)
+                {
                     return violated(
                         "1 (a later leader is without it)",
                         format!(
@@ -500,7 +546,7 @@ impl PartitionChecker {
             Some((known, next)) if known == epoch => sequence == next,
             Some((known, _)) => epoch > known && sequence == 0,
         };
-        if !in_order && !self.forgets_producers {
+        if !in_order {
             return violated(
                 "11 (once, and in order)",
                 format!(
@@ -527,7 +573,9 @@ impl PartitionChecker {
                 self.check_isr_change(before, state)?;
             }
         }
-        let appointed = before.as_ref().is_some_and(|before| before.leader.is_none());
+        let appointed = before
+            .as_ref()
+            .is_some_and(|before| before.leader.is_none());
         self.states.insert(state.leader_epoch, state.clone());
         match state.leader {
             Some(leader) if appointed => self.check_elected(leader, state.leader_epoch),
@@ -539,8 +587,13 @@ impl PartitionChecker {
     fn check_isr_change(&mut self, before: &PartitionState, state: &PartitionState) -> Check {
         let known_before = |member: &Appointment| before.isr.contains(member);
         for member in state.isr.iter().filter(|member| !known_before(member)) {
-            // Named anew, on what this very process acknowledged.
-            self.replicas[index_of(member.node)].void = None;
+            // Named anew, on what this very process acknowledged; unless it is gone already, and its disk with it.
+            let replica = &mut self.replicas[index_of(member.node)];
+            if replica.directory == Some(member.directory)
+                && replica.incarnation == Some(member.incarnation)
+            {
+                replica.void = None;
+            }
         }
         let committed = self
             .committed
@@ -563,7 +616,12 @@ impl PartitionChecker {
     }
 
     fn check_elected(&self, leader: Appointment, epoch: LeaderEpoch) -> Check {
-        let mirror = &self.replicas[index_of(leader.node)].mirror;
+        let replica = &self.replicas[index_of(leader.node)];
+        let mirror = match &replica.void {
+            // It answered the fence, and its disk was lost before the appointment: nobody will lead in this epoch.
+            Some(void) if replica.directory != Some(leader.directory) => void,
+            _ => &replica.mirror,
+        };
         for committed in self.committed.values() {
             let held = committed.held;
             if held.end.offset <= mirror.start.offset {
@@ -584,19 +642,9 @@ impl PartitionChecker {
     }
 
     /// A follower sends an ack.
-    pub fn ack_sent(&self, node: usize, ack: &Ack) -> Check {
+    pub fn ack_sent(&mut self, node: usize, ack: &Ack) -> Check {
+        self.claims(node, ack.durable)?;
         let replica = &self.replicas[node];
-        if ack.durable > replica.mirror.durable {
-            return violated(
-                "7 (acked, not durable)",
-                format!(
-                    "node {} acknowledges {} and holds {} durably",
-                    node + 1,
-                    ack.durable,
-                    replica.mirror.durable
-                ),
-            );
-        }
         if ack.leader_epoch < replica.promise_told {
             return violated(
                 "8 (acked below the promise)",
@@ -642,7 +690,9 @@ impl PartitionChecker {
     /// The leader on `node` has counted an ack.
     pub fn ack_counted(&self, node: usize, from: usize, ack: &Ack) -> Check {
         match self.replicas[node].sessions.get(&from) {
-            Some(&(session, epoch)) if session == ack.session && epoch == ack.leader_epoch => Ok(()),
+            Some(&(session, epoch)) if session == ack.session && epoch == ack.leader_epoch => {
+                Ok(())
+            }
             current => violated(
                 "7 (ack of another session)",
                 format!(
@@ -702,7 +752,10 @@ impl PartitionChecker {
         let mut next: Option<Offset> = None;
         for committed in self.committed.values() {
             if next.is_some_and(|next| next != committed.held.start.offset) {
-                return violated("2 (a gap in what is committed)", committed.held.start.to_string());
+                return violated(
+                    "2 (a gap in what is committed)",
+                    committed.held.start.to_string(),
+                );
             }
             next = Some(committed.held.end.offset);
         }
@@ -719,14 +772,14 @@ impl PartitionChecker {
         if let Some(state) = self.state()
             && let Some(leader) = state.leader
         {
-            return self.check_elected_now(leader.node, state.leader_epoch);
+            return self.check_elected_now(leader, state.leader_epoch);
         }
         Ok(())
     }
 
-    fn check_elected_now(&self, leader: NodeId, epoch: LeaderEpoch) -> Check {
-        let replica = &self.replicas[index_of(leader)];
-        if replica.void.is_some() {
+    fn check_elected_now(&self, leader: Appointment, epoch: LeaderEpoch) -> Check {
+        let replica = &self.replicas[index_of(leader.node)];
+        if replica.void.is_some() || replica.incarnation != Some(leader.incarnation) {
             return Ok(());
         }
         for committed in self.committed.values() {
@@ -736,7 +789,10 @@ impl PartitionChecker {
             {
                 return violated(
                     "2 (the leader lacks)",
-                    format!("node {leader} leads in epoch {epoch} without {} to {}", held.start, held.end),
+                    format!(
+                        "node {} leads in epoch {epoch} without {} to {}",
+                        leader.node, held.start, held.end
+                    ),
                 );
             }
         }
@@ -745,7 +801,10 @@ impl PartitionChecker {
 
     /// After everything has healed: the replicas are equal.
     pub fn check_equal(&self, nodes: &[usize]) -> Check {
-        let mirrors: Vec<&Mirror> = nodes.iter().map(|&node| &self.replicas[node].mirror).collect();
+        let mirrors: Vec<&Mirror> = nodes
+            .iter()
+            .map(|&node| &self.replicas[node].mirror)
+            .collect();
         let Some(start) = mirrors.iter().map(|mirror| mirror.start).max() else {
             return Ok(());
         };
@@ -762,7 +821,13 @@ impl PartitionChecker {
             if from_start(mirror) != first {
                 return violated(
                     "divergent",
-                    format!("node {} ends at {}, node {} at {}", nodes[0] + 1, mirrors[0].end(), node + 1, mirror.end()),
+                    format!(
+                        "node {} ends at {}, node {} at {}",
+                        nodes[0] + 1,
+                        mirrors[0].end(),
+                        node + 1,
+                        mirror.end()
+                    ),
                 );
             }
         }

@@ -68,11 +68,14 @@ impl Producer {
         } else {
             Acks::Leader
         };
+        // A log whose beginning was trimmed no longer tells of the producers there, so a producer that waits for an answer across
+        // a restart may be taken for a new one: idempotence is promised for logs that are whole.
+        let is_whole = setup.retention_bytes.is_none();
         Producer {
             index,
             partition: random.index(setup.partitions),
             acks,
-            idempotent: acks == Acks::All && random.permille(750),
+            idempotent: acks == Acks::All && is_whole && random.permille(750),
             random,
             next_sequence: 0,
             next_batch: 0,
@@ -104,7 +107,10 @@ impl Producer {
         let Ok(sealed) = builder.seal(Compression::None) else {
             return;
         };
-        let stamp = self.idempotent.then_some(ProducerId::new(self.id())).flatten();
+        let stamp = self
+            .idempotent
+            .then_some(ProducerId::new(self.id()))
+            .flatten();
         let bytes = sealed.stamp(stamp.map(|id| ProducerStamp {
             id,
             epoch: 0,
@@ -181,8 +187,12 @@ impl World {
         } else {
             IN_FLIGHT
         };
-        if goes_on && producer.unacknowledged.len() < window {
-            let more = producer.random.index(3).min(window - producer.unacknowledged.len());
+        // Counted from the oldest one without an answer: a partition remembers a producer's latest batches only, and one that was
+        // overtaken by more of them could not be told from a new one.
+        let oldest = producer.unacknowledged.front().map(|sent| sent.batch);
+        let out = (producer.next_batch - oldest.unwrap_or(producer.next_batch)) as usize;
+        if goes_on && out < window {
+            let more = producer.random.index(3).min(window - out);
             for _ in 0..more {
                 producer.make_batch(now);
             }
@@ -342,6 +352,16 @@ impl World {
         result: Result<ProduceOutcome, ErrorCode>,
     ) -> Check {
         let now = self.now;
+        self.tell(|| {
+            format!(
+                "producer {}'s batch {} (attempt {}, node {}, {:?}): {result:?}",
+                call.producer,
+                call.batch,
+                call.attempt,
+                call.node + 1,
+                sequence_of(&call.bytes)
+            )
+        });
         let producer = &mut self.producers[call.producer];
         let Some(place) = producer
             .unacknowledged

@@ -142,7 +142,9 @@ impl World {
         }
         let nodes = self.setup.nodes;
         let replicas = |partition: usize| -> Vec<NodeId> {
-            (0..nodes).map(|i| node_id((i + partition) % nodes)).collect()
+            (0..nodes)
+                .map(|i| node_id((i + partition) % nodes))
+                .collect()
         };
         commands.push(Command::CreateTopic {
             topic: NewTopic {
@@ -163,7 +165,9 @@ impl World {
                 return unexpected(format!("{command:?}: {rejection}"));
             }
         }
-        self.controller.images.push(Arc::new(self.controller.image.clone()));
+        self.controller
+            .images
+            .push(Arc::new(self.controller.image.clone()));
         for partition in 0..partitions {
             if let Some(state) = self.controller.image.partition(partition_id(partition)) {
                 self.checkers[partition].state_committed(state)?;
@@ -248,7 +252,12 @@ impl World {
             return Ok(());
         }
         let before: Vec<_> = (0..self.setup.partitions)
-            .map(|partition| self.controller.image.partition(partition_id(partition)).cloned())
+            .map(|partition| {
+                self.controller
+                    .image
+                    .partition(partition_id(partition))
+                    .cloned()
+            })
             .collect();
         let mut image = self.controller.image.clone();
         let outcome = image.apply(command);
@@ -256,10 +265,16 @@ impl World {
         if outcome.is_ok() {
             image.set_applied_index(self.controller.images.len() as u64);
             self.controller.image = image;
-            self.controller.images.push(Arc::new(self.controller.image.clone()));
+            self.controller
+                .images
+                .push(Arc::new(self.controller.image.clone()));
         }
         for (partition, before) in before.into_iter().enumerate() {
-            let state = self.controller.image.partition(partition_id(partition)).cloned();
+            let state = self
+                .controller
+                .image
+                .partition(partition_id(partition))
+                .cloned();
             if state != before
                 && let Some(state) = state
             {
@@ -321,13 +336,7 @@ impl World {
         Ok(())
     }
 
-    fn answer_proposal(
-        &mut self,
-        node: usize,
-        boot: u64,
-        change: IsrChange,
-        outcome: IsrOutcome,
-    ) {
+    fn answer_proposal(&mut self, node: usize, boot: u64, change: IsrChange, outcome: IsrOutcome) {
         let controller = self.setup.controller();
         let (after, outcome) = match self.network.send_call(controller, node) {
             Some(after) => (after, outcome),
@@ -636,8 +645,7 @@ impl World {
             i == node || self.checkers[partition].is_void(i)
         };
         let survives = |isr: &[Appointment], min_insync: u32| {
-            isr.iter().filter(lost).count()
-                < quorum::commit_quorum(isr.len(), min_insync as usize)
+            isr.iter().filter(lost).count() < quorum::commit_quorum(isr.len(), min_insync as usize)
         };
         survives(&state.isr, state.min_insync)
             && self

@@ -61,6 +61,12 @@ pub enum Event {
         partition: usize,
         ticket: SyncTicket,
     },
+    /// The owners of partitions learn that a follower's connection has room again.
+    Room {
+        node: usize,
+        boot: u64,
+        follower: usize,
+    },
     /// The partition's owner is told.
     SyncTold {
         node: usize,
@@ -190,6 +196,7 @@ impl Event {
             Event::Tick { node, .. }
             | Event::Dial { node, .. }
             | Event::SyncRun { node, .. }
+            | Event::Room { node, .. }
             | Event::SyncTold { node, .. }
             | Event::PromisesRun { node, .. }
             | Event::PromisesTold { node, .. }
@@ -243,9 +250,7 @@ impl Event {
                 u64::from(result.is_ok()),
             ],
             Event::PromisesRun { node, .. } => [12, *node as u64, 0, 0],
-            Event::PromisesTold { node, raised, .. } => {
-                [13, *node as u64, raised.len() as u64, 0]
-            }
+            Event::PromisesTold { node, raised, .. } => [13, *node as u64, raised.len() as u64, 0],
             Event::FencePersist { node, call, .. } => [14, *node as u64, *call, 0],
             Event::ToController(message) => match message {
                 ToController::Heartbeat { node, .. } => [15, *node as u64, 0, 0],
@@ -297,6 +302,7 @@ impl Event {
             ],
             Event::ProducerTick(i) => [27, *i as u64, 0, 0],
             Event::ReaderTick(i) => [28, *i as u64, 0, 0],
+            Event::Room { node, follower, .. } => [29, *node as u64, *follower as u64, 0],
             Event::Resume { connection, stream } => [30, *connection, *stream as u64, 0],
         }
     }

@@ -190,7 +190,9 @@ impl World {
             return;
         }
         let path = &sealed[pick as usize % sealed.len()];
-        let bits = disk.contents(path).map_or(0, |bytes| bytes.len() as u64 * 8);
+        let bits = disk
+            .contents(path)
+            .map_or(0, |bytes| bytes.len() as u64 * 8);
         if bits == 0 || disk.flip_bit(path, (pick >> 8) % bits).is_err() {
             return;
         }

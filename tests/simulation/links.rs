@@ -126,6 +126,10 @@ impl World {
             return Ok(());
         }
         connection.follower_holds = false;
+        self.tell(|| format!("connection {id} ends at its follower"));
+        let Some(connection) = self.network.connections.get(&id) else {
+            return Ok(());
+        };
         let (node, leader, boot) = (
             connection.follower,
             connection.leader,
@@ -193,6 +197,10 @@ impl World {
             return Ok(());
         }
         connection.leader_holds = false;
+        self.tell(|| format!("connection {id} ends at its leader"));
+        let Some(connection) = self.network.connections.get(&id) else {
+            return Ok(());
+        };
         let (node, from, boot) = (
             connection.leader,
             connection.follower,
@@ -334,10 +342,12 @@ impl World {
         let boot = self.nodes[node].boot;
         let mut dead = Vec::new();
         for (&id, connection) in &self.network.connections {
-            if connection.follower == node && connection.follower_boot == boot && connection.follower_holds {
+            if connection.follower == node
+                && connection.follower_boot == boot
+                && connection.follower_holds
+            {
                 let round_trip = self.network.round_trip(node, connection.leader);
-                let patience =
-                    suspicion_time(round_trip, round_trip / 2) * REDIAL_AFTER_SUSPICIONS;
+                let patience = suspicion_time(round_trip, round_trip / 2) * REDIAL_AFTER_SUSPICIONS;
                 let given_up = if connection.welcomed {
                     now.since(connection.heard_by_follower) >= patience
                 } else {
@@ -655,9 +665,7 @@ impl World {
                     outstanding: 0,
                 },
             );
-            replica
-                .partition
-                .handle_open_session(peer, open);
+            replica.partition.handle_open_session(peer, open);
         }
         self.drain(node, partition)
     }
@@ -691,12 +699,29 @@ impl World {
         let side = &mut connection.leader_side;
         side.outstanding = side.outstanding.saturating_sub(bytes);
         if side.outstanding < budget / 2 && std::mem::replace(&mut side.turned_away, false) {
-            for partition in 0..self.setup.partitions {
-                if let Some(replica) = self.nodes[node].replica(partition) {
-                    replica.partition.handle_unblocked(node_id(from));
-                }
-            }
+            let boot = self.nodes[node].boot;
+            self.plan_us(
+                1,
+                Event::Room {
+                    node,
+                    boot,
+                    follower: from,
+                },
+            );
         }
+    }
+
+    pub fn room_came(&mut self, node: usize, boot: u64, follower: usize) -> Check {
+        if !self.is_current(node, boot) {
+            return Ok(());
+        }
+        for partition in 0..self.setup.partitions {
+            if let Some(replica) = self.nodes[node].replica(partition) {
+                replica.partition.handle_unblocked(node_id(follower));
+            }
+            self.drain(node, partition)?;
+        }
+        Ok(())
     }
 
     fn control_at_follower(
@@ -790,7 +815,14 @@ impl World {
             let Some(replica) = self.nodes[node].replica(partition) else {
                 continue;
             };
-            match replica.partition.handle_ack(now, node_id(from), &ack) {
+            let counted = replica.partition.handle_ack(now, node_id(from), &ack);
+            self.tell(|| {
+                format!(
+                    "node {}: ack of node {} for partition {partition}, session {}, {}: {counted:?}",
+                    node + 1, from + 1, ack.session, ack.durable
+                )
+            });
+            match counted {
                 Ok(freed) => {
                     self.checkers[partition].ack_counted(node, from, &ack)?;
                     let Some(replica) = self.nodes[node].replica(partition) else {

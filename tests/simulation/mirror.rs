@@ -3,7 +3,7 @@
 
 use quorate::record::Batch;
 use quorate::storage::LogReader;
-use quorate::types::{LeaderEpoch, LogPosition, Offset};
+use quorate::types::{LogPosition, Offset};
 use quorate::wal::Frame;
 
 /// One frame of a log.
@@ -68,11 +68,7 @@ impl Mirror {
     }
 
     /// Looks at the log again. `Err` when it is no chain, or cannot be read.
-    pub fn update(
-        &mut self,
-        reader: &LogReader,
-        durable: LogPosition,
-    ) -> Result<Change, String> {
+    pub fn update(&mut self, reader: &LogReader, durable: LogPosition) -> Result<Change, String> {
         let (start, end) = (reader.start(), reader.end());
         let mut change = Change {
             durable_before: self.durable,
@@ -118,7 +114,10 @@ impl Mirror {
             }
         }
         if self.end() != end {
-            return Err(format!("the log ends at {end}, its frames at {}", self.end()));
+            return Err(format!(
+                "the log ends at {end}, its frames at {}",
+                self.end()
+            ));
         }
         Ok(change)
     }
@@ -155,13 +154,5 @@ impl Mirror {
         after
             .checked_sub(1)
             .map_or(self.start, |i| self.frames[i].end)
-    }
-
-    /// Where an epoch's start ends, if the log has it.
-    pub fn start_of(&self, epoch: LeaderEpoch) -> Option<LogPosition> {
-        self.frames
-            .iter()
-            .find(|frame| frame.epoch_start && frame.end.epoch == epoch)
-            .map(|frame| frame.end)
     }
 }

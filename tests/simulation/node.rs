@@ -12,8 +12,9 @@ use quorate::storage::{
     DataDir, Flush, Impairment, LogConfig, LogOptions, LogReader, Opener, read_high_watermarks,
 };
 use quorate::types::{
-    Appointment, ClusterId, DirectoryId, ErrorCode, Incarnation, IsrChange, LeaderEpoch, MonotonicTime, NodeId,
-    Offset, PartitionIndex, PartitionState, SessionId, TopicId, TopicName, TopicPartition,
+    Appointment, ClusterId, DirectoryId, ErrorCode, Incarnation, IsrChange, LeaderEpoch,
+    MonotonicTime, NodeId, Offset, PartitionIndex, PartitionState, SessionId, TopicId, TopicName,
+    TopicPartition,
 };
 
 use super::event::{Event, ProduceCall};
@@ -238,7 +239,12 @@ impl Node {
     }
 
     /// Starts a process on the data directory. `Err` when the directory cannot be opened: the process has ended again.
-    pub fn start(&mut self, now: MonotonicTime, partitions: usize, keeps_name: bool) -> Result<(), String> {
+    pub fn start(
+        &mut self,
+        now: MonotonicTime,
+        partitions: usize,
+        keeps_name: bool,
+    ) -> Result<(), String> {
         self.boot += 1;
         let opener = Opener {
             node_id: node_id(self.index),
@@ -248,8 +254,8 @@ impl Node {
         };
         let data_dir = DataDir::open(self.disk.shared(), Path::new(DATA_DIR), &opener)
             .map_err(|error| error.to_string())?;
-        let high_watermarks =
-            read_high_watermarks(&**data_dir.file_system(), Path::new(DATA_DIR)).unwrap_or_default();
+        let high_watermarks = read_high_watermarks(&**data_dir.file_system(), Path::new(DATA_DIR))
+            .unwrap_or_default();
         let me = Appointment {
             node: node_id(self.index),
             directory: data_dir.directory_id(),

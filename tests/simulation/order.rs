@@ -57,31 +57,39 @@ impl World {
                 return Some(format!(
                     "node {} does not lead partition {partition}, or has not committed its log: {:?}",
                     node + 1,
-                    self.nodes[node]
-                        .view_replica(partition)
-                        .map(|replica| (replica.partition.view(), replica.partition.role_view(self.now)))
+                    self.nodes[node].view_replica(partition).map(|replica| (
+                        replica.partition.view(),
+                        replica.partition.role_view(self.now)
+                    ))
                 ));
             };
             let end = led.reader.end();
             let high_watermark = led.partition.high_watermark();
             for other in 0..self.setup.nodes {
-                let equal = self.nodes[other].view_replica(partition).is_some_and(|replica| {
-                    replica.partition.durable_end() == end
-                        && replica.reader.end() == end
-                        && replica.partition.high_watermark() == high_watermark
-                });
+                let equal = self.nodes[other]
+                    .view_replica(partition)
+                    .is_some_and(|replica| {
+                        replica.partition.durable_end() == end
+                            && replica.reader.end() == end
+                            && replica.partition.high_watermark() == high_watermark
+                    });
                 if !equal {
                     return Some(format!(
                         "node {} is not equal to partition {partition}'s leader, which ends at {end}: {:?}",
                         other + 1,
-                        self.nodes[other]
-                            .view_replica(partition)
-                            .map(|replica| (replica.partition.durable_end(), replica.partition.view(), replica.partition.role_view(self.now)))
+                        self.nodes[other].view_replica(partition).map(|replica| (
+                            replica.partition.durable_end(),
+                            replica.partition.view(),
+                            replica.partition.role_view(self.now)
+                        ))
                     ));
                 }
             }
         }
-        let unanswered = self.producers.iter().find(|producer| producer.has_unanswered());
+        let unanswered = self
+            .producers
+            .iter()
+            .find(|producer| producer.has_unanswered());
         unanswered.map(|producer| format!("producer {} waits for an answer", producer.index))
     }
 }

@@ -44,7 +44,12 @@ impl World {
         let mut pending = None;
         let (leads_in, role_epoch) = match replica.partition.role_view(self.now) {
             RoleView::Leader(leader) => {
-                checker.check_view(node, leader.epoch, &leader.isr, leader.proposed_isr.as_deref())?;
+                checker.check_view(
+                    node,
+                    leader.epoch,
+                    &leader.isr,
+                    leader.proposed_isr.as_deref(),
+                )?;
                 pending = replica
                     .proposed
                     .as_ref()
@@ -55,12 +60,16 @@ impl World {
             RoleView::Follower { epoch, .. } => (None, epoch),
             RoleView::Idle | RoleView::Failed => (None, replica.partition.promised()),
         };
-        checker.look_at_log(
+        let looked = checker.look_at_log(
             node,
             &replica.reader,
             replica.partition.durable_end(),
             role_epoch,
-        )?;
+        );
+        if looked.is_err() && self.nodes[node].was_harmed[partition] {
+            return self.verify_at_next_start(node);
+        }
+        looked?;
         checker.look_at_watermark(node, view.high_watermark, leads_in, pending)
     }
 
@@ -87,6 +96,7 @@ impl World {
             }
             Output::OpenSession(hello) => {
                 self.checkers[partition].promise_told(node, hello.open.leader_epoch)?;
+                self.checkers[partition].claims(node, hello.open.durable)?;
                 let connection = self.connection_to(node, hello.to);
                 if let Some(id) = connection
                     && let Some(connection) = self.network.connections.get_mut(&id)
@@ -106,7 +116,10 @@ impl World {
                 let connection = self.connection_to(node, to);
                 if let Some(id) = connection
                     && let Some(connection) = self.network.connections.get_mut(&id)
-                    && connection.follower_side.partitions.contains_key(&ack.session)
+                    && connection
+                        .follower_side
+                        .partitions
+                        .contains_key(&ack.session)
                 {
                     let side = &mut connection.follower_side;
                     side.acks.insert(ack.session, ack);
@@ -172,9 +185,7 @@ impl World {
                 if stop_process {
                     self.end_process(node, false);
                 } else if self.nodes[node].was_harmed[partition] {
-                    // The operator sees what the log says, and has everything read through.
-                    self.nodes[node].verify_all = true;
-                    self.end_process(node, false);
+                    self.verify_at_next_start(node)?;
                 }
             }
         }
@@ -222,7 +233,11 @@ impl World {
         } else {
             StreamId::Live
         };
-        self.send(connection, lane, LaneMessage::encode_answer(answer, watermark));
+        self.send(
+            connection,
+            lane,
+            LaneMessage::encode_answer(answer, watermark),
+        );
     }
 
     fn send_order(&mut self, node: usize, partition: usize, order: FramesReady) {
@@ -248,10 +263,17 @@ impl World {
         if connection.leader_side.outstanding >= budget {
             connection.leader_side.turned_away = true;
             replica.partition.handle_blocked(order);
+            self.tell(|| format!("node {} has no room for node {}", node + 1, to + 1));
             return;
         }
         if let Some(frames) = replica.partition.take_frames(order) {
             session.outstanding += frames.bytes;
+            self.tell(|| {
+                format!(
+                    "node {} sends node {} {} frames of partition {partition} from {} in session {}",
+                    node + 1, to + 1, frames.frames.len(), order.from, order.session
+                )
+            });
             self.send_frames(node, partition, frames);
         }
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use quorate::partition::FenceAnswer;
 use quorate::storage::{SyncError, SyncTicket};
-use quorate::types::{LeaderEpoch, MonotonicTime, NodeId, TopicPartition};
+use quorate::types::{LeaderEpoch, NodeId, TopicPartition};
 
 use super::checker::{Check, violated};
 use super::controller::fenced_partitions;
@@ -76,7 +76,13 @@ impl World {
     }
 
     pub fn kill(&mut self, node: usize, power_loss: bool) {
-        self.tell(|| format!("node {} is gone{}", node + 1, if power_loss { ", its power too" } else { "" }));
+        self.tell(|| {
+            format!(
+                "node {} is gone{}",
+                node + 1,
+                if power_loss { ", its power too" } else { "" }
+            )
+        });
         self.drop_ends_of(node);
         let harmed = &mut self.nodes[node];
         harmed.kill(power_loss);
@@ -125,7 +131,10 @@ impl World {
                 return Ok(());
             };
             let connected = state.leader_node().is_some_and(|leader| {
-                process.links.get(&index_of(leader)).is_some_and(|link| link.up)
+                process
+                    .links
+                    .get(&index_of(leader))
+                    .is_some_and(|link| link.up)
             });
             let Some(replica) = process.replicas[partition].as_mut() else {
                 continue;
@@ -180,7 +189,10 @@ impl World {
         if (opened.quarantined || (opened.created && boot > 1)) && !may_have_lost {
             return violated(
                 "durability",
-                format!("node {} found partition {partition} gone or corrupt, and nothing had harmed it", node + 1),
+                format!(
+                    "node {} found partition {partition} gone or corrupt, and nothing had harmed it",
+                    node + 1
+                ),
             );
         }
         if opened.quarantined {
@@ -196,7 +208,11 @@ impl World {
             replica.partition.promised(),
         );
         let checker = &mut self.checkers[partition];
-        checker.reopened(node, me.directory, &reader, durable, promised, may_have_lost)?;
+        let reopened = checker.reopened(node, me, &reader, durable, promised, may_have_lost);
+        if harmed && reopened.is_err() {
+            return self.verify_at_next_start(node);
+        }
+        reopened?;
         if opened.impairment.is_some() {
             checker.mark_void(node);
         }
@@ -206,10 +222,19 @@ impl World {
                 node + 1,
                 reader.start(),
                 reader.end(),
-                opened.impairment.map_or_else(String::new, |note| format!(", impaired: {:?}", note.reason))
+                opened
+                    .impairment
+                    .map_or_else(String::new, |note| format!(", impaired: {:?}", note.reason))
             )
         });
         self.drain(node, partition)
+    }
+
+    /// A log that does not read all through is found by its operator.
+    pub fn verify_at_next_start(&mut self, node: usize) -> Check {
+        self.nodes[node].verify_all = true;
+        self.end_process(node, false);
+        Ok(())
     }
 
     pub fn tick_node(&mut self, node: usize, boot: u64) -> Check {
@@ -362,7 +387,11 @@ impl World {
     }
 
     /// Makes promises durable. False when that has ended the process.
-    fn raise_promises(&mut self, node: usize, raised: &[(usize, LeaderEpoch)]) -> Result<bool, super::checker::Violation> {
+    fn raise_promises(
+        &mut self,
+        node: usize,
+        raised: &[(usize, LeaderEpoch)],
+    ) -> Result<bool, super::checker::Violation> {
         let Some(process) = &self.nodes[node].process else {
             return Ok(false);
         };
@@ -444,6 +473,7 @@ impl World {
                     if let Some(leader) = followed {
                         self.close_session_at(node, index_of(leader), partition);
                     }
+                    self.checkers[partition].claims(node, last)?;
                     Some((last, eligible))
                 }
                 FenceAnswer::Refused { .. } => None,
@@ -536,9 +566,5 @@ impl World {
             at = at + Duration::from_micros(self.random.between(1, 20));
             self.queue.push(at, event);
         }
-    }
-
-    pub fn now_plus(&self, duration: Duration) -> MonotonicTime {
-        self.now + duration
     }
 }

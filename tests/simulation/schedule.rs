@@ -75,9 +75,13 @@ pub struct Fault {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FaultKind {
     /// kill -9: the page cache stays.
-    Kill { node: usize },
+    Kill {
+        node: usize,
+    },
     /// The machine goes down: of what was not synced, any part is left.
-    PowerLoss { node: usize },
+    PowerLoss {
+        node: usize,
+    },
     /// The process dies in the middle of its `operations`-th next disk operation.
     CrashAt {
         node: usize,
@@ -85,15 +89,27 @@ pub enum FaultKind {
         power_loss: bool,
     },
     /// The machine is replaced by one with an empty disk.
-    Emptied { node: usize },
+    Emptied {
+        node: usize,
+    },
     /// SIGSTOP, and SIGCONT at the end.
-    Pause { node: usize },
+    Pause {
+        node: usize,
+    },
     /// Nothing passes from one endpoint to the other; the other way is open.
-    Cut { from: usize, to: usize },
+    Cut {
+        from: usize,
+        to: usize,
+    },
     /// Nothing passes between two endpoints.
-    CutBoth { a: usize, b: usize },
+    CutBoth {
+        a: usize,
+        b: usize,
+    },
     /// Nothing passes to or from a node.
-    Isolate { node: usize },
+    Isolate {
+        node: usize,
+    },
     Lossy {
         from: usize,
         to: usize,
@@ -105,21 +121,41 @@ pub enum FaultKind {
         delay_ms: u64,
     },
     /// Every connection between two nodes breaks.
-    Break { a: usize, b: usize },
-    SlowDisk { node: usize, factor: u64 },
-    SyncError { node: usize },
-    WriteError { node: usize },
+    Break {
+        a: usize,
+        b: usize,
+    },
+    SlowDisk {
+        node: usize,
+        factor: u64,
+    },
+    SyncError {
+        node: usize,
+    },
+    WriteError {
+        node: usize,
+    },
     /// The disk takes `room_bytes` more.
-    FullDisk { node: usize, room_bytes: u64 },
+    FullDisk {
+        node: usize,
+        room_bytes: u64,
+    },
     /// One bit of a sealed segment changes.
-    BitFlip { node: usize, pick: u64 },
+    BitFlip {
+        node: usize,
+        pick: u64,
+    },
     ControllerPause,
     /// Another controller becomes active: it knows what is committed and nothing else.
     ControllerFailover,
     /// The leader is taken away though nothing is wrong with it.
-    Depose { partition: usize },
+    Depose {
+        partition: usize,
+    },
     /// The topic's `min.insync.replicas` is configured anew.
-    MinInsync { min_insync: u32 },
+    MinInsync {
+        min_insync: u32,
+    },
 }
 
 impl FaultKind {

@@ -74,9 +74,8 @@ impl World {
         let nodes = (0..setup.nodes)
             .map(|index| Node::new(&setup, index, lying))
             .collect();
-        let forgets_producers = setup.retention_bytes.is_some();
         let checkers = (0..setup.partitions)
-            .map(|_| PartitionChecker::new(setup.nodes, forgets_producers))
+            .map(|_| PartitionChecker::new(setup.nodes))
             .collect();
         let producers = (0..setup.producers)
             .map(|index| Producer::new(&setup, index))
@@ -185,6 +184,11 @@ impl World {
                 connection,
                 leader_end,
             } => self.end_closed(connection, leader_end),
+            Event::Room {
+                node,
+                boot,
+                follower,
+            } => self.room_came(node, boot, follower),
             Event::FlushAcks { connection } => self.flush_acks(connection),
             Event::SyncRun {
                 node,
