@@ -50,6 +50,9 @@ pub(super) struct NodePlan {
     pub(super) command: Vec<String>,
 }
 
+/// Where one node listens: for QUIC, and for Kafka.
+type Addresses = (SocketAddr, SocketAddr);
+
 /// What keeps one node's ports from being given to somebody else: one socket for QUIC, one for Kafka.
 #[derive(Debug)]
 struct HeldPort {
@@ -378,7 +381,7 @@ fn data_dir(folder: &Path, id: NodeId) -> PathBuf {
 }
 
 /// What each node is started with. Everything is said by a flag, so that the command does the same in any environment.
-fn plan(folder: &Path, addresses: &[(SocketAddr, SocketAddr)]) -> anyhow::Result<Vec<NodePlan>> {
+fn plan(folder: &Path, addresses: &[Addresses]) -> anyhow::Result<Vec<NodePlan>> {
     let program = std::env::current_exe().context("cannot tell where this program is")?;
     let program = program
         .to_str()
@@ -433,7 +436,7 @@ fn plan(folder: &Path, addresses: &[(SocketAddr, SocketAddr)]) -> anyhow::Result
 
 /// As many neighbouring ports, each free for both QUIC and Kafka: the one is on UDP, the other on TCP. They are held, so that
 /// nobody else who looks for a port finds them free.
-fn free_addresses(count: u16) -> anyhow::Result<(Vec<(SocketAddr, SocketAddr)>, Vec<HeldPort>)> {
+fn free_addresses(count: u16) -> anyhow::Result<(Vec<Addresses>, Vec<HeldPort>)> {
     'tries: for _ in 0..PORT_TRIES {
         let first = rand::random_range(PORTS);
         let mut held = Vec::new();
