@@ -36,6 +36,11 @@ pub(super) enum Event {
         id: TopicPartition,
         config: LogConfig,
     },
+    /// The topic's configuration asks for this `min.insync.replicas`.
+    MinInsync {
+        id: TopicPartition,
+        min_insync: usize,
+    },
     Produce(Box<ProduceEvent>),
     OpenSession {
         channel: Arc<FollowerChannel>,
@@ -75,10 +80,17 @@ pub(super) enum Event {
         items: Vec<(TopicPartition, LeaderEpoch)>,
         reply: oneshot::Sender<Vec<(TopicPartition, Option<FenceAnswer>)>>,
     },
+    /// A reader on another thread found that the log has lost something.
+    Damaged {
+        id: TopicPartition,
+        cause: String,
+    },
     Heard {
         node: NodeId,
         at: MonotonicTime,
         suspicion: Duration,
+        /// The smoothed round trip.
+        rtt: Duration,
     },
     Views {
         reply: oneshot::Sender<Vec<(TopicPartition, PartitionView, RoleView)>>,

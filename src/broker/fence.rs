@@ -10,7 +10,7 @@ use super::shard::Internal;
 use super::shared::Shared;
 use crate::controller::{FenceAnswer, FenceHandler, FenceItem, FencePosition, FenceRefusal};
 use crate::partition;
-use crate::storage::DataDir;
+use crate::storage::{DataDir, PromiseError};
 use crate::types::{LeaderEpoch, TopicPartition};
 
 /// Fences this node's replicas.
@@ -114,7 +114,10 @@ impl Fencer {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
                 let cause = format!("cannot make promises durable: {error}");
-                self.shared.stop_process(&cause);
+                // A full disk leaves the promises as they were: this fence fails, and a later one may not.
+                if !matches!(error, PromiseError::NoSpace { .. }) {
+                    self.shared.stop_process(&cause);
+                }
                 return Err(cause);
             }
             Err(error) => return Err(error.to_string()),

@@ -118,9 +118,10 @@ fn out_of_range(text: &str) -> Result<OutOfRange, String> {
     }
 }
 
-/// A format, taken apart.
+/// How a record is printed, as kcat's `-f` has it: `%t` topic, `%p` partition, `%o` offset, `%k` key, `%K` its length, `%s`
+/// value, `%S` its length, `%T` timestamp, `%h` headers, `%%`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Format(Vec<Part>);
+pub struct Format(Vec<Part>);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Part {

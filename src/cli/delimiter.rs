@@ -13,13 +13,14 @@ const READ_BYTES: usize = 256 << 10;
 /// One byte or more between two records, or between key and value. Written with escapes: `\n`, `\r`, `\t`, `\0`, `\\`,
 /// `\xHH`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Delimiter(Bytes);
+pub struct Delimiter(Bytes);
 
+/// A text that stands for no delimiter.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error(
     "{text:?} is no delimiter: write at least one character; escapes are \\n \\r \\t \\0 \\\\ and \\xHH"
 )]
-pub(super) struct InvalidDelimiter {
+pub struct InvalidDelimiter {
     text: String,
 }
 

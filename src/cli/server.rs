@@ -98,6 +98,10 @@ struct StartArgs {
     #[arg(long, env = "QUORATE_AUTO_CREATE_TOPICS", value_name = "BOOL")]
     auto_create_topics: Option<bool>,
 
+    /// Read every log from end to end at this start, and set aside those that are corrupt; slow
+    #[arg(long, env = "QUORATE_VERIFY_LOGS")]
+    verify_logs: bool,
+
     /// Stop when standard input ends: with the process that holds the other end of the pipe
     #[arg(long, hide = true)]
     exit_with_stdin: bool,
@@ -302,6 +306,7 @@ fn resolve(options: &GlobalOptions, args: StartArgs) -> anyhow::Result<NodeConfi
             Some(Flush::Os) => FlushPolicy::Os,
             Some(Flush::Fsync) | None => FlushPolicy::Fsync,
         },
+        verify_logs: args.verify_logs,
         kafka_api: kafka::Config {
             auto_create_topics: args
                 .auto_create_topics

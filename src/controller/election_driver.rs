@@ -74,6 +74,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
         replies,
         seen: None,
     };
+    let mut standing = driver.shared.raft.server_metrics();
     let mut interval = tokio::time::interval(TICK);
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -81,6 +82,9 @@ pub(super) async fn run(shared: Arc<Shared>) {
             _ = interval.tick() => {}
             changed = driver.image.changed() => if changed.is_err() { return },
             Some(end) = ends.recv() => driver.take(end),
+            // It has become the active controller, perhaps.
+            changed = standing.changed() => if changed.is_err() { return },
+            () = driver.shared.news.notified() => {}
         }
         while let Ok(end) = ends.try_recv() {
             driver.take(end);
@@ -290,9 +294,7 @@ impl Driver {
             if wait {
                 continue;
             }
-            // One that has died since it replied would be replaced at once: better to wait for another reply or its return.
-            let winner = running.election.winner(image, false);
-            if let Some(leader) = winner.filter(|leader| alive.contains(&leader.node)) {
+            if let Some(leader) = running.election.winner_among(image, alive) {
                 appointments.push(Appointing {
                     partition,
                     leader_epoch: running.election.epoch(),

@@ -17,10 +17,12 @@
 //! | `inbound` | messages of other nodes |
 //! | `duties` | the loops of every node: found the cluster, register, heartbeat; of the active one: learners |
 //! | `election_driver` | the active controller's elections: start, fence, collect, appoint |
-//! | `liveness` | who is alive, without a clock |
+//! | `liveness`, `round_trip` | who is alive, without a clock |
+//! | `candidacy` | who becomes active when the active one is gone, without a clock |
 //! | `message`, `peers`, `network` | what is said to other nodes, and how |
-//! | `store`, `raft` | openraft's log and state machine on redb |
+//! | `store`, `raft`, `runtime` | openraft's log and state machine on redb, its types and its runtime |
 
+mod candidacy;
 #[cfg(test)]
 mod cluster_tests;
 mod config;
@@ -33,6 +35,8 @@ mod message;
 mod network;
 mod peers;
 mod raft;
+mod round_trip;
+mod runtime;
 #[expect(
     clippy::result_large_err,
     reason = "openraft's storage traits fix the error type"

@@ -25,6 +25,7 @@ mod service;
 mod tests;
 mod versions;
 
+pub use codec::is_request;
 pub use connection::{Connection, Ended, Peer, Server};
 pub use context::{Config, ListenerKind};
 pub use meters::{Meters, RequestMeter};

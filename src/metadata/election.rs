@@ -143,12 +143,38 @@ impl Election {
     /// process cannot be appointed, and a directory other than the one that was admitted holds nothing that was
     /// acknowledged.
     pub fn winner(&self, image: &ClusterImage, wait_for_all: bool) -> Option<Appointment> {
-        if !self.has_quorum(image) || (wait_for_all && self.missing(image).next().is_some()) {
+        if wait_for_all && self.missing(image).next().is_some() {
+            return None;
+        }
+        self.winner_of(image, |_| true)
+    }
+
+    /// The same, among the replies of nodes in `alive` only: one that stopped after it had replied would have to be
+    /// replaced at once. Not to count a reply is as if it had not come, so an election quorum of the others is needed, and
+    /// is enough.
+    pub fn winner_among(
+        &self,
+        image: &ClusterImage,
+        alive: &BTreeSet<NodeId>,
+    ) -> Option<Appointment> {
+        self.winner_of(image, |node| alive.contains(&node))
+    }
+
+    fn winner_of(
+        &self,
+        image: &ClusterImage,
+        counts: impl Fn(NodeId) -> bool,
+    ) -> Option<Appointment> {
+        let replies: Vec<&FenceReply> = self
+            .valid_replies(image)
+            .filter(|reply| counts(reply.node))
+            .collect();
+        if replies.len() < self.quorum {
             return None;
         }
         let rank = |node| self.replicas.iter().position(|&replica| replica == node);
-        let best = self
-            .valid_replies(image)
+        let best = replies
+            .into_iter()
             .max_by_key(|reply| (reply.last, std::cmp::Reverse(rank(reply.node))))?;
         image.registered(best.node)
     }
@@ -173,7 +199,7 @@ mod tests {
     use crate::metadata::{
         Appointing, Command, CreateTopicRequest, ElectionStart, Outcome, Registration, Rejection,
     };
-    use crate::types::{DirectoryId, Offset, PartitionIndex, TopicId, TopicName};
+    use crate::types::{DirectoryId, IsrChange, Offset, PartitionIndex, TopicId, TopicName};
 
     const PARTITION: TopicPartition = TopicPartition {
         topic: TopicId::from_random_bits(1),
@@ -247,6 +273,25 @@ mod tests {
             Some(1),
             "preferred among equals"
         );
+    }
+
+    #[test]
+    fn who_stopped_after_its_reply_does_not_win_and_does_not_stand_in_the_way() {
+        let (image, mut election) = electing();
+        election.record(reply(&image, 1, 1, 91)).unwrap();
+        election.record(reply(&image, 2, 1, 90)).unwrap();
+        let among = |election: &Election, alive| {
+            let winner = election.winner_among(&image, &nodes(alive));
+            winner.map(|winner| winner.node.get())
+        };
+        assert_eq!(
+            among(&election, vec![2, 3]),
+            None,
+            "what one alone holds need not be all that was committed"
+        );
+        assert_eq!(among(&election, vec![1, 2]), Some(1));
+        election.record(reply(&image, 3, 1, 90)).unwrap();
+        assert_eq!(among(&election, vec![2, 3]), Some(2));
     }
 
     #[test]
@@ -340,5 +385,42 @@ mod tests {
         assert!(!can_elect(&image, state, &nodes([3])));
         start(&mut image);
         assert_eq!(needs_election(&image, &all), [PARTITION]);
+    }
+
+    #[test]
+    fn a_leader_that_restarted_before_its_reign_may_propose_the_present_set_again() {
+        let (mut image, _) = electing();
+        let restarted = Registration {
+            incarnation: Incarnation::from_random_bits(4),
+            ..registration(1, 1)
+        };
+        let leader = restarted.appointment();
+        image
+            .apply(&Command::RegisterNode {
+                registration: restarted,
+            })
+            .unwrap();
+        let appointments = vec![Appointing {
+            partition: PARTITION,
+            leader_epoch: image.partition(PARTITION).unwrap().leader_epoch,
+            leader,
+        }];
+        image
+            .apply(&Command::AppointLeaders { appointments })
+            .unwrap();
+        let state = image.partition(PARTITION).unwrap().clone();
+        assert!(!state.isr.contains(&leader), "it is named as it was before");
+        let changes = vec![IsrChange {
+            partition: PARTITION,
+            leader_epoch: state.leader_epoch,
+            partition_epoch: state.partition_epoch,
+            new_isr: state.isr.clone(),
+            min_insync: state.min_insync,
+        }];
+        let changed = image.apply(&Command::ChangeIsrs { changes }).unwrap();
+        assert!(matches!(changed, Outcome::Partitions(results) if results[0].is_ok()));
+        let settled = image.partition(PARTITION).unwrap();
+        assert_eq!(settled.isr, state.isr);
+        assert!(settled.partition_epoch > state.partition_epoch);
     }
 }

@@ -30,6 +30,8 @@ pub struct NodeConfig {
     pub controllers: BTreeMap<NodeId, String>,
     /// What `flush` is for topics that do not set it.
     pub flush: FlushPolicy,
+    /// Whether every frame of every log is read and checked when it is opened, not only those that recovery must look at.
+    pub verify_logs: bool,
     pub kafka_api: kafka::Config,
 }
 
@@ -191,6 +193,7 @@ mod tests {
             admin: None,
             controllers: BTreeMap::new(),
             flush: FlushPolicy::Fsync,
+            verify_logs: false,
             kafka_api: kafka::Config::default(),
         }
     }

@@ -142,6 +142,7 @@ impl Node {
                 identity: identity.clone(),
                 data_dir: data_dir.clone(),
                 default_flush: config.flush,
+                verify_logs: config.verify_logs,
                 high_watermarks,
                 settings: config.settings(quic_address, kafka_address),
             },
@@ -304,6 +305,7 @@ impl Node {
         tracing::info!("node stopping");
         self.shutdown.cancel();
         self.broker.stop().await;
+        self.controller.leave().await;
         self.server
             .close(CloseReason::ShuttingDown, CLOSE_WAIT)
             .await;

@@ -434,6 +434,9 @@ fn plan(folder: &Path, addresses: &[Addresses]) -> anyhow::Result<Vec<NodePlan>>
     Ok(nodes)
 }
 
+/// Where a node serves QUIC and where Kafka.
+type Addresses = (SocketAddr, SocketAddr);
+
 /// As many neighbouring ports, each free for both QUIC and Kafka: the one is on UDP, the other on TCP. They are held, so that
 /// nobody else who looks for a port finds them free.
 fn free_addresses(count: u16) -> anyhow::Result<(Vec<Addresses>, Vec<HeldPort>)> {
