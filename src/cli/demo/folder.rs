@@ -50,9 +50,6 @@ pub(super) struct NodePlan {
     pub(super) command: Vec<String>,
 }
 
-/// Where one node listens: for QUIC, and for Kafka.
-type Addresses = (SocketAddr, SocketAddr);
-
 /// What keeps one node's ports from being given to somebody else: one socket for QUIC, one for Kafka.
 #[derive(Debug)]
 struct HeldPort {
@@ -381,7 +378,7 @@ fn data_dir(folder: &Path, id: NodeId) -> PathBuf {
 }
 
 /// What each node is started with. Everything is said by a flag, so that the command does the same in any environment.
-fn plan(folder: &Path, addresses: &[Addresses]) -> anyhow::Result<Vec<NodePlan>> {
+fn plan(folder: &Path, addresses: &[(SocketAddr, SocketAddr)]) -> anyhow::Result<Vec<NodePlan>> {
     let program = std::env::current_exe().context("cannot tell where this program is")?;
     let program = program
         .to_str()
