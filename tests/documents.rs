@@ -1,0 +1,69 @@
+//! What the documents say of the repository is so.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+const MISTAKES: usize = 28;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The files that make up a room or a test: `name.rs` and what is in the directory `name`.
+fn files_of(room: &str) -> Vec<PathBuf> {
+    let base = match room.strip_prefix("tests/") {
+        Some(test) => root().join("tests").join(test),
+        None => root().join("src").join(room),
+    };
+    let mut files = vec![base.with_extension("rs")];
+    if let Ok(entries) = fs::read_dir(&base) {
+        files.extend(entries.map(|entry| entry.unwrap().path()));
+    }
+    files.retain(|file| file.is_file());
+    files
+}
+
+/// The tests that a line names, each as (where, name).
+fn tests_named_in(line: &str) -> Vec<(&str, &str)> {
+    let code = line.split('`').skip(1).step_by(2);
+    code.filter_map(|code| code.split_once(": ")).collect()
+}
+
+fn has_test(room: &str, name: &str) -> bool {
+    files_of(room).iter().any(|file| {
+        let text = fs::read_to_string(file).unwrap();
+        text.contains(&format!("fn {name}("))
+    })
+}
+
+#[test]
+fn every_mistake_has_its_tests_and_they_are_there() {
+    let table = fs::read_to_string(root().join("docs/regressions.md")).unwrap();
+    let rows: Vec<&str> = table
+        .lines()
+        .filter(|line| line.starts_with("| ") && line.as_bytes()[2].is_ascii_digit())
+        .collect();
+    assert_eq!(rows.len(), MISTAKES);
+    for (index, row) in rows.iter().enumerate() {
+        assert!(row.starts_with(&format!("| {} |", index + 1)), "{row}");
+        let tests = tests_named_in(row);
+        assert!(!tests.is_empty(), "no test: {row}");
+        for (room, name) in tests {
+            assert!(has_test(room, name), "{}: no {name} in {room}", index + 1);
+        }
+    }
+}
+
+#[test]
+fn a_test_that_is_not_there_is_missed() {
+    assert!(has_test(
+        "tests/documents",
+        "a_test_that_is_not_there_is_missed"
+    ));
+    let other = ["a_test", "of_another_name"].join("_");
+    assert!(!has_test("tests/documents", &other));
+    assert_eq!(
+        tests_named_in("| 1 | `room: name` and `tests/file: other`, not `Cargo.toml` |"),
+        [("room", "name"), ("tests/file", "other")]
+    );
+}
