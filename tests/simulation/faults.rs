@@ -91,6 +91,10 @@ impl World {
                 disk.set_capacity(Some(disk.used() + room_bytes));
                 self.plan(ends_after, Event::FaultOver(i));
             }
+            FaultKind::Verify { node } => {
+                self.nodes[node].verify_all = true;
+                self.go_down(node, false, ends_after);
+            }
             FaultKind::BitFlip { node, pick } => self.flip_bit(node, pick),
             FaultKind::ControllerPause => {
                 if self.controller.stopped.is_none() {

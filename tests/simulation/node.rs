@@ -16,6 +16,7 @@ use quorate::types::{
     MonotonicTime, NodeId, Offset, PartitionIndex, PartitionState, SessionId, TopicId, TopicName,
     TopicPartition,
 };
+use quorate::wire::SessionAnswer;
 
 use super::event::{Event, ProduceCall};
 use super::schedule::Setup;
@@ -73,6 +74,8 @@ pub struct Process {
     /// When this process registers again if it is not registered by then.
     pub register_at: MonotonicTime,
     high_watermarks: BTreeMap<String, Offset>,
+    /// For a planted mistake: the last answer of each leader, by leader and partition.
+    pub old_answers: BTreeMap<(usize, usize), SessionAnswer>,
 }
 
 /// One partition on a node, as its owner thread keeps it.
@@ -276,6 +279,7 @@ impl Node {
             registered: false,
             register_at: now,
             high_watermarks,
+            old_answers: BTreeMap::new(),
         });
         self.stopped = None;
         Ok(())

@@ -10,6 +10,7 @@ use super::checker::Check;
 use super::event::Event;
 use super::network::StreamId;
 use super::node::{index_of, partition_index};
+use super::planted::Planted;
 use super::world::{World, unexpected};
 
 impl World {
@@ -107,6 +108,9 @@ impl World {
                         side.acks.remove(&old);
                     }
                     side.partitions.insert(hello.open.session, partition);
+                    if self.planted == Some(Planted::OldSessionsAnswer) {
+                        self.take_old_answer(node, partition, &hello.open, hello.to);
+                    }
                     let message = ControlMessage::OpenSession(hello.open);
                     self.send(id, StreamId::ControlUp, message.encode());
                 }
