@@ -677,12 +677,18 @@ fn check_proposer(
         }),
         Command::InitCluster { .. }
         | Command::StartElections { .. }
-        | Command::AppointLeaders { .. } => from == me,
+        | Command::AppointLeaders { .. }
+        | Command::RaiseMetadataVersion { .. }
+        | Command::FinishReassignments { .. }
+        | Command::ForceLeaders { .. }
+        | Command::SetControllers { .. } => from == me,
         Command::UnregisterNode { .. }
         | Command::CreateTopic { .. }
         | Command::DeleteTopic { .. }
         | Command::CreatePartitions { .. }
-        | Command::SetTopicConfigs { .. } => true,
+        | Command::SetTopicConfigs { .. }
+        | Command::SetDraining { .. }
+        | Command::Reassign { .. } => true,
     };
     if allowed {
         Ok(())
