@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use clap::{Args, Subcommand, ValueEnum};
@@ -10,6 +11,7 @@ use serde::Deserialize;
 use tokio::sync::oneshot;
 
 use super::{Exit, ExitWith, GlobalOptions, note};
+use crate::controller::LeaderBalance;
 use crate::kafka;
 use crate::metadata::{Endpoint, FlushPolicy};
 use crate::node::{KafkaListener, KafkaSecurity, Node, NodeConfig};
@@ -90,6 +92,32 @@ struct StartArgs {
     #[arg(long, env = "QUORATE_AUTO_CREATE_TOPICS", value_name = "BOOL")]
     auto_create_topics: Option<bool>,
 
+    /// Whether leaderships go back to the preferred replicas by themselves [default: true]
+    #[arg(
+        long,
+        env = "QUORATE_AUTO_LEADER_REBALANCE_ENABLE",
+        value_name = "BOOL"
+    )]
+    auto_leader_rebalance_enable: Option<bool>,
+
+    /// How often it is looked whether they should [default: 300]
+    #[arg(
+        long,
+        env = "QUORATE_LEADER_IMBALANCE_CHECK_INTERVAL_SECONDS",
+        value_name = "SECONDS",
+        value_parser = clap::value_parser!(u32).range(1..)
+    )]
+    leader_imbalance_check_interval_seconds: Option<u32>,
+
+    /// How many in a hundred of its leaderships a node may miss before they go back to it [default: 10]
+    #[arg(
+        long,
+        env = "QUORATE_LEADER_IMBALANCE_PER_BROKER_PERCENTAGE",
+        value_name = "PERCENT",
+        value_parser = clap::value_parser!(u8).range(0..=100)
+    )]
+    leader_imbalance_per_broker_percentage: Option<u8>,
+
     /// Stop when standard input ends: with the process that holds the other end of the pipe
     #[arg(long, hide = true)]
     exit_with_stdin: bool,
@@ -129,6 +157,9 @@ struct ConfigFile {
     controllers: Vec<String>,
     flush: Option<Flush>,
     auto_create_topics: Option<bool>,
+    auto_leader_rebalance_enable: Option<bool>,
+    leader_imbalance_check_interval_seconds: Option<u32>,
+    leader_imbalance_per_broker_percentage: Option<u8>,
 }
 
 pub(super) fn run(options: &GlobalOptions, args: ServerArgs) -> anyhow::Result<Exit> {
@@ -270,6 +301,23 @@ fn resolve(options: &GlobalOptions, args: StartArgs) -> anyhow::Result<NodeConfi
     } else {
         args.controllers
     };
+    let balance = LeaderBalance::default();
+    let check_every = args
+        .leader_imbalance_check_interval_seconds
+        .or(file.leader_imbalance_check_interval_seconds);
+    let leader_balance = LeaderBalance {
+        enabled: args
+            .auto_leader_rebalance_enable
+            .or(file.auto_leader_rebalance_enable)
+            .unwrap_or(balance.enabled),
+        check_every: check_every.map_or(balance.check_every, |seconds| {
+            Duration::from_secs(u64::from(seconds.max(1)))
+        }),
+        tolerated_percent: args
+            .leader_imbalance_per_broker_percentage
+            .or(file.leader_imbalance_per_broker_percentage)
+            .unwrap_or(balance.tolerated_percent),
+    };
     Ok(NodeConfig {
         node_id,
         data_dir,
@@ -289,6 +337,7 @@ fn resolve(options: &GlobalOptions, args: StartArgs) -> anyhow::Result<NodeConfi
                 .unwrap_or(true),
             ..kafka::Config::default()
         },
+        leader_balance,
     })
 }
 

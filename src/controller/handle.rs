@@ -7,7 +7,7 @@ use std::time::Duration;
 use openraft::error::{ClientWriteError, RaftError};
 use openraft::{RaftMetrics, ServerState, SnapshotPolicy};
 use thiserror::Error;
-use tokio::sync::{Mutex as AsyncMutex, Semaphore, watch};
+use tokio::sync::{Mutex as AsyncMutex, Semaphore, mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
@@ -18,10 +18,12 @@ use super::config::{
 use super::liveness::Liveness;
 use super::message::{MAX_COMMAND_BYTES, Proposal, Refusal, Request, Response};
 use super::network::Network;
+use super::operation::{Operation, OperationOutcome, OperationRefusal};
 use super::peers::{PeerError, Peers};
 use super::raft::{Raft, node_id, raft_id};
 use super::store::{self, Owner};
-use super::{duties, election_driver};
+use super::transfers::Order;
+use super::{duties, election_driver, upkeep};
 use crate::metadata::{
     ClusterImage, Command, CreatePartitionsRequest, CreateTopicRequest, Endpoint, Outcome,
     Registration, Rejection,
@@ -44,6 +46,8 @@ const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Pauses between attempts to submit, with jitter.
 const FIRST_RETRY: Duration = Duration::from_millis(10);
 const LAST_RETRY: Duration = Duration::from_millis(400);
+/// Orders to move a leadership that wait for the election driver. At the cap an operation waits within its own timeout.
+const MAX_ORDERS: usize = 256;
 /// How long one attempt waits before another controller is asked.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a submitter waits for its own image to show what was committed.
@@ -88,6 +92,22 @@ impl SubmitError {
     }
 }
 
+/// Why an operation was not carried out, or it is not known whether it was.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum OperateError {
+    /// It was not done.
+    #[error(transparent)]
+    Refused(#[from] OperationRefusal),
+    /// It may or may not have been done.
+    #[error(
+        "no active controller answered within {} ms ({cause}); check that the controllers run and can be reached, then look what has become of it",
+        waited.as_millis()
+    )]
+    NoAnswer { waited: Duration, cause: String },
+    #[error("this node's controller has stopped")]
+    Stopped,
+}
+
 /// How far this node is with its own registration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RegistrationState {
@@ -128,6 +148,8 @@ pub(super) struct Shared {
     liveness: Mutex<Liveness>,
     started: Instant,
     proposals: Semaphore,
+    /// To the election driver.
+    pub(super) orders: mpsc::Sender<Order>,
     /// Held while the Raft membership is brought in line with the registry, so that a node being removed is not added.
     pub(super) membership: AsyncMutex<()>,
     /// When a refused message was last told of at a level that is seen.
@@ -179,7 +201,8 @@ impl Controller {
         )
         .await
         .map_err(|error| StartError::Raft(error.to_string()))?;
-        if let Err(error) = check_controllers(&raft, &config).await {
+        let image = opened.image.borrow().clone();
+        if let Err(error) = check_controllers(&raft, &config, &image).await {
             if let Err(error) = raft.shutdown().await {
                 tracing::warn!(%error, "openraft did not stop cleanly");
             }
@@ -191,6 +214,7 @@ impl Controller {
             config.timing.broker_timeout,
         );
         let stop = CancellationToken::new();
+        let (orders, to_carry_out) = mpsc::channel(MAX_ORDERS);
         let shared = Arc::new(Shared {
             me,
             registration: watch::Sender::new(config.registration.clone()),
@@ -206,12 +230,13 @@ impl Controller {
             liveness: Mutex::new(liveness),
             started: Instant::now(),
             proposals: Semaphore::new(MAX_PROPOSALS),
+            orders,
             membership: AsyncMutex::new(()),
             refusal_logged: Mutex::new(None),
             tasks: TaskTracker::new(),
             store_open: opened.open,
         });
-        shared.spawn_tasks();
+        shared.spawn_tasks(to_carry_out);
         Ok(Controller {
             shared,
             _stop: Arc::new(stop.drop_guard()),
@@ -278,6 +303,21 @@ impl Controller {
             Outcome::ProducerIds { first, count } => Ok((first, count)),
             _ => Err(SubmitError::UnexpectedOutcome),
         }
+    }
+
+    /// Has the active controller carry an operation out, from any node; retries until `timeout` while none answers.
+    /// [`OperateError::NoAnswer`] is not an outcome: it may be carried out all the same.
+    pub async fn operate(
+        &self,
+        operation: Operation,
+        timeout: Duration,
+    ) -> Result<OperationOutcome, OperateError> {
+        self.shared.operate(operation, timeout).await
+    }
+
+    /// The nodes that vote on metadata, as far as this node knows. Empty before the cluster is founded.
+    pub fn voters(&self) -> BTreeSet<NodeId> {
+        self.shared.committed_voters()
     }
 
     /// The active controller, as far as this node knows. It may have been replaced already.
@@ -348,13 +388,23 @@ impl Controller {
 }
 
 /// A store that comes from another cluster would go on being that cluster.
-async fn check_controllers(raft: &Raft, config: &ControllerConfig) -> Result<(), StartError> {
+async fn check_controllers(
+    raft: &Raft,
+    config: &ControllerConfig,
+    image: &ClusterImage,
+) -> Result<(), StartError> {
     let stored: BTreeSet<u64> = raft
         .with_raft_state(|state| state.membership_state.effective().voter_ids().collect())
         .await
         .map_err(|error| StartError::Raft(error.to_string()))?;
     let listed: BTreeSet<u64> = config.voters.keys().copied().map(raft_id).collect();
-    if stored.is_empty() || listed.is_empty() || !stored.is_disjoint(&listed) {
+    // A list that is older than the last change of the controllers still names nodes of the cluster.
+    let is_member = |listed: &NodeId| image.node(*listed).is_some();
+    if stored.is_empty()
+        || listed.is_empty()
+        || !stored.is_disjoint(&listed)
+        || config.voters.keys().any(is_member)
+    {
         return Ok(());
     }
     let text = |ids: &BTreeSet<u64>| {
@@ -391,7 +441,7 @@ fn raft_config(timing: &Timing) -> Result<openraft::Config, StartError> {
 }
 
 impl Shared {
-    fn spawn_tasks(self: &Arc<Self>) {
+    fn spawn_tasks(self: &Arc<Self>, orders: mpsc::Receiver<Order>) {
         let raft = self.raft.clone();
         let stop = self.stop.clone();
         self.tasks.spawn(async move {
@@ -407,7 +457,8 @@ impl Shared {
             self.spawn(duties::send_heartbeats(Arc::clone(self), voter));
         }
         self.spawn(duties::keep_members(Arc::clone(self)));
-        self.spawn(election_driver::run(Arc::clone(self)));
+        self.spawn(upkeep::run(Arc::clone(self)));
+        self.spawn(election_driver::run(Arc::clone(self), orders));
     }
 
     /// Runs a task until the controller stops.
@@ -543,6 +594,76 @@ impl Shared {
         })
     }
 
+    /// See [`Controller::operate`].
+    async fn operate(
+        &self,
+        operation: Operation,
+        timeout: Duration,
+    ) -> Result<OperationOutcome, OperateError> {
+        let deadline = Instant::now() + timeout;
+        let mut cause = "none is known to be active".to_owned();
+        let mut hint = None;
+        let mut pause = FIRST_RETRY;
+        for attempt in 0.. {
+            if self.stop.is_cancelled() {
+                return Err(OperateError::Stopped);
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            let target = hint
+                .take()
+                .unwrap_or_else(|| self.controller_to_ask(attempt));
+            match self.operate_at(target, operation.clone(), left).await {
+                Ok(Response::Operated(result)) => return Ok(result?),
+                Ok(Response::NotActive { active }) => {
+                    hint = active.filter(|&active| active != target);
+                    cause = format!("node {target} is not active");
+                }
+                Ok(Response::NoQuorum) => {
+                    cause = format!("node {target} is active, but does not reach a majority");
+                }
+                Ok(Response::Refused(refusal)) => cause = refusal.to_string(),
+                Ok(_) => cause = format!("node {target} answered something else"),
+                Err(error) => {
+                    cause = error.to_string();
+                    // An election that loses records is not asked for twice.
+                    if matches!(operation, Operation::ElectUnclean { .. }) {
+                        break;
+                    }
+                }
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            tokio::select! {
+                () = tokio::time::sleep(jittered(pause).min(left)) => {}
+                () = self.stop.cancelled() => {}
+            }
+            pause = (pause * 2).min(LAST_RETRY);
+        }
+        Err(OperateError::NoAnswer {
+            waited: timeout,
+            cause,
+        })
+    }
+
+    async fn operate_at(
+        &self,
+        target: NodeId,
+        operation: Operation,
+        left: Duration,
+    ) -> Result<Response, PeerError> {
+        if target == self.me {
+            return Ok(self.operate_here(operation, left).await);
+        }
+        let request = Request::Operate {
+            operation,
+            timeout_ms: u64::try_from(left.as_millis()).unwrap_or(u64::MAX),
+        };
+        let reply = self.peers.call(target, request, left).await?;
+        Ok(reply.body)
+    }
+
     /// The active controller as far as it is known, in turn with the listed ones: it may be gone.
     fn controller_to_ask(&self, attempt: usize) -> NodeId {
         let listed = self.voters.keys().nth(attempt / 2 % self.voters.len());
@@ -623,6 +744,13 @@ impl Shared {
 
     /// Commits a command as the active controller.
     pub(super) async fn write(&self, command: Command, timeout: Duration) -> Response {
+        // What a node of the cluster could not read must not be in the log.
+        if let Err(rejection) = self.image.borrow().check_version(&command) {
+            return Response::Proposed {
+                result: Err(rejection),
+                applied_index: 0,
+            };
+        }
         let bytes = serde_json::to_vec(&command).map_or(usize::MAX, |bytes| bytes.len());
         if bytes > MAX_COMMAND_BYTES {
             let rejection = Rejection::Malformed(format!(

@@ -91,7 +91,11 @@ impl Peers {
         // must also work for a node whose image is older than the other's registration.
         let binding = matches!(
             body,
-            Request::Append(_) | Request::Vote(_) | Request::Snapshot(_) | Request::Fence { .. }
+            Request::Append(_)
+                | Request::Vote(_)
+                | Request::Snapshot(_)
+                | Request::Fence { .. }
+                | Request::HandOver { .. }
         );
         let request = self.encode(body)?;
         let address = self.address(to).ok_or(PeerError::NoAddress(to))?;

@@ -10,6 +10,7 @@ mod command;
 mod election;
 mod evacuation;
 mod image;
+mod leadership;
 mod operations;
 #[cfg(test)]
 mod random_commands;
@@ -28,6 +29,7 @@ pub use image::{
     MAX_PARTITIONS_PER_TOPIC, MAX_PRODUCER_ID_BLOCK, MAX_REPLICAS, MAX_TOPICS, METADATA_VERSION,
     Registration, Topic,
 };
+pub use leadership::{Move, can_take_over, moves_away, moves_to_preferred};
 pub use topic_config::{
     ConfigDefinition, ConfigEntry, ConfigError, ConfigKind, ConfigSource, FlushPolicy, TopicConfig,
 };

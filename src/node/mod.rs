@@ -147,6 +147,7 @@ impl Node {
                 cluster_id: ClusterId::from_random_bits(rand::random()),
                 store_path: store_path.clone(),
                 timing: Timing::default(),
+                leader_balance: config.leader_balance,
             },
             Arc::new(network::Network(calls.clone())),
             starting.fence_handler(),
