@@ -6,9 +6,11 @@
 )]
 
 use std::collections::HashSet;
-use std::io::{BufRead, BufReader, Read};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Lines, Read, Seek};
+use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
@@ -67,25 +69,79 @@ fn runs(pid: Pid) -> bool {
     test_kill_process(pid).is_ok() && !ended
 }
 
-/// Lines of a running demo up to and including the first one that `wanted` takes.
-fn read_until(
-    lines: &mut impl Iterator<Item = std::io::Result<String>>,
-    wanted: impl Fn(&str) -> bool,
-) -> String {
-    let mut seen = Vec::new();
-    for line in lines {
-        seen.push(line.unwrap());
-        if wanted(seen.last().unwrap()) {
-            return seen.pop().unwrap();
-        }
-    }
-    panic!("the demo ended before that:\n{}", seen.join("\n"));
+/// A demo at work. It is killed where a test fails, and its nodes end with it.
+struct Running {
+    child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+    /// A file, because nobody empties a pipe while the test reads the lines.
+    errors: File,
 }
 
-/// The demo is killed where a test fails, and its nodes end with it.
-struct Running(Child);
+impl Running {
+    fn start(arguments: &[&str]) -> Running {
+        let errors = tempfile::tempfile().unwrap();
+        let mut child = demo(arguments)
+            .stderr(errors.try_clone().unwrap())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        Running {
+            child,
+            lines,
+            errors,
+        }
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
+    /// Reads lines up to and including the first one that `wanted` takes.
+    fn read_until(&mut self, wanted: impl Fn(&str) -> bool) -> String {
+        let mut seen = Vec::new();
+        for line in self.lines.by_ref() {
+            seen.push(line.unwrap());
+            if wanted(seen.last().unwrap()) {
+                return seen.pop().unwrap();
+            }
+        }
+        let ended = self.child.wait().unwrap();
+        panic!(
+            "the demo ended before that ({ended}):\n{}\n{}",
+            seen.join("\n"),
+            self.errors()
+        );
+    }
+
+    /// Reads the rest, to the end of the demo, which must be a good one.
+    fn read_to_the_end(&mut self) -> String {
+        let rest: Vec<String> = self.lines.by_ref().map(Result::unwrap).collect();
+        let rest = rest.join("\n");
+        let ended = self.child.wait().unwrap();
+        assert_eq!(ended.code(), Some(0), "{rest}\n{}", self.errors());
+        rest
+    }
+
+    /// What it has said on standard error.
+    fn errors(&mut self) -> String {
+        let mut text = String::new();
+        self.errors.rewind().unwrap();
+        self.errors.read_to_string(&mut text).unwrap();
+        text
+    }
+}
 
 impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A node that a test has started.
+struct Node(Child);
+
+impl Drop for Node {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
@@ -158,16 +214,12 @@ fn a_demo_of_some_seconds_acknowledges_everything_and_leaves_no_process() {
 fn a_node_can_be_killed_and_started_again() {
     let parent = tempfile::tempdir().unwrap();
     let dir = parent.path().join("demo");
-    let child = demo(&["--dir", dir.to_str().unwrap(), "--keep", "--rate", "200"]).spawn();
-    let mut demo = Running(child.unwrap());
-    let demo_pid = Pid::from_raw(demo.0.id() as i32).unwrap();
-    let stdout = demo.0.stdout.take().unwrap();
-    let mut lines = BufReader::new(stdout).lines();
-    read_until(&mut lines, |line| line.contains(" acked"));
+    let mut demo = Running::start(&["--dir", dir.to_str().unwrap(), "--keep", "--rate", "200"]);
+    demo.read_until(|line| line.contains(" acked"));
     let first = nodes(&dir);
 
     kill_process(pid_of(&first[1]), Signal::KILL).unwrap();
-    read_until(&mut lines, |line| line.contains("2 down"));
+    demo.read_until(|line| line.contains("2 down"));
     // Its partitions are led by others by now, or will be.
     let command: Vec<&str> = first[1]["command"]
         .as_array()
@@ -182,20 +234,16 @@ fn a_node_can_be_killed_and_started_again() {
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn();
-    let mut again = Running(again.unwrap());
-    read_until(&mut lines, |line| {
+    let mut again = Node(again.unwrap());
+    demo.read_until(|line| {
         line.contains(&format!("2 up again (pid {})", again.0.id()))
             && !line.contains("silent")
             && !line.contains('✗')
     });
     assert_eq!(nodes(&dir)[1]["pid"], again.0.id());
 
-    kill_process(demo_pid, Signal::TERM).unwrap();
-    let rest: Vec<String> = lines.map(Result::unwrap).collect();
-    let mut errors = String::new();
-    let _ = demo.0.stderr.take().unwrap().read_to_string(&mut errors);
-    let rest = rest.join("\n");
-    assert_eq!(demo.0.wait().unwrap().code(), Some(0), "{rest}\n{errors}");
+    kill_process(demo.pid(), Signal::TERM).unwrap();
+    let rest = demo.read_to_the_end();
     assert!(rest.contains(" 0 failed"), "{rest}");
     assert_eq!(
         rest.matches("the same on nodes 1, 2, 3").count(),
@@ -212,19 +260,17 @@ fn a_node_can_be_killed_and_started_again() {
 fn nodes_end_with_a_demo_that_is_killed() {
     let parent = tempfile::tempdir().unwrap();
     let dir = parent.path().join("demo");
-    let child = demo(&["--dir", dir.to_str().unwrap(), "--rate", "100"]).spawn();
-    let mut demo = Running(child.unwrap());
-    let mut lines = BufReader::new(demo.0.stdout.take().unwrap()).lines();
-    read_until(&mut lines, |line| line.contains(" acked"));
+    let mut demo = Running::start(&["--dir", dir.to_str().unwrap(), "--rate", "100"]);
+    demo.read_until(|line| line.contains(" acked"));
     let nodes = nodes(&dir);
-    demo.0.kill().unwrap();
-    demo.0.wait().unwrap();
+    demo.child.kill().unwrap();
+    demo.child.wait().unwrap();
     let (ended, all_ended) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
         for node in &nodes {
             // Free when the node's process is gone.
             let lock = PathBuf::from(node["data_dir"].as_str().unwrap()).join("lock");
-            std::fs::File::open(lock).unwrap().lock().unwrap();
+            File::open(lock).unwrap().lock().unwrap();
         }
         ended.send(nodes).unwrap();
     });
@@ -233,6 +279,47 @@ fn nodes_end_with_a_demo_that_is_killed() {
         let log = std::fs::read_to_string(node["log"].as_str().unwrap()).unwrap();
         assert!(log.contains("node stopped"), "{log}");
     }
+}
+
+#[test]
+fn a_demo_whose_port_is_taken_at_the_last_moment_begins_anew_on_others() {
+    for _ in 0..20 {
+        let parent = tempfile::tempdir().unwrap();
+        let dir = parent.path().join("demo");
+        let mut demo = Running::start(&["--dir", dir.to_str().unwrap(), "--rate", "100"]);
+        let port = loop {
+            assert!(
+                demo.child.try_wait().unwrap().is_none(),
+                "{}",
+                demo.errors()
+            );
+            // Written while the demo still holds the ports.
+            let env = std::fs::read_to_string(dir.join("client.env")).unwrap_or_default();
+            let first = env.split("SERVER=127.0.0.1:").nth(1);
+            let port = first.and_then(|text| text.split([',', '\n']).next()?.parse::<u16>().ok());
+            if let Some(port) = port.filter(|_| env.contains("CERTS_DIR")) {
+                break port;
+            }
+        };
+        // From the moment that the demo lets go of it this races with the node, which has a whole program to start first.
+        let stolen = loop {
+            match UdpSocket::bind(("127.0.0.1", port)) {
+                Ok(socket) => break Some(socket),
+                Err(_) if dir.join("node-1/data/lock").exists() => break None,
+                Err(_) => {}
+            }
+        };
+        let Some(_stolen) = stolen else { continue };
+        demo.read_until(|line| line.contains(&format!("took port 127.0.0.1:{port} meanwhile")));
+        demo.read_until(|line| line.contains(" acked"));
+        let quic = nodes(&dir)[0]["quic"].as_str().unwrap().to_owned();
+        assert_ne!(quic, format!("127.0.0.1:{port}"));
+        kill_process(demo.pid(), Signal::TERM).unwrap();
+        let rest = demo.read_to_the_end();
+        assert!(rest.contains(" 0 failed"), "{rest}");
+        return;
+    }
+    panic!("the nodes were always faster");
 }
 
 #[test]

@@ -39,6 +39,7 @@ pub(super) struct Assignments {
 struct Told {
     state: PartitionState,
     config: LogConfig,
+    min_insync: usize,
 }
 
 struct Link {
@@ -94,7 +95,7 @@ impl Assignments {
         self.tidy_up(image).await;
         self.link_leaders(image);
         for topic in image.topics() {
-            let config = self.log_config(topic);
+            let (config, settings) = self.log_config(topic);
             for (index, state) in topic.indexed_partitions() {
                 if !state.replicas.contains(&self.shared.me.node) {
                     continue;
@@ -103,7 +104,8 @@ impl Assignments {
                     topic: topic.id,
                     partition: index,
                 };
-                self.tell(id, &topic.name, state, &config).await;
+                let min_insync = settings.min_insync(state.replicas.len()) as usize;
+                self.tell(id, &topic.name, state, &config, min_insync).await;
             }
         }
     }
@@ -115,6 +117,7 @@ impl Assignments {
         topic: &TopicName,
         state: &PartitionState,
         config: &LogConfig,
+        min_insync: usize,
     ) {
         if self.unopened.contains(&id) {
             return;
@@ -128,6 +131,7 @@ impl Assignments {
         } else if let Some(told) = self.open.get(&id)
             && told.state == *state
             && told.config == *config
+            && told.min_insync == min_insync
         {
             return;
         }
@@ -139,11 +143,19 @@ impl Assignments {
             Told {
                 state: state.clone(),
                 config: config.clone(),
+                min_insync,
             },
         );
         if told.as_ref().is_some_and(|told| told.config != *config) {
             let config = config.clone();
             let _ = shard.mailbox.send(Event::Config { id, config }).await;
+        }
+        if told
+            .as_ref()
+            .is_none_or(|told| told.min_insync != min_insync)
+        {
+            let event = Event::MinInsync { id, min_insync };
+            let _ = shard.mailbox.send(event).await;
         }
         if told.is_none_or(|told| told.state != *state) {
             let state = Box::new(state.clone());
@@ -360,7 +372,7 @@ impl Assignments {
         }
     }
 
-    fn log_config(&self, topic: &Topic) -> LogConfig {
+    fn log_config(&self, topic: &Topic) -> (LogConfig, TopicConfig) {
         // What is in the image was validated before it was committed; a newer node's setting that this one cannot read
         // falls back to the defaults.
         let config = TopicConfig::from_map(&topic.config).unwrap_or_default();
@@ -368,13 +380,14 @@ impl Assignments {
             FlushPolicy::Fsync => Flush::Fsync,
             FlushPolicy::Os => Flush::Os,
         };
-        LogConfig {
+        let log_config = LogConfig {
             segment_bytes: config.segment_bytes,
             segment_ms: config.segment_ms,
             index_interval_bytes: config.index_interval_bytes,
             retention_ms: config.retention_ms,
             retention_bytes: config.retention_bytes,
             flush,
-        }
+        };
+        (log_config, config)
     }
 }

@@ -36,6 +36,11 @@ pub(super) enum Event {
         id: TopicPartition,
         config: LogConfig,
     },
+    /// The topic's configuration asks for this `min.insync.replicas`.
+    MinInsync {
+        id: TopicPartition,
+        min_insync: usize,
+    },
     Produce(Box<ProduceEvent>),
     OpenSession {
         channel: Arc<FollowerChannel>,
@@ -79,6 +84,8 @@ pub(super) enum Event {
         node: NodeId,
         at: MonotonicTime,
         suspicion: Duration,
+        /// The smoothed round trip.
+        rtt: Duration,
     },
     Views {
         reply: oneshot::Sender<Vec<(TopicPartition, PartitionView, RoleView)>>,

@@ -6,10 +6,9 @@ use bytes::{Bytes, BytesMut};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::event::PeerProcess;
 use crate::partition::Frames;
 use crate::transport::{COALESCE_BELOW, LaneWriter};
-use crate::types::{Offset, TopicPartition};
+use crate::types::{Appointment, Offset, TopicPartition};
 use crate::wire::{ControlMessage, LaneMessage, SessionAnswer, SessionOutcome};
 
 /// Frame bytes that may be under way to one follower, over all partitions: sent and not yet acknowledged as durable. Beyond
@@ -26,7 +25,8 @@ const MAX_WAITING_CONTROL_MESSAGES: usize = 16_384;
 pub(super) struct FollowerChannel {
     /// Tells this connection from an earlier or later one of the same follower.
     pub(super) id: u64,
-    pub(super) peer: PeerProcess,
+    /// The follower's process, as its certificate and hello say.
+    pub(super) peer: Appointment,
     control: mpsc::Sender<Bytes>,
     live: Vec<LaneWriter>,
     catch_up: Vec<LaneWriter>,
@@ -42,7 +42,7 @@ impl FollowerChannel {
     /// The channel, and the queue of encoded control messages that the connection's task writes out.
     pub(super) fn new(
         id: u64,
-        peer: PeerProcess,
+        peer: Appointment,
         live: Vec<LaneWriter>,
         catch_up: Vec<LaneWriter>,
     ) -> (FollowerChannel, mpsc::Receiver<Bytes>) {

@@ -8,14 +8,14 @@ use std::time::Duration;
 
 use quinn::Connection;
 
-use super::event::{Event, PeerProcess};
+use super::event::Event;
 use super::follower_channel::{FOLLOWER_BUDGET_BYTES, FollowerChannel};
 use super::heartbeat::{self, LastHeard};
 use super::leader_link::{control_reader, read_control};
 use super::links::LinkDirection;
 use super::shared::Shared;
 use crate::transport::{CloseReason, LaneOptions, LaneReader, LaneWriter};
-use crate::types::{ClusterId, NodeId, SessionId, TopicPartition};
+use crate::types::{Appointment, ClusterId, NodeId, SessionId, TopicPartition};
 use crate::wire::{Ack, AckMessage, ControlMessage, Hello, LaneHeader, PROTOCOL_VERSION, Welcome};
 
 /// Lanes for live frames. A lost packet holds up one of them.
@@ -132,8 +132,9 @@ async fn greet(
         lanes.push(lane_writer(stream, lane, priority));
     }
     let catch_up = lanes.split_off(usize::from(LIVE_LANES));
-    let peer = PeerProcess {
+    let peer = Appointment {
         node,
+        directory: hello.directory,
         incarnation: hello.incarnation,
     };
     let id = NEXT_CHANNEL.fetch_add(1, Ordering::Relaxed);

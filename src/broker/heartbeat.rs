@@ -93,6 +93,7 @@ pub(super) async fn report(
                 node,
                 at: heard.at(),
                 suspicion: suspicion_of(connection),
+                rtt: connection.rtt(),
             };
             // A full mailbox means that the thread is busy with this peer's traffic or others'; the next report will do.
             let _ = shard.mailbox.try_send(event);

@@ -12,6 +12,7 @@ mod follower_channel;
 mod follower_link;
 mod heartbeat;
 mod inbox;
+mod isr_proposals;
 mod leader_channel;
 mod leader_link;
 mod links;
@@ -118,6 +119,7 @@ impl Starting {
             options.identity.clone(),
         );
         tasks.spawn(assignments.follow(controller.image()));
+        tasks.spawn(isr_proposals::keep(shared.clone(), controller.clone()));
         tasks.spawn(checkpoint(shared.clone(), options.data_dir.clone()));
         let producer_ids = Arc::new(ProducerIds::default());
         tasks.spawn({

@@ -19,9 +19,9 @@ use crate::kafka::ProduceOutcome;
 use crate::partition::{
     FenceAnswer, FramesReady, Output, Partition, PartitionView, ProduceRequest,
 };
-use crate::replication::{AckRefused, FramesRefused, Peers, ProduceTicket};
+use crate::replication::{AckRefused, FramesRefused, IsrOutcome, Peers, ProduceTicket};
 use crate::storage::{SyncError, SyncTicket};
-use crate::types::{ErrorCode, LeaderEpoch, NodeId, Offset, SessionId, TopicPartition};
+use crate::types::{ErrorCode, IsrChange, LeaderEpoch, NodeId, Offset, SessionId, TopicPartition};
 use crate::wire::{Ack, OpenSession, SessionOutcome};
 
 /// Events that wait for one owner thread. At the cap senders wait: a connection then reads no more from its peer.
@@ -53,6 +53,11 @@ pub(super) enum Internal {
     PromiseDurable {
         id: TopicPartition,
         epoch: LeaderEpoch,
+    },
+    /// An attempt to change an in-sync set has ended. At most one a partition.
+    IsrOutcome {
+        attempt: IsrChange,
+        outcome: IsrOutcome,
     },
     /// The connection to a follower has room again. Said once each time an owner thread was turned away.
     FollowerHasRoom { node: NodeId },
@@ -182,6 +187,11 @@ impl Shard {
                     owned.partition.handle_config(config);
                 }
             }
+            Event::MinInsync { id, min_insync } => {
+                if let Some(owned) = self.partitions.get_mut(&id) {
+                    owned.partition.handle_min_insync(min_insync);
+                }
+            }
             Event::Produce(produce) => self.handle_produce(*produce),
             Event::OpenSession { channel, open } => self.handle_open_session(channel, &open),
             Event::CloseSession { from, id, session } => {
@@ -244,12 +254,16 @@ impl Shard {
                 node,
                 at,
                 suspicion,
-            } => self.peers.handle_heard(node, at, suspicion),
+                rtt,
+            } => self.peers.handle_heard(node, at, suspicion, rtt),
             Event::Views { reply } => {
+                let now = self.clock.now();
                 let views = self
                     .partitions
                     .iter()
-                    .map(|(&id, owned)| (id, owned.partition.view(), owned.partition.role_view()))
+                    .map(|(&id, owned)| {
+                        (id, owned.partition.view(), owned.partition.role_view(now))
+                    })
                     .collect();
                 let _ = reply.send(views);
             }
@@ -368,9 +382,7 @@ impl Shard {
                 outstanding: 0,
             },
         );
-        owned
-            .partition
-            .handle_open_session(peer.node, peer.incarnation, open);
+        owned.partition.handle_open_session(peer, open);
         self.drain(id);
     }
 
@@ -456,6 +468,12 @@ impl Shard {
                         self.drain(id);
                     }
                 }
+                Internal::IsrOutcome { attempt, outcome } => {
+                    let now = self.clock.now();
+                    if let Some(owned) = self.partitions.get_mut(&attempt.partition) {
+                        owned.partition.handle_isr_outcome(now, &attempt, outcome);
+                    }
+                }
                 Internal::PromiseDurable { id, epoch } => {
                     let now = self.clock.now();
                     if let Some(owned) = self.partitions.get_mut(&id) {
@@ -480,7 +498,7 @@ impl Shard {
         let retention = self.last_retention.elapsed() >= RETENTION_EVERY;
         for id in self.ids() {
             if let Some(owned) = self.partitions.get_mut(&id) {
-                owned.partition.handle_tick(now);
+                owned.partition.handle_tick(now, &self.peers);
                 if retention {
                     owned.partition.handle_retention(wall_clock_ms());
                 }
@@ -549,6 +567,7 @@ impl Shard {
                         }));
                     }
                 }
+                Output::ProposeIsr(change) => self.shared.isr_changes.push(change),
                 Output::ViewChanged => owned.publish(),
                 Output::Failed {
                     cause,

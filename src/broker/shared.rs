@@ -13,7 +13,7 @@ use super::links::Links;
 use super::shard::{Internal, Promise, ShardHandle};
 use crate::partition::PartitionView;
 use crate::storage::{GroupCommit, LogReader};
-use crate::types::{Appointment, NodeId, Offset, TopicPartition};
+use crate::types::{Appointment, IsrChange, NodeId, Offset, TopicPartition};
 
 /// How readers and network tasks reach one partition.
 #[derive(Clone)]
@@ -30,6 +30,8 @@ pub(super) struct Shared {
     pub(super) group_commit: GroupCommit,
     /// Promises on their way to the disk. At most one a partition.
     pub(super) promises: Inbox<Promise>,
+    /// Changes of in-sync sets on their way to the controller. At most one a partition.
+    pub(super) isr_changes: Inbox<IsrChange>,
     pub(super) links: Links,
     shards: OnceLock<Vec<ShardHandle>>,
     /// The partitions that are open on this node.
@@ -48,6 +50,7 @@ impl Shared {
             clock,
             group_commit,
             promises: Inbox::new(),
+            isr_changes: Inbox::new(),
             links: Links::default(),
             shards: OnceLock::new(),
             partitions: RwLock::default(),

@@ -389,8 +389,13 @@ impl ClusterImage {
                 leader.node
             )));
         }
-        for &member in &change.new_isr {
-            self.check_registered(member)?;
+        // The present set again, by which a leader settles what became of another proposal, admits nobody: a member of it may
+        // have restarted since.
+        let is_present = change.new_isr == state.isr && change.min_insync == state.min_insync;
+        if !is_present {
+            for &member in &change.new_isr {
+                self.check_registered(member)?;
+            }
         }
         let next = PartitionState {
             isr: change.new_isr.clone(),

@@ -46,6 +46,7 @@ impl Partition {
                     catch_up: false,
                 }),
                 LeaderAction::Complete { ticket, result } => Output::Complete { ticket, result },
+                LeaderAction::ProposeIsr(change) => Output::ProposeIsr(change),
                 LeaderAction::WatermarkMoved => {
                     self.high_watermark = leader.high_watermark();
                     continue;

@@ -10,12 +10,13 @@ use bytes::Bytes;
 
 use super::*;
 use crate::record::{Batch, BatchBuilder, Compression, records};
-use crate::replication::{AckRefused, Acks, MINIMUM_SUSPICION, Peers, ProduceTicket};
+use crate::replication::{AckRefused, Acks, IsrOutcome, MINIMUM_SUSPICION, Peers, ProduceTicket};
 use crate::storage::faulty::FaultyFileSystem;
 use crate::storage::{Log, LogConfig, LogOptions, SyncTicket};
 use crate::types::{
-    Appointment, DirectoryId, Incarnation, LeaderEpoch, LogPosition, MonotonicTime, NodeId, Offset,
-    PartitionEpoch, PartitionIndex, PartitionState, TopicId, TopicName, TopicPartition, quorum,
+    Appointment, DirectoryId, Incarnation, IsrChange, LeaderEpoch, LogPosition, MonotonicTime,
+    NodeId, Offset, PartitionEpoch, PartitionIndex, PartitionState, TopicId, TopicName,
+    TopicPartition,
 };
 use crate::wal::{Decoded, Frame};
 use crate::wire::{Ack, OpenSession, SessionAnswer};
@@ -76,7 +77,12 @@ struct Simulation {
     next_value: u64,
     tickets: BTreeMap<ProduceTicket, u64>,
     acknowledged: BTreeMap<u64, u64>,
+    /// Changes of the in-sync set on their way to the controller, and who proposed them.
+    proposals: Vec<(usize, IsrChange)>,
     elections: usize,
+    /// Changes that made the in-sync set smaller, and larger.
+    shrunk: usize,
+    grown: usize,
     committed_in: BTreeSet<LeaderEpoch>,
 }
 
@@ -118,14 +124,17 @@ impl Simulation {
                 leader: None,
                 leader_epoch: LeaderEpoch::new(1).unwrap(),
                 partition_epoch: PartitionEpoch(1),
-                min_insync: 2,
+                min_insync: 1 + (seed % 2) as u32,
                 target_replicas: Vec::new(),
             },
             connections: BTreeMap::new(),
             next_value: 0,
             tickets: BTreeMap::new(),
             acknowledged: BTreeMap::new(),
+            proposals: Vec::new(),
             elections: 0,
+            shrunk: 0,
+            grown: 0,
             committed_in: BTreeSet::new(),
         };
         for i in 0..NODES {
@@ -197,7 +206,7 @@ impl Simulation {
             follower.handle_link(now, node(l), false);
         }
         if let Some(leader) = &mut self.replicas[l].partition
-            && let RoleView::Leader(_) = leader.role_view()
+            && let RoleView::Leader(_) = leader.role_view(now)
         {
             leader.handle_follower_gone(node(f));
         }
@@ -241,7 +250,7 @@ impl Simulation {
         let mut replies: Vec<(LogPosition, usize)> = Vec::new();
         for i in 0..NODES {
             // Some cannot be reached by the controller.
-            if self.random.below(4) == 0 {
+            if !self.state.isr_contains(node(i)) || self.random.below(4) == 0 {
                 continue;
             }
             let epoch = self.state.leader_epoch;
@@ -257,7 +266,7 @@ impl Simulation {
             }
             self.drain(i);
         }
-        if replies.len() < quorum::election_quorum(NODES, 2) {
+        if replies.len() < self.state.election_quorum() {
             return;
         }
         let &(_, winner) = replies.iter().max().unwrap();
@@ -285,7 +294,7 @@ impl Simulation {
         self.tickets.insert(ticket, value);
         let mut peers = Peers::new();
         for i in 0..NODES {
-            peers.handle_heard(node(i), self.now, MINIMUM_SUSPICION);
+            peers.handle_heard(node(i), self.now, MINIMUM_SUSPICION, Duration::ZERO);
         }
         let request = ProduceRequest {
             ticket,
@@ -340,6 +349,7 @@ impl Simulation {
                         self.acknowledged.insert(outcome.base.get(), value);
                     }
                 }
+                Output::ProposeIsr(change) => self.proposals.push((i, change)),
                 Output::ViewChanged => {}
                 Output::Failed { cause, .. } => panic!("replica {i}: {cause}"),
             }
@@ -359,14 +369,14 @@ impl Simulation {
         let Some(message) = message else {
             return;
         };
-        let incarnation = Incarnation::from_random_bits(self.replicas[from].incarnation);
+        let appointment = self.appointment(from);
         let now = self.now;
         let Some(partition) = &mut self.replicas[to].partition else {
             return;
         };
         match message {
             Message::Hello(open) => {
-                partition.handle_open_session(node(from), incarnation, &open);
+                partition.handle_open_session(appointment, &open);
             }
             Message::Answer(answer) => partition.handle_answer(now, node(from), &answer),
             Message::Ack(ack) => {
@@ -421,14 +431,68 @@ impl Simulation {
     }
 
     fn tick(&mut self) {
-        self.now = self.now + Duration::from_millis(100);
+        let hundreds = 1 + self.random.below(8) as u64;
+        self.now = self.now + Duration::from_millis(100 * hundreds);
         let now = self.now;
         for i in 0..NODES {
+            let mut peers = Peers::new();
+            for f in (0..NODES).filter(|&f| self.connections.contains_key(&(f, i))) {
+                peers.handle_heard(node(f), now, MINIMUM_SUSPICION, Duration::ZERO);
+            }
             if let Some(partition) = &mut self.replicas[i].partition {
-                partition.handle_tick(now);
+                partition.handle_tick(now, &peers);
             }
             self.drain(i);
         }
+    }
+
+    /// The controller takes one of the proposals that are under way, in any order; or it is lost, or only its answer is, or it
+    /// is still under way as well and may come once more.
+    fn settle(&mut self) {
+        if self.proposals.is_empty() {
+            return;
+        }
+        let at = self.random.below(self.proposals.len());
+        let (proposer, change) = self.proposals.swap_remove(at);
+        let fate = self.random.below(8);
+        let outcome = match fate {
+            0 => IsrOutcome::Unknown,
+            _ if self.commit_isr(&change) => IsrOutcome::Accepted,
+            _ => IsrOutcome::Refused,
+        };
+        let outcome = match fate {
+            1 => IsrOutcome::Unknown,
+            2 => {
+                self.proposals.push((proposer, change.clone()));
+                IsrOutcome::Unknown
+            }
+            _ => outcome,
+        };
+        let now = self.now;
+        if let Some(partition) = &mut self.replicas[proposer].partition {
+            partition.handle_isr_outcome(now, &change, outcome);
+        }
+        self.drain(proposer);
+    }
+
+    /// Compare-and-swap on both epochs and on each member's incarnation.
+    fn commit_isr(&mut self, change: &IsrChange) -> bool {
+        let state = &self.state;
+        let current = state.leader_epoch == change.leader_epoch
+            && state.partition_epoch == change.partition_epoch
+            && state
+                .leader
+                .is_some_and(|leader| change.new_isr.contains(&leader));
+        let is_present = change.new_isr == state.isr;
+        let running = |member: &Appointment| *member == self.appointment(index(member.node));
+        if !current || !(is_present || change.new_isr.iter().all(running)) {
+            return false;
+        }
+        self.shrunk += usize::from(change.new_isr.len() < state.isr.len());
+        self.grown += usize::from(change.new_isr.len() > state.isr.len());
+        self.state.isr = change.new_isr.clone();
+        self.state.partition_epoch = self.state.partition_epoch.next();
+        true
     }
 
     fn step(&mut self) {
@@ -445,6 +509,7 @@ impl Simulation {
             32..=44 => self.sync(i),
             45..=49 => self.persist_promise(i),
             50..=53 => self.tick(),
+            54..=57 => self.settle(),
             _ if i != j => {
                 let to_leader = self.random.below(2) == 0;
                 self.deliver(i, j, to_leader);
@@ -484,8 +549,12 @@ impl Simulation {
                 self.sync(i);
                 self.persist_promise(i);
             }
+            for _ in 0..self.proposals.len() {
+                self.settle();
+            }
             self.tick();
         }
+        assert_eq!(self.state.isr.len(), NODES, "a replica did not come back");
         let ends: Vec<_> = (0..NODES)
             .map(|i| {
                 let partition = self.replicas[i].partition.as_ref().unwrap();
@@ -537,14 +606,14 @@ impl Simulation {
     }
 }
 
-/// Runs one seed; returns how many records were acknowledged and in how many epochs.
-fn run(seed: u64) -> (usize, usize) {
+/// Runs one seed to its end.
+fn run(seed: u64) -> Simulation {
     let mut simulation = Simulation::new(seed);
     for _ in 0..STEPS {
         simulation.step();
     }
     simulation.heal();
-    (simulation.acknowledged.len(), simulation.committed_in.len())
+    simulation
 }
 
 #[test]
@@ -554,17 +623,22 @@ fn no_acknowledged_record_is_lost_whatever_crashes() {
         Some(seed) => vec![seed],
         None => (1..=number("QUORATE_RUNS").unwrap_or(RUNS)).collect(),
     };
-    let (mut acknowledged, mut across_epochs) = (0, 0);
+    let (mut acknowledged, mut across_epochs, mut shrunk, mut grown) = (0, 0, 0, 0);
     for seed in seeds {
         let outcome = std::panic::catch_unwind(|| run(seed));
-        let Ok((records, epochs)) = outcome else {
+        let Ok(simulation) = outcome else {
             panic!("seed {seed} fails: repeat it with QUORATE_SEED={seed}");
         };
-        acknowledged += records;
-        across_epochs += usize::from(epochs > 1);
+        acknowledged += simulation.acknowledged.len();
+        across_epochs += usize::from(simulation.committed_in.len() > 1);
+        shrunk += simulation.shrunk;
+        grown += simulation.grown;
     }
-    // Not vacuous: records were acknowledged, and in several epochs of one run.
+    // Not vacuous: records were acknowledged, in several epochs of one run, and in-sync sets changed both ways.
     assert!(acknowledged > 0);
     assert!(across_epochs > 0);
-    println!("{acknowledged} records acknowledged; {across_epochs} runs across epochs");
+    assert!(shrunk > 0 && grown > 0);
+    println!(
+        "{acknowledged} records acknowledged; {across_epochs} runs across epochs; the in-sync set shrank {shrunk} and grew {grown} times"
+    );
 }

@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use crate::replication::{LeaderView, ProduceOutcome, ProduceTicket, SessionState};
 use crate::storage::SyncTicket;
-use crate::types::{ErrorCode, LeaderEpoch, LogPosition, NodeId, Offset, SessionId};
+use crate::types::{ErrorCode, IsrChange, LeaderEpoch, LogPosition, NodeId, Offset, SessionId};
 use crate::wire::{Ack, OpenSession, SessionAnswer};
 
 /// An effect for the caller to carry out. The order of outputs is the order in which they must take effect.
@@ -32,6 +32,8 @@ pub enum Output {
         ticket: ProduceTicket,
         result: Result<ProduceOutcome, ErrorCode>,
     },
+    /// Propose this change to the controller, then call `Partition::handle_isr_outcome`. One is out at a time.
+    ProposeIsr(IsrChange),
     /// What readers may see has changed: ask for `Partition::view`.
     ViewChanged,
     /// The log can no longer be written or trusted: `cause` is for the operator. The partition has stepped down and holds

@@ -6,12 +6,12 @@ use super::output::{FenceAnswer, Frames, FramesReady, Output, PartitionView, Rol
 use super::producers::{producer_batch, remember_producer};
 use crate::record::{Batch, STAMP_LEN, stamped_prefix};
 use crate::replication::{
-    AckRefused, Acks, Admission, Follower, FramesRefused, Leader, LeaderAction, LogEnds, Peers,
-    ProduceTicket, ProducerStates,
+    AckRefused, Acks, Admission, Follower, FramesRefused, IsrOutcome, Leader, LeaderAction,
+    LogEnds, Peers, ProduceTicket, ProducerStates,
 };
 use crate::storage::{AppendError, Log, LogConfig, LogReader, SyncError, SyncTicket};
 use crate::types::{
-    Appointment, ErrorCode, Incarnation, LeaderEpoch, LogPosition, MonotonicTime, NodeId, Offset,
+    Appointment, ErrorCode, IsrChange, LeaderEpoch, LogPosition, MonotonicTime, NodeId, Offset,
     PartitionState, SessionId, TopicPartition,
 };
 use crate::wal::Frame;
@@ -64,6 +64,8 @@ pub struct Partition {
     /// Whether there is a connection to the leader that is followed.
     connected: bool,
     next_session: u64,
+    /// As the topic's configuration has it, once it is known.
+    configured_min_insync: Option<usize>,
     trusted: bool,
     last_view: Option<PartitionView>,
     /// The durable end that the current role was last told of.
@@ -102,6 +104,7 @@ impl Partition {
             producers: ProducerStates::new(),
             connected: false,
             next_session: options.first_session,
+            configured_min_insync: None,
             trusted: !options.log_lost && log_is_sound,
             last_view: None,
             durable_told: LogPosition::START,
@@ -157,10 +160,10 @@ impl Partition {
         }
     }
 
-    pub fn role_view(&self) -> RoleView {
+    pub fn role_view(&self, now: MonotonicTime) -> RoleView {
         match &self.role {
             Role::Idle => RoleView::Idle,
-            Role::Leader(leader) => RoleView::Leader(leader.view()),
+            Role::Leader(leader) => RoleView::Leader(leader.view(now)),
             Role::Follower(follower) => RoleView::Follower {
                 leader: follower.leader(),
                 epoch: follower.epoch(),
@@ -299,15 +302,10 @@ impl Partition {
     }
 
     /// A follower opens a session.
-    pub fn handle_open_session(
-        &mut self,
-        from: NodeId,
-        incarnation: Incarnation,
-        open: &OpenSession,
-    ) {
+    pub fn handle_open_session(&mut self, from: Appointment, open: &OpenSession) {
         let Role::Leader(leader) = &mut self.role else {
             self.outputs.push_back(Output::Answer {
-                to: from,
+                to: from.node,
                 answer: SessionAnswer {
                     session: open.session,
                     leader_epoch: self.promised,
@@ -322,7 +320,7 @@ impl Partition {
             end: self.log.end(),
             epochs: self.log.epochs(),
         };
-        leader.handle_open_session(from, incarnation, open, log);
+        leader.handle_open_session(from, open, log);
         self.drain_leader();
     }
 
@@ -510,11 +508,31 @@ impl Partition {
         self.changed();
     }
 
-    /// Time passes; to be called every 50 to 100 ms.
-    pub fn handle_tick(&mut self, now: MonotonicTime) {
+    /// The topic's configuration asks for this `min.insync.replicas`. A leader proposes it as a change of the in-sync set.
+    pub fn handle_min_insync(&mut self, min_insync: usize) {
+        self.configured_min_insync = Some(min_insync);
+        if let Role::Leader(leader) = &mut self.role {
+            leader.handle_min_insync(min_insync);
+        }
+    }
+
+    /// What came of an [`Output::ProposeIsr`].
+    pub fn handle_isr_outcome(
+        &mut self,
+        now: MonotonicTime,
+        attempt: &IsrChange,
+        outcome: IsrOutcome,
+    ) {
+        if let Role::Leader(leader) = &mut self.role {
+            leader.handle_isr_outcome(now, attempt, outcome);
+        }
+    }
+
+    /// Time passes; to be called every 50 to 100 ms. `peers` says who was heard.
+    pub fn handle_tick(&mut self, now: MonotonicTime, peers: &Peers) {
         match &mut self.role {
             Role::Leader(leader) => {
-                leader.handle_tick(now);
+                leader.handle_tick(now, peers);
                 self.drain_leader();
             }
             Role::Follower(follower) => {
@@ -566,15 +584,19 @@ impl Partition {
             return;
         }
         self.durable_told = self.log.durable_end();
-        let leader = Leader::new(
+        let mut leader = Leader::new(
             now,
-            self.me.node,
+            self.id,
+            self.me,
             &state,
             end,
             self.log.durable_end(),
             self.high_watermark,
             std::mem::take(&mut self.producers),
         );
+        if let Some(min_insync) = self.configured_min_insync {
+            leader.handle_min_insync(min_insync);
+        }
         self.role = Role::Leader(Box::new(leader));
         self.drain_leader();
         self.sync();

@@ -6,12 +6,15 @@ use std::time::Duration;
 use thiserror::Error;
 
 use super::ack_tracker::{AckTracker, ProduceTicket};
+use super::caught_up::EndTimes;
+use super::in_sync::{CountedSet, InSync, IsrOutcome};
+use super::isr_changes::{Situation, Standing};
 use super::peers::Peers;
 use super::producer_state::{BatchSequence, ProducerStates, SequenceCheck};
 use super::progress::{Progress, SEND_BYTES};
 use crate::types::{
-    EpochHistory, ErrorCode, Incarnation, LeaderEpoch, LogPosition, MonotonicTime, NodeId, Offset,
-    PartitionState, SessionId, quorum,
+    Appointment, EpochHistory, ErrorCode, Incarnation, IsrChange, LeaderEpoch, LogPosition,
+    MonotonicTime, NodeId, Offset, PartitionState, SessionId, TopicPartition,
 };
 use crate::wire::{Ack, OpenSession, SessionAnswer, SessionOutcome, SessionRefusal};
 
@@ -85,6 +88,9 @@ pub enum LeaderAction {
     },
     /// The high watermark, or whether it is known at all, has changed.
     WatermarkMoved,
+    /// Propose this change to the controller, and tell [`Leader::handle_isr_outcome`] what came of it. Never more than one at
+    /// a time.
+    ProposeIsr(IsrChange),
 }
 
 /// Why an ack was not counted.
@@ -108,6 +114,12 @@ pub struct LeaderView {
     pub epoch_started: bool,
     pub waiting_produces: usize,
     pub followers: Vec<FollowerView>,
+    /// The in-sync set by which commits are counted.
+    pub isr: Vec<NodeId>,
+    /// The set that is proposed, and counts too until the controller has decided.
+    pub proposed_isr: Option<Vec<NodeId>>,
+    /// For how long nothing has been committed although something waits; zero when nothing does.
+    pub stalled: Duration,
 }
 
 /// What the leader knows of one follower. No session, no claim: a follower that has none is not shown as caught up.
@@ -127,15 +139,28 @@ pub struct FollowerView {
 /// One partition's leader, in one epoch.
 #[derive(Debug)]
 pub struct Leader {
-    me: NodeId,
+    id: TopicPartition,
+    /// This replica, as it was appointed.
+    me: Appointment,
     epoch: LeaderEpoch,
     /// When the reign began: followers get their suspicion time from here to dial.
     since: MonotonicTime,
     replicas: Vec<NodeId>,
-    /// The in-sync set, this node included, as the controller last committed it (invariant 6).
-    isr: Vec<NodeId>,
-    /// `m`, at least 1.
-    min_insync: usize,
+    /// See [`PartitionState::target_replicas`].
+    target_replicas: Vec<NodeId>,
+    /// The in-sync set, this node included, as the controller last committed it, and the one that is proposed (invariants 5
+    /// and 6).
+    in_sync: InSync,
+    /// `min.insync.replicas` as the topic's configuration has it; `m` follows it by a change of the in-sync set.
+    configured_min_insync: usize,
+    /// When each follower last held everything, since the reign began. It outlives sessions: it says who keeps up, and
+    /// counts for no commit. Bounded by the replicas.
+    caught_up: BTreeMap<NodeId, MonotonicTime>,
+    ends: EndTimes,
+    /// Since when something waits to be committed and nothing is. `None` when nothing waits.
+    stalled_since: Option<MonotonicTime>,
+    /// What was committed at the last tick, to see whether anything was since.
+    committed_at_tick: Option<Offset>,
     /// The end of the log, durable or not. Never falls while this node leads.
     end: LogPosition,
     /// The end of what is durable in this node's own log: its own vote for a commit. At or below `end`.
@@ -160,9 +185,14 @@ pub struct Leader {
 impl Leader {
     /// Begins a reign. The caller has appended the epoch start: `end` is the position after it, of `state`'s leader epoch.
     /// `high_watermark` is what this node knew before; it may be behind the true one.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "each is a fact of its own, known at the one place that begins a reign"
+    )]
     pub fn new(
         now: MonotonicTime,
-        me: NodeId,
+        id: TopicPartition,
+        me: Appointment,
         state: &PartitionState,
         end: LogPosition,
         durable: LogPosition,
@@ -171,12 +201,18 @@ impl Leader {
     ) -> Leader {
         debug_assert_eq!(end.epoch, state.leader_epoch);
         Leader {
+            id,
             me,
             epoch: state.leader_epoch,
             since: now,
             replicas: state.replicas.clone(),
-            isr: state.isr.iter().map(|member| member.node).collect(),
-            min_insync: state.min_insync as usize,
+            target_replicas: state.target_replicas.clone(),
+            in_sync: InSync::new(state),
+            configured_min_insync: state.min_insync as usize,
+            caught_up: BTreeMap::new(),
+            ends: EndTimes::new(),
+            stalled_since: None,
+            committed_at_tick: None,
             end,
             durable,
             high_watermark: high_watermark.min(end.offset),
@@ -213,15 +249,55 @@ impl Leader {
             .map(|progress| progress.session)
     }
 
-    /// The controller has committed a change of this epoch's state: of the in-sync set, of m, of the replicas.
+    /// The controller has committed a change of this epoch's state: of the in-sync set, of m, of the replicas. Where fewer
+    /// than m are left, what waits for a commit is told so.
     pub fn handle_state(&mut self, state: &PartitionState) {
         debug_assert_eq!(state.leader_epoch, self.epoch);
         self.replicas = state.replicas.clone();
-        self.isr = state.isr.iter().map(|member| member.node).collect();
-        self.min_insync = state.min_insync as usize;
+        self.target_replicas = state.target_replicas.clone();
+        self.in_sync.handle_state(state);
         self.followers
             .retain(|node, _| state.replicas.contains(node));
+        self.caught_up
+            .retain(|node, _| state.replicas.contains(node));
+        if !self.in_sync.is_large_enough() {
+            let actions = &mut self.actions;
+            let error = ErrorCode::NotEnoughReplicasAfterAppend;
+            self.commit_waits
+                .give_up(|ticket| complete_err(actions, ticket, error));
+        }
         self.advance_high_watermark();
+    }
+
+    /// The topic's configuration asks for this `m`, at least 1.
+    pub fn handle_min_insync(&mut self, min_insync: usize) {
+        self.configured_min_insync = min_insync.max(1);
+    }
+
+    /// What came of a [`LeaderAction::ProposeIsr`].
+    pub fn handle_isr_outcome(
+        &mut self,
+        now: MonotonicTime,
+        attempt: &IsrChange,
+        outcome: IsrOutcome,
+    ) {
+        if attempt.leader_epoch == self.epoch {
+            self.in_sync.handle_outcome(now, attempt, outcome);
+        }
+    }
+
+    /// Whether `node` could take over: an in-sync replica with a session, whose acks count.
+    pub fn is_in_sync(&self, node: NodeId) -> bool {
+        self.followers.get(&node).is_some_and(|progress| {
+            let members = &self.in_sync.committed().members;
+            members.contains(&progress.replica)
+        })
+    }
+
+    /// Whether `node` is known to hold everything durably that is in this log, and everything here is durable as well.
+    pub fn holds_everything(&self, node: NodeId) -> bool {
+        let holds = |progress: &Progress| progress.durable == self.end;
+        self.durable == self.end && self.followers.get(&node).is_some_and(holds)
     }
 
     /// Whether a batch may be appended, and where. Refusals come before the append, so that a refused batch is nowhere.
@@ -244,7 +320,7 @@ impl Leader {
         if self.commit_waits.is_full() || self.durable_waits.is_full() {
             return Err(ErrorCode::ThrottlingQuotaExceeded);
         }
-        if acks == Acks::All && self.heard_members(now, peers) < self.min_insync {
+        if acks == Acks::All && !self.hears_enough(now, peers) {
             return Err(ErrorCode::NotEnoughReplicas);
         }
         let end = self
@@ -258,11 +334,11 @@ impl Leader {
         })
     }
 
-    /// How many members of the in-sync set can be heard, this node included. With fewer than m, a record could only be
-    /// committed by replicas that this leader has lost, so it does not take one, even if the controller cannot record it.
-    fn heard_members(&self, now: MonotonicTime, peers: &Peers) -> usize {
-        let heard = |&&node: &&NodeId| node == self.me || peers.is_heard(node, self.since, now);
-        self.isr.iter().filter(heard).count()
+    /// Whether m members of the in-sync set can be heard, this node included. With fewer, a record could only be committed by
+    /// replicas that this leader has lost, so it does not take one, even if the controller cannot record it.
+    fn hears_enough(&self, now: MonotonicTime, peers: &Peers) -> bool {
+        self.in_sync
+            .hears_enough(|node| node == self.me.node || peers.is_heard(node, self.since, now))
     }
 
     /// An admitted batch is in the log, written but not yet durable.
@@ -309,11 +385,11 @@ impl Leader {
     /// A follower asks for this partition. Answers it, and begins to send if the answer allows.
     pub fn handle_open_session(
         &mut self,
-        from: NodeId,
-        incarnation: Incarnation,
+        replica: Appointment,
         open: &OpenSession,
         log: LogEnds<'_>,
     ) {
+        let from = replica.node;
         let outcome = match self.session_start(from, open, log) {
             Ok(outcome) => outcome,
             Err(refusal) => SessionOutcome::Refused(refusal),
@@ -334,7 +410,7 @@ impl Leader {
         });
         if let Some(next) = next {
             // The insertion drops the old session, and with it whatever the follower had acknowledged under it.
-            let progress = Progress::new(incarnation, open.session, next, self.end);
+            let progress = Progress::new(replica, open.session, next, self.end);
             self.followers.insert(from, progress);
             self.pump();
         }
@@ -349,7 +425,7 @@ impl Leader {
         if open.leader_epoch != self.epoch {
             return Err(SessionRefusal::NotLeader);
         }
-        if from == self.me || !self.replicas.contains(&from) {
+        if from == self.me.node || !self.replicas.contains(&from) {
             return Err(SessionRefusal::NotReplica);
         }
         let shared = log
@@ -429,17 +505,19 @@ impl Leader {
             });
         }
         let freed = progress.handle_ack(ack);
-        if progress.durable == end {
-            progress.caught_up_at = Some(now);
-        }
+        progress.heard_at = now;
         self.advance_high_watermark();
         self.pump();
         Ok(freed)
     }
 
-    /// Time passes: overdue produces are answered REQUEST_TIMED_OUT, and followers that had nothing else to receive learn
-    /// the high watermark. To be called every 100 ms or so.
-    pub fn handle_tick(&mut self, now: MonotonicTime) {
+    /// Time passes: overdue produces are answered REQUEST_TIMED_OUT, followers that had nothing else to receive learn the
+    /// high watermark, and the in-sync set is looked at. To be called every 50 to 100 ms.
+    pub fn handle_tick(&mut self, now: MonotonicTime, peers: &Peers) {
+        self.ends.note(now, self.end);
+        self.note_caught_up(peers);
+        self.note_stall(now);
+        self.consider_isr(now, peers);
         let actions = &mut self.actions;
         let mut expired = |ticket| complete_err(actions, ticket, ErrorCode::RequestTimedOut);
         self.commit_waits.expire(now, &mut expired);
@@ -455,6 +533,93 @@ impl Leader {
         }
     }
 
+    fn note_caught_up(&mut self, peers: &Peers) {
+        for (&node, progress) in &self.followers {
+            let heard = peers
+                .last_heard(node)
+                .map_or(progress.heard_at, |heard| heard.max(progress.heard_at));
+            if let Some(at) = self.ends.caught_up_at(progress.durable, self.end, heard) {
+                let known = self.caught_up.entry(node).or_insert(at);
+                *known = at.max(*known);
+            }
+        }
+    }
+
+    /// A stall begins when nothing was committed since the last tick although something waits.
+    fn note_stall(&mut self, now: MonotonicTime) {
+        let committed = self.epoch_started.then_some(self.high_watermark);
+        let waits = committed != Some(self.end.offset);
+        let moved = committed != self.committed_at_tick;
+        self.committed_at_tick = committed;
+        self.stalled_since = match self.stalled_since {
+            _ if !waits => None,
+            Some(since) if !moved => Some(since),
+            _ => Some(now),
+        };
+    }
+
+    fn stalled(&self, now: MonotonicTime) -> Duration {
+        self.stalled_since
+            .map_or(Duration::ZERO, |since| now.since(since))
+    }
+
+    /// Proposes a better in-sync set, if there is one that would be safe; or asks again about the one that is proposed.
+    fn consider_isr(&mut self, now: MonotonicTime, peers: &Peers) {
+        if self.in_sync.proposed().is_some() {
+            let retry = self.in_sync.take_retry(now);
+            self.actions.extend(retry.map(LeaderAction::ProposeIsr));
+            return;
+        }
+        let standing = |&node: &NodeId| Standing {
+            node,
+            session: self.followers.get(&node).map(|progress| progress.replica),
+            caught_up_at: self.caught_up.get(&node).copied(),
+            rtt: peers.rtt(node),
+        };
+        let others = self.replicas.iter().filter(|&&node| node != self.me.node);
+        let situation = Situation {
+            now,
+            since: self.since,
+            me: self.me,
+            committed: self.in_sync.committed(),
+            followers: others.map(standing).collect(),
+            stalled: self.stalled(now),
+            min_insync: self.configured_min_insync,
+            target: &self.target_replicas,
+        };
+        let better = situation.better_sets();
+        let Some(set) = better.into_iter().find(|set| self.may_propose(set)) else {
+            return;
+        };
+        let change = IsrChange {
+            partition: self.id,
+            leader_epoch: self.epoch,
+            partition_epoch: self.in_sync.partition_epoch(),
+            min_insync: u32::try_from(set.min_insync).unwrap_or(u32::MAX),
+            new_isr: set.members,
+        };
+        self.in_sync.propose(change.clone());
+        self.actions.push_back(LeaderAction::ProposeIsr(change));
+    }
+
+    /// Whether a commit quorum of the *new* set holds the epoch start and everything that is committed, by acks of this epoch
+    /// and of the very incarnations that the set names. Then no election in the new set can miss a committed record. The
+    /// present set is not asked: a pair with one dead member could otherwise never become a single replica.
+    fn may_propose(&self, set: &CountedSet) -> bool {
+        let held = |member: &Appointment| {
+            if *member == self.me {
+                return self.durable;
+            }
+            self.followers
+                .get(&member.node)
+                .filter(|progress| progress.replica == *member)
+                .map_or(LogPosition::START, |progress| progress.durable)
+        };
+        set.quorum_position(held).is_some_and(|position| {
+            position.epoch == self.epoch && position.offset >= self.high_watermark
+        })
+    }
+
     /// The reign is over. Every waiting produce is answered `error`: its records are in this log, and whether they survive
     /// is for the next leader to say. Returns the last actions and what it remembers of producers.
     pub fn resign(mut self, error: ErrorCode) -> (VecDeque<LeaderAction>, ProducerStates) {
@@ -465,18 +630,18 @@ impl Leader {
         (self.actions, self.producers)
     }
 
-    pub fn view(&self) -> LeaderView {
+    pub fn view(&self, now: MonotonicTime) -> LeaderView {
         let follower = |&node: &NodeId| {
             let progress = self.followers.get(&node);
             FollowerView {
                 node,
-                incarnation: progress.map(|progress| progress.incarnation),
+                incarnation: progress.map(|progress| progress.replica.incarnation),
                 lag_records: progress
                     .map(|progress| self.end.offset.records_since(progress.durable.offset)),
                 durable: progress.map(|progress| progress.durable),
                 unacknowledged_bytes: progress.map_or(0, Progress::unacknowledged_bytes),
                 catching_up: progress.is_some_and(Progress::is_catching_up),
-                caught_up_at: progress.and_then(|progress| progress.caught_up_at),
+                caught_up_at: self.caught_up.get(&node).copied(),
             }
         };
         LeaderView {
@@ -486,9 +651,12 @@ impl Leader {
             followers: self
                 .replicas
                 .iter()
-                .filter(|&&node| node != self.me)
+                .filter(|&&node| node != self.me.node)
                 .map(follower)
                 .collect(),
+            isr: nodes(&self.in_sync.committed().members),
+            proposed_isr: self.in_sync.proposed().map(nodes),
+            stalled: self.stalled(now),
         }
     }
 
@@ -514,17 +682,13 @@ impl Leader {
         }
     }
 
-    /// The commit rule: the q-th largest durable position over the in-sync set, this leader included. Positions are compared
-    /// as (epoch, offset): a follower's log is a prefix of this one, so the order of positions is the order of the log.
+    /// Commits what a quorum of the in-sync set holds durably, this leader included; of the proposed set as well, while one
+    /// is.
     fn advance_high_watermark(&mut self) {
-        let n = self.isr.len();
-        let quorum = quorum::commit_quorum(n, self.min_insync);
-        if n == 0 || n < self.min_insync {
+        let held = |member: &Appointment| self.held_by(member);
+        let Some(committed) = self.in_sync.quorum_position(held) else {
             return;
-        }
-        let mut held: Vec<LogPosition> = self.isr.iter().map(|&node| self.held_by(node)).collect();
-        held.sort_unstable_by(|a, b| b.cmp(a));
-        let committed = held[quorum - 1];
+        };
         if committed.epoch != self.epoch {
             return;
         }
@@ -541,13 +705,15 @@ impl Leader {
             });
     }
 
-    /// What `node` is known to hold durably: by its acks of the current session, or by this node's own disk.
-    fn held_by(&self, node: NodeId) -> LogPosition {
-        if node == self.me {
+    /// What a member of the in-sync set is known to hold durably: by its acks of the current session, or by this node's own
+    /// disk. A member that has restarted is the same member; with another data directory it is not.
+    fn held_by(&self, member: &Appointment) -> LogPosition {
+        if member.node == self.me.node {
             return self.durable;
         }
         self.followers
-            .get(&node)
+            .get(&member.node)
+            .filter(|progress| progress.replica.directory == member.directory)
             .map_or(LogPosition::START, |progress| progress.durable)
     }
 
@@ -555,6 +721,10 @@ impl Leader {
         self.actions
             .push_back(LeaderAction::Complete { ticket, result });
     }
+}
+
+fn nodes(members: &[Appointment]) -> Vec<NodeId> {
+    members.iter().map(|member| member.node).collect()
 }
 
 /// A follower whose log shares nothing with what the leader still has starts anew at the leader's start.
@@ -590,13 +760,27 @@ pub fn suspicion_time(smoothed_rtt: Duration, variance: Duration) -> Duration {
 mod tests {
     use super::*;
     use crate::types::{
-        Appointment, DirectoryId, EpochEntry, PartitionEpoch, PartitionIndex, ProducerId, TopicId,
+        DirectoryId, EpochEntry, PartitionEpoch, PartitionIndex, ProducerId, TopicId,
         TopicPartition,
     };
 
     const ME: NodeId = NodeId::new(1).unwrap();
     const TWO: NodeId = NodeId::new(2).unwrap();
     const THREE: NodeId = NodeId::new(3).unwrap();
+
+    const PARTITION: TopicPartition = TopicPartition {
+        topic: TopicId::from_random_bits(1),
+        partition: PartitionIndex(0),
+    };
+
+    /// The replica of a node in its first incarnation.
+    fn appointment(node: NodeId) -> Appointment {
+        Appointment {
+            node,
+            directory: DirectoryId::from_random_bits(node.get().into()),
+            incarnation: Incarnation::from_random_bits(node.get().into()),
+        }
+    }
 
     fn at(millis: u64) -> MonotonicTime {
         MonotonicTime::ZERO + Duration::from_millis(millis)
@@ -627,15 +811,10 @@ mod tests {
     }
 
     fn state(epoch: u32, isr: &[NodeId], min_insync: u32) -> PartitionState {
-        let member = |&node: &NodeId| Appointment {
-            node,
-            directory: DirectoryId::from_random_bits(node.get().into()),
-            incarnation: Incarnation::from_random_bits(node.get().into()),
-        };
         PartitionState {
             replicas: vec![ME, TWO, THREE],
-            isr: isr.iter().map(member).collect(),
-            leader: Some(member(&ME)),
+            isr: isr.iter().copied().map(appointment).collect(),
+            leader: Some(appointment(ME)),
             leader_epoch: LeaderEpoch::new(epoch).unwrap(),
             partition_epoch: PartitionEpoch(1),
             min_insync,
@@ -647,7 +826,8 @@ mod tests {
     fn leader() -> Leader {
         Leader::new(
             at(0),
-            ME,
+            PARTITION,
+            appointment(ME),
             &state(2, &[ME, TWO, THREE], 2),
             position(5, 2),
             position(5, 1),
@@ -664,10 +844,7 @@ mod tests {
         let mut epochs = history(&[(1, 0), (2, 5)]);
         epochs.truncate(durable);
         let open = OpenSession {
-            partition: TopicPartition {
-                topic: TopicId::from_random_bits(1),
-                partition: PartitionIndex(0),
-            },
+            partition: PARTITION,
             leader_epoch: LeaderEpoch::new(2).unwrap(),
             session: SessionId::from_random_bits(session),
             durable,
@@ -679,8 +856,7 @@ mod tests {
             end: leader.end,
             epochs: &history(&[(1, 0), (2, 5)]),
         };
-        let incarnation = Incarnation::from_random_bits(from.get().into());
-        leader.handle_open_session(from, incarnation, &open, log);
+        leader.handle_open_session(appointment(from), &open, log);
     }
 
     fn ack(leader: &mut Leader, from: NodeId, session: u64, durable: LogPosition) {
@@ -848,7 +1024,7 @@ mod tests {
             Err(ErrorCode::NotEnoughReplicas)
         );
         assert!(leader.admit(late, batch, Acks::Leader, &peers).is_ok());
-        peers.handle_heard(THREE, at(4900), Duration::ZERO);
+        peers.handle_heard(THREE, at(4900), Duration::ZERO, Duration::ZERO);
         assert!(leader.admit(late, batch, Acks::All, &peers).is_ok());
     }
 
@@ -856,7 +1032,7 @@ mod tests {
     fn an_overdue_produce_is_told_so_and_never_completed() {
         let mut leader = started();
         produce(&mut leader, 1, 1, Acks::All);
-        leader.handle_tick(at(1000));
+        leader.handle_tick(at(1000), &Peers::new());
         assert_eq!(
             completed(&mut leader),
             [(1, Err(ErrorCode::RequestTimedOut))]
@@ -896,10 +1072,7 @@ mod tests {
         let answers = |durable, epochs: &[(u32, u64)], complete, start| {
             let mut leader = leader();
             let open = OpenSession {
-                partition: TopicPartition {
-                    topic: TopicId::from_random_bits(1),
-                    partition: PartitionIndex(0),
-                },
+                partition: PARTITION,
                 leader_epoch: LeaderEpoch::new(2).unwrap(),
                 session: SessionId::from_random_bits(1),
                 durable,
@@ -912,7 +1085,7 @@ mod tests {
                 end: position(5, 2),
                 epochs: &own,
             };
-            leader.handle_open_session(TWO, Incarnation::from_random_bits(2), &open, log);
+            leader.handle_open_session(appointment(TWO), &open, log);
             let Some(LeaderAction::Answer { answer, .. }) = leader.poll_action() else {
                 panic!("a hello is answered");
             };
@@ -991,7 +1164,7 @@ mod tests {
     fn a_follower_without_a_session_has_no_lag_of_zero() {
         let mut leader = started();
         let lag = |leader: &Leader, node| {
-            let view = leader.view();
+            let view = leader.view(at(1));
             view.followers
                 .iter()
                 .find(|follower| follower.node == node)
@@ -1029,9 +1202,176 @@ mod tests {
     #[test]
     fn with_fewer_members_than_m_the_watermark_stands_still() {
         let mut leader = started();
-        leader.handle_state(&state(2, &[ME], 2));
+        leader.handle_state(&PartitionState {
+            partition_epoch: PartitionEpoch(2),
+            ..state(2, &[ME], 2)
+        });
         produce(&mut leader, 1, 1, Acks::Leader);
         leader.handle_durable(position(6, 2));
         assert_eq!(leader.high_watermark(), offset(5));
+    }
+
+    fn proposals(leader: &mut Leader) -> Vec<IsrChange> {
+        actions(leader)
+            .into_iter()
+            .filter_map(|action| match action {
+                LeaderAction::ProposeIsr(change) => Some(change),
+                _ => None,
+            })
+            .collect()
+    }
+
+    fn change(isr: &[NodeId], min_insync: u32) -> IsrChange {
+        IsrChange {
+            partition: PARTITION,
+            leader_epoch: LeaderEpoch::new(2).unwrap(),
+            partition_epoch: PartitionEpoch(1),
+            new_isr: isr.iter().copied().map(appointment).collect(),
+            min_insync,
+        }
+    }
+
+    fn with_state(isr: &[NodeId], min_insync: u32) -> Leader {
+        Leader::new(
+            at(0),
+            PARTITION,
+            appointment(ME),
+            &state(2, isr, min_insync),
+            position(5, 2),
+            position(5, 2),
+            Offset::ZERO,
+            ProducerStates::new(),
+        )
+    }
+
+    /// Ticks every 50 ms up to `until`, with the nodes `heard` at each.
+    fn tick(leader: &mut Leader, from: u64, until: u64, heard: &[NodeId]) -> Vec<IsrChange> {
+        let mut peers = Peers::new();
+        let mut proposed = Vec::new();
+        for now in (from..=until).step_by(50) {
+            for &node in heard {
+                peers.handle_heard(node, at(now), Duration::ZERO, Duration::ZERO);
+            }
+            leader.handle_tick(at(now), &peers);
+            proposed.extend(proposals(leader));
+        }
+        proposed
+    }
+
+    #[test]
+    fn a_pair_with_a_dead_member_becomes_one_replica_and_commits() {
+        let mut leader = with_state(&[ME, TWO], 1);
+        assert_eq!(tick(&mut leader, 0, 500, &[]), []);
+        assert_eq!(tick(&mut leader, 550, 600, &[]), [change(&[ME], 1)]);
+        assert!(
+            !leader.epoch_started(),
+            "both sets count until it is settled"
+        );
+        leader.handle_isr_outcome(at(600), &change(&[ME], 1), IsrOutcome::Accepted);
+        assert!(!leader.epoch_started(), "the state is what settles it");
+        leader.handle_state(&PartitionState {
+            partition_epoch: PartitionEpoch(2),
+            ..state(2, &[ME], 1)
+        });
+        assert!(leader.epoch_started());
+        assert_eq!(leader.high_watermark(), offset(5));
+    }
+
+    #[test]
+    fn while_a_change_is_proposed_both_sets_must_hold_a_record() {
+        let mut leader = started();
+        // Node three, silent for ten seconds, leaves; node two, which has everything, stays.
+        let proposed = tick(&mut leader, 0, 10_100, &[TWO]);
+        assert_eq!(proposed, [change(&[ME, TWO], 2)]);
+        open(&mut leader, THREE, 1, position(5, 2));
+        produce(&mut leader, 1, 1, Acks::All);
+        leader.handle_durable(position(6, 2));
+        ack(&mut leader, THREE, 1, position(6, 2));
+        assert_eq!(
+            completed(&mut leader),
+            [],
+            "the old set holds it, the proposed one does not"
+        );
+        ack(&mut leader, TWO, 1, position(6, 2));
+        assert_eq!(completed(&mut leader), [(1, Ok(5))]);
+    }
+
+    #[test]
+    fn a_change_is_proposed_only_where_the_new_set_holds_what_is_committed() {
+        // Nobody but the leader has the epoch start: the set without node three could not be shown to hold it.
+        let mut leader = with_state(&[ME, TWO, THREE], 2);
+        assert_eq!(tick(&mut leader, 0, 12_000, &[]), []);
+    }
+
+    #[test]
+    fn a_replica_that_has_caught_up_joins_and_an_unknown_outcome_is_asked_for_again() {
+        let mut leader = with_state(&[ME, TWO], 2);
+        open(&mut leader, TWO, 1, position(5, 1));
+        ack(&mut leader, TWO, 1, position(5, 2));
+        open(&mut leader, THREE, 1, position(3, 1));
+        assert_eq!(tick(&mut leader, 50, 300, &[TWO, THREE]), []);
+        ack(&mut leader, THREE, 1, position(5, 2));
+        let grown = change(&[ME, TWO, THREE], 2);
+        assert_eq!(
+            tick(&mut leader, 350, 500, &[TWO, THREE]),
+            std::slice::from_ref(&grown)
+        );
+        leader.handle_isr_outcome(at(500), &grown, IsrOutcome::Unknown);
+        assert_eq!(tick(&mut leader, 550, 900, &[TWO, THREE]), [grown]);
+    }
+
+    #[test]
+    fn the_configured_m_is_proposed_and_holds_once_it_is_committed() {
+        let mut leader = started();
+        leader.handle_min_insync(3);
+        // All three must hold what is committed before all three are what a commit needs.
+        assert_eq!(tick(&mut leader, 50, 300, &[TWO, THREE]), []);
+        open(&mut leader, THREE, 1, position(5, 1));
+        ack(&mut leader, THREE, 1, position(5, 2));
+        let raised = change(&[ME, TWO, THREE], 3);
+        assert_eq!(tick(&mut leader, 350, 400, &[TWO, THREE]), [raised]);
+    }
+
+    #[test]
+    fn an_ack_of_another_data_directory_commits_nothing() {
+        let mut leader = with_state(&[ME, TWO], 2);
+        let replaced = Appointment {
+            directory: DirectoryId::from_random_bits(99),
+            ..appointment(TWO)
+        };
+        let hello = OpenSession {
+            partition: PARTITION,
+            leader_epoch: LeaderEpoch::new(2).unwrap(),
+            session: SessionId::from_random_bits(1),
+            durable: LogPosition::START,
+            epochs: history(&[]),
+            epochs_complete: true,
+        };
+        let own = history(&[(1, 0), (2, 5)]);
+        let log = LogEnds {
+            start: LogPosition::START,
+            end: position(5, 2),
+            epochs: &own,
+        };
+        leader.handle_open_session(replaced, &hello, log);
+        ack(&mut leader, TWO, 1, position(5, 2));
+        assert!(!leader.epoch_started());
+        // The set that names it as it is now counts it.
+        let proposed = tick(&mut leader, 50, 100, &[TWO]);
+        assert_eq!(proposed[0].new_isr, [appointment(ME), replaced]);
+    }
+
+    #[test]
+    fn what_waits_when_too_few_are_left_is_told_so() {
+        let mut leader = started();
+        produce(&mut leader, 1, 1, Acks::All);
+        leader.handle_state(&PartitionState {
+            partition_epoch: PartitionEpoch(2),
+            ..state(2, &[ME, TWO], 3)
+        });
+        assert_eq!(
+            completed(&mut leader),
+            [(1, Err(ErrorCode::NotEnoughReplicasAfterAppend))]
+        );
     }
 }

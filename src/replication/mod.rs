@@ -8,7 +8,10 @@
 //! The rules are told in `docs/protocol.md`; each stands in the code beside the field that it binds.
 
 mod ack_tracker;
+mod caught_up;
 mod follower;
+mod in_sync;
+mod isr_changes;
 mod leader;
 mod peers;
 mod producer_state;
@@ -16,6 +19,7 @@ mod progress;
 
 pub use ack_tracker::{AckTracker, ProduceTicket};
 pub use follower::{Follower, FollowerAction, FramesRefused, SessionState};
+pub use in_sync::IsrOutcome;
 pub use leader::{
     AckRefused, Acks, Admission, FollowerView, Leader, LeaderAction, LeaderView, LogEnds,
     ProduceOutcome, ProducerBatch, suspicion_time,

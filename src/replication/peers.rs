@@ -19,6 +19,7 @@ pub struct Peers {
 struct Heard {
     at: MonotonicTime,
     suspicion: Duration,
+    rtt: Duration,
 }
 
 impl Peers {
@@ -27,11 +28,19 @@ impl Peers {
     }
 
     /// `node` was heard at `at`. `suspicion` is how long a silence of this node is normal:
-    /// max([`MINIMUM_SUSPICION`], 2 × smoothed RTT + 4 × its variance). An older report than the last one changes nothing.
-    pub fn handle_heard(&mut self, node: NodeId, at: MonotonicTime, suspicion: Duration) {
+    /// max([`MINIMUM_SUSPICION`], 2 × smoothed RTT + 4 × its variance). `rtt` is the smoothed round trip. An older report than
+    /// the last one changes nothing.
+    pub fn handle_heard(
+        &mut self,
+        node: NodeId,
+        at: MonotonicTime,
+        suspicion: Duration,
+        rtt: Duration,
+    ) {
         let heard = Heard {
             at,
             suspicion: suspicion.max(MINIMUM_SUSPICION),
+            rtt,
         };
         let known = self.heard.entry(node).or_insert(heard);
         if known.at <= at {
@@ -47,6 +56,18 @@ impl Peers {
             None => (since, MINIMUM_SUSPICION),
         };
         now.since(at) <= suspicion
+    }
+
+    /// When `node` was last heard.
+    pub fn last_heard(&self, node: NodeId) -> Option<MonotonicTime> {
+        self.heard.get(&node).map(|heard| heard.at)
+    }
+
+    /// The smoothed round trip to `node`; zero while it is not known.
+    pub fn rtt(&self, node: NodeId) -> Duration {
+        self.heard
+            .get(&node)
+            .map_or(Duration::ZERO, |heard| heard.rtt)
     }
 
     /// Forgets a node that was removed from the cluster.
@@ -71,7 +92,7 @@ mod tests {
         assert!(peers.is_heard(NODE, at(0), at(300)), "time to dial");
         assert!(!peers.is_heard(NODE, at(0), at(301)));
 
-        peers.handle_heard(NODE, at(1000), Duration::from_millis(800));
+        peers.handle_heard(NODE, at(1000), Duration::from_millis(800), Duration::ZERO);
         assert!(peers.is_heard(NODE, at(0), at(1800)));
         assert!(!peers.is_heard(NODE, at(0), at(1801)));
     }
@@ -79,8 +100,8 @@ mod tests {
     #[test]
     fn a_late_report_of_an_early_sign_of_life_changes_nothing() {
         let mut peers = Peers::new();
-        peers.handle_heard(NODE, at(1000), MINIMUM_SUSPICION);
-        peers.handle_heard(NODE, at(400), Duration::from_secs(60));
+        peers.handle_heard(NODE, at(1000), MINIMUM_SUSPICION, Duration::ZERO);
+        peers.handle_heard(NODE, at(400), Duration::from_secs(60), Duration::ZERO);
         assert!(!peers.is_heard(NODE, at(0), at(1301)));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use crate::types::{Incarnation, LogPosition, MonotonicTime, Offset, SessionId};
+use crate::types::{Appointment, LogPosition, MonotonicTime, Offset, SessionId};
 use crate::wire::Ack;
 
 /// The most frame bytes that one send order asks for: small enough that a partition's owner is never long at one
@@ -13,7 +13,8 @@ pub(super) const SEND_BYTES: usize = 256 * 1024;
 /// under an old session can be counted under a new one.
 #[derive(Debug)]
 pub(super) struct Progress {
-    pub(super) incarnation: Incarnation,
+    /// The follower's node, data directory and process.
+    pub(super) replica: Appointment,
     pub(super) session: SessionId,
     /// The end of what the follower holds durably, by an ack of this session. Starts at nothing, whatever an earlier
     /// session acknowledged; only rises; never above the leader's own end.
@@ -34,9 +35,8 @@ pub(super) struct Progress {
     blocked: bool,
     /// The last high watermark that went out on this session.
     pub(super) watermark_sent: Offset,
-    /// The latest time, no later than the arrival of its last message, at which the leader's end was at or below the
-    /// durable end in that message.
-    pub(super) caught_up_at: Option<MonotonicTime>,
+    /// When its last ack of this session arrived.
+    pub(super) heard_at: MonotonicTime,
 }
 
 /// On which lane a session's frames travel. Catch-up must not hold up other partitions' live frames, and no live frame may
@@ -52,13 +52,13 @@ enum Flow {
 impl Progress {
     /// A session whose frames start at `next`. It may go live at once if the log ends there.
     pub(super) fn new(
-        incarnation: Incarnation,
+        replica: Appointment,
         session: SessionId,
         next: LogPosition,
         end: LogPosition,
     ) -> Progress {
         Progress {
-            incarnation,
+            replica,
             session,
             durable: LogPosition::START,
             received: Offset::ZERO,
@@ -73,7 +73,7 @@ impl Progress {
             ordered: false,
             blocked: false,
             watermark_sent: Offset::ZERO,
-            caught_up_at: None,
+            heard_at: MonotonicTime::ZERO,
         }
     }
 

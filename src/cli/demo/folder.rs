@@ -50,6 +50,13 @@ pub(super) struct NodePlan {
     pub(super) command: Vec<String>,
 }
 
+/// What keeps one node's ports from being given to somebody else: one socket for QUIC, one for Kafka.
+#[derive(Debug)]
+struct HeldPort {
+    _udp: UdpSocket,
+    _tcp: TcpListener,
+}
+
 /// One node in `nodes.json`. The field names are part of the command line's interface.
 #[derive(Debug, Serialize, Deserialize)]
 struct NodeEntry {
@@ -65,7 +72,11 @@ struct NodeEntry {
 pub(super) struct Folder {
     path: PathBuf,
     nodes: Vec<NodePlan>,
+    /// The nodes' ports until their processes take them, in the order of the nodes.
+    held: Vec<Option<HeldPort>>,
     keep: bool,
+    /// A kept demo that goes on: its nodes know each other by their ports, which therefore stay.
+    taken_up: bool,
     /// It was there before, empty; then only what is in it goes.
     existed: bool,
 }
@@ -102,8 +113,8 @@ impl Folder {
             )));
         }
         let kept = if existed { kept_nodes(&path)? } else { None };
-        let is_kept = kept.is_some();
-        let addresses = match kept {
+        let taken_up = kept.is_some();
+        let (addresses, held) = match kept {
             Some(kept) => {
                 if let Some(asked) = nodes.filter(|asked| usize::from(*asked) != kept.len()) {
                     return Err(usage(format!(
@@ -112,24 +123,61 @@ impl Folder {
                         kept.len()
                     )));
                 }
-                still_free(&kept)?;
-                kept.iter().map(|node| (node.quic, node.kafka)).collect()
+                let held = hold_kept(&kept)?;
+                let addresses = kept.iter().map(|node| (node.quic, node.kafka)).collect();
+                (addresses, held)
             }
             None => free_addresses(nodes.unwrap_or(DEFAULT_NODES))?,
         };
         let folder = Folder {
             nodes: plan(&path, &addresses)?,
+            held: held.into_iter().map(Some).collect(),
             path,
-            keep: keep || is_kept,
+            keep: keep || taken_up,
+            taken_up,
             existed,
         };
         folder.write_certificates()?;
-        folder.write_client_env()?;
-        folder
-            .nodes
-            .iter()
-            .try_for_each(NodePlan::write_start_script)?;
+        folder.write_addresses()?;
         Ok(folder)
+    }
+
+    /// Gives the ports of one node, by its place in [`Folder::nodes`], to the process that is about to be started. Until it
+    /// binds them anybody can: see [`Folder::move_to_other_ports`].
+    pub(super) fn let_go_of_port(&mut self, index: usize) {
+        if let Some(held) = self.held.get_mut(index) {
+            *held = None;
+        }
+    }
+
+    /// Whether the nodes may listen elsewhere than they were told to before.
+    pub(super) fn may_move(&self) -> bool {
+        !self.taken_up
+    }
+
+    /// Has a new demo's nodes, none of which runs, begin anew on other ports. What they have stored names the old ones and
+    /// goes.
+    pub(super) fn move_to_other_ports(&mut self) -> anyhow::Result<()> {
+        let count = u16::try_from(self.nodes.len())?;
+        let (addresses, held) = free_addresses(count)?;
+        for node in &self.nodes {
+            match fs::remove_dir_all(&node.data_dir) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(error)
+                        .with_context(|| format!("cannot remove {}", node.data_dir.display()));
+                }
+                _ => {}
+            }
+        }
+        self.nodes = plan(&self.path, &addresses)?;
+        self.held = held.into_iter().map(Some).collect();
+        self.write_addresses()
+    }
+
+    /// Writes everything that says where the nodes listen, but for `nodes.json`, which also has their pids.
+    fn write_addresses(&self) -> anyhow::Result<()> {
+        self.write_client_env()?;
+        self.nodes.iter().try_for_each(NodePlan::write_start_script)
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -383,22 +431,25 @@ fn plan(folder: &Path, addresses: &[(SocketAddr, SocketAddr)]) -> anyhow::Result
     Ok(nodes)
 }
 
-/// As many neighbouring ports, each free for both QUIC and Kafka: the one is on UDP, the other on TCP.
-fn free_addresses(count: u16) -> anyhow::Result<Vec<(SocketAddr, SocketAddr)>> {
+/// Where a node serves QUIC and where Kafka.
+type Addresses = (SocketAddr, SocketAddr);
+
+/// As many neighbouring ports, each free for both QUIC and Kafka: the one is on UDP, the other on TCP. They are held, so that
+/// nobody else who looks for a port finds them free.
+fn free_addresses(count: u16) -> anyhow::Result<(Vec<Addresses>, Vec<HeldPort>)> {
     'tries: for _ in 0..PORT_TRIES {
         let first = rand::random_range(PORTS);
-        // Held until all are found, so that none is found twice.
         let mut held = Vec::new();
         let mut addresses = Vec::new();
         for port in first..first + count {
             let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-            match (UdpSocket::bind(address), TcpListener::bind(address)) {
-                (Ok(udp), Ok(tcp)) => held.push((udp, tcp)),
-                _ => continue 'tries,
+            match HeldPort::bind(address, address) {
+                Ok(port) => held.push(port),
+                Err(_) => continue 'tries,
             }
             addresses.push((address, address));
         }
-        return Ok(addresses);
+        return Ok((addresses, held));
     }
     bail!(
         "no {count} neighbouring ports are free on 127.0.0.1 between {} and {}",
@@ -408,18 +459,38 @@ fn free_addresses(count: u16) -> anyhow::Result<Vec<(SocketAddr, SocketAddr)>> {
 }
 
 /// A kept demo's nodes know each other by their ports.
-fn still_free(nodes: &[NodeEntry]) -> anyhow::Result<()> {
-    for node in nodes {
-        UdpSocket::bind(node.quic)
-            .and_then(|_| TcpListener::bind(node.kafka))
-            .with_context(|| {
-                format!(
-                    "node {} of the kept demo needs UDP port {} and TCP port {}: end what uses them, or choose another --dir",
-                    node.id, node.quic, node.kafka
-                )
-            })?;
+fn hold_kept(nodes: &[NodeEntry]) -> anyhow::Result<Vec<HeldPort>> {
+    let hold = |node: &NodeEntry| {
+        HeldPort::bind(node.quic, node.kafka).with_context(|| {
+            format!(
+                "node {} of the kept demo needs UDP port {} and TCP port {}: end what uses them, or choose another --dir",
+                node.id, node.quic, node.kafka
+            )
+        })
+    };
+    nodes.iter().map(hold).collect()
+}
+
+impl HeldPort {
+    fn bind(quic: SocketAddr, kafka: SocketAddr) -> io::Result<HeldPort> {
+        Ok(HeldPort {
+            _udp: UdpSocket::bind(quic)?,
+            _tcp: TcpListener::bind(kafka)?,
+        })
     }
-    Ok(())
+}
+
+impl NodePlan {
+    /// The port of this node, which is not running, that somebody else has; `None` if both can be had.
+    pub(super) fn taken_port(&self) -> Option<SocketAddr> {
+        let taken = |bound: io::Result<()>| {
+            bound.is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse)
+        };
+        if taken(UdpSocket::bind(self.quic).map(drop)) {
+            return Some(self.quic);
+        }
+        taken(TcpListener::bind(self.kafka).map(drop)).then_some(self.kafka)
+    }
 }
 
 fn create_private(path: &Path) -> anyhow::Result<()> {
@@ -477,8 +548,35 @@ mod tests {
         let same: Vec<_> = again.nodes().iter().map(|node| node.quic).collect();
         assert_eq!(same, ports);
         // What was once asked to be kept is not removed by a later run.
+        assert!(!again.may_move());
         again.close(true);
         assert!(path.join(NODES_FILE).exists());
+    }
+
+    #[test]
+    fn ports_are_held_until_they_are_let_go_of() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut folder = Folder::open(Some(dir.path()), Some(2), false).unwrap();
+        let ports: Vec<_> = folder.nodes().iter().map(|node| node.quic).collect();
+        assert_eq!(folder.nodes()[0].taken_port(), Some(ports[0]));
+        folder.let_go_of_port(0);
+        assert_eq!(folder.nodes()[0].taken_port(), None);
+        assert_eq!(folder.nodes()[1].taken_port(), Some(ports[1]));
+
+        fs::create_dir_all(&folder.nodes()[0].data_dir).unwrap();
+        let thief = TcpListener::bind(ports[0]).unwrap();
+        assert_eq!(folder.nodes()[0].taken_port(), Some(ports[0]));
+        assert!(folder.may_move());
+        folder.move_to_other_ports().unwrap();
+        assert!(!folder.nodes()[0].data_dir.exists());
+        drop(thief);
+        let moved: Vec<_> = folder.nodes().iter().map(|node| node.quic).collect();
+        assert_ne!(moved, ports);
+        let env = fs::read_to_string(folder.client_env()).unwrap();
+        assert!(
+            env.contains(&format!("={},{}\n", moved[0], moved[1])),
+            "{env}"
+        );
     }
 
     #[test]

@@ -40,6 +40,10 @@ const MAX_NODES: u16 = 5;
 const PARTITIONS: u32 = 3;
 /// The largest record: a batch of it must stay under the default of `max.message.bytes`.
 const MAX_RECORD_BYTES: u32 = 1_000_000;
+/// How often a demo begins anew because somebody took one of its ports.
+const MAX_MOVES: u32 = 5;
+/// Before a topic that the cluster could not make is asked for again.
+const TOPIC_PAUSE: Duration = Duration::from_millis(200);
 /// How long records that are on their way at the end may take to be acknowledged.
 const LAST_ACKS: Duration = Duration::from_secs(10);
 /// How long followers may take at the end to learn what is committed.
@@ -98,10 +102,10 @@ pub(super) fn run(options: &GlobalOptions, args: DemoArgs) -> anyhow::Result<Exi
 async fn demo(options: &GlobalOptions, args: DemoArgs) -> anyhow::Result<Exit> {
     let signals = Signals::listen().context("cannot listen for Ctrl-C")?;
     let mut screen = Screen::new(options.json());
-    let folder = Folder::open(args.dir.as_deref(), args.nodes, args.keep)?;
+    let mut folder = Folder::open(args.dir.as_deref(), args.nodes, args.keep)?;
     let outcome = tokio::select! {
         biased;
-        outcome = perform(options, &args, &folder, &mut screen, &signals) => outcome,
+        outcome = perform(options, &args, &mut folder, &mut screen, &signals) => outcome,
         // Dropping the other future kills the nodes.
         () = signals.twice() => Ok(Exit::Interrupted),
     };
@@ -114,7 +118,7 @@ async fn demo(options: &GlobalOptions, args: DemoArgs) -> anyhow::Result<Exit> {
 async fn perform(
     options: &GlobalOptions,
     args: &DemoArgs,
-    folder: &Folder,
+    folder: &mut Folder,
     screen: &mut Screen,
     signals: &Signals,
 ) -> anyhow::Result<Exit> {
@@ -149,7 +153,7 @@ async fn perform(
 async fn play(
     options: &GlobalOptions,
     args: &DemoArgs,
-    folder: &Folder,
+    folder: &mut Folder,
     screen: &mut Screen,
     signals: &Signals,
     processes: &mut Processes,
@@ -160,10 +164,9 @@ async fn play(
         _ => format!("Starting {count} nodes …"),
     })?;
     let started = Instant::now();
-    let watchers = Watchers::start(folder)?;
-    wait_until_healthy(options.timeout, processes, &watchers).await?;
+    let watchers = start_up(options.timeout, folder, screen, processes).await?;
     let client = workload::connect(folder).await?;
-    create_topic(&client, &args.topic, count).await?;
+    create_topic(&client, &args.topic, count, options.timeout).await?;
     screen.introduce(folder, processes, &args.topic, started.elapsed())?;
 
     let load = Load {
@@ -214,6 +217,38 @@ async fn play(
     }
 }
 
+/// Waits until the nodes are a cluster. Between the moment in which the demo lets go of a port and the one in which the node
+/// has it, somebody else can take it; then a new demo begins anew on other ports, some times.
+async fn start_up(
+    within: Duration,
+    folder: &mut Folder,
+    screen: &Screen,
+    processes: &mut Processes,
+) -> anyhow::Result<Watchers> {
+    let mut moves = 0;
+    loop {
+        let watchers = Watchers::start(folder)?;
+        let error = match wait_until_healthy(within, processes, &watchers).await {
+            Ok(()) => return Ok(watchers),
+            Err(error) => error,
+        };
+        let Some(port) = processes.taken_port() else {
+            return Err(error);
+        };
+        if moves == MAX_MOVES || !folder.may_move() {
+            return Err(error);
+        }
+        moves += 1;
+        screen.say(&format!(
+            "Something else took port {port} meanwhile; starting the nodes on other ports …"
+        ))?;
+        drop(watchers);
+        processes.stop().await;
+        folder.move_to_other_ports()?;
+        *processes = Processes::start(folder)?;
+    }
+}
+
 /// Waits until every node is registered, knows the controller, and is heard by it.
 async fn wait_until_healthy(
     within: Duration,
@@ -239,7 +274,12 @@ async fn wait_until_healthy(
     }
 }
 
-async fn create_topic(client: &Client, name: &TopicName, nodes: usize) -> anyhow::Result<()> {
+async fn create_topic(
+    client: &Client,
+    name: &TopicName,
+    nodes: usize,
+    within: Duration,
+) -> anyhow::Result<()> {
     let replicas = nodes.min(3) as u16;
     let mut topic = NewTopic::new(name.clone());
     topic.partitions = Some(PARTITIONS);
@@ -248,11 +288,25 @@ async fn create_topic(client: &Client, name: &TopicName, nodes: usize) -> anyhow
     topic
         .configs
         .insert("min.insync.replicas".to_owned(), majority.to_string());
-    match client.admin().create_topic(&topic, false).await {
-        Ok(_) => Ok(()),
-        // Of a kept demo.
-        Err(error) if error.error_code() == Some(ErrorCode::TopicAlreadyExists) => Ok(()),
-        Err(error) => Err(anyhow::Error::new(error).context(format!("cannot create topic {name}"))),
+    let deadline = Instant::now() + within;
+    loop {
+        let error = match client.admin().create_topic(&topic, false).await {
+            Ok(_) => return Ok(()),
+            Err(error) => error,
+        };
+        match error.error_code() {
+            // Of a kept demo, or of an earlier attempt whose answer was lost.
+            Some(ErrorCode::TopicAlreadyExists) => return Ok(()),
+            // On a busy machine a young cluster may change its controller once more.
+            _ if error.is_retriable() && Instant::now() < deadline => {
+                tokio::time::sleep(TOPIC_PAUSE).await;
+            }
+            _ => {
+                return Err(
+                    anyhow::Error::new(error).context(format!("cannot create topic {name}"))
+                );
+            }
+        }
     }
 }
 

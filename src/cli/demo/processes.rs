@@ -5,6 +5,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
@@ -65,12 +66,12 @@ pub(super) struct Stopped {
 
 impl Processes {
     /// Starts every node and notes their pids in the folder.
-    pub(super) fn start(folder: &Folder) -> anyhow::Result<Processes> {
-        let nodes = folder
-            .nodes()
-            .iter()
-            .map(|plan| NodeProcess::start(plan.clone()))
-            .collect::<anyhow::Result<Vec<_>>>()?;
+    pub(super) fn start(folder: &mut Folder) -> anyhow::Result<Processes> {
+        let mut nodes = Vec::new();
+        for (index, plan) in folder.nodes().to_vec().into_iter().enumerate() {
+            folder.let_go_of_port(index);
+            nodes.push(NodeProcess::start(plan)?);
+        }
         let processes = Processes { nodes };
         folder.write_nodes(&processes.pids())?;
         Ok(processes)
@@ -111,6 +112,14 @@ impl Processes {
             }
         }
         Ok(())
+    }
+
+    /// A port that a node needs and somebody else has, where that may be why the node has ended.
+    pub(super) fn taken_port(&mut self) -> Option<SocketAddr> {
+        self.nodes.iter_mut().find_map(|node| {
+            let runs = matches!(node.child.try_wait(), Ok(None));
+            if runs { None } else { node.plan.taken_port() }
+        })
     }
 
     pub(super) fn where_to_look(&self) -> String {

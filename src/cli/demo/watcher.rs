@@ -105,15 +105,21 @@ impl Watchers {
                 Some(_) => {}
             }
         }
-        // Only a controller hears everybody, and the active one counts.
-        for (id, status) in &statuses {
-            let active = status
-                .as_ref()
-                .filter(|status| status.active_controller == Some(*id));
-            for node in active.iter().flat_map(|status| &status.nodes) {
-                if !node.alive {
-                    complaints.push(format!("node {} is not heard by the controller", node.node));
-                }
+        // Only a controller hears everybody, and the active one counts. What it does not know yet it cannot use, though a node
+        // may have learnt already that it was registered.
+        let active = statuses.iter().find_map(|(id, status)| {
+            let status = status.as_ref()?;
+            (status.active_controller == Some(*id)).then_some(status)
+        });
+        for (id, _) in &statuses {
+            let heard = |status: &Arc<NodeStatus>| {
+                status
+                    .nodes
+                    .iter()
+                    .any(|node| node.node == *id && node.alive)
+            };
+            if active.is_some_and(|status| !heard(status)) {
+                complaints.push(format!("node {id} is not heard by the controller"));
             }
         }
         complaints
