@@ -20,6 +20,8 @@ use crate::types::NodeId;
 
 /// Where QUIC is served unless something else is said.
 const DEFAULT_LISTEN: &str = "127.0.0.1:9292";
+/// How long a node that is told to stop may hand its leaderships over.
+const DRAIN_WITHIN: Duration = Duration::from_secs(10);
 
 /// Run a node
 #[derive(Args, Debug)]
@@ -34,6 +36,8 @@ enum ServerCommand {
 }
 
 /// Start a node and run it until it is stopped with Ctrl-C or SIGTERM
+///
+/// Told to stop, it first hands its leaderships over to other nodes, 10 s at most; told twice, it stops at once.
 ///
 /// A node alone needs only --data-dir: it is its own controller, and makes certificates under its data directory. A flag
 /// wins over the environment, the environment over the configuration file.
@@ -191,6 +195,12 @@ fn serve(config: NodeConfig, exit_with_stdin: bool) -> anyhow::Result<Exit> {
             exit = signals.next() => (exit, None),
             cause = node.failed() => (Exit::Failure, Some(cause)),
         };
+        if failure.is_none() {
+            tokio::select! {
+                () = node.drain(DRAIN_WITHIN) => {}
+                _ = signals.next() => note("told twice: stopping without handing over"),
+            }
+        }
         node.stop().await;
         match failure {
             Some(cause) => Err(anyhow!(cause).context("the node stopped by itself")),
@@ -230,10 +240,12 @@ impl Signals {
             }
         };
         tokio::select! {
-            _ = self.terminate.recv() => Exit::Ok,
-            _ = self.interrupt.recv() => Exit::Ok,
-            () = stdin_ended => Exit::Ok,
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+            // It ends once.
+            () = stdin_ended => self.stdin_ended = None,
         }
+        Exit::Ok
     }
 }
 

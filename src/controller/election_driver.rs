@@ -35,6 +35,8 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(2);
 const MAX_REPLIES: usize = 1024;
 /// How often it is looked which leaderships are to move, if nothing changes: some of them rest after a failure.
 const MOVES_INTERVAL: Duration = Duration::from_millis(250);
+/// How long an election quorum waits for the replica that a leadership is on its way to.
+const CHOICE_GRACE: Duration = Duration::from_millis(500);
 /// Added to the time that a leader has for handing over, for its answer to arrive.
 const HAND_OVER_MARGIN: Duration = Duration::from_millis(500);
 
@@ -377,12 +379,17 @@ impl Driver {
                 continue;
             }
             let since = *running.quorum_since.get_or_insert(now);
-            let wait = now < since + grace
-                && running
-                    .election
-                    .missing(image)
-                    .any(|node| alive.contains(&node));
-            if wait {
+            let missing: BTreeSet<NodeId> = running
+                .election
+                .missing(image)
+                .filter(|node| alive.contains(node))
+                .collect();
+            // The one that a leadership is on its way to has just proved that it is there.
+            let patience = match choice {
+                Some(node) if missing.contains(&node) => CHOICE_GRACE.max(grace),
+                _ => grace,
+            };
+            if now < since + patience && !missing.is_empty() {
                 continue;
             }
             // One that has died since it replied would be replaced at once: better to wait for another reply or its return.

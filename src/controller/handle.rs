@@ -320,6 +320,13 @@ impl Controller {
         self.shared.committed_voters()
     }
 
+    /// The nodes that are to vote on metadata: other than [`Controller::voters`] only while they change, or where one of
+    /// them is gone.
+    pub fn wanted_voters(&self) -> BTreeSet<NodeId> {
+        let image = self.shared.image.borrow().clone();
+        self.shared.wanted_controllers(&image)
+    }
+
     /// The active controller, as far as this node knows. It may have been replaced already.
     pub fn active_controller(&self) -> Option<NodeId> {
         self.shared.active_controller()

@@ -6,7 +6,6 @@ use thiserror::Error;
 
 use super::command::Reassignment;
 use super::image::ClusterImage;
-use super::operations::wanted_replicas;
 use crate::types::{NodeId, TopicPartition};
 
 /// There is no other node for one of a node's replicas.
@@ -34,7 +33,7 @@ pub fn evacuate(
         .map(|&other| (other, Load::default()))
         .collect();
     for (_, state) in image.partitions() {
-        for (i, replica) in wanted_replicas(state).iter().enumerate() {
+        for (i, replica) in state.wanted_replicas().iter().enumerate() {
             if let Some(load) = loads.get_mut(replica) {
                 load.count(i);
             }
@@ -42,7 +41,7 @@ pub fn evacuate(
     }
     let mut reassignments = Vec::new();
     for (partition, state) in image.partitions() {
-        let replicas = wanted_replicas(state);
+        let replicas = state.wanted_replicas();
         let Some(place) = replicas.iter().position(|&replica| replica == node) else {
             continue;
         };

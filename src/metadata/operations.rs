@@ -60,8 +60,7 @@ impl ClusterImage {
     ) -> Result<PartitionChange, Rejection> {
         let partition = reassignment.partition;
         let state = self.state(partition)?;
-        let wanted = wanted_replicas(state);
-        if wanted == reassignment.target {
+        if state.wanted_replicas() == reassignment.target {
             // It is so already, or on its way: perhaps by the same proposal, whose answer was lost.
             return Ok(PartitionChange {
                 leader_epoch: state.leader_epoch,
@@ -208,15 +207,6 @@ impl ClusterImage {
         }
         self.controllers = controllers.clone();
         Ok(Outcome::Done)
-    }
-}
-
-/// The replicas that a partition is to have in the end: the target of a reassignment, where one is under way.
-pub(super) fn wanted_replicas(state: &PartitionState) -> &[NodeId] {
-    if state.target_replicas.is_empty() {
-        &state.replicas
-    } else {
-        &state.target_replicas
     }
 }
 

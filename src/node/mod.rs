@@ -4,6 +4,7 @@
 //! data directory, in that order. Then it starts, from the bottom up: storage, endpoint, controller, broker, listeners.
 
 mod config;
+mod drain;
 mod identity;
 mod kafka_listener;
 mod network;
@@ -264,6 +265,12 @@ impl Node {
                 return std::future::pending().await;
             }
         }
+    }
+
+    /// Hands this node's leaderships over to others, so that nobody has to wait for an election when it stops. Ends when it
+    /// leads nothing that another node could, and after `within` in any case.
+    pub async fn drain(&self, within: Duration) {
+        drain::drain(&self.controller, self.broker.me().node, within).await;
     }
 
     /// Stops everything: no new requests, waiting ones answered, logs synced, peers told.
