@@ -768,7 +768,12 @@ async fn messages_that_are_not_what_they_claim_are_refused() {
         }
     };
     use message::{Refusal, Request};
-    let heartbeat = || Request::Heartbeat;
+    let heartbeat = || {
+        Request::Heartbeat(message::Vitals {
+            round_trip: None,
+            leads: None,
+        })
+    };
     let foreign = one.handle(node(5), message(2, 5, heartbeat())).await;
     assert!(matches!(refusal(foreign), Refusal::OtherCluster { .. }));
     let claimed = one.handle(node(6), message(1, 5, heartbeat())).await;

@@ -80,20 +80,15 @@ impl Default for LeaderBalance {
     }
 }
 
-/// How long things take. The defaults are fixed numbers; what scales with the round trip comes in their place.
+/// How long things take. What depends on the link is no setting: it scales with the round trip that is measured.
 #[derive(Clone, Debug)]
 pub struct Timing {
-    /// Between two heartbeats of a broker to a controller.
-    pub broker_heartbeat: Duration,
-    /// Silence after which a broker is held for dead.
-    pub broker_timeout: Duration,
-    /// Between two heartbeats of the active controller to the others. openraft also gives up an append request after this
-    /// time, so it must exceed the round trip.
+    /// Between two heartbeats of a node to a controller. The silence after which a node is held for dead, and the active
+    /// controller for gone, is four of these and what the link's round trip adds.
+    pub heartbeat: Duration,
+    /// openraft's heartbeat, below 150 ms. It sends one every one and a half of these, and after one it takes an append
+    /// request for lost; what is on its way lives on, so a longer round trip does no harm.
     pub raft_heartbeat: Duration,
-    /// How long a controller hears no active one before it stands for election itself: at random between the two, after
-    /// the lease that `raft_election_max` also is.
-    pub raft_election_min: Duration,
-    pub raft_election_max: Duration,
     /// How long an election quorum waits for the replicas that are alive and have not replied yet.
     pub election_grace: Duration,
     /// How long a fenced node has for its answer before it is asked again.
@@ -103,11 +98,8 @@ pub struct Timing {
 impl Default for Timing {
     fn default() -> Self {
         Timing {
-            broker_heartbeat: Duration::from_millis(150),
-            broker_timeout: Duration::from_secs(1),
-            raft_heartbeat: Duration::from_millis(150),
-            raft_election_min: Duration::from_millis(500),
-            raft_election_max: Duration::from_millis(1000),
+            heartbeat: Duration::from_millis(100),
+            raft_heartbeat: Duration::from_millis(100),
             election_grace: Duration::from_millis(30),
             fence_timeout: Duration::from_secs(1),
         }

@@ -5,11 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use futures_util::StreamExt;
 use futures_util::future::join_all;
-use openraft::{BasicNode, ChangeMembers};
+use futures_util::stream::FuturesUnordered;
+use openraft::{BasicNode, ChangeMembers, ServerState};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, MissedTickBehavior};
 
+use super::candidacy::Outlook;
 use super::handle::{RegistrationState, Shared, SubmitError, jittered};
 use super::message::{Proposal, Refusal, Request, Response};
 use super::peers::PeerError;
@@ -33,7 +36,11 @@ const MEMBER_INTERVAL: Duration = Duration::from_millis(500);
 /// Log entries that a controller which has come back may be behind when it gets its vote back.
 const MAX_VOTER_LAG: u64 = 100;
 /// Heartbeats to one controller that are under way: enough for a long round trip, and a silent one costs no more.
-const MAX_HEARTBEATS: usize = 8;
+const MAX_HEARTBEATS: usize = 20;
+/// A heartbeat that was not answered by then makes room for others.
+const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(2);
+/// Between two looks at who is alive.
+const LISTEN_INTERVAL: Duration = Duration::from_millis(25);
 
 /// First start: the lowest listed controller founds the cluster, once all listed ones answer and have empty stores. After
 /// that it never does anything again.
@@ -143,42 +150,59 @@ fn set_state(shared: &Shared, state: RegistrationState) -> bool {
     })
 }
 
-/// Tells one controller that this node is alive, at fixed times: an answer that is late holds up no later heartbeat.
-pub(super) async fn send_heartbeats(shared: Arc<Shared>, controller: NodeId) {
-    let timeout = shared.config.timing.broker_timeout;
-    let mut interval = tokio::time::interval(shared.config.timing.broker_heartbeat);
+/// Tells every controller that this node is alive, at fixed times: an answer that is late holds up no later heartbeat, and
+/// one controller none to another.
+pub(super) async fn send_heartbeats(shared: Arc<Shared>) {
+    let mut interval = tokio::time::interval(shared.config.timing.heartbeat);
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let under_way = Arc::new(Semaphore::new(MAX_HEARTBEATS));
+    let mut turns: BTreeMap<NodeId, Arc<Semaphore>> = BTreeMap::new();
     loop {
         interval.tick().await;
-        let Ok(turn) = Arc::clone(&under_way).try_acquire_owned() else {
-            continue;
-        };
-        let sender = Arc::clone(&shared);
-        shared.spawn(async move {
-            let _turn = turn;
-            match sender
-                .peers
-                .call(controller, Request::Heartbeat, timeout)
-                .await
-            {
-                Ok(reply) => {
-                    let now = sender.now();
-                    sender.liveness().heard(controller, reply.incarnation, now);
-                    note_cluster(&sender, controller, None);
-                }
-                Err(error) => {
-                    if let PeerError::Answer {
-                        refusal: Refusal::OtherCluster { own, offered },
-                        ..
-                    } = error
-                    {
-                        note_cluster(&sender, controller, Some((own, offered)));
-                    }
-                    tracing::debug!(%controller, %error, "heartbeat failed");
-                }
+        let controllers = shared.other_controllers();
+        turns.retain(|node, _| controllers.contains(node));
+        for controller in controllers {
+            let turns = turns
+                .entry(controller)
+                .or_insert_with(|| Arc::new(Semaphore::new(MAX_HEARTBEATS)));
+            let Ok(turn) = Arc::clone(turns).try_acquire_owned() else {
+                continue;
+            };
+            let sender = Arc::clone(&shared);
+            shared.spawn(async move {
+                let _turn = turn;
+                send_heartbeat(&sender, controller).await;
+            });
+        }
+    }
+}
+
+async fn send_heartbeat(shared: &Shared, controller: NodeId) {
+    let begin = Instant::now();
+    let request = Request::Heartbeat(shared.vitals(controller));
+    match shared
+        .peers
+        .call(controller, request, HEARTBEAT_TIMEOUT)
+        .await
+    {
+        Ok(reply) => {
+            shared.note_round_trip(controller, begin.elapsed());
+            let now = shared.now();
+            if let Response::Heard(vitals) = reply.body {
+                let mut liveness = shared.liveness();
+                liveness.heard_vitals(controller, reply.incarnation, vitals, now);
             }
-        });
+            note_cluster(shared, controller, None);
+        }
+        Err(error) => {
+            if let PeerError::Answer {
+                refusal: Refusal::OtherCluster { own, offered },
+                ..
+            } = error
+            {
+                note_cluster(shared, controller, Some((own, offered)));
+            }
+            tracing::debug!(%controller, %error, "heartbeat failed");
+        }
     }
 }
 
@@ -203,15 +227,118 @@ fn note_cluster(shared: &Shared, controller: NodeId, other: Option<(ClusterId, C
     }
 }
 
-/// Lets the liveness judge notice its own pauses.
+/// Judges who is alive, often enough that a pause of this process is told from the silence of others.
 pub(super) async fn listen(shared: Arc<Shared>) {
-    let mut interval = tokio::time::interval(shared.config.timing.broker_timeout / 10);
+    let mut interval = tokio::time::interval(LISTEN_INTERVAL);
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         interval.tick().await;
+        let voters: BTreeSet<NodeId> = {
+            let metrics = shared.raft.metrics();
+            let metrics = metrics.borrow();
+            let committed = metrics.membership_config.voter_ids();
+            committed.filter_map(node_id).collect()
+        };
         let now = shared.now();
-        shared.liveness().tick(now);
+        {
+            let mut liveness = shared.liveness();
+            if !voters.is_empty() {
+                liveness.set_voters(voters);
+            }
+            liveness.tick(now);
+        }
+        let image = Arc::clone(&shared.image.borrow());
+        shared.alive(&image);
     }
+}
+
+/// Sees to it that some controller is active: stands when the active one is gone. See [`super::candidacy`].
+pub(super) async fn keep_active(shared: Arc<Shared>) {
+    let mut interval = tokio::time::interval(LISTEN_INTERVAL);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut active = None;
+    loop {
+        interval.tick().await;
+        let present = shared.active_controller();
+        if present != active {
+            if let Some(node) = present {
+                let term = shared.metrics().current_term;
+                tracing::info!(controller = %node, term, "the active controller");
+            }
+            active = present;
+        }
+        let metrics = shared.metrics();
+        let voters: BTreeSet<NodeId> = metrics
+            .membership_config
+            .voter_ids()
+            .filter_map(node_id)
+            .collect();
+        if voters.len() == 1 && voters.contains(&shared.me) {
+            // Alone, there is nobody to ask and nothing to wait for.
+            let resting = matches!(metrics.state, ServerState::Follower | ServerState::Learner);
+            if resting && !stand(&shared).await {
+                return;
+            }
+            continue;
+        }
+        let outlook = shared.outlook();
+        let now = shared.now();
+        if !shared.candidacy().begin_round(now, &outlook) {
+            continue;
+        }
+        let willing = canvass(&shared, &voters, &outlook).await;
+        let outlook = shared.outlook();
+        let now = shared.now();
+        let stands = shared
+            .candidacy()
+            .end_round(now, &outlook, willing, rand::random());
+        if stands {
+            tracing::info!(
+                missing = present.map(|node| node.to_string()),
+                term = metrics.current_term,
+                "the active controller is gone; standing for its place"
+            );
+            if !stand(&shared).await {
+                return;
+            }
+        }
+    }
+}
+
+/// `false` once openraft has stopped.
+async fn stand(shared: &Shared) -> bool {
+    shared.raft.trigger().elect().await.is_ok()
+}
+
+/// Whether a majority of the voters, this node included, would vote for this node. Ends as soon as it is known.
+async fn canvass(shared: &Shared, voters: &BTreeSet<NodeId>, outlook: &Outlook) -> bool {
+    let majority = voters.len() / 2 + 1;
+    let mut willing = usize::from(voters.contains(&shared.me));
+    let mut answers: FuturesUnordered<_> = voters
+        .iter()
+        .filter(|&&voter| voter != shared.me)
+        .map(|&voter| async move {
+            let request = Request::Canvass {
+                last_log: outlook.last_log,
+            };
+            let asked = shared.peers.call(voter, request, outlook.patience).await;
+            let reply = asked.inspect_err(
+                |error| tracing::debug!(node = %voter, %error, "did not answer a canvass"),
+            );
+            let Ok(reply) = reply else { return false };
+            let now = shared.now();
+            shared.liveness().heard(voter, reply.incarnation, now);
+            matches!(reply.body, Response::Canvassed { willing: true })
+        })
+        .collect();
+    while willing < majority && willing + answers.len() >= majority {
+        match answers.next().await {
+            Some(true) => willing += 1,
+            Some(false) => {}
+            None => break,
+        }
+    }
+    willing >= majority
 }
 
 /// The active controller's: gives the cluster its id, and keeps the Raft membership in line with the registry. Every

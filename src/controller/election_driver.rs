@@ -103,6 +103,7 @@ pub(super) async fn run(shared: Arc<Shared>, mut orders: mpsc::Receiver<Order>) 
         replies,
         seen: None,
     };
+    let mut standing = driver.shared.raft.server_metrics();
     let mut interval = tokio::time::interval(TICK);
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -112,6 +113,9 @@ pub(super) async fn run(shared: Arc<Shared>, mut orders: mpsc::Receiver<Order>) 
             Some(end) = ends.recv() => driver.take(end),
             Some(end) = handed_over.recv() => driver.take_hand_over(end),
             Some(order) = orders.recv() => driver.transfers.order(order),
+            // It has become the active controller, perhaps.
+            changed = standing.changed() => if changed.is_err() { return },
+            () = driver.shared.news.notified() => {}
         }
         while let Ok(end) = ends.try_recv() {
             driver.take(end);

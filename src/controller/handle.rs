@@ -7,20 +7,23 @@ use std::time::Duration;
 use openraft::error::{ClientWriteError, RaftError};
 use openraft::{RaftMetrics, ServerState, SnapshotPolicy};
 use thiserror::Error;
-use tokio::sync::{Mutex as AsyncMutex, Semaphore, mpsc, watch};
+use tokio::sync::{Mutex as AsyncMutex, Notify, Semaphore, mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
+use super::candidacy::{Candidacy, Outlook};
 use super::config::{
     ALLOWED_CONTROLLERS, ControllerConfig, FenceHandler, PeerNetwork, StartError, Timing,
 };
 use super::liveness::Liveness;
-use super::message::{MAX_COMMAND_BYTES, Proposal, Refusal, Request, Response};
+use super::message::{MAX_COMMAND_BYTES, Proposal, Refusal, Request, Response, Vitals};
 use super::network::Network;
 use super::operation::{Operation, OperationOutcome, OperationRefusal};
 use super::peers::{PeerError, Peers};
 use super::raft::{Raft, node_id, raft_id};
+use super::round_trip::RoundTrip;
+use super::runtime::{LEADER_LEASE, VOTE_TIMEOUT};
 use super::store::{self, Owner};
 use super::transfers::Order;
 use super::{duties, election_driver, upkeep};
@@ -52,6 +55,10 @@ const MAX_ORDERS: usize = 256;
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a submitter waits for its own image to show what was committed.
 const CATCH_UP_TIMEOUT: Duration = Duration::from_millis(500);
+/// How long an active controller goes on without an acknowledgement of a majority, at least: on a slow link longer.
+const QUORUM_PATIENCE: Duration = Duration::from_secs(2);
+/// How long a stop waits for the controllers to hear of it.
+const LEAVE_TIMEOUT: Duration = Duration::from_millis(300);
 /// How long a stop waits for the store's file.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -146,10 +153,15 @@ pub(super) struct Shared {
     pub(super) fence_handler: Arc<dyn FenceHandler>,
     pub(super) stop: CancellationToken,
     liveness: Mutex<Liveness>,
+    candidacy: Mutex<Candidacy>,
+    /// Of this node's heartbeats, by controller. Bounded by the controllers.
+    round_trips: Mutex<BTreeMap<NodeId, RoundTrip>>,
     started: Instant,
     proposals: Semaphore,
     /// To the election driver.
     pub(super) orders: mpsc::Sender<Order>,
+    /// Something was heard that changes who is alive at once.
+    pub(super) news: Notify,
     /// Held while the Raft membership is brought in line with the registry, so that a node being removed is not added.
     pub(super) membership: AsyncMutex<()>,
     /// When a refused message was last told of at a level that is seen.
@@ -211,7 +223,7 @@ impl Controller {
         let liveness = Liveness::new(
             me,
             voters.keys().copied().collect(),
-            config.timing.broker_timeout,
+            config.timing.heartbeat,
         );
         let stop = CancellationToken::new();
         let (orders, to_carry_out) = mpsc::channel(MAX_ORDERS);
@@ -228,9 +240,12 @@ impl Controller {
             fence_handler,
             stop: stop.clone(),
             liveness: Mutex::new(liveness),
+            candidacy: Mutex::new(Candidacy::new(me)),
+            round_trips: Mutex::default(),
             started: Instant::now(),
             proposals: Semaphore::new(MAX_PROPOSALS),
             orders,
+            news: Notify::new(),
             membership: AsyncMutex::new(()),
             refusal_logged: Mutex::new(None),
             tasks: TaskTracker::new(),
@@ -381,6 +396,24 @@ impl Controller {
         }
     }
 
+    /// Tells the controllers that this node stops, so that they do not wait for its silence; at most a moment. An active
+    /// controller ceases to hold on to that. To be called once nothing more will be served, and before
+    /// [`Controller::shutdown`].
+    pub async fn leave(&self) {
+        let shared = &self.shared;
+        shared.raft.runtime_config().heartbeat(false);
+        let told = shared.other_controllers().into_iter().map(async |node| {
+            let told = shared
+                .peers
+                .call(node, Request::Leaving, LEAVE_TIMEOUT)
+                .await;
+            if let Err(error) = told {
+                tracing::debug!(controller = %node, %error, "did not hear that this node stops");
+            }
+        });
+        futures_util::future::join_all(told).await;
+    }
+
     /// Stops everything and waits until the store's file is closed.
     pub async fn shutdown(&self) {
         self.shared.stop.cancel();
@@ -425,16 +458,18 @@ async fn check_controllers(
     })
 }
 
+pub(super) fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
 fn raft_config(timing: &Timing) -> Result<openraft::Config, StartError> {
-    let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     openraft::Config {
         cluster_name: "quorate".to_owned(),
         heartbeat_interval: millis(timing.raft_heartbeat),
-        // openraft's own timers stand for election. A detector that scales with the round trip, and stands only while it
-        // hears a majority, takes their place by `enable_elect: false` and `Raft::trigger().elect()`.
-        enable_elect: true,
-        election_timeout_min: millis(timing.raft_election_min),
-        election_timeout_max: millis(timing.raft_election_max),
+        // Our own detector stands for election: see `candidacy`.
+        enable_elect: false,
+        election_timeout_min: millis(VOTE_TIMEOUT),
+        election_timeout_max: millis(LEADER_LEASE),
         install_snapshot_timeout: millis(SNAPSHOT_TIMEOUT),
         max_payload_entries: MAX_APPEND_ENTRIES,
         snapshot_policy: SnapshotPolicy::LogsSinceLast(SNAPSHOT_EVERY),
@@ -460,9 +495,8 @@ impl Shared {
         self.spawn(duties::found_cluster(Arc::clone(self)));
         self.spawn(duties::keep_registered(Arc::clone(self)));
         self.spawn(duties::listen(Arc::clone(self)));
-        for &voter in self.voters.keys().filter(|&&voter| voter != self.me) {
-            self.spawn(duties::send_heartbeats(Arc::clone(self), voter));
-        }
+        self.spawn(duties::send_heartbeats(Arc::clone(self)));
+        self.spawn(duties::keep_active(Arc::clone(self)));
         self.spawn(duties::keep_members(Arc::clone(self)));
         self.spawn(upkeep::run(Arc::clone(self)));
         self.spawn(election_driver::run(Arc::clone(self), orders));
@@ -485,9 +519,91 @@ impl Shared {
         self.liveness.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    pub(super) fn candidacy(&self) -> MutexGuard<'_, Candidacy> {
+        self.candidacy
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The nodes that are alive; tells of those that were not before, or are not any more.
     pub(super) fn alive(&self, image: &ClusterImage) -> BTreeSet<NodeId> {
         let now = self.now();
-        self.liveness().alive(image.nodes(), now)
+        let (alive, verdicts) = {
+            let mut liveness = self.liveness();
+            let alive = liveness.alive(image.nodes(), now);
+            (alive, liveness.take_verdicts())
+        };
+        // Only controllers hear everybody.
+        if !verdicts.is_empty() && self.is_controller(self.me) {
+            for verdict in verdicts {
+                let node = verdict.node;
+                let incarnation = verdict.incarnation;
+                let cause = verdict.cause;
+                let silence_ms = millis(verdict.silence);
+                if verdict.alive {
+                    tracing::info!(%node, %incarnation, %cause, silence_ms, "node alive again");
+                } else {
+                    tracing::warn!(%node, %incarnation, %cause, silence_ms, "node held for dead");
+                }
+            }
+        }
+        alive
+    }
+
+    /// What this node tells `controller` of itself.
+    pub(super) fn vitals(&self, controller: NodeId) -> Vitals {
+        let round_trips = self
+            .round_trips
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow();
+        Vitals {
+            round_trip: round_trips.get(&controller).copied(),
+            leads: (metrics.state == ServerState::Leader).then_some(metrics.current_term),
+        }
+    }
+
+    /// A heartbeat to `controller` has been answered after `sample`.
+    pub(super) fn note_round_trip(&self, controller: NodeId, sample: Duration) {
+        let mut round_trips = self
+            .round_trips
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        round_trips
+            .entry(controller)
+            .and_modify(|known| known.add(sample))
+            .or_insert_with(|| RoundTrip::first(sample));
+    }
+
+    /// The nodes that may vote and lead here, listed or committed, but for this one.
+    pub(super) fn other_controllers(&self) -> BTreeSet<NodeId> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow();
+        let committed = metrics.membership_config.voter_ids().filter_map(node_id);
+        committed
+            .chain(self.voters.keys().copied())
+            .filter(|&node| node != self.me)
+            .collect()
+    }
+
+    /// What the choice of an active controller depends on.
+    pub(super) fn outlook(&self) -> Outlook {
+        let metrics = self.metrics();
+        let now = self.now();
+        let active = metrics.current_leader.and_then(node_id);
+        let liveness = self.liveness();
+        Outlook {
+            votes: metrics
+                .membership_config
+                .voter_ids()
+                .any(|voter| voter == raft_id(self.me)),
+            leads: metrics.state == ServerState::Leader,
+            presence: liveness.presence(active, metrics.current_term, now),
+            hears_majority: liveness.hears_majority(now),
+            last_log: self.raft.data_metrics().borrow().last_log,
+            patience: liveness.longest_limit(),
+        }
     }
 
     pub(super) fn metrics(&self) -> RaftMetrics<u64, openraft::BasicNode> {
@@ -742,7 +858,7 @@ impl Shared {
     /// Whether a majority has acknowledged this active controller lately.
     pub(super) fn reaches_quorum(&self) -> bool {
         let metrics = self.metrics();
-        let patience = self.config.timing.raft_election_max * 2;
+        let patience = QUORUM_PATIENCE.max(self.liveness().longest_limit() * 3);
         metrics.membership_config.voter_ids().count() <= 1
             || metrics
                 .millis_since_quorum_ack

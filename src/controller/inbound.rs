@@ -8,13 +8,13 @@ use tokio::time::Instant;
 
 use super::handle::{Controller, Shared};
 use super::message::{
-    Envelope, MAX_FENCE_ITEMS, MAX_HAND_OVER_ITEMS, Proposal, Refusal, Request, Response,
+    Envelope, MAX_FENCE_ITEMS, MAX_HAND_OVER_ITEMS, Proposal, Refusal, Request, Response, Vitals,
 };
 use super::peers;
 use super::raft::node_id;
 use super::transfers::HAND_OVER_WITHIN;
 use crate::metadata::Command;
-use crate::types::NodeId;
+use crate::types::{Incarnation, NodeId};
 
 /// How long a fence waits for the metadata that it is about.
 const FENCE_CATCH_UP: Duration = Duration::from_millis(500);
@@ -68,9 +68,29 @@ impl Shared {
                     initialised: initialised.map_err(|error| stopped(&error))?,
                 })
             }
-            Request::Heartbeat => {
+            Request::Heartbeat(vitals) => {
                 own_directory?;
-                Ok(Response::Heard)
+                let now = self.now();
+                self.liveness()
+                    .heard_vitals(from, envelope.incarnation, vitals, now);
+                Ok(Response::Heard(self.vitals(from)))
+            }
+            Request::Leaving => {
+                own_directory?;
+                let now = self.now();
+                self.liveness().left(from, envelope.incarnation, now);
+                self.news.notify_one();
+                Ok(Response::Heard(self.vitals(from)))
+            }
+            Request::Canvass { last_log } => {
+                own_directory?;
+                if !self.is_controller(from) {
+                    return Err(Refusal::NotController(from));
+                }
+                let outlook = self.outlook();
+                let now = self.now();
+                let willing = self.candidacy().asked(now, &outlook, from, last_log);
+                Ok(Response::Canvassed { willing })
             }
             Request::Vote(vote) => {
                 // A voter with an empty directory has forgotten for whom it voted.
@@ -81,11 +101,13 @@ impl Shared {
             }
             Request::Append(append) => {
                 self.check_raft_sender(from, &append.vote)?;
+                self.hear_active(from, envelope.incarnation, &append.vote);
                 let response = self.raft.append_entries(append).await;
                 Ok(Response::Append(response.map_err(|error| stopped(&error))?))
             }
             Request::Snapshot(snapshot) => {
                 self.check_raft_sender(from, &snapshot.vote)?;
+                self.hear_active(from, envelope.incarnation, &snapshot.vote);
                 Ok(match self.raft.install_snapshot(snapshot).await {
                     Ok(response) => Response::Snapshot(response),
                     Err(error) => Response::SnapshotRefused(error),
@@ -155,6 +177,16 @@ impl Shared {
         } else {
             tracing::debug!(node = %from, %refusal, "refused a message");
         }
+    }
+
+    /// What only an active controller sends says that it is one.
+    fn hear_active(&self, from: NodeId, incarnation: Incarnation, vote: &super::raft::Vote) {
+        let vitals = Vitals {
+            round_trip: None,
+            leads: Some(vote.leader_id().get_term()),
+        };
+        let now = self.now();
+        self.liveness().heard_vitals(from, incarnation, vitals, now);
     }
 
     /// A Raft message comes from a controller, and speaks for its sender.

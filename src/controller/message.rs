@@ -13,7 +13,8 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::operation::{Operation, OperationOutcome, OperationRefusal};
-use super::raft::TypeConfig;
+use super::raft::{LogId, TypeConfig};
+use super::round_trip::RoundTrip;
 use crate::metadata::{Command, CreatePartitionsRequest, CreateTopicRequest, Outcome, Rejection};
 use crate::types::{
     ClusterId, DirectoryId, Incarnation, LeaderEpoch, LogPosition, NodeId, Offset, TopicPartition,
@@ -45,7 +46,14 @@ pub(super) enum Request {
     Vote(VoteRequest<u64>),
     Snapshot(InstallSnapshotRequest<TypeConfig>),
     /// "I am here": to every controller.
-    Heartbeat,
+    Heartbeat(Vitals),
+    /// "I am about to stop": to every controller, as the last that this process says.
+    Leaving,
+    /// "Would you vote for me?", from a controller that misses the active one. Binds nobody.
+    Canvass {
+        /// The end of its log.
+        last_log: Option<LogId>,
+    },
     /// "Have you a cluster yet?"
     Probe,
     /// To the active controller.
@@ -74,6 +82,15 @@ pub(super) enum Request {
     },
 }
 
+/// What a node tells of itself with every heartbeat, and a controller with every answer to one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Vitals {
+    /// Of the sender's heartbeats to the receiver, as far as it has measured any.
+    pub(super) round_trip: Option<RoundTrip>,
+    /// The term in which the sender is the active controller, if it is.
+    pub(super) leads: Option<u64>,
+}
+
 /// What the active controller is asked to commit. Requests are resolved there, against the nodes that are alive.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) enum Proposal {
@@ -88,7 +105,10 @@ pub(super) enum Response {
     Vote(VoteResponse<u64>),
     Snapshot(InstallSnapshotResponse<u64>),
     SnapshotRefused(RaftError<u64, InstallSnapshotError>),
-    Heard,
+    Heard(Vitals),
+    Canvassed {
+        willing: bool,
+    },
     Probe {
         /// The store holds a cluster's log.
         initialised: bool,

@@ -20,10 +20,12 @@
 //! | `transfers` | leaderships on their way from one living node to another |
 //! | `operation`, `operate`, `unclean` | what an operator asks for, and how it is done |
 //! | `upkeep` | what the active controller does for the metadata by itself |
-//! | `liveness` | who is alive, without a clock |
+//! | `liveness`, `round_trip` | who is alive, without a clock |
+//! | `candidacy` | who becomes active when the active one is gone, without a clock |
 //! | `message`, `peers`, `network` | what is said to other nodes, and how |
-//! | `store`, `raft` | openraft's log and state machine on redb |
+//! | `store`, `raft`, `runtime` | openraft's log and state machine on redb, its types and its runtime |
 
+mod candidacy;
 #[cfg(test)]
 mod cluster_tests;
 mod config;
@@ -40,6 +42,8 @@ mod operation;
 mod operation_tests;
 mod peers;
 mod raft;
+mod round_trip;
+mod runtime;
 #[expect(
     clippy::result_large_err,
     reason = "openraft's storage traits fix the error type"

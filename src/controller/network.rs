@@ -18,6 +18,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::message::{Request, Response};
 use super::peers::{PeerError, Peers};
 use super::raft::{LogId, TypeConfig, Vote, node_id};
+use super::runtime::VOTE_PATIENCE;
 use crate::types::NodeId;
 
 /// Pauses between attempts to reach a node that is not there: the last one for ever. During a pause openraft sends that
@@ -91,13 +92,13 @@ impl Connection {
     async fn call<E: std::error::Error>(
         &self,
         request: Request,
-        option: &RPCOption,
+        timeout: Duration,
     ) -> Result<Response, RPCError<u64, BasicNode, E>> {
         let Some(target) = self.target else {
             let error = std::io::Error::other("a raft id that no node can have");
             return Err(Unreachable::new(&error).into());
         };
-        match self.peers.call(target, request, option.hard_ttl()).await {
+        match self.peers.call(target, request, timeout).await {
             Ok(reply) => Ok(reply.body),
             Err(error) => {
                 tracing::debug!(node = %target, %error, "controller call failed");
@@ -177,7 +178,8 @@ impl RaftNetwork<TypeConfig> for Connection {
         rpc: InstallSnapshotRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<InstallSnapshotResponse<u64>, RpcError<InstallSnapshotError>> {
-        match self.call(Request::Snapshot(rpc), &option).await? {
+        let timeout = option.hard_ttl();
+        match self.call(Request::Snapshot(rpc), timeout).await? {
             Response::Snapshot(response) => Ok(response),
             Response::SnapshotRefused(error) => {
                 let target = self.target.map_or(0, super::raft::raft_id);
@@ -192,7 +194,9 @@ impl RaftNetwork<TypeConfig> for Connection {
         rpc: VoteRequest<u64>,
         option: RPCOption,
     ) -> Result<VoteResponse<u64>, RpcError> {
-        match self.call(Request::Vote(rpc), &option).await? {
+        // openraft waits longer than it says, see `runtime`.
+        let patience = VOTE_PATIENCE.max(option.hard_ttl());
+        match self.call(Request::Vote(rpc), patience).await? {
             Response::Vote(response) => Ok(response),
             _ => Err(unexpected()),
         }

@@ -14,6 +14,7 @@ openraft::declare_raft_types!(
         Node = openraft::BasicNode,
         Entry = openraft::Entry<TypeConfig>,
         SnapshotData = Cursor<Vec<u8>>,
+        AsyncRuntime = super::runtime::Runtime,
 );
 
 pub(super) type Raft = openraft::Raft<TypeConfig>;

@@ -278,6 +278,7 @@ impl Node {
         tracing::info!("node stopping");
         self.shutdown.cancel();
         self.broker.stop().await;
+        self.controller.leave().await;
         self.server
             .close(CloseReason::ShuttingDown, CLOSE_WAIT)
             .await;
