@@ -271,10 +271,7 @@ async fn a_reassignment_to_a_dead_node_waits_and_can_be_called_off() {
     workload.until_acknowledged(&[0], 100).await;
     let report = run(&cluster, "cluster status").await;
     let notes = report.lines[0]["notes"].to_string();
-    assert!(
-        notes.contains("being reassigned to nodes 4, 2, 3"),
-        "{notes}"
-    );
+    assert!(notes.contains("being reassigned to nodes 4,2,3"), "{notes}");
     done(&cluster, "cluster reassign orders --cancel --wait").await;
     let status = cluster.partition(node(1), &topic, 0).await.unwrap();
     assert_eq!(status.replicas, [1, 2, 3].map(node));

@@ -13,10 +13,11 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::candidacy::Outlook;
-use super::handle::{RegistrationState, Shared, SubmitError, jittered};
+use super::handle::{RegistrationState, Shared, SubmitError};
 use super::message::{Proposal, Refusal, Request, Response};
 use super::peers::PeerError;
 use super::raft::{node_id, raft_id};
+use super::submit::jittered;
 use crate::metadata::{ClusterImage, Command, Rejection};
 use crate::types::{ClusterId, NodeId};
 

@@ -12,12 +12,13 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::handle::{Shared, jittered};
+use super::handle::Shared;
 use super::message::{
     FenceAnswer, FenceItem, FencePosition, HandOverAnswer, HandOverItem, MAX_FENCE_ITEMS, Request,
     Response,
 };
 use super::peers::PeerError;
+use super::submit::jittered;
 use super::transfers::{HAND_OVER_WITHIN, HandOver, Order, Transfers};
 use crate::metadata::{
     Appointing, ClusterImage, Command, Election, ElectionStart, FenceReply,

@@ -122,6 +122,9 @@ pub(super) enum Response {
     /// This node is not the active controller; perhaps that one is.
     NotActive {
         active: Option<NodeId>,
+        /// Where that one is reached: the asker may not have heard of it.
+        #[serde(default)]
+        address: Option<String>,
     },
     /// What became of the proposal is not known, or it could not be made: no majority of the controllers answers.
     NoQuorum,

@@ -13,7 +13,8 @@
 //! | file | what |
 //! | --- | --- |
 //! | `config` | what it is started with; the traits [`PeerNetwork`] and [`FenceHandler`] |
-//! | `handle` | [`Controller`]: start, stop, image, submit |
+//! | `handle` | [`Controller`]: start, stop, image |
+//! | `submit` | proposals and operations on their way to the active controller |
 //! | `inbound` | messages of other nodes |
 //! | `duties` | the loops of every node: found the cluster, register, heartbeat; of the active one: learners |
 //! | `election_driver` | the active controller's elections: start, fence, collect, appoint |
@@ -49,6 +50,7 @@ mod runtime;
     reason = "openraft's storage traits fix the error type"
 )]
 mod store;
+mod submit;
 mod transfers;
 mod unclean;
 mod upkeep;

@@ -44,9 +44,7 @@ impl Shared {
     /// Does what is asked, if this is the active controller. Ends within `timeout` and a little.
     pub(super) async fn operate_here(&self, operation: Operation, timeout: Duration) -> Response {
         if !self.is_active() {
-            return Response::NotActive {
-                active: self.active_controller(),
-            };
+            return self.not_active();
         }
         if !self.reaches_quorum() {
             return Response::NoQuorum;
@@ -168,7 +166,7 @@ impl Shared {
         for wanted in moves {
             let (answer, answered) = oneshot::channel();
             if self.orders.send(Order { wanted, answer }).await.is_err() {
-                return Err(Stopped::Response(Response::NotActive { active: None }));
+                return Err(Stopped::Response(self.not_active()));
             }
             answers.push((wanted.partition, answered));
         }
