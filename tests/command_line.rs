@@ -7,25 +7,31 @@ mod support;
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::{Output, Stdio};
+use std::process::{Command, Output, Stdio};
 
 use quorate::types::NodeId;
+use rustix::process::{Pid, Signal, kill_process};
 use support::cluster::{Cluster, quorate};
 use support::{node, topic, until};
 
-/// Runs the program against the cluster, with the file as its standard input.
-async fn run(cluster: &Cluster, arguments: &[&str], input: Option<PathBuf>) -> Output {
+fn command(cluster: &Cluster, arguments: &[&str]) -> Command {
     let mut command = quorate();
     let servers: Vec<String> = cluster.specs.iter().map(|s| s.quic.to_string()).collect();
     command
         .args(arguments)
         .args(["-b", &servers.join(",")])
         .arg("--certs-dir")
-        .arg(cluster.dir().join("certs-1"))
-        .stdin(match input {
-            Some(path) => File::open(path).unwrap().into(),
-            None => Stdio::null(),
-        });
+        .arg(cluster.dir().join("certs-1"));
+    command
+}
+
+/// Runs the program against the cluster, with the file as its standard input.
+async fn run(cluster: &Cluster, arguments: &[&str], input: Option<PathBuf>) -> Output {
+    let mut command = command(cluster, arguments);
+    command.stdin(match input {
+        Some(path) => File::open(path).unwrap().into(),
+        None => Stdio::null(),
+    });
     tokio::task::spawn_blocking(move || command.output().unwrap())
         .await
         .unwrap()
@@ -95,6 +101,71 @@ async fn files_come_back_byte_for_byte() {
     comes_back(&cluster, "binary", r"\x00\x01", &binary(8 << 20)).await;
     comes_back(&cluster, "unended", r"\n", b"one\n\ntwo").await;
     comes_back(&cluster, "ended", r"\n", b"one\n\n").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_record_that_is_too_large_is_named_and_takes_no_other_with_it() {
+    const LIMIT: usize = 3000;
+    let cluster = Cluster::start().await;
+    let limit = ["-c", "max.message.bytes=3000"];
+    let create = [&["topic", "create", "t", "-p", "1"][..], &limit].concat();
+    succeed(&cluster, &create, None).await;
+    // What goes into one batch is many times the limit; one record is beyond it, one beyond what a request may have, and
+    // one beyond what is ever held.
+    let mut lines: Vec<Vec<u8>> = (0..500)
+        .map(|n| format!("record {n}").into_bytes())
+        .collect();
+    for (at, bytes) in [(99, LIMIT + 1), (199, 9 << 20), (299, 20 << 20)] {
+        lines[at] = vec![b'x'; bytes];
+    }
+    let input = cluster.dir().join("lines");
+    fs::write(&input, [lines.join(&b'\n'), b"\n".to_vec()].concat()).unwrap();
+    let output = run(&cluster, &["produce", "t", "-p", "0"], Some(input)).await;
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(4), "{said}");
+    for record in ["record 100:", "record 200:", "record 300:"] {
+        let line = said.lines().find(|line| line.contains(record));
+        let line = line.unwrap_or_else(|| panic!("{record} is not named: {said}"));
+        assert!(line.contains("MESSAGE_TOO_LARGE"), "{line}");
+    }
+    assert!(said.contains("3 of 500 records were not"), "{said}");
+    let back = succeed(&cluster, &["consume", "t", "-e"], None).await;
+    for at in [299, 199, 99] {
+        lines.remove(at);
+    }
+    let expected = [lines.join(&b'\n'), b"\n".to_vec()].concat();
+    assert!(back.stdout == expected, "the others came back otherwise");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_that_takes_nothing_holds_up_no_interrupt() {
+    let cluster = Cluster::start().await;
+    let input = cluster.dir().join("much");
+    fs::write(&input, text(4 << 20)).unwrap();
+    succeed(&cluster, &["produce", "t", "-p", "0"], Some(input)).await;
+    let mut child = command(&cluster, &["consume", "t"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let unread = child.stdout.take().unwrap();
+    // From then on the command waits for its reader.
+    until(
+        "the pipe is full",
+        async || match rustix::io::ioctl_fionread(&unread).unwrap() {
+            bytes if bytes >= 60 << 10 => Ok(()),
+            bytes => Err(format!("{bytes} bytes")),
+        },
+    )
+    .await;
+    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    let ended = until("the command ends", async || {
+        let ended = child.try_wait().unwrap();
+        ended.ok_or_else(|| "it runs".to_owned())
+    })
+    .await;
+    assert_eq!(ended.code(), Some(130));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -2,7 +2,8 @@
 //! and how long that takes. Times go to the output and are never asserted.
 //!
 //! `QUORATE_KILLS=20 cargo test --release --test failover -- --nocapture a_leader_is_killed` measures twenty kills of each
-//! kind.
+//! kind. `QUORATE_IMPAIRED_SECONDS=600 cargo test --release --test failover -- --nocapture a_bad_link` watches for ten
+//! minutes whom a cluster buries, and whom it replaces, whose links all lose 5 % at a round trip of 200 ms.
 
 // A test that cannot go on panics, and what it measured goes to its output.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
@@ -16,8 +17,9 @@ use quorate::types::{ErrorCode, NodeId, TopicName};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use support::cluster::Cluster;
+use support::cluster::{Cluster, free_port};
 use support::kafka::{Kafka, batch};
+use support::relay::{Impairment, Link};
 use support::workload::{Workload, check};
 use support::{node, until};
 
@@ -285,6 +287,64 @@ async fn producing_goes_on_while_a_majority_of_the_controllers_is_gone() {
     }
     cluster.until_healthy().await;
     workload.until_acknowledged(&[index], 100).await;
+    let story = workload.finish().await;
+    assert_eq!(story.errors, NO_ERRORS);
+    let ends = check(&client, &topic, &story).await;
+    cluster.until_digests_agree(&topic, &ends).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bad_link_is_no_dead_node() {
+    let seconds = std::env::var("QUORATE_IMPAIRED_SECONDS").ok();
+    let watched = seconds
+        .and_then(|seconds| seconds.parse().ok())
+        .unwrap_or(5);
+    let impairment = Impairment {
+        delay: Duration::from_millis(100),
+        loss: 0.05,
+    };
+    let mut cluster = Cluster::prepare(3).await;
+    let mut links = Vec::new();
+    let mut listed = Vec::new();
+    for spec in &mut cluster.specs {
+        let link = Link::before(spec.quic, free_port(), impairment).await;
+        listed.push(format!("{}@{}", spec.id, link.address));
+        spec.advertise = Some(link.address);
+        links.push(link);
+    }
+    for spec in &mut cluster.specs {
+        spec.controllers = listed.join(",");
+    }
+    cluster.start_all().await;
+    let client = cluster.client().await;
+    let topic = cluster.create_topic(&client, "orders", 1).await;
+    let workload = produce(&client, &topic, 0);
+    workload.until_acknowledged(&[0], 100).await;
+    let begin = Instant::now();
+    let since = SystemTime::now();
+    while begin.elapsed() < Duration::from_secs(watched) {
+        workload.until_acknowledged(&[0], 1).await;
+    }
+    let told = |words: &str| {
+        let texts = cluster.specs.iter().map(|spec| spec.log_text());
+        let since = OffsetDateTime::from(since);
+        texts
+            .map(|text| {
+                let lines = text.lines().filter(|line| line.contains(words));
+                lines
+                    .filter_map(|line| line.split_once(' '))
+                    .filter_map(|(at, _)| OffsetDateTime::parse(at, &Rfc3339).ok())
+                    .filter(|at| *at >= since)
+                    .count()
+            })
+            .sum::<usize>()
+    };
+    println!(
+        "{watched} s at 200 ms and 5 % loss: {} nodes held for dead, {} times stood for active controller, {} elections",
+        told("node held for dead"),
+        told("standing for its place"),
+        told("electing a leader"),
+    );
     let story = workload.finish().await;
     assert_eq!(story.errors, NO_ERRORS);
     let ends = check(&client, &topic, &story).await;

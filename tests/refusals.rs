@@ -82,6 +82,20 @@ async fn a_port_in_use_stops_the_start_before_anything_is_touched() {
     let port = spec.kafka.to_string();
     check_refused(spec, &["TCP", &port, "in use", "choose another port"]).await;
     drop(tcp);
+    let tcp = TcpListener::bind(("127.0.0.1", free_port())).unwrap();
+    let port = tcp.local_addr().unwrap().to_string();
+    let mut with_admin = spec.clone();
+    with_admin.flags = vec!["--admin-listen".to_owned(), port.clone()];
+    check_refused(
+        &with_admin,
+        &["TCP", &port, "in use", "choose another port"],
+    )
+    .await;
+    // Where everybody could read it, only under TLS.
+    with_admin.flags = ["--admin-listen", "0.0.0.0:0", "--admin-plaintext"]
+        .map(str::to_owned)
+        .to_vec();
+    check_refused(&with_admin, &["plaintext admin endpoint", "127.0.0.1"]).await;
 }
 
 #[tokio::test]
@@ -148,6 +162,65 @@ async fn a_node_of_another_cluster_stops_and_changes_nothing_there() {
     cluster.until_healthy().await;
     for id in [node(1), node(2)] {
         assert_eq!(cluster.status(id).await.unwrap().cluster, founded);
+    }
+}
+
+/// The node ends by itself, and says what an operator can do.
+async fn check_cluster_refuses(spec: &NodeSpec, registered: &str) {
+    let (ended, said) = spec.run_to_its_end().await;
+    assert!(
+        matches!(ended.code(), Some(code) if code != 0),
+        "{ended}: {said}"
+    );
+    for word in ["the cluster refuses this node", registered, "remove"] {
+        assert!(said.contains(word), "{word:?} is not in: {said}");
+    }
+    assert!(!said.contains("panicked"), "{said}");
+}
+
+#[tokio::test]
+async fn a_second_node_with_an_id_in_use_is_refused_and_the_first_goes_on() {
+    let mut cluster = Cluster::of(3).await;
+    let first = cluster.status(node(2)).await.unwrap();
+    let second = NodeSpec {
+        data_dir: cluster.dir().join("data-second"),
+        log: cluster.dir().join("log-second"),
+        quic: loopback(free_port()),
+        kafka: loopback(free_port()),
+        ..cluster.spec(node(2)).clone()
+    };
+    check_cluster_refuses(&second, &first.directory.to_string()).await;
+    cluster.until_healthy().await;
+    let still = cluster.status(node(2)).await.unwrap();
+    assert_eq!(still.incarnation, first.incarnation);
+}
+
+#[tokio::test]
+async fn an_emptied_data_directory_and_a_controllers_lost_disk_are_refused() {
+    let mut cluster = Cluster::prepare(4).await;
+    let listed: Vec<String> = cluster.specs[..3]
+        .iter()
+        .map(|spec| format!("{}@{}", spec.id, spec.quic))
+        .collect();
+    for spec in &mut cluster.specs {
+        spec.controllers = listed.join(",");
+    }
+    cluster.start_all().await;
+    // The lowest controller, which founds clusters; another one; and a node that is none.
+    for id in [1, 3, 4].map(node) {
+        let had = cluster.status(id).await.unwrap().directory.to_string();
+        let spec = cluster.spec(id).clone();
+        cluster.kill(id);
+        let kept = cluster.dir().join("kept");
+        fs::rename(&spec.data_dir, &kept).unwrap();
+        check_cluster_refuses(&spec, &had).await;
+        // Nothing was repaired by forgetting: with what it had, the node is taken back.
+        fs::remove_dir_all(&spec.data_dir).unwrap();
+        fs::rename(&kept, &spec.data_dir).unwrap();
+        cluster.spawn(id);
+        cluster.until_healthy().await;
+        let has = cluster.status(id).await.unwrap().directory.to_string();
+        assert_eq!(has, had);
     }
 }
 

@@ -23,6 +23,7 @@ pub(super) struct Assignments {
     shared: Arc<Shared>,
     data_dir: Arc<DataDir>,
     default_flush: FlushPolicy,
+    verify_logs: bool,
     /// As they were written down before this process began.
     high_watermarks: BTreeMap<String, Offset>,
     identity: Arc<CurrentIdentity>,
@@ -53,6 +54,7 @@ impl Assignments {
         shared: Arc<Shared>,
         data_dir: Arc<DataDir>,
         default_flush: FlushPolicy,
+        verify_logs: bool,
         high_watermarks: BTreeMap<String, Offset>,
         identity: Arc<CurrentIdentity>,
     ) -> Assignments {
@@ -60,6 +62,7 @@ impl Assignments {
             shared,
             data_dir,
             default_flush,
+            verify_logs,
             high_watermarks,
             identity,
             open: HashMap::new(),
@@ -179,7 +182,8 @@ impl Assignments {
         self.next_session += SESSIONS_PER_PARTITION;
         let me = self.shared.me;
         let data_dir = self.data_dir.clone();
-        let options = LogOptions::from(config);
+        let mut options = LogOptions::from(config);
+        options.verify_all = self.verify_logs;
         let topic = topic.clone();
         let opened = tokio::task::spawn_blocking(move || {
             let dir = data_dir.partition_dir(id);

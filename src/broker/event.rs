@@ -80,6 +80,11 @@ pub(super) enum Event {
         items: Vec<(TopicPartition, LeaderEpoch)>,
         reply: oneshot::Sender<Vec<(TopicPartition, Option<FenceAnswer>)>>,
     },
+    /// A reader on another thread found that the log has lost something.
+    Damaged {
+        id: TopicPartition,
+        cause: String,
+    },
     Heard {
         node: NodeId,
         at: MonotonicTime,

@@ -14,7 +14,7 @@ use crate::controller::{
     HandOverItem, HandOverRefusal,
 };
 use crate::partition;
-use crate::storage::DataDir;
+use crate::storage::{DataDir, PromiseError};
 use crate::types::{LeaderEpoch, TopicPartition};
 
 /// Fences this node's replicas.
@@ -134,7 +134,10 @@ impl Fencer {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
                 let cause = format!("cannot make promises durable: {error}");
-                self.shared.stop_process(&cause);
+                // A full disk leaves the promises as they were: this fence fails, and a later one may not.
+                if !matches!(error, PromiseError::NoSpace { .. }) {
+                    self.shared.stop_process(&cause);
+                }
                 return Err(cause);
             }
             Err(error) => return Err(error.to_string()),

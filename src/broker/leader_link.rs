@@ -60,6 +60,7 @@ pub(super) async fn keep(
         let host_port = address.borrow_and_update().clone();
         let peer = PeerAddress::node(leader, host_port);
         let started = std::time::Instant::now();
+        shared.links.count_dial(leader);
         let (worked, cause) = run(&shared, &options, &peer, &mut address, &stop).await;
         if stop.is_cancelled() {
             return;

@@ -45,6 +45,8 @@ pub struct LinkView {
 #[derive(Debug, Default)]
 pub(super) struct Links {
     live: Mutex<BTreeMap<(LinkDirection, NodeId), Live>>,
+    /// How often each leader was dialled since the start. Bounded by the nodes.
+    dials: Mutex<BTreeMap<NodeId, u64>>,
 }
 
 #[derive(Debug)]
@@ -82,6 +84,18 @@ impl Links {
         {
             live.remove(&(direction, peer));
         }
+    }
+
+    pub(super) fn count_dial(&self, leader: NodeId) {
+        let mut dials = self.dials.lock().unwrap_or_else(PoisonError::into_inner);
+        *dials.entry(leader).or_default() += 1;
+    }
+
+    pub(super) fn dials(&self) -> BTreeMap<NodeId, u64> {
+        self.dials
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     pub(super) fn views(&self) -> Vec<LinkView> {

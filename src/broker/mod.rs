@@ -46,7 +46,7 @@ use crate::controller::{Controller, FenceHandler};
 use crate::kafka::{NodeSetting, Service};
 use crate::metadata::FlushPolicy;
 use crate::partition::{PartitionView, RoleView};
-use crate::storage::{DataDir, GroupCommit};
+use crate::storage::{DataDir, GroupCommit, RESERVED_BYTES};
 use crate::transport::{CloseReason, CurrentIdentity};
 use crate::types::{Appointment, NodeId, Offset, TopicPartition};
 
@@ -54,6 +54,9 @@ use crate::types::{Appointment, NodeId, Offset, TopicPartition};
 const MAX_SHARDS: usize = 8;
 /// How often high watermarks are written down for readers of the data directory.
 const CHECKPOINT_EVERY: Duration = Duration::from_millis(500);
+
+/// How often the room on the disk is looked at. What can be written meanwhile must fit what is reserved.
+const CHECK_SPACE_EVERY: Duration = Duration::from_millis(200);
 
 /// What the node tells its broker.
 #[derive(Clone)]
@@ -63,6 +66,8 @@ pub struct BrokerOptions {
     pub data_dir: Arc<DataDir>,
     /// What `flush` is for topics that do not set it.
     pub default_flush: FlushPolicy,
+    /// Whether every frame of a log is read and checked when it is opened.
+    pub verify_logs: bool,
     /// High watermarks as they were written down before this process began, by partition directory.
     pub high_watermarks: BTreeMap<String, Offset>,
     /// The node's own settings, for DescribeConfigs.
@@ -115,12 +120,14 @@ impl Starting {
             shared.clone(),
             options.data_dir.clone(),
             options.default_flush,
+            options.verify_logs,
             options.high_watermarks.clone(),
             options.identity.clone(),
         );
         tasks.spawn(assignments.follow(controller.image()));
         tasks.spawn(isr_proposals::keep(shared.clone(), controller.clone()));
         tasks.spawn(checkpoint(shared.clone(), options.data_dir.clone()));
+        tasks.spawn(watch_space(shared.clone(), options.data_dir.clone()));
         let producer_ids = Arc::new(ProducerIds::default());
         tasks.spawn({
             let (ids, controller, stop) = (
@@ -169,6 +176,16 @@ impl Broker {
         self.shared.links.views()
     }
 
+    /// How often each leader was dialled since the process began: 1 for a link that never failed.
+    pub fn dials(&self) -> BTreeMap<NodeId, u64> {
+        self.shared.links.dials()
+    }
+
+    /// The syncs of this node's logs.
+    pub fn group_commit(&self) -> &GroupCommit {
+        &self.shared.group_commit
+    }
+
     /// This node, its data directory and its process.
     pub fn me(&self) -> Appointment {
         self.shared.me
@@ -199,6 +216,31 @@ impl Broker {
             }
         }
         write_watermarks(&self.options.data_dir, watermarks).await;
+    }
+}
+
+/// Refuses records before the disk is so full that nothing else could be written either.
+async fn watch_space(shared: Arc<Shared>, data_dir: Arc<DataDir>) {
+    let mut every = tokio::time::interval(CHECK_SPACE_EVERY);
+    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = shared.stopping.cancelled() => return,
+            _ = every.tick() => {}
+        }
+        let dir = data_dir.clone();
+        match tokio::task::spawn_blocking(move || dir.check_space()).await {
+            Ok(Ok(None)) => {}
+            Ok(Ok(Some(true))) => tracing::error!(
+                dir = %data_dir.path().display(), reserved_bytes = RESERVED_BYTES,
+                "the disk is full: records are refused, reads go on; free some space, or lower retention"
+            ),
+            Ok(Ok(Some(false))) => {
+                tracing::info!("there is room on the disk again: records are taken")
+            }
+            Ok(Err(error)) => tracing::warn!(cause = %error, "cannot tell how much room is left"),
+            Err(error) => tracing::warn!(cause = %error, "cannot tell how much room is left"),
+        }
     }
 }
 

@@ -1,10 +1,14 @@
 //! Makes promises durable, many with one fsync.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::shard::Internal;
 use super::shared::Shared;
-use crate::storage::DataDir;
+use crate::storage::{DataDir, PromiseError};
+
+/// The pause before promises that found no room are written once more.
+const RETRY_WHEN_FULL: Duration = Duration::from_secs(1);
 
 /// Takes promises as they come, writes all that wait with one fsync, and tells the partitions' owners. A failed write stops
 /// the process: a promise that may or may not be on the disk is none.
@@ -24,6 +28,19 @@ pub(super) async fn keep(shared: Arc<Shared>, data_dir: Arc<DataDir>) {
         let written = tokio::task::spawn_blocking(move || dir.promises().raise(&batch)).await;
         match written {
             Ok(Ok(())) => {}
+            Ok(Err(error @ PromiseError::NoSpace { .. })) => {
+                // The promises are as before, and what waits for them waits on. One pause for all of this node's; no other
+                // node takes part in it, so there is nothing to spread.
+                tracing::error!(cause = %error, "cannot make promises durable; trying again");
+                for promise in raised {
+                    shared.promises.push(promise);
+                }
+                tokio::select! {
+                    () = shared.stopping.cancelled() => return,
+                    () = tokio::time::sleep(RETRY_WHEN_FULL) => {}
+                }
+                continue;
+            }
             Ok(Err(error)) => {
                 shared.stop_process(&format!("cannot make promises durable: {error}"));
                 return;

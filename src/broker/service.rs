@@ -55,6 +55,16 @@ impl Broker {
     }
 }
 
+impl Broker {
+    /// Lets the partition's owner know what a reader found. What a thread that ends misses, the next start's reader finds.
+    async fn tell_damage(&self, id: TopicPartition, error: &ReadError) {
+        if error.is_damage() {
+            let cause = error.to_string();
+            let _ = self.shared.deliver(id, Event::Damaged { id, cause }).await;
+        }
+    }
+}
+
 impl Service for Broker {
     fn node_id(&self) -> NodeId {
         self.shared.me.node
@@ -113,7 +123,7 @@ impl Service for Broker {
         let mut fetched = FetchedRecords {
             records: Vec::new(),
             next: read.from,
-            high_watermark: view.high_watermark,
+            high_watermark: view.watermark_known.then_some(view.high_watermark),
             last_stable_offset: view.high_watermark,
             log_start_offset: view.log_start,
         };
@@ -137,6 +147,7 @@ impl Service for Broker {
             Ok(Err(ReadError::OutOfRange { .. })) => Err(out_of_range),
             Ok(Err(error)) => {
                 tracing::error!(partition = %read.partition, offset = %read.from, cause = %error, "cannot read the log");
+                self.tell_damage(read.partition, &error).await;
                 Err(ErrorCode::KafkaStorageError.into())
             }
             Err(_) => Err(ErrorCode::UnknownServerError.into()),
@@ -180,6 +191,7 @@ impl Service for Broker {
             })),
             Ok(Err(error)) => {
                 tracing::error!(%partition, cause = %error, "cannot look up an offset");
+                self.tell_damage(partition, &error).await;
                 Err(ErrorCode::KafkaStorageError)
             }
             Err(_) => Err(ErrorCode::UnknownServerError),

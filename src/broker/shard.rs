@@ -250,6 +250,12 @@ impl Shard {
                     .collect();
                 let _ = reply.send(answers);
             }
+            Event::Damaged { id, cause } => {
+                if let Some(owned) = self.partitions.get_mut(&id) {
+                    owned.partition.handle_damage(&cause);
+                    self.drain(id);
+                }
+            }
             Event::Heard {
                 node,
                 at,

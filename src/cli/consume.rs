@@ -1,7 +1,7 @@
 //! `quorate consume`: records from a topic to standard output.
 
 use std::collections::BTreeSet;
-use std::io::{self, BufWriter, Stdout, Write};
+use std::io::{self, Write};
 use std::time::Duration;
 
 use anyhow::bail;
@@ -11,14 +11,15 @@ use time::format_description::well_known::Rfc3339;
 
 use super::connect::{self, failed};
 use super::delimiter::{Delimiter, unescape};
+use super::outlet::Outlet;
 use super::unterminated;
-use super::{Exit, ExitWith, GlobalOptions, OutputClosed, block_on, note};
+use super::{Exit, ExitWith, GlobalOptions, block_on, note};
 use crate::client::{
     Client, Consumer, ConsumerConfig, ConsumerRecord, Event, OutOfRange, PartitionName, Start,
 };
 use crate::types::{PartitionIndex, TopicName};
 
-/// Output is gathered up to this size while more keeps coming.
+/// Output is gathered up to this size while more keeps coming, or a record beyond it.
 const BUFFER_BYTES: usize = 256 << 10;
 /// Output that nothing follows for this long is written out.
 const IDLE: Duration = Duration::from_millis(20);
@@ -117,9 +118,10 @@ fn out_of_range(text: &str) -> Result<OutOfRange, String> {
     }
 }
 
-/// A format, taken apart.
+/// How a record is printed, as kcat's `-f` has it: `%t` topic, `%p` partition, `%o` offset, `%k` key, `%K` its length, `%s`
+/// value, `%S` its length, `%T` timestamp, `%h` headers, `%%`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Format(Vec<Part>);
+pub struct Format(Vec<Part>);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Part {
@@ -232,7 +234,8 @@ async fn assign(
 
 async fn consume(args: &ConsumeArgs, consumer: &mut Consumer) -> anyhow::Result<Exit> {
     let mut output = Output {
-        out: BufWriter::with_capacity(BUFFER_BYTES, io::stdout()),
+        buffer: Vec::new(),
+        outlet: Outlet::start()?,
         delimiter_due: false,
     };
     let mut open: BTreeSet<PartitionName> = consumer.assignment().cloned().collect();
@@ -241,14 +244,14 @@ async fn consume(args: &ConsumeArgs, consumer: &mut Consumer) -> anyhow::Result<
         let event = match tokio::time::timeout(IDLE, consumer.next()).await {
             Ok(event) => event,
             Err(_) => {
-                output.flush()?;
+                output.flush().await?;
                 consumer.next().await
             }
         };
         let event = match event {
             Ok(event) => event,
             Err(error) => {
-                output.flush()?;
+                output.finish().await?;
                 return Err(failed(error));
             }
         };
@@ -258,10 +261,10 @@ async fn consume(args: &ConsumeArgs, consumer: &mut Consumer) -> anyhow::Result<
                 if args.exit && !open.contains(&name_of(&record)) {
                     continue;
                 }
-                output.print(args, &record)?;
+                output.write(args, &record)?;
                 printed += 1;
-                if args.unbuffered {
-                    output.flush()?;
+                if args.unbuffered || output.buffer.len() >= BUFFER_BYTES {
+                    output.flush().await?;
                 }
             }
             Event::EndOfPartition {
@@ -275,7 +278,7 @@ async fn consume(args: &ConsumeArgs, consumer: &mut Consumer) -> anyhow::Result<
             Event::EndOfPartition { .. } => {}
         }
     }
-    output.flush()?;
+    output.finish().await?;
     if printed == 0 && args.exit {
         note("no records");
     }
@@ -287,52 +290,53 @@ fn name_of(record: &ConsumerRecord) -> PartitionName {
 }
 
 struct Output {
-    out: BufWriter<Stdout>,
+    /// What is to be written next.
+    buffer: Vec<u8>,
+    outlet: Outlet,
     /// A delimiter that is written only if another record follows; see [`unterminated`].
     delimiter_due: bool,
 }
 
 impl Output {
-    fn print(&mut self, args: &ConsumeArgs, record: &ConsumerRecord) -> anyhow::Result<()> {
-        self.write(args, record).map_err(closed)
-    }
-
-    fn flush(&mut self) -> anyhow::Result<()> {
-        self.out.flush().map_err(closed)
-    }
-
-    fn write(&mut self, args: &ConsumeArgs, record: &ConsumerRecord) -> io::Result<()> {
-        if let Some(format) = &args.format {
-            return format.write(&mut self.out, record);
-        }
-        if args.json {
-            serde_json::to_writer(&mut self.out, &json(record))?;
-            return self.out.write_all(b"\n");
-        }
-        if std::mem::take(&mut self.delimiter_due) {
-            self.out.write_all(args.delimiter.as_bytes())?;
-        }
-        if let Some(delimiter) = &args.key_delimiter {
-            self.out
-                .write_all(record.record.key.as_deref().unwrap_or_default())?;
-            self.out.write_all(delimiter.as_bytes())?;
-        }
-        self.out
-            .write_all(record.record.value.as_deref().unwrap_or_default())?;
-        if unterminated::is_marked(&record.record.headers) {
-            self.delimiter_due = true;
+    async fn flush(&mut self) -> anyhow::Result<()> {
+        if self.buffer.is_empty() {
             return Ok(());
         }
-        self.out.write_all(args.delimiter.as_bytes())
+        let full = std::mem::replace(&mut self.buffer, Vec::with_capacity(BUFFER_BYTES));
+        self.outlet.write(full).await
     }
-}
 
-/// A reader that has gone is the end of the command and no failure.
-fn closed(error: io::Error) -> anyhow::Error {
-    if error.kind() == io::ErrorKind::BrokenPipe {
-        return OutputClosed.into();
+    /// Writes what is left, and waits until all of it is out.
+    async fn finish(mut self) -> anyhow::Result<()> {
+        self.flush().await?;
+        self.outlet.finish().await
     }
-    anyhow::Error::new(error).context("cannot write to standard output")
+
+    fn write(&mut self, args: &ConsumeArgs, record: &ConsumerRecord) -> anyhow::Result<()> {
+        let out = &mut self.buffer;
+        if let Some(format) = &args.format {
+            return Ok(format.write(out, record)?);
+        }
+        if args.json {
+            serde_json::to_writer(&mut *out, &json(record))?;
+            out.push(b'\n');
+            return Ok(());
+        }
+        if std::mem::take(&mut self.delimiter_due) {
+            out.extend_from_slice(args.delimiter.as_bytes());
+        }
+        if let Some(delimiter) = &args.key_delimiter {
+            out.extend_from_slice(record.record.key.as_deref().unwrap_or_default());
+            out.extend_from_slice(delimiter.as_bytes());
+        }
+        out.extend_from_slice(record.record.value.as_deref().unwrap_or_default());
+        if unterminated::is_marked(&record.record.headers) {
+            self.delimiter_due = true;
+        } else {
+            out.extend_from_slice(args.delimiter.as_bytes());
+        }
+        Ok(())
+    }
 }
 
 impl Format {

@@ -13,13 +13,14 @@ const READ_BYTES: usize = 256 << 10;
 /// One byte or more between two records, or between key and value. Written with escapes: `\n`, `\r`, `\t`, `\0`, `\\`,
 /// `\xHH`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Delimiter(Bytes);
+pub struct Delimiter(Bytes);
 
+/// A text that stands for no delimiter.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error(
     "{text:?} is no delimiter: write at least one character; escapes are \\n \\r \\t \\0 \\\\ and \\xHH"
 )]
-pub(super) struct InvalidDelimiter {
+pub struct InvalidDelimiter {
     text: String,
 }
 
@@ -87,6 +88,14 @@ pub(super) struct Piece {
     pub(super) delimited: bool,
 }
 
+/// What stood between two delimiters.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Cut {
+    Record(Piece),
+    /// A record beyond the cap, which was passed over and not held: its length in bytes.
+    TooLong(u64),
+}
+
 /// Cuts an input into records, without ever holding more of it than one record and one read.
 pub(super) struct Splitter<R> {
     input: R,
@@ -94,60 +103,62 @@ pub(super) struct Splitter<R> {
     buffer: BytesMut,
     /// How much of the buffer was searched in vain.
     searched: usize,
+    /// Of a record beyond the cap: what was thrown away of it already.
+    passed_over: u64,
     max_record_bytes: usize,
     ended: bool,
 }
 
 impl<R: Read> Splitter<R> {
-    /// A record beyond `max_record_bytes` ends the reading with an error: it could not be sent, and is not held.
+    /// A record beyond `max_record_bytes` comes out as [`Cut::TooLong`], and what is behind it goes on.
     pub(super) fn new(input: R, delimiter: Delimiter, max_record_bytes: usize) -> Splitter<R> {
         Splitter {
             input,
             delimiter,
             buffer: BytesMut::new(),
             searched: 0,
+            passed_over: 0,
             max_record_bytes,
             ended: false,
         }
     }
 
     /// The next record; `None` at the end.
-    pub(super) fn next(&mut self) -> io::Result<Option<Piece>> {
+    pub(super) fn next(&mut self) -> io::Result<Option<Cut>> {
         loop {
             let length = self.delimiter.as_bytes().len();
             if let Some(found) = self.delimiter.find(&self.buffer[self.searched..]) {
                 let bytes = self.buffer.split_to(self.searched + found).freeze();
                 let _ = self.buffer.split_to(length);
                 self.searched = 0;
-                return Ok(Some(Piece {
-                    bytes,
-                    delimited: true,
-                }));
+                return Ok(Some(self.cut(bytes, true)));
             }
             // A delimiter may be cut in two by the end of what was read.
             self.searched = self.buffer.len().saturating_sub(length - 1);
             if self.ended {
-                if self.buffer.is_empty() {
+                if self.buffer.is_empty() && self.passed_over == 0 {
                     return Ok(None);
                 }
                 self.searched = 0;
-                return Ok(Some(Piece {
-                    bytes: self.buffer.split().freeze(),
-                    delimited: false,
-                }));
+                let bytes = self.buffer.split().freeze();
+                return Ok(Some(self.cut(bytes, false)));
             }
             if self.buffer.len() > self.max_record_bytes {
-                return Err(io::Error::new(
-                    io::ErrorKind::InvalidData,
-                    format!(
-                        "a record goes on for more than {} bytes without the delimiter {:?}",
-                        self.max_record_bytes,
-                        self.delimiter.to_string()
-                    ),
-                ));
+                self.passed_over += self.searched as u64;
+                let _ = self.buffer.split_to(self.searched);
+                self.searched = 0;
             }
             self.fill()?;
         }
+    }
+
+    fn cut(&mut self, bytes: Bytes, delimited: bool) -> Cut {
+        let length = self.passed_over + bytes.len() as u64;
+        self.passed_over = 0;
+        if length > self.max_record_bytes as u64 {
+            return Cut::TooLong(length);
+        }
+        Cut::Record(Piece { bytes, delimited })
     }
 
     fn fill(&mut self) -> io::Result<()> {
@@ -189,7 +200,10 @@ mod tests {
     fn pieces(input: impl Read, delimiter: &str) -> Vec<(Vec<u8>, bool)> {
         let mut splitter = Splitter::new(input, delimiter.parse().unwrap(), 1 << 20);
         std::iter::from_fn(|| splitter.next().unwrap())
-            .map(|piece| (piece.bytes.to_vec(), piece.delimited))
+            .map(|cut| match cut {
+                Cut::Record(piece) => (piece.bytes.to_vec(), piece.delimited),
+                Cut::TooLong(length) => panic!("{length} bytes"),
+            })
             .collect()
     }
 
@@ -215,10 +229,34 @@ mod tests {
     }
 
     #[test]
-    fn an_endless_record_is_refused_while_it_is_read() {
-        let mut splitter = Splitter::new(io::repeat(b'x'), r"\n".parse().unwrap(), 1 << 20);
-        assert!(splitter.next().is_err());
-        assert!(splitter.buffer.len() <= (1 << 20) + 2 * READ_BYTES);
+    fn a_record_that_is_too_long_is_passed_over_and_not_held() {
+        const LONG: u64 = 3 << 20;
+        let input = (&b"before--"[..])
+            .chain(io::repeat(b'-').take(1))
+            .chain(io::repeat(b'x').take(LONG))
+            .chain(&b"-y--after--"[..])
+            .chain(io::repeat(b'z').take(LONG));
+        let mut splitter = Splitter::new(input, "--".parse().unwrap(), 1 << 20);
+        let mut cuts = Vec::new();
+        while let Some(cut) = splitter.next().unwrap() {
+            assert!(splitter.buffer.capacity() <= (1 << 20) + 4 * READ_BYTES);
+            cuts.push(cut);
+        }
+        let record = |bytes| {
+            Cut::Record(Piece {
+                bytes: Bytes::from_static(bytes),
+                delimited: true,
+            })
+        };
+        assert_eq!(
+            cuts,
+            [
+                record(b"before"),
+                Cut::TooLong(1 + LONG + 2),
+                record(b"after"),
+                Cut::TooLong(LONG)
+            ]
+        );
     }
 
     proptest! {

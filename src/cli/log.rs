@@ -206,12 +206,11 @@ fn verify(output: OutputFormat, args: &VerifyArgs) -> anyhow::Result<Exit> {
     for view in &inspection.partitions {
         let scan = view.scan(&RealFileSystem, |_| ControlFlow::Continue(()))?;
         damaged |= !scan.damage.is_empty();
-        let advice = format!(
-            "stop the node and move {} away; it fetches the log anew from the partition's leader when it is started",
-            view.dir.display()
-        );
+        // A node that is not told to look trusts what was synced, and does not find this by itself until somebody reads it.
+        let advice = "restart the node once with --verify-logs: it sets this log aside and fetches it anew from the leader, if \
+                      another replica is in sync; see `quorate cluster status`";
         for damage in &scan.damage {
-            tell_damage(damage, &advice);
+            tell_damage(damage, advice);
         }
         tell_notes(view, &scan);
         match output {
@@ -276,6 +275,12 @@ fn tell_notes(view: &PartitionView, scan: &Scan) {
         note(&format!(
             "note: {} is missing or unusable; the node rebuilds it",
             index.display()
+        ));
+    }
+    for snapshot in &scan.damaged_snapshots {
+        note(&format!(
+            "note: {} is unusable; the node reads what it says of producers from the log again",
+            snapshot.display()
         ));
     }
     if let Some(impairment) = &view.impairment {

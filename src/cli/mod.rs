@@ -12,6 +12,7 @@ mod exit;
 mod log;
 mod logging;
 mod options;
+mod outlet;
 mod output;
 mod produce;
 mod server;
@@ -25,6 +26,8 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{CommandFactory, Parser, Subcommand};
 
+pub use consume::Format;
+pub use delimiter::{Delimiter, InvalidDelimiter};
 pub use duration::{InvalidDuration, parse_duration};
 pub use exit::{Exit, ExitWith, OutputClosed};
 pub use options::{DEFAULT_CERTS_DIR, GlobalOptions};

@@ -100,7 +100,8 @@ impl Table {
     }
 }
 
-fn closed(result: io::Result<()>) -> anyhow::Result<()> {
+/// The outcome of writing to standard output: a reader that has gone is the end of the command and no failure.
+pub(super) fn closed(result: io::Result<()>) -> anyhow::Result<()> {
     match result {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(OutputClosed.into()),
         other => other.map_err(|error| {

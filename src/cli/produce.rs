@@ -14,19 +14,19 @@ use indicatif::{ProgressBar, ProgressStyle};
 use tokio::sync::mpsc;
 
 use super::connect::{self, failed, kafka_name};
-use super::delimiter::{Delimiter, Piece, Splitter};
+use super::delimiter::{Cut, Delimiter, Piece, Splitter};
 use super::duration::parse_duration;
 use super::unterminated;
 use super::{Exit, ExitWith, GlobalOptions, block_on_to_the_end, note};
 use crate::client::{Acks, ClientError, Delivery, Producer, ProducerConfig, ProducerRecord};
 use crate::record::Compression;
-use crate::types::{PartitionIndex, TopicName};
+use crate::types::{ErrorCode, PartitionIndex, TopicName};
 
 /// Records that were read and wait to be handed to the producer; reading pauses at the cap.
 const READ_AHEAD: usize = 4096;
 /// Records handed over whose fate is not known; handing over pauses at the cap. The producer's own bound is in bytes.
 const MAX_UNCOUNTED: usize = 1 << 20;
-/// A longer record is refused by every broker.
+/// A longer record is refused by every node, and not read into memory.
 const MAX_RECORD_BYTES: usize = 16 << 20;
 /// Ranges of lost records that are named for each cause.
 const MAX_RANGES: usize = 20;
@@ -274,22 +274,28 @@ async fn produce(
             }
         };
         number += 1;
-        let bytes = piece.bytes.len();
-        let record = args.record(topic, piece);
-        let sent = tokio::select! {
-            biased;
-            sent = producer.send(record) => sent,
-            _ = tokio::signal::ctrl_c() => {
-                interrupted = true;
-                break;
+        let (bytes, fate) = match piece {
+            Cut::TooLong(length) => (0, Fate::NotSent(too_long(length))),
+            Cut::Record(piece) => {
+                let bytes = piece.bytes.len();
+                let record = args.record(topic, piece);
+                let sent = tokio::select! {
+                    biased;
+                    sent = producer.send(record) => sent,
+                    _ = tokio::signal::ctrl_c() => {
+                        interrupted = true;
+                        break;
+                    }
+                };
+                let fate = match sent {
+                    Ok(delivery) => Fate::Sent(delivery),
+                    Err(error) if error.connect_error().is_some() && number == 1 => {
+                        return Err(failed(error));
+                    }
+                    Err(error) => Fate::NotSent(described(error.to_string(), error.error_code())),
+                };
+                (bytes, fate)
             }
-        };
-        let fate = match sent {
-            Ok(delivery) => Fate::Sent(delivery),
-            Err(error) if error.connect_error().is_some() && number == 1 => {
-                return Err(failed(error));
-            }
-            Err(error) => Fate::NotSent(error.to_string()),
         };
         let handed = HandedOver {
             number,
@@ -343,7 +349,7 @@ async fn produce(
 }
 
 /// Reads on a thread of its own: standard input cannot be waited for in any other way on every system.
-fn read_on_a_thread(args: &ProduceArgs) -> anyhow::Result<mpsc::Receiver<io::Result<Piece>>> {
+fn read_on_a_thread(args: &ProduceArgs) -> anyhow::Result<mpsc::Receiver<io::Result<Cut>>> {
     let mut inputs: Vec<Box<dyn Read + Send>> = Vec::new();
     for path in &args.files {
         let file =
@@ -374,6 +380,26 @@ fn read_on_a_thread(args: &ProduceArgs) -> anyhow::Result<mpsc::Receiver<io::Res
         })
         .context("cannot start a thread to read the input")?;
     Ok(receiver)
+}
+
+/// Why a record was not taken, with Kafka's name for it, and what to do where that is known.
+fn described(cause: String, code: Option<ErrorCode>) -> String {
+    match code {
+        Some(code @ ErrorCode::MessageTooLarge) => format!(
+            "{cause} ({}); make the record smaller, or raise the topic's max.message.bytes and -X max.request.size",
+            kafka_name(code)
+        ),
+        Some(code) => format!("{cause} ({})", kafka_name(code)),
+        None => cause,
+    }
+}
+
+fn too_long(bytes: u64) -> String {
+    let code = kafka_name(ErrorCode::MessageTooLarge);
+    format!(
+        "the record has {bytes} bytes, more than the {MAX_RECORD_BYTES} that any topic takes ({code}); if it should have \
+         been several, name what stands between them with -D"
+    )
 }
 
 struct HandedOver {
@@ -422,11 +448,8 @@ async fn count(mut deliveries: mpsc::Receiver<HandedOver>, progress: ProgressBar
             Fate::Sent(delivery) => match delivery.await {
                 Ok(_) => tally.acknowledge(record.bytes, record.at.elapsed()),
                 Err(error) => {
-                    let mut cause = error.cause.to_string();
                     let code = error.last_failure().and_then(ClientError::error_code);
-                    if let Some(code) = code {
-                        cause = format!("{cause} ({})", kafka_name(code));
-                    }
+                    let mut cause = described(error.cause.to_string(), code);
                     if error.may_be_stored {
                         cause.push_str("; they may be stored all the same");
                     }

@@ -14,7 +14,7 @@ use super::{Exit, ExitWith, GlobalOptions, note};
 use crate::controller::LeaderBalance;
 use crate::kafka;
 use crate::metadata::{Endpoint, FlushPolicy};
-use crate::node::{KafkaListener, KafkaSecurity, Node, NodeConfig};
+use crate::node::{AdminListener, KafkaListener, KafkaSecurity, Node, NodeConfig};
 use crate::transport::{ClientAuth, PeerAddress};
 use crate::types::NodeId;
 
@@ -79,6 +79,14 @@ struct StartArgs {
     #[arg(long, env = "QUORATE_KAFKA_CLIENT_AUTH", value_name = "MODE")]
     kafka_client_auth: Option<KafkaClientAuth>,
 
+    /// Address and TCP port for health, metrics and views over HTTPS; none without it
+    #[arg(long, env = "QUORATE_ADMIN_LISTEN", value_name = "HOST:PORT")]
+    admin_listen: Option<String>,
+
+    /// Serve --admin-listen without TLS; loopback addresses only
+    #[arg(long, env = "QUORATE_ADMIN_PLAINTEXT")]
+    admin_plaintext: bool,
+
     /// The cluster's 1, 3 or 5 controllers, with their QUIC addresses; the same list on every node
     #[arg(
         long,
@@ -122,6 +130,10 @@ struct StartArgs {
     )]
     leader_imbalance_per_broker_percentage: Option<u8>,
 
+    /// Read every log from end to end at this start, and set aside those that are corrupt; slow
+    #[arg(long, env = "QUORATE_VERIFY_LOGS")]
+    verify_logs: bool,
+
     /// Stop when standard input ends: with the process that holds the other end of the pipe
     #[arg(long, hide = true)]
     exit_with_stdin: bool,
@@ -157,6 +169,8 @@ struct ConfigFile {
     kafka_advertise: Option<String>,
     kafka_plaintext: Option<bool>,
     kafka_client_auth: Option<KafkaClientAuth>,
+    admin_listen: Option<String>,
+    admin_plaintext: Option<bool>,
     #[serde(default)]
     controllers: Vec<String>,
     flush: Option<Flush>,
@@ -186,10 +200,12 @@ fn serve(config: NodeConfig, exit_with_stdin: bool) -> anyhow::Result<Exit> {
             exit = signals.next() => return Ok(exit),
         };
         note(&format!(
-            "listening on {} for QUIC{}",
+            "listening on {} for QUIC{}{}",
             node.quic_address(),
             node.kafka_address()
-                .map_or_else(String::new, |address| format!(", on {address} for Kafka"))
+                .map_or_else(String::new, |address| format!(", on {address} for Kafka")),
+            node.admin_address()
+                .map_or_else(String::new, |address| format!(", on {address} for HTTP"))
         ));
         let (exit, failure) = tokio::select! {
             exit = signals.next() => (exit, None),
@@ -304,6 +320,13 @@ fn resolve(options: &GlobalOptions, args: StartArgs) -> anyhow::Result<NodeConfi
             },
         }),
     };
+    let admin = match args.admin_listen.or(file.admin_listen) {
+        None => None,
+        Some(listen) => Some(AdminListener {
+            listen: socket_address("--admin-listen", &listen)?,
+            plaintext: args.admin_plaintext || file.admin_plaintext.unwrap_or(false),
+        }),
+    };
     let controllers = if args.controllers.is_empty() {
         file.controllers
             .iter()
@@ -337,11 +360,13 @@ fn resolve(options: &GlobalOptions, args: StartArgs) -> anyhow::Result<NodeConfi
         listen: socket_address("--listen", &listen)?,
         advertise: advertised("--advertise", advertise.as_deref(), &listen)?,
         kafka,
+        admin,
         controllers: numbered(controllers)?,
         flush: match args.flush.or(file.flush) {
             Some(Flush::Os) => FlushPolicy::Os,
             Some(Flush::Fsync) | None => FlushPolicy::Fsync,
         },
+        verify_logs: args.verify_logs,
         kafka_api: kafka::Config {
             auto_create_topics: args
                 .auto_create_topics

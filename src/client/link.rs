@@ -36,6 +36,8 @@ struct State {
     connecting: Option<Connecting>,
     failures: u32,
     not_before: Option<Instant>,
+    /// Others are asked first until then.
+    silent_until: Option<Instant>,
     random: Random,
 }
 
@@ -74,6 +76,7 @@ impl Link {
                 connecting: None,
                 failures: 0,
                 not_before: None,
+                silent_until: None,
                 random: Random::new(seed),
             }),
         }
@@ -85,6 +88,17 @@ impl Link {
 
     pub(super) fn is_up(&self) -> bool {
         self.lock().session.as_ref().is_some_and(|s| s.is_up())
+    }
+
+    /// It answers nothing at the moment, though its connection stands.
+    pub(super) fn note_silence(&self, until: Instant) {
+        self.lock().silent_until = Some(until);
+    }
+
+    /// Whether others should be asked first.
+    pub(super) fn is_silent(&self) -> bool {
+        let silent_until = self.lock().silent_until;
+        silent_until.is_some_and(|until| Instant::now() < until)
     }
 
     pub(super) fn close(&self) {
@@ -144,6 +158,7 @@ impl Link {
             Ok(session) => {
                 tracing::debug!(address = %self.address, "connected");
                 state.session = Some(session.clone());
+                state.silent_until = None;
             }
             Err(error) => {
                 state.failures = state.failures.saturating_add(1);

@@ -417,7 +417,14 @@ impl Client {
         }
     }
 
-    /// Every address that is known, connected ones first, otherwise in a random order that starts anew each time.
+    /// A node lets requests wait without an answer: others are asked before it until then.
+    fn note_silence(&self, node: NodeId, until: Instant) {
+        if let Some(link) = self.node_link(node) {
+            link.note_silence(until);
+        }
+    }
+
+    /// Every address that is known, silent ones last, connected ones first, otherwise in a random order that starts anew each time.
     fn candidates(&self) -> Vec<Arc<Link>> {
         let view = self.view();
         let known = view.nodes.values();
@@ -430,7 +437,7 @@ impl Client {
         let turn = (self.random() as usize).checked_rem(addresses.len());
         addresses.rotate_left(turn.unwrap_or(0));
         let mut links: Vec<Arc<Link>> = addresses.into_iter().map(|a| self.link(a)).collect();
-        links.sort_by_key(|link| !link.is_up());
+        links.sort_by_key(|link| (link.is_silent(), !link.is_up()));
         links
     }
 

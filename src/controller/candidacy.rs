@@ -61,6 +61,12 @@ impl Candidacy {
         }
     }
 
+    /// Rounds in a row that led nowhere.
+    #[cfg(test)]
+    pub(super) fn rounds(&self) -> u32 {
+        self.rounds
+    }
+
     /// Whether to begin a round of canvassing now; [`Candidacy::end_round`] ends it. To be called often.
     pub(super) fn begin_round(&mut self, now: Duration, outlook: &Outlook) -> bool {
         if outlook.leads || outlook.presence == Presence::Heard {

@@ -31,6 +31,8 @@ pub(super) fn node(id: u32) -> NodeId {
 pub(super) struct Switch {
     nodes: Mutex<BTreeMap<NodeId, Controller>>,
     cut_off: Mutex<BTreeSet<NodeId>>,
+    /// Pairs that do not reach each other.
+    cut_pairs: Mutex<BTreeSet<(NodeId, NodeId)>>,
     round_trip: Mutex<Duration>,
 }
 
@@ -50,7 +52,11 @@ impl PeerNetwork for Port {
         Box::pin(async move {
             let cut_off = {
                 let cut_off = self.switch.cut_off.lock().unwrap();
-                cut_off.contains(&to) || cut_off.contains(&self.me)
+                let pairs = self.switch.cut_pairs.lock().unwrap();
+                cut_off.contains(&to)
+                    || cut_off.contains(&self.me)
+                    || pairs.contains(&(to, self.me))
+                    || pairs.contains(&(self.me, to))
             };
             let there = self.switch.nodes.lock().unwrap().get(&to).cloned();
             let there = there.filter(|_| !cut_off);
@@ -808,4 +814,122 @@ async fn messages_that_are_not_what_they_claim_are_refused() {
         }
     ));
     cluster.kill(1).await;
+}
+
+/// Three controllers, each of which knows all; and which is active.
+async fn three_controllers(cluster: &mut Cluster) -> (BTreeMap<NodeId, Controller>, NodeId) {
+    let mut controllers = BTreeMap::new();
+    for id in 1..=3 {
+        controllers.insert(node(id), cluster.start(id).await);
+    }
+    for controller in controllers.values() {
+        registered(controller, 3).await;
+    }
+    let mut metrics = controllers[&node(1)].shared.raft.metrics();
+    let known = metrics.wait_for(|m| m.current_leader.is_some());
+    let active = tokio::time::timeout(DEADLINE, known).await;
+    let active = active.unwrap().unwrap().current_leader.unwrap();
+    drop(metrics);
+    (controllers, node(u32::try_from(active).unwrap()))
+}
+
+/// Waits until `controller` knows of another active one than `old`.
+async fn replaced(controller: &Controller, old: NodeId) {
+    let old = u64::from(old.get());
+    let mut metrics = controller.shared.raft.metrics();
+    let found = metrics.wait_for(|m| m.current_leader.is_some_and(|leader| leader != old));
+    let found = tokio::time::timeout(DEADLINE, found).await;
+    assert!(found.is_ok(), "node {old} was not replaced");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_controller_that_alone_misses_the_active_one_does_not_depose_it() {
+    let mut cluster = Cluster::new(3);
+    let (controllers, active) = three_controllers(&mut cluster).await;
+    let term = controllers[&active].shared.metrics().current_term;
+    let (&cut, misses) = controllers.iter().find(|(id, _)| **id != active).unwrap();
+    cluster
+        .switch
+        .cut_pairs
+        .lock()
+        .unwrap()
+        .insert((cut, active));
+    // It asks the third, who hears the active one, again and again.
+    let asked = async {
+        while misses.shared.candidacy().rounds() < 5 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, asked).await.unwrap();
+    cluster.switch.cut_pairs.lock().unwrap().clear();
+    misses.allocate_producer_ids(1, DEADLINE).await.unwrap();
+    for controller in controllers.values() {
+        let metrics = controller.shared.metrics();
+        assert_eq!(metrics.current_term, term);
+        assert_eq!(metrics.current_leader, Some(u64::from(active.get())));
+    }
+    for id in 1..=3 {
+        cluster.kill(id).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_says_that_it_stops_is_replaced_without_its_silence() {
+    let mut cluster = Cluster::new(3);
+    let (controllers, active) = three_controllers(&mut cluster).await;
+    let others: Vec<&Controller> = controllers
+        .iter()
+        .filter(|(id, _)| **id != active)
+        .map(|(_, controller)| controller)
+        .collect();
+    let assignment: Vec<u32> = std::iter::once(active)
+        .chain(controllers.keys().copied().filter(|id| *id != active))
+        .map(NodeId::get)
+        .collect();
+    let request = topic("t", &assignment);
+    let partition = first_partition(&request);
+    others[0].create_topic(request, DEADLINE).await.unwrap();
+    controllers[&active].leave().await;
+    // It goes on sending heartbeats, which count for nothing any more.
+    replaced(others[0], active).await;
+    wait_for(others[0], "another leader", |image| {
+        let leader = image
+            .partition(partition)
+            .and_then(PartitionState::leader_node);
+        leader.is_some_and(|leader| leader != active)
+    })
+    .await;
+    for id in 1..=3 {
+        cluster.kill(id).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_partitions_of_a_dead_node_are_elected_by_two_commands() {
+    let mut cluster = Cluster::new(1);
+    let one = cluster.start(1).await;
+    for id in 2..=4 {
+        let broker = cluster.start(id).await;
+        registered(&broker, id as usize).await;
+    }
+    let mut request = topic("t", &[]);
+    request.assignment = Some(vec![vec![node(4), node(2), node(3)]; 1000]);
+    let topic = one.create_topic(request, DEADLINE).await.unwrap();
+    // Every node is a member: no further command is on its way.
+    let mut metrics = one.shared.raft.metrics();
+    let joined = metrics.wait_for(|m| m.membership_config.nodes().count() == 4);
+    assert!(tokio::time::timeout(DEADLINE, joined).await.is_ok());
+    drop(metrics);
+    let before = one.image().borrow().applied_index();
+    cluster.kill(4).await;
+    let image = wait_for(&one, "all are led again", |image| {
+        let mut partitions = image.topic(topic).unwrap().partitions.iter();
+        partitions.all(|state| state.leader_node() == Some(node(2)))
+    })
+    .await;
+    let commands = image.applied_index() - before;
+    assert_eq!(commands, 2, "one that starts, one that appoints");
+    for id in 1..=3 {
+        cluster.kill(id).await;
+    }
 }

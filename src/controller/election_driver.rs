@@ -397,9 +397,7 @@ impl Driver {
             if now < since + patience && !missing.is_empty() {
                 continue;
             }
-            // One that has died since it replied would be replaced at once: better to wait for another reply or its return.
-            let winner = running.election.winner(image, false);
-            if let Some(leader) = winner.filter(|leader| alive.contains(&leader.node)) {
+            if let Some(leader) = running.election.winner_among(image, alive) {
                 appointments.push(Appointing {
                     partition,
                     leader_epoch: running.election.epoch(),

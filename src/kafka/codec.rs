@@ -1,7 +1,12 @@
 //! From bytes to requests, and from responses to bytes.
 
 use bytes::{BufMut, Bytes, BytesMut};
-use kafka_protocol::messages::ApiKey;
+use kafka_protocol::messages::{
+    ApiKey, ApiVersionsRequest, CreatePartitionsRequest, CreateTopicsRequest, DeleteTopicsRequest,
+    DescribeClusterRequest, DescribeConfigsRequest, FetchRequest, FindCoordinatorRequest,
+    IncrementalAlterConfigsRequest, InitProducerIdRequest, ListOffsetsRequest, MetadataRequest,
+    ProduceRequest,
+};
 use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, StrBytes};
 use thiserror::Error;
 
@@ -151,6 +156,33 @@ impl RawRequest {
             version: self.version,
             correlation_id: self.correlation_id,
         }
+    }
+}
+
+/// Whether a frame is a request that is served, whole and well formed: everything that a connection does with a frame before
+/// it acts on it. For tests and fuzzers; no input makes it panic, or allocate more than a small multiple of what it brings.
+pub fn is_request(frame: Bytes) -> bool {
+    let Ok(Header::Request(request)) = read_header(frame) else {
+        return false;
+    };
+    match request.api.key {
+        ApiKey::Produce => request.decode::<ProduceRequest>().is_ok(),
+        ApiKey::Fetch => request.decode::<FetchRequest>().is_ok(),
+        ApiKey::ListOffsets => request.decode::<ListOffsetsRequest>().is_ok(),
+        ApiKey::Metadata => request.decode::<MetadataRequest>().is_ok(),
+        ApiKey::FindCoordinator => request.decode::<FindCoordinatorRequest>().is_ok(),
+        ApiKey::ApiVersions => request.decode::<ApiVersionsRequest>().is_ok(),
+        ApiKey::CreateTopics => request.decode::<CreateTopicsRequest>().is_ok(),
+        ApiKey::DeleteTopics => request.decode::<DeleteTopicsRequest>().is_ok(),
+        ApiKey::InitProducerId => request.decode::<InitProducerIdRequest>().is_ok(),
+        ApiKey::DescribeConfigs => request.decode::<DescribeConfigsRequest>().is_ok(),
+        ApiKey::CreatePartitions => request.decode::<CreatePartitionsRequest>().is_ok(),
+        ApiKey::IncrementalAlterConfigs => {
+            request.decode::<IncrementalAlterConfigsRequest>().is_ok()
+        }
+        ApiKey::DescribeCluster => request.decode::<DescribeClusterRequest>().is_ok(),
+        // No other is served.
+        _ => false,
     }
 }
 

@@ -12,9 +12,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::{Buf, Bytes};
 use futures_util::future::BoxFuture;
+use kafka_protocol::messages::ApiKey;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
@@ -25,6 +26,7 @@ use super::context::{Config, Context, ListenerKind};
 use super::framing::{FrameError, FrameReader};
 use super::limits::{ELEMENT_BYTES, MAX_DESCRIPTIONS};
 use super::log_limit::LogLimit;
+use super::meters::Meters;
 use super::{Service, handlers};
 
 /// The Kafka API of one node: what all its connections share.
@@ -36,6 +38,7 @@ pub struct Server<S> {
     descriptions: Arc<Semaphore>,
     connections: Arc<Semaphore>,
     log_limit: LogLimit,
+    meters: Meters,
 }
 
 /// Who is at the other end, for the log.
@@ -96,6 +99,16 @@ impl From<Bytes> for Response {
     }
 }
 
+/// A request in the queue of answers.
+struct Queued {
+    pending: Pending,
+    /// What it counts for until it is answered.
+    held: Held,
+    api: ApiKey,
+    bytes: usize,
+    arrived: Instant,
+}
+
 /// An answer that comes when its turn has come.
 pub(super) type Pending = BoxFuture<'static, Result<Reply, BadRequest>>;
 
@@ -112,6 +125,7 @@ impl<S: Service> Server<S> {
                 limits.max_connections.min(Semaphore::MAX_PERMITS),
             )),
             log_limit: LogLimit::new(),
+            meters: Meters::default(),
         })
     }
 
@@ -143,7 +157,13 @@ impl<S: Service> Server<S> {
             .saturating_sub(self.connections.available_permits())
     }
 
+    /// What was done so far.
+    pub fn meters(&self) -> &Meters {
+        &self.meters
+    }
+
     fn complain(&self, peer: &Peer, reason: &dyn fmt::Display) {
+        self.meters.refuse();
         if let Some(suppressed) = self.log_limit.allow() {
             warn!(%peer, suppressed, "Kafka connection closed: {reason}");
         }
@@ -204,7 +224,7 @@ impl<S: Service> Connection<S> {
     async fn read<R>(
         &self,
         reader: R,
-        queue: mpsc::Sender<(Pending, Held)>,
+        queue: mpsc::Sender<Queued>,
         context: Arc<Context<S>>,
         outstanding: &AtomicUsize,
         shutdown: &CancellationToken,
@@ -235,8 +255,11 @@ impl<S: Service> Connection<S> {
                 Err(FrameError::Idle) if outstanding.load(Ordering::Relaxed) > 0 => continue,
                 Err(error) => return self.ended_by(error),
             };
+            let (bytes, arrived) = (frame.len(), Instant::now());
+            let mut api = ApiKey::ApiVersions;
             let pending = match read_header(frame) {
                 Ok(Header::Request(request)) => {
+                    api = request.api.key;
                     let decoded = request.elements.saturating_mul(ELEMENT_BYTES);
                     let budget = memory.of(request.api.key as i16);
                     budget.take(&mut held, decoded).await;
@@ -250,7 +273,13 @@ impl<S: Service> Connection<S> {
             match pending {
                 Ok(pending) => {
                     outstanding.fetch_add(1, Ordering::Relaxed);
-                    slot.send((pending, held));
+                    slot.send(Queued {
+                        pending,
+                        held,
+                        api,
+                        bytes,
+                        arrived,
+                    });
                 }
                 Err(error) => {
                     self.server.complain(&self.peer, &error);
@@ -285,23 +314,28 @@ impl<S: Service> Connection<S> {
     async fn write<W>(
         &self,
         mut writer: W,
-        mut pending: mpsc::Receiver<(Pending, Held)>,
+        mut queue: mpsc::Receiver<Queued>,
         outstanding: &AtomicUsize,
     ) -> Option<Ended>
     where
         W: AsyncWrite + Send + Unpin,
     {
-        while let Some((reply, held)) = pending.recv().await {
-            let reply = reply.await;
+        while let Some(queued) = queue.recv().await {
+            let reply = queued.pending.await;
             // What the request counted for goes before the response is written, which may take its reader's time.
-            drop(held);
+            drop(queued.held);
+            let meter = self.server.meters.of(queued.api);
+            let done = |response_bytes| {
+                meter.record(queued.arrived.elapsed(), queued.bytes, response_bytes);
+            };
             match reply {
                 Ok(Reply::Send(response)) => {
+                    done(response.bytes.remaining());
                     if let Err(ended) = self.send(&mut writer, response).await {
                         return Some(ended);
                     }
                 }
-                Ok(Reply::Nothing) => {}
+                Ok(Reply::Nothing) => done(0),
                 Ok(Reply::Close(reason)) => {
                     self.server.complain(&self.peer, &reason);
                     return Some(Ended::Refused);

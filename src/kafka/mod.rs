@@ -17,6 +17,7 @@ mod framing;
 mod handlers;
 pub mod limits;
 mod log_limit;
+mod meters;
 mod preflight;
 mod schema;
 mod service;
@@ -24,8 +25,10 @@ mod service;
 mod tests;
 mod versions;
 
+pub use codec::is_request;
 pub use connection::{Connection, Ended, Peer, Server};
 pub use context::{Config, ListenerKind};
+pub use meters::{Meters, RequestMeter};
 pub use service::{
     Acks, CreatedTopic, FetchPartition, FetchRefusal, FetchedRecords, ListedOffset, NodeSetting,
     OffsetSpec, Produce, ProduceOutcome, ProduceReply, Refusal, Service, produce_replied,

@@ -168,7 +168,9 @@ pub struct FetchedRecords {
     pub records: Vec<Bytes>,
     /// Where the next read goes on: the end of the last batch returned, or `from` where there is none.
     pub next: Offset,
-    pub high_watermark: Offset,
+    /// `None` while a new leader does not know it yet: more may be committed than it can show, so nobody is told that the
+    /// partition ends there.
+    pub high_watermark: Option<Offset>,
     /// Never above the high watermark.
     pub last_stable_offset: Offset,
     pub log_start_offset: Offset,

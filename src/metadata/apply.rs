@@ -383,15 +383,15 @@ impl ClusterImage {
                 "node {node} has no replica of the partition"
             )));
         }
-        if !change.new_isr.contains(&leader) {
+        // The present set again, by which a leader settles what became of another proposal, admits nobody: a member of it may
+        // have restarted since, the leader itself before it was appointed.
+        let is_present = change.new_isr == state.isr && change.min_insync == state.min_insync;
+        if !is_present && !change.new_isr.contains(&leader) {
             return Err(Rejection::InvalidIsr(format!(
                 "the leader, node {}, is not in it as it was appointed",
                 leader.node
             )));
         }
-        // The present set again, by which a leader settles what became of another proposal, admits nobody: a member of it may
-        // have restarted since.
-        let is_present = change.new_isr == state.isr && change.min_insync == state.min_insync;
         if !is_present {
             for &member in &change.new_isr {
                 self.check_registered(member)?;

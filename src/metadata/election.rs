@@ -149,7 +149,29 @@ impl Election {
         if wait_for_all && self.missing(image).next().is_some() {
             return None;
         }
-        let replies: Vec<&FenceReply> = self.valid_replies(image).collect();
+        self.winner_of(image, |_| true)
+    }
+
+    /// The same, among the replies of nodes in `alive` only: one that stopped after it had replied would have to be
+    /// replaced at once. Not to count a reply is as if it had not come, so an election quorum of the others is needed, and
+    /// is enough.
+    pub fn winner_among(
+        &self,
+        image: &ClusterImage,
+        alive: &BTreeSet<NodeId>,
+    ) -> Option<Appointment> {
+        self.winner_of(image, |node| alive.contains(&node))
+    }
+
+    fn winner_of(
+        &self,
+        image: &ClusterImage,
+        counts: impl Fn(NodeId) -> bool,
+    ) -> Option<Appointment> {
+        let replies: Vec<&FenceReply> = self
+            .valid_replies(image)
+            .filter(|reply| counts(reply.node))
+            .collect();
         let rank = |node| self.replicas.iter().position(|&replica| replica == node);
         let best = replies
             .iter()
@@ -199,7 +221,7 @@ mod tests {
     use crate::metadata::{
         Appointing, Command, CreateTopicRequest, ElectionStart, Outcome, Registration, Rejection,
     };
-    use crate::types::{DirectoryId, Offset, PartitionIndex, TopicId, TopicName};
+    use crate::types::{DirectoryId, IsrChange, Offset, PartitionIndex, TopicId, TopicName};
 
     const PARTITION: TopicPartition = TopicPartition {
         topic: TopicId::from_random_bits(1),
@@ -327,6 +349,25 @@ mod tests {
     }
 
     #[test]
+    fn who_stopped_after_its_reply_does_not_win_and_does_not_stand_in_the_way() {
+        let (image, mut election) = electing();
+        election.record(reply(&image, 1, 1, 91)).unwrap();
+        election.record(reply(&image, 2, 1, 90)).unwrap();
+        let among = |election: &Election, alive| {
+            let winner = election.winner_among(&image, &nodes(alive));
+            winner.map(|winner| winner.node.get())
+        };
+        assert_eq!(
+            among(&election, vec![2, 3]),
+            None,
+            "what one alone holds need not be all that was committed"
+        );
+        assert_eq!(among(&election, vec![1, 2]), Some(1));
+        election.record(reply(&image, 3, 1, 90)).unwrap();
+        assert_eq!(among(&election, vec![2, 3]), Some(2));
+    }
+
+    #[test]
     fn replies_of_other_epochs_outsiders_and_the_ineligible_do_not_count() {
         let (image, mut election) = electing();
         let mut old = reply(&image, 2, 1, 90);
@@ -417,5 +458,42 @@ mod tests {
         assert!(!can_elect(&image, state, &nodes([3])));
         start(&mut image);
         assert_eq!(needs_election(&image, &all), [PARTITION]);
+    }
+
+    #[test]
+    fn a_leader_that_restarted_before_its_reign_may_propose_the_present_set_again() {
+        let (mut image, _) = electing();
+        let restarted = Registration {
+            incarnation: Incarnation::from_random_bits(4),
+            ..registration(1, 1)
+        };
+        let leader = restarted.appointment();
+        image
+            .apply(&Command::RegisterNode {
+                registration: restarted,
+            })
+            .unwrap();
+        let appointments = vec![Appointing {
+            partition: PARTITION,
+            leader_epoch: image.partition(PARTITION).unwrap().leader_epoch,
+            leader,
+        }];
+        image
+            .apply(&Command::AppointLeaders { appointments })
+            .unwrap();
+        let state = image.partition(PARTITION).unwrap().clone();
+        assert!(!state.isr.contains(&leader), "it is named as it was before");
+        let changes = vec![IsrChange {
+            partition: PARTITION,
+            leader_epoch: state.leader_epoch,
+            partition_epoch: state.partition_epoch,
+            new_isr: state.isr.clone(),
+            min_insync: state.min_insync,
+        }];
+        let changed = image.apply(&Command::ChangeIsrs { changes }).unwrap();
+        assert!(matches!(changed, Outcome::Partitions(results) if results[0].is_ok()));
+        let settled = image.partition(PARTITION).unwrap();
+        assert_eq!(settled.isr, state.isr);
+        assert!(settled.partition_epoch > state.partition_epoch);
     }
 }

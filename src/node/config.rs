@@ -24,10 +24,14 @@ pub struct NodeConfig {
     /// Where others reach that; `None`: `listen` itself, which then is no wildcard address.
     pub advertise: Option<Endpoint>,
     pub kafka: Option<KafkaListener>,
+    /// Where health, metrics and views are served over HTTP; `None`: nowhere.
+    pub admin: Option<AdminListener>,
     /// The controllers with their QUIC addresses: 1, 3 or 5. Empty: this node is its own.
     pub controllers: BTreeMap<NodeId, String>,
     /// What `flush` is for topics that do not set it.
     pub flush: FlushPolicy,
+    /// Whether every frame of every log is read and checked when it is opened, not only those that recovery must look at.
+    pub verify_logs: bool,
     pub kafka_api: kafka::Config,
     /// Whether and when leaderships go back to the preferred replicas.
     pub leader_balance: LeaderBalance,
@@ -48,6 +52,14 @@ pub enum KafkaSecurity {
     Plaintext,
 }
 
+/// A TCP listener for HTTP requests about the node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AdminListener {
+    pub listen: SocketAddr,
+    /// Without TLS, which is allowed on a loopback address only. Else clients show a certificate of the cluster's CA.
+    pub plaintext: bool,
+}
+
 /// A configuration that cannot work. Nothing was started or changed.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum ConfigError {
@@ -64,6 +76,11 @@ pub enum ConfigError {
          leave plaintext off and use TLS"
     )]
     PlaintextNotLoopback { address: SocketAddr },
+    #[error(
+        "a plaintext admin endpoint at {address} would show the cluster to everyone who can reach it: listen on 127.0.0.1, \
+         or leave --admin-plaintext off and use TLS"
+    )]
+    AdminPlaintextNotLoopback { address: SocketAddr },
     #[error("{count} controllers are listed: list 1, 3 or 5 with --controllers")]
     ControllerCount { count: usize },
     #[error(
@@ -90,6 +107,14 @@ impl NodeConfig {
                     address: kafka.listen,
                 });
             }
+        }
+        if let Some(admin) = &self.admin
+            && admin.plaintext
+            && !admin.listen.ip().is_loopback()
+        {
+            return Err(ConfigError::AdminPlaintextNotLoopback {
+                address: admin.listen,
+            });
         }
         let count = self.controllers.len();
         if count != 0 && !ALLOWED_CONTROLLERS.contains(&count) {
@@ -186,8 +211,10 @@ mod tests {
             listen: "127.0.0.1:0".parse().unwrap(),
             advertise: None,
             kafka: None,
+            admin: None,
             controllers: BTreeMap::new(),
             flush: FlushPolicy::Fsync,
+            verify_logs: false,
             kafka_api: kafka::Config::default(),
             leader_balance: LeaderBalance::default(),
         }
@@ -222,6 +249,17 @@ mod tests {
                 security: KafkaSecurity::Plaintext,
             });
             assert_eq!(config.check().is_ok(), fine, "{address}");
+            config.kafka = None;
+            let mut admin = AdminListener {
+                listen: address.parse().unwrap(),
+                plaintext: true,
+            };
+            config.admin = Some(admin);
+            assert_eq!(config.check().is_ok(), fine, "{address}");
+            admin.plaintext = false;
+            config.admin = Some(admin);
+            assert_eq!(config.check(), Ok(()));
+            config.admin = None;
         }
     }
 

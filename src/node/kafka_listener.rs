@@ -10,7 +10,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::broker::Broker;
 use crate::kafka::{self, ListenerKind};
-use crate::transport::KafkaTls;
+use crate::transport::TcpTls;
 
 /// The pause after a failed accept: most likely the process has no file handle left, and asking again at once would only
 /// burn time.
@@ -19,7 +19,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Accepts until `shutdown`. Without `tls` the listener is plaintext.
 pub(super) async fn run(
     listener: TcpListener,
-    tls: Option<Arc<KafkaTls>>,
+    tls: Option<Arc<TcpTls>>,
     kafka: Arc<kafka::Server<Broker>>,
     shutdown: CancellationToken,
     tasks: TaskTracker,
@@ -58,7 +58,7 @@ pub(super) async fn run(
 async fn serve(
     stream: TcpStream,
     remote: SocketAddr,
-    tls: Option<Arc<KafkaTls>>,
+    tls: Option<Arc<TcpTls>>,
     admitted: kafka::Connection<Broker>,
     shutdown: CancellationToken,
 ) {

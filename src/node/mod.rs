@@ -3,6 +3,7 @@
 //! [`Node::start`] checks everything that can be refused before it changes anything: configuration, certificates, ports,
 //! data directory, in that order. Then it starts, from the bottom up: storage, endpoint, controller, broker, listeners.
 
+mod admin_listener;
 mod config;
 mod drain;
 mod identity;
@@ -17,11 +18,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use thiserror::Error;
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub use config::{ConfigError, KafkaListener, KafkaSecurity, NodeConfig};
+pub use config::{AdminListener, ConfigError, KafkaListener, KafkaSecurity, NodeConfig};
 
+use crate::admin;
 use crate::broker::{Broker, BrokerOptions, Starting};
 use crate::controller::{Controller, ControllerConfig, RegistrationState, StartError, Timing};
 use crate::kafka;
@@ -31,8 +34,9 @@ use crate::storage::{
     read_high_watermarks,
 };
 use crate::transport::{
-    Alpn, BindError, CallPool, CertificateError, CloseReason, CurrentIdentity, EndpointKeys,
-    EndpointKeysError, IdentityError, KafkaTls, Server, ServerOptions, TlsConfigError, bind_tcp,
+    Alpn, BindError, CallPool, CertificateError, ClientAuth, CloseReason, CurrentIdentity,
+    EndpointKeys, EndpointKeysError, IdentityError, Server, ServerOptions, TcpTls, TlsConfigError,
+    bind_tcp,
 };
 use crate::types::{ClusterId, DirectoryId, Incarnation};
 
@@ -66,8 +70,8 @@ pub enum NodeError {
     SmallFile(#[from] SmallFileError),
     #[error(transparent)]
     Keys(#[from] EndpointKeysError),
-    #[error("cannot use this node's certificates for TLS on the Kafka listener")]
-    KafkaTls(#[from] TlsConfigError),
+    #[error("cannot use this node's certificates for TLS over TCP")]
+    TcpTls(#[from] TlsConfigError),
     #[error("cannot start the controller in {}", path.display())]
     Controller {
         path: PathBuf,
@@ -84,6 +88,7 @@ pub struct Node {
     server: Server,
     quic_address: SocketAddr,
     kafka_address: Option<SocketAddr>,
+    admin_address: Option<SocketAddr>,
     controller: Controller,
     broker: Arc<Broker>,
     calls: Arc<CallPool>,
@@ -99,6 +104,10 @@ impl Node {
         let given = identity::load(&config, &certs_dir)?;
         probe_udp(config.listen)?;
         let kafka_socket = match &config.kafka {
+            Some(listener) => Some(bind_tcp(listener.listen)?),
+            None => None,
+        };
+        let admin_socket = match &config.admin {
             Some(listener) => Some(bind_tcp(listener.listen)?),
             None => None,
         };
@@ -118,10 +127,12 @@ impl Node {
             alpns: Alpn::ALL.to_vec(),
         })?;
         let quic_address = server.local_addr().map_err(NodeError::Threads)?;
-        let kafka_address = match &kafka_socket {
-            Some(socket) => Some(socket.local_addr().map_err(NodeError::Threads)?),
-            None => None,
+        let address_of = |socket: &Option<TcpListener>| {
+            let address = socket.as_ref().map(TcpListener::local_addr);
+            address.transpose().map_err(NodeError::Threads)
         };
+        let kafka_address = address_of(&kafka_socket)?;
+        let admin_address = address_of(&admin_socket)?;
 
         let registration = registration(&config, &data_dir, quic_address, kafka_address);
         let me = registration.appointment();
@@ -132,6 +143,7 @@ impl Node {
                 identity: identity.clone(),
                 data_dir: data_dir.clone(),
                 default_flush: config.flush,
+                verify_logs: config.verify_logs,
                 high_watermarks,
                 settings: config.settings(quic_address, kafka_address),
             },
@@ -171,10 +183,27 @@ impl Node {
             shutdown: shutdown.clone(),
             tasks: tasks.clone(),
         }));
+        if let (Some(listener), Some(socket)) = (&config.admin, admin_socket) {
+            let tls = match listener.plaintext {
+                false => Some(Arc::new(TcpTls::new(
+                    &identity.get(),
+                    ClientAuth::Required,
+                )?)),
+                true => None,
+            };
+            let sources = admin::Sources::new(broker.clone(), kafka.clone(), server.clone());
+            tasks.spawn(admin_listener::run(
+                socket,
+                tls,
+                Arc::new(sources),
+                shutdown.clone(),
+                tasks.clone(),
+            ));
+        }
         if let (Some(listener), Some(socket)) = (&config.kafka, kafka_socket) {
             let tls = match listener.security {
                 KafkaSecurity::Tls(client_auth) => {
-                    Some(Arc::new(KafkaTls::new(&identity.get(), client_auth)?))
+                    Some(Arc::new(TcpTls::new(&identity.get(), client_auth)?))
                 }
                 KafkaSecurity::Plaintext => None,
             };
@@ -190,6 +219,7 @@ impl Node {
             node = %me.node, incarnation = %me.incarnation, directory = %me.directory,
             data_dir = %data_dir.path().display(), quic = %quic_address,
             kafka = kafka_address.map(|address| address.to_string()),
+            admin = admin_address.map(|address| address.to_string()),
             "node started"
         );
         Ok(Node {
@@ -197,6 +227,7 @@ impl Node {
             server,
             quic_address,
             kafka_address,
+            admin_address,
             controller,
             broker,
             calls,
@@ -212,6 +243,10 @@ impl Node {
 
     pub fn kafka_address(&self) -> Option<SocketAddr> {
         self.kafka_address
+    }
+
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin_address
     }
 
     pub fn broker(&self) -> &Arc<Broker> {

@@ -4,25 +4,36 @@ use super::Partition;
 use super::output::{Frames, FramesReady, Hello, Output};
 use super::replica::Role;
 use crate::replication::{FollowerAction, LeaderAction};
-use crate::types::{LogPosition, NodeId, SessionId};
-use crate::wire::{MAX_HELLO_EPOCHS, OpenSession};
+use crate::types::{NodeId, SessionId};
+use crate::wire::{MAX_HELLO_EPOCHS, OpenSession, SessionOutcome};
 
 impl Partition {
     pub(super) fn drain_leader(&mut self) {
-        let Role::Leader(leader) = &mut self.role else {
-            return;
-        };
-        while let Some(action) = leader.poll_action() {
+        loop {
+            let Role::Leader(leader) = &mut self.role else {
+                return;
+            };
+            let Some(action) = leader.poll_action() else {
+                return;
+            };
             self.outputs.push_back(match action {
                 LeaderAction::Answer {
                     to,
-                    answer,
+                    mut answer,
                     catch_up,
-                } => Output::Answer {
-                    to,
-                    answer,
-                    catch_up,
-                },
+                } => {
+                    if let SessionOutcome::Reset {
+                        producers: known, ..
+                    } = &mut answer.outcome
+                    {
+                        *known = self.producers_at_start();
+                    }
+                    Output::Answer {
+                        to,
+                        answer,
+                        catch_up,
+                    }
+                }
                 LeaderAction::Send {
                     to,
                     session,
@@ -89,20 +100,32 @@ impl Partition {
                         return;
                     }
                     let before = self.log.end();
-                    let cut = self.log.truncate(to).map_err(|error| error.to_string());
-                    self.handle_cut(before, cut);
+                    let cut = self.log.truncate(to);
+                    if let Err(error) = &cut
+                        && error.is_damage()
+                    {
+                        // Nothing is taken in this state; the next tick begins anew.
+                        self.handle_damage(&error.to_string());
+                        return;
+                    }
+                    let cut = cut.map_err(|error| error.to_string());
+                    let is_shorter = self.log.end() != before;
+                    self.handle_cut(is_shorter, cut);
                 }
-                FollowerAction::Reset { start, epochs } => {
-                    let before = self.log.end();
-                    let reset = self.log.reset(start, epochs);
-                    self.handle_cut(before, reset.map_err(|error| error.to_string()));
+                FollowerAction::Reset {
+                    start,
+                    epochs,
+                    producers,
+                } => {
+                    let reset = self.log.reset(start, epochs, producers.encode());
+                    self.handle_cut(true, reset.map_err(|error| error.to_string()));
                 }
             }
         }
     }
 
-    /// The log, which ended at `before`, was cut or begun anew.
-    fn handle_cut(&mut self, before: LogPosition, result: Result<(), String>) {
+    /// The log was cut or begun anew, if it had to be: `has_changed`.
+    fn handle_cut(&mut self, has_changed: bool, result: Result<(), String>) {
         if let Err(error) = result {
             self.fail(
                 format!("cannot truncate partition {}: {error}", self.id),
@@ -110,7 +133,7 @@ impl Partition {
             );
             return;
         }
-        if self.log.end() != before {
+        if has_changed {
             self.replay_producers();
         }
         self.high_watermark = self.high_watermark.max(self.log.start().offset);
@@ -141,6 +164,7 @@ impl Partition {
                 durable,
                 epochs: epochs.latest(count),
                 epochs_complete,
+                log_lost: self.must_leave_isr,
             },
         }
     }

@@ -6,6 +6,9 @@
 mod actions;
 #[cfg(test)]
 mod cluster_tests;
+mod damage;
+#[cfg(test)]
+mod fault_tests;
 mod output;
 mod producers;
 mod replica;

@@ -1,14 +1,21 @@
 //! What the log says of idempotent producers.
 
+use bytes::Bytes;
+
 use super::Partition;
-use crate::record::Batch;
+use crate::record::{Batch, BatchHeader};
 use crate::replication::{BatchSequence, ProducerBatch, ProducerStates};
-use crate::types::Offset;
+use crate::storage::{Log, ReadError};
+use crate::types::{LogPosition, Offset};
 use crate::wal::Frame;
+use crate::wire::{MAX_SNAPSHOT_BYTES, MAX_SNAPSHOT_PRODUCERS, ProducerSnapshot};
 
 /// What the core has to know of a batch; `None` for numbers that no checked batch has.
 pub(super) fn producer_batch(batch: &Batch) -> Option<ProducerBatch> {
-    let header = &batch.header;
+    producer_header(&batch.header)
+}
+
+fn producer_header(header: &BatchHeader) -> Option<ProducerBatch> {
     let records = u32::try_from(header.record_count)
         .ok()
         .filter(|&count| count > 0)?;
@@ -30,33 +37,90 @@ pub(super) fn remember_producer(producers: &mut ProducerStates, frame: &Frame) {
     if frame.is_epoch_start() {
         return;
     }
-    let Ok(batch) = Batch::decode(&frame.payload()) else {
+    // The frame's own checksum was right, and the batch's was when it was produced.
+    let Ok(header) = BatchHeader::decode(&frame.payload()) else {
         return;
     };
-    if let Some(sequence) = producer_batch(&batch).and_then(|batch| batch.sequence) {
+    if let Some(sequence) = producer_header(&header).and_then(|batch| batch.sequence) {
         producers.handle_appended(sequence, frame.base_offset(), frame.end_offset());
     }
+}
+
+/// Snapshots `producers`, the state up to `at`, where a segment begins there and it is worth its bytes.
+pub(super) fn snapshot_roll(log: &mut Log, producers: &ProducerStates, at: LogPosition) {
+    let about = producers.len() * (MAX_SNAPSHOT_BYTES / MAX_SNAPSHOT_PRODUCERS);
+    if log.is_snapshot_due(about) {
+        log.keep_snapshot(at, producers.snapshot().encode());
+    }
+}
+
+/// What the log up to `position` says of its producers: from the newest snapshot that can be used, and the frames behind it.
+fn producers_at(log: &Log, position: LogPosition) -> Result<ProducerStates, ReadError> {
+    let decode = |bytes: Bytes| ProducerSnapshot::decode(bytes).ok();
+    let (from, mut producers) = match log.latest_snapshot(position, decode) {
+        Some((at, snapshot)) => (at, ProducerStates::from(snapshot)),
+        None => {
+            let mut producers = ProducerStates::new();
+            if log.start().offset > Offset::ZERO {
+                producers.handle_log_cut_in_front();
+            }
+            (log.start(), producers)
+        }
+    };
+    for frame in log.frames(from) {
+        let frame = frame?;
+        if frame.start() >= position {
+            break;
+        }
+        remember_producer(&mut producers, &frame);
+    }
+    Ok(producers)
 }
 
 impl Partition {
     /// Rebuilds what is known of producers from the log (invariant 11).
     pub(super) fn replay_producers(&mut self) {
-        let mut producers = ProducerStates::new();
-        if self.log.start().offset > Offset::ZERO {
-            producers.handle_log_cut_in_front();
+        match producers_at(&self.log, self.log.end()) {
+            Ok(producers) => self.producers = producers,
+            Err(error) if error.is_damage() => self.handle_damage(&error.to_string()),
+            Err(error) => self.fail(
+                format!("cannot replay partition {}: {error}", self.id),
+                false,
+            ),
         }
-        for frame in self.log.frames(self.log.start()) {
-            match frame {
-                Ok(frame) => remember_producer(&mut producers, &frame),
-                Err(error) => {
-                    self.fail(
-                        format!("cannot replay partition {}: {error}", self.id),
-                        false,
-                    );
-                    return;
-                }
+    }
+
+    /// What is known of producers where the log starts: for a follower that begins there.
+    pub(super) fn producers_at_start(&self) -> ProducerSnapshot {
+        match producers_at(&self.log, self.log.start()) {
+            Ok(producers) => producers.snapshot(),
+            // Nothing behind the start was read, so there is nothing that can fail; what is not known is said to be unknown.
+            Err(_) => ProducerSnapshot {
+                incomplete: true,
+                producers: Vec::new(),
+            },
+        }
+    }
+
+    /// The same where the log is about to start, as a snapshot. `None` where the frames before it cannot be read.
+    pub(super) fn producers_at_new_start(&self, start: LogPosition) -> Option<Bytes> {
+        match producers_at(&self.log, start) {
+            Ok(producers) => Some(producers.snapshot().encode()),
+            Err(error) => {
+                tracing::warn!(
+                    partition = %self.id, cause = %error,
+                    "cannot read the segments that are removed; what they say of producers is lost"
+                );
+                None
             }
         }
-        self.producers = producers;
+    }
+
+    /// For the next start, which then has no frame to read again.
+    pub(super) fn keep_last_snapshot(&mut self) {
+        if self.log.poisoned().is_none() {
+            let snapshot = self.producers.snapshot().encode();
+            self.log.keep_snapshot(self.log.end(), snapshot);
+        }
     }
 }

@@ -3,13 +3,15 @@
 use std::collections::VecDeque;
 
 use super::output::{FenceAnswer, Frames, FramesReady, Output, PartitionView, RoleView};
-use super::producers::{producer_batch, remember_producer};
+use super::producers::{producer_batch, remember_producer, snapshot_roll};
 use crate::record::{Batch, STAMP_LEN, stamped_prefix};
 use crate::replication::{
     AckRefused, Acks, Admission, Follower, FramesRefused, IsrOutcome, Leader, LeaderAction,
     LogEnds, Peers, ProduceTicket, ProducerStates,
 };
-use crate::storage::{AppendError, Log, LogConfig, LogReader, SyncError, SyncTicket};
+use crate::storage::{
+    AppendError, IoFailure, Log, LogConfig, LogReader, ReadError, SyncError, SyncTicket,
+};
 use crate::types::{
     Appointment, ErrorCode, IsrChange, LeaderEpoch, LogPosition, MonotonicTime, NodeId, Offset,
     PartitionState, SessionId, TopicPartition,
@@ -54,19 +56,25 @@ pub struct Partition {
     /// sessions and appends below it. At least the epoch of the last durable frame.
     pub(super) promised: LeaderEpoch,
     /// How much of `promised` would survive a crash. A hello waits until it is all of it.
-    promised_durably: LeaderEpoch,
+    pub(super) promised_durably: LeaderEpoch,
     /// The last state that was taken from the controller.
-    state: Option<PartitionState>,
+    pub(super) state: Option<PartitionState>,
     /// At least what the current role knows; survives roles.
     pub(super) high_watermark: Offset,
     /// While this replica does not lead. A leader has it inside.
     pub(super) producers: ProducerStates,
     /// Whether there is a connection to the leader that is followed.
-    connected: bool,
+    pub(super) connected: bool,
     next_session: u64,
     /// As the topic's configuration has it, once it is known.
     configured_min_insync: Option<usize>,
-    trusted: bool,
+    /// Whether the log holds everything that this replica acknowledged. If not, it neither votes nor leads.
+    pub(super) trusted: bool,
+    /// The log was damaged while this very process was a member of the in-sync set: being named in it says nothing until a
+    /// state without it has shown that it was admitted anew.
+    pub(super) must_leave_isr: bool,
+    /// What a read found wrong with the log, until the log is set aside.
+    pub(super) damage: Option<String>,
     last_view: Option<PartitionView>,
     /// The durable end that the current role was last told of.
     pub(super) durable_told: LogPosition,
@@ -106,6 +114,8 @@ impl Partition {
             next_session: options.first_session,
             configured_min_insync: None,
             trusted: !options.log_lost && log_is_sound,
+            must_leave_isr: false,
+            damage: None,
             last_view: None,
             durable_told: LogPosition::START,
             outputs: VecDeque::new(),
@@ -124,6 +134,11 @@ impl Partition {
 
     pub fn reader(&self) -> LogReader {
         self.log.reader()
+    }
+
+    /// The end of what this replica's disk is certain to hold.
+    pub fn durable_end(&self) -> LogPosition {
+        self.log.durable_end()
     }
 
     pub fn poll_output(&mut self) -> Option<Output> {
@@ -186,7 +201,9 @@ impl Partition {
             return;
         }
         let names_me = |member: &Appointment| *member == self.me;
-        if state.isr.iter().any(names_me) {
+        if !state.isr.iter().any(names_me) {
+            self.must_leave_isr = false;
+        } else if !self.must_leave_isr {
             // An ISR change that names this incarnation was granted on what this very process acknowledged.
             self.trust();
         }
@@ -291,6 +308,9 @@ impl Partition {
                 if let Err(error) = self.log.append(&[frame]) {
                     return Err(self.append_failed(error));
                 }
+                if !self.log.take_rolls().is_empty() {
+                    snapshot_roll(&mut self.log, leader.producers(), previous);
+                }
                 leader.handle_appended(batch, previous.offset, appended);
                 (previous.offset, end)
             }
@@ -379,13 +399,19 @@ impl Partition {
                     },
                     catch_up: false,
                 });
-                self.outputs.push_back(Output::Failed {
-                    cause: format!(
-                        "cannot read partition {} at {}: {error}",
-                        self.id, order.from
-                    ),
-                    stop_process: false,
-                });
+                if error.is_damage() {
+                    self.handle_damage(&error.to_string());
+                } else if !matches!(error, ReadError::OutOfRange { .. }) {
+                    // Retention may have passed a follower that is far behind, which is no failure: it is reset to the log's
+                    // start.
+                    self.outputs.push_back(Output::Failed {
+                        cause: format!(
+                            "cannot read partition {} at {}: {error}",
+                            self.id, order.from
+                        ),
+                        stop_process: false,
+                    });
+                }
                 return None;
             }
         };
@@ -478,10 +504,15 @@ impl Partition {
         };
         if !fitting.is_empty() {
             if let Err(error) = self.log.append(&fitting) {
+                follower.handle_append_failed(now);
                 self.append_failed(error);
                 return Ok(());
             }
+            let rolls = self.log.take_rolls();
             for frame in &fitting {
+                if rolls.contains(&frame.start()) {
+                    snapshot_roll(&mut self.log, &self.producers, frame.start());
+                }
                 remember_producer(&mut self.producers, frame);
             }
             follower.handle_appended(self.log.end());
@@ -538,6 +569,7 @@ impl Partition {
             Role::Follower(follower) => {
                 follower.handle_tick(now);
                 self.drain_follower();
+                self.begin_anew_if_damaged(now);
             }
             Role::Idle | Role::Failed => {}
         }
@@ -554,7 +586,7 @@ impl Partition {
         if matches!(self.role, Role::Failed) {
             return;
         }
-        if let Err(error) = self.log.apply_retention(wall_clock_ms, self.high_watermark) {
+        if let Err(error) = self.retain(wall_clock_ms) {
             self.fail(
                 format!("cannot apply retention to partition {}: {error}", self.id),
                 false,
@@ -563,9 +595,31 @@ impl Partition {
         self.changed();
     }
 
-    /// The process stops, or the partition leaves this node: everyone who waits is answered.
+    fn retain(&mut self, wall_clock_ms: u64) -> Result<(), IoFailure> {
+        let start = self
+            .log
+            .plan_retention(wall_clock_ms, self.high_watermark)?;
+        if !self.log.take_rolls().is_empty() {
+            let producers = match &self.role {
+                Role::Leader(leader) => leader.producers(),
+                _ => &self.producers,
+            };
+            let end = self.log.end();
+            snapshot_roll(&mut self.log, producers, end);
+        }
+        if let Some(start) = start {
+            let snapshot = self.producers_at_new_start(start);
+            self.log.trim(start, snapshot)?;
+        }
+        Ok(())
+    }
+
+    /// The process stops, or the partition leaves this node: everyone who waits is answered. The caller closes the log.
     pub fn close(mut self) -> (Vec<Output>, Log) {
         self.step_down(ErrorCode::NotLeaderOrFollower);
+        if !matches!(self.role, Role::Failed) {
+            self.keep_last_snapshot();
+        }
         (self.outputs.into(), self.log)
     }
 
@@ -577,11 +631,15 @@ impl Partition {
             // Only a leader of this epoch writes in it, so this process has led in it before and was fenced out of it.
             return;
         }
-        let start = Frame::epoch_start(state.leader_epoch, self.log.end());
+        let before = self.log.end();
+        let start = Frame::epoch_start(state.leader_epoch, before);
         let end = start.end();
         if let Err(error) = self.log.append(&[start]) {
             self.append_failed(error);
             return;
+        }
+        if !self.log.take_rolls().is_empty() {
+            snapshot_roll(&mut self.log, &self.producers, before);
         }
         self.durable_told = self.log.durable_end();
         let mut leader = Leader::new(
@@ -602,9 +660,17 @@ impl Partition {
         self.sync();
     }
 
-    fn follow(&mut self, now: MonotonicTime, leader: NodeId, connected: bool) {
+    pub(super) fn follow(&mut self, now: MonotonicTime, leader: NodeId, connected: bool) {
+        if let Some(cause) = self.damage.take()
+            && !self.begin_anew(&cause)
+        {
+            return;
+        }
         let epoch = self.promised;
         self.durable_told = self.log.durable_end();
+        // A leader's watermark may be above what its own disk holds, a follower's never is: what is not durable here is cut
+        // and sent again.
+        self.high_watermark = self.high_watermark.min(self.durable_told.offset);
         self.role = Role::Follower(Box::new(Follower::new(
             leader,
             epoch,
@@ -634,7 +700,7 @@ impl Partition {
     }
 
     /// Leaves the current role. What waits is answered `error`; sessions are void from here.
-    fn step_down(&mut self, error: ErrorCode) {
+    pub(super) fn step_down(&mut self, error: ErrorCode) {
         match std::mem::replace(&mut self.role, Role::Idle) {
             Role::Leader(leader) => {
                 let (actions, producers) = leader.resign(error);
@@ -723,7 +789,7 @@ impl Partition {
         self.trusted = true;
     }
 
-    fn changed(&mut self) {
+    pub(super) fn changed(&mut self) {
         let view = self.view();
         if self.last_view != Some(view) {
             self.last_view = Some(view);

@@ -9,7 +9,7 @@ use crate::types::{
     EpochHistory, LeaderEpoch, LogPosition, MonotonicTime, NodeId, Offset, SessionId,
 };
 use crate::wal::Frame;
-use crate::wire::{Ack, SessionAnswer, SessionOutcome, SessionRefusal};
+use crate::wire::{Ack, ProducerSnapshot, SessionAnswer, SessionOutcome, SessionRefusal};
 
 /// How long a hello may go unanswered on a live connection before another is sent.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
@@ -32,6 +32,7 @@ pub enum FollowerAction {
     Reset {
         start: LogPosition,
         epochs: EpochHistory,
+        producers: ProducerSnapshot,
     },
     /// Acknowledge to the leader.
     Ack(Ack),
@@ -161,14 +162,15 @@ impl Follower {
 
     /// The leader has answered a hello.
     pub fn handle_answer(&mut self, now: MonotonicTime, answer: &SessionAnswer) {
+        if let SessionOutcome::Refused(refusal) = answer.outcome {
+            // Also of a session that had begun: the leader cannot go on with it.
+            self.handle_session_closed(now, answer.session, refusal);
+            return;
+        }
         let SessionState::Opening { session, .. } = self.session else {
             return;
         };
         if answer.session != session {
-            return;
-        }
-        if let SessionOutcome::Refused(refusal) = answer.outcome {
-            self.handle_refused(now, refusal);
             return;
         }
         if answer.leader_epoch != self.epoch {
@@ -177,12 +179,17 @@ impl Follower {
         }
         self.session = SessionState::Truncating { session };
         self.actions.push_back(match &answer.outcome {
-            SessionOutcome::Reset { start, epochs } => {
+            SessionOutcome::Reset {
+                start,
+                epochs,
+                producers,
+            } => {
                 // A leader's log start is never above its high watermark.
                 self.told_watermark = self.told_watermark.max(start.offset);
                 FollowerAction::Reset {
                     start: *start,
                     epochs: epochs.clone(),
+                    producers: producers.clone(),
                 }
             }
             SessionOutcome::Truncate(to) => FollowerAction::Truncate { to: *to },
@@ -283,6 +290,14 @@ impl Follower {
             && epochs.epoch_of(frame.base_offset()) == Some(frame.leader_epoch())
     }
 
+    /// The frames that were to be appended could not be, for want of room. The session is given up, and another opened after
+    /// the longest pause: room does not come back at once.
+    pub fn handle_append_failed(&mut self, now: MonotonicTime) {
+        self.session = SessionState::Pausing {
+            until: now + MAX_RETRY_PAUSE,
+        };
+    }
+
     /// The frames that were to be appended are in the log, up to `end`, not yet durable.
     pub fn handle_appended(&mut self, end: LogPosition) {
         self.end = end;
@@ -304,7 +319,15 @@ impl Follower {
     }
 
     /// Above the durable end the watermark would speak of records that a reader of this directory may not find after a crash.
+    /// From a hello to its answer it stands still: the answer cuts the log to what the hello said was durable, and what has
+    /// become durable since is committed elsewhere but not kept here.
     fn advance_high_watermark(&mut self) {
+        if matches!(
+            self.session,
+            SessionState::Opening { .. } | SessionState::Truncating { .. }
+        ) {
+            return;
+        }
         let known = self.told_watermark.min(self.durable.offset);
         if known > self.high_watermark {
             self.high_watermark = known;

@@ -21,6 +21,8 @@ pub(super) struct Standing {
     pub(super) node: NodeId,
     /// The replica that has a session open.
     pub(super) session: Option<Appointment>,
+    /// Whether it is a member that lost what it acknowledged.
+    pub(super) log_lost: bool,
     /// When it last held everything; `None` if it did not since the reign began.
     pub(super) caught_up_at: Option<MonotonicTime>,
     /// The smoothed round trip to it; zero while it is not known.
@@ -39,11 +41,13 @@ impl Standing {
             .filter(|_| now.since(caught_up_at) <= self.patience())
     }
 
-    /// Whether it keeps others waiting, or has been away for long, having been `behind` for that time. `stalled`: for how long
+    /// Whether it keeps others waiting, lost its log, or has been away for long, having been `behind` for that time. `stalled`: for how long
     /// commits have waited.
     fn should_leave(&self, behind: Duration, stalled: Duration) -> bool {
         let patience = self.patience();
-        behind > REPLICA_LAG_TIME_MAX.max(patience) || (behind > patience && stalled > patience)
+        self.log_lost
+            || behind > REPLICA_LAG_TIME_MAX.max(patience)
+            || (behind > patience && stalled > patience)
     }
 }
 
@@ -167,6 +171,7 @@ mod tests {
         Standing {
             node: node(id),
             session: Some(member(id, 1)),
+            log_lost: false,
             caught_up_at: Some(at(NOW - behind_ms)),
             rtt: Duration::ZERO,
         }
@@ -197,6 +202,22 @@ mod tests {
         let committed = set(&[1, 2, 3], 2);
         let situation = situation(&committed, vec![standing(2, 0), standing(3, 400)]);
         assert_eq!(situation.better_sets(), []);
+    }
+
+    #[test]
+    fn a_member_that_lost_its_log_leaves_at_once_unless_too_few_would_stay() {
+        let mut committed = set(&[1, 2, 3], 2);
+        let lost = Standing {
+            log_lost: true,
+            ..standing(3, 0)
+        };
+        let followers = vec![standing(2, 0), lost];
+        assert_eq!(
+            situation(&committed, followers.clone()).better_sets(),
+            [set(&[1, 2], 2)]
+        );
+        committed.min_insync = 3;
+        assert_eq!(situation(&committed, followers).better_sets(), []);
     }
 
     #[test]
@@ -240,6 +261,7 @@ mod tests {
         let committed = set(&[1, 2], 1);
         let never = Standing {
             session: None,
+            log_lost: false,
             caught_up_at: None,
             ..standing(2, 0)
         };
@@ -262,6 +284,7 @@ mod tests {
         assert_eq!(sets(standing(3, 100)), [set(&[1, 2, 3], 2)]);
         let gone = Standing {
             session: None,
+            log_lost: false,
             ..standing(3, 100)
         };
         assert_eq!(sets(gone), []);
@@ -277,6 +300,7 @@ mod tests {
         let committed = set(&[1, 2], 2);
         let restarted = Standing {
             session: Some(member(2, 7)),
+            log_lost: false,
             ..standing(2, 0)
         };
         let better = situation(&committed, vec![restarted]).better_sets();

@@ -16,7 +16,9 @@ use crate::types::{
     Appointment, EpochHistory, ErrorCode, Incarnation, IsrChange, LeaderEpoch, LogPosition,
     MonotonicTime, NodeId, Offset, PartitionState, SessionId, TopicPartition,
 };
-use crate::wire::{Ack, OpenSession, SessionAnswer, SessionOutcome, SessionRefusal};
+use crate::wire::{
+    Ack, OpenSession, ProducerSnapshot, SessionAnswer, SessionOutcome, SessionRefusal,
+};
 
 /// When a produce request is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -237,6 +239,11 @@ impl Leader {
         self.high_watermark
     }
 
+    /// What the log up to [`Leader::handle_appended`]'s last call says of its producers.
+    pub fn producers(&self) -> &ProducerStates {
+        &self.producers
+    }
+
     /// Whether this epoch has committed its start, so that [`Leader::high_watermark`] is the true one.
     pub fn epoch_started(&self) -> bool {
         self.epoch_started
@@ -258,6 +265,9 @@ impl Leader {
         self.in_sync.handle_state(state);
         self.followers
             .retain(|node, _| state.replicas.contains(node));
+        for progress in self.followers.values_mut() {
+            progress.log_lost &= state.isr.contains(&progress.replica);
+        }
         self.caught_up
             .retain(|node, _| state.replicas.contains(node));
         if !self.in_sync.is_large_enough() {
@@ -290,7 +300,7 @@ impl Leader {
     pub fn is_in_sync(&self, node: NodeId) -> bool {
         self.followers.get(&node).is_some_and(|progress| {
             let members = &self.in_sync.committed().members;
-            members.contains(&progress.replica)
+            members.contains(&progress.replica) && !progress.log_lost
         })
     }
 
@@ -410,7 +420,8 @@ impl Leader {
         });
         if let Some(next) = next {
             // The insertion drops the old session, and with it whatever the follower had acknowledged under it.
-            let progress = Progress::new(replica, open.session, next, self.end);
+            let mut progress = Progress::new(replica, open.session, next, self.end);
+            progress.log_lost = open.log_lost;
             self.followers.insert(from, progress);
             self.pump();
         }
@@ -573,6 +584,7 @@ impl Leader {
         let standing = |&node: &NodeId| Standing {
             node,
             session: self.followers.get(&node).map(|progress| progress.replica),
+            log_lost: self.has_lost_its_log(node),
             caught_up_at: self.caught_up.get(&node).copied(),
             rtt: peers.rtt(node),
         };
@@ -600,6 +612,14 @@ impl Leader {
         };
         self.in_sync.propose(change.clone());
         self.actions.push_back(LeaderAction::ProposeIsr(change));
+    }
+
+    /// Whether a member of the in-sync set has told that it lost what it acknowledged. Once it is outside, it may come back by
+    /// what it acknowledges in its present session.
+    fn has_lost_its_log(&self, node: NodeId) -> bool {
+        self.followers.get(&node).is_some_and(|progress| {
+            progress.log_lost && self.in_sync.committed().members.contains(&progress.replica)
+        })
     }
 
     /// Whether a commit quorum of the *new* set holds the epoch start and everything that is committed, by acks of this epoch
@@ -727,13 +747,15 @@ fn nodes(members: &[Appointment]) -> Vec<NodeId> {
     members.iter().map(|member| member.node).collect()
 }
 
-/// A follower whose log shares nothing with what the leader still has starts anew at the leader's start.
+/// A follower whose log shares nothing with what the leader still has starts anew at the leader's start. What is known of
+/// the producers there is on the disk, so the caller adds it to the answer.
 fn reset(log: LogEnds<'_>) -> SessionOutcome {
     let mut epochs = log.epochs.clone();
     epochs.truncate(log.start);
     SessionOutcome::Reset {
         start: log.start,
         epochs,
+        producers: ProducerSnapshot::default(),
     }
 }
 
@@ -850,6 +872,7 @@ mod tests {
             durable,
             epochs,
             epochs_complete: true,
+            log_lost: false,
         };
         let log = LogEnds {
             start: LogPosition::START,
@@ -1078,6 +1101,7 @@ mod tests {
                 durable,
                 epochs: history(epochs),
                 epochs_complete: complete,
+                log_lost: false,
             };
             let own = history(&[(1, 0), (2, 5)]);
             let log = LogEnds {
@@ -1112,7 +1136,8 @@ mod tests {
             (
                 SessionOutcome::Reset {
                     start: position(4, 1),
-                    epochs: history(&[(1, 0)])
+                    epochs: history(&[(1, 0)]),
+                    producers: ProducerSnapshot::default(),
                 },
                 true
             )
@@ -1346,6 +1371,7 @@ mod tests {
             durable: LogPosition::START,
             epochs: history(&[]),
             epochs_complete: true,
+            log_lost: false,
         };
         let own = history(&[(1, 0), (2, 5)]);
         let log = LogEnds {

@@ -3,13 +3,16 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::types::{ErrorCode, Offset, ProducerId};
+use crate::wire::{
+    BatchEntry, MAX_SNAPSHOT_BATCHES, MAX_SNAPSHOT_PRODUCERS, ProducerEntry, ProducerSnapshot,
+};
 
 /// The most producers that one partition remembers. Beyond it the one that has been silent longest, in records, is
 /// forgotten; its next batch starts anew, as Kafka's does after `producer.id.expiration.ms`.
-pub const MAX_PRODUCERS: usize = 10_000;
+pub const MAX_PRODUCERS: usize = MAX_SNAPSHOT_PRODUCERS;
 
 /// How many of a producer's latest batches are remembered: as many as Kafka lets an idempotent producer have in flight.
-const REMEMBERED_BATCHES: usize = 5;
+const REMEMBERED_BATCHES: usize = MAX_SNAPSHOT_BATCHES;
 
 /// An idempotent producer's numbering of one batch, from the batch's header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +49,8 @@ pub enum SequenceCheck {
     Refused(ErrorCode),
 }
 
-/// A pure function of the log: replaying the log's batches in order gives the same state (invariant 11).
+/// A pure function of the log: replaying the log's batches in order gives the same state (invariant 11), from the log's
+/// first record on, or from a [`ProducerSnapshot`] of an earlier position.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct ProducerStates {
     producers: BTreeMap<ProducerId, ProducerState>,
@@ -144,6 +148,19 @@ impl ProducerStates {
         self.incomplete = true;
     }
 
+    /// Everything that is remembered, to go on from later or elsewhere.
+    pub fn snapshot(&self) -> ProducerSnapshot {
+        let entry = |(&producer, state): (&ProducerId, &ProducerState)| ProducerEntry {
+            producer,
+            epoch: state.epoch,
+            batches: state.batches.iter().map(|&batch| batch.into()).collect(),
+        };
+        ProducerSnapshot {
+            incomplete: self.incomplete,
+            producers: self.producers.iter().map(entry).collect(),
+        }
+    }
+
     pub fn len(&self) -> usize {
         self.producers.len()
     }
@@ -162,6 +179,45 @@ impl ProducerStates {
             .map(|(&producer, _)| producer);
         if let Some(producer) = most_silent {
             self.producers.remove(&producer);
+        }
+    }
+}
+
+impl From<ProducerSnapshot> for ProducerStates {
+    fn from(snapshot: ProducerSnapshot) -> ProducerStates {
+        let state = |entry: ProducerEntry| {
+            let batches = entry.batches.into_iter().map(RememberedBatch::from);
+            let state = ProducerState {
+                epoch: entry.epoch,
+                batches: batches.collect(),
+            };
+            (entry.producer, state)
+        };
+        ProducerStates {
+            producers: snapshot.producers.into_iter().map(state).collect(),
+            incomplete: snapshot.incomplete,
+        }
+    }
+}
+
+impl From<RememberedBatch> for BatchEntry {
+    fn from(batch: RememberedBatch) -> BatchEntry {
+        BatchEntry {
+            base_sequence: batch.base_sequence,
+            last_sequence: batch.last_sequence,
+            base: batch.base,
+            end: batch.end,
+        }
+    }
+}
+
+impl From<BatchEntry> for RememberedBatch {
+    fn from(entry: BatchEntry) -> RememberedBatch {
+        RememberedBatch {
+            base_sequence: entry.base_sequence,
+            last_sequence: entry.last_sequence,
+            base: entry.base,
+            end: entry.end,
         }
     }
 }
@@ -256,6 +312,32 @@ mod tests {
         assert_eq!(states.check(batch(0, 0, 1)), SequenceCheck::InOrder);
         states.handle_appended(batch(0, i32::MAX, 3), offset(2), offset(5));
         assert_eq!(states.check(batch(0, 2, 1)), SequenceCheck::InOrder);
+    }
+
+    #[test]
+    fn a_snapshot_goes_on_as_the_state_itself_does() {
+        // Thirty producers, wrapping numbers, new producer epochs, forgotten ones: whatever was replayed up to the snapshot,
+        // the rest of the log then comes to the same.
+        let mut whole = ProducerStates::new();
+        let mut resumed = ProducerStates::new();
+        for i in 0..2000u64 {
+            if i % 97 == 0 {
+                resumed = ProducerStates::from(resumed.snapshot());
+            }
+            if i == 1500 {
+                whole.handle_log_cut_in_front();
+                resumed.handle_log_cut_in_front();
+            }
+            let sent = BatchSequence {
+                producer: ProducerId::new((i * 7 % 30) as i64).unwrap(),
+                ..batch((i / 700) as i16, i32::MAX - 40 + (i / 30) as i32 % 40, 3)
+            };
+            for states in [&mut whole, &mut resumed] {
+                states.handle_appended(sent, offset(3 * i), offset(3 * i + 3));
+            }
+            assert_eq!(whole, resumed, "after batch {i}");
+        }
+        assert_eq!(whole.len(), 30);
     }
 
     #[test]

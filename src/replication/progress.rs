@@ -16,6 +16,8 @@ pub(super) struct Progress {
     /// The follower's node, data directory and process.
     pub(super) replica: Appointment,
     pub(super) session: SessionId,
+    /// It lost what it acknowledged while it was in the in-sync set, and has not left that since.
+    pub(super) log_lost: bool,
     /// The end of what the follower holds durably, by an ack of this session. Starts at nothing, whatever an earlier
     /// session acknowledged; only rises; never above the leader's own end.
     pub(super) durable: LogPosition,
@@ -60,6 +62,7 @@ impl Progress {
         Progress {
             replica,
             session,
+            log_lost: false,
             durable: LogPosition::START,
             received: Offset::ZERO,
             next,

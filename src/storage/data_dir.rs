@@ -12,6 +12,7 @@
 //!     recovery          up to where the log was synced
 //!     impaired          present while this replica must not vote
 //!     <base offset>.wal, <base offset>.idx
+//!     <offset>.producers   see `snapshots.rs`
 //! partitions/<…>.quarantine-<n>/    a corrupt log that was set aside; for the operator to look at and remove
 //! partitions/<…>.deleted/           being removed
 //! ```
@@ -30,6 +31,7 @@ use super::promises::{PromiseError, Promises};
 use super::reader::is_not_found;
 use super::recovery::{IDENTITY_FILE, IDENTITY_KIND, Identity, OpenError, RecoveryReport};
 use super::small_file::{self, SmallFileError};
+use super::space::DiskSpace;
 use crate::types::{ClusterId, DirectoryId, NodeId, Offset, TopicName, TopicPartition};
 
 const LOCK_FILE: &str = "lock";
@@ -136,6 +138,7 @@ pub struct DataDir {
     boot_id: Option<String>,
     is_new: bool,
     machine_restarted: bool,
+    space: DiskSpace,
     _lock: Box<dyn FileLock>,
 }
 
@@ -218,6 +221,7 @@ impl DataDir {
             boot_id: opener.boot_id.clone(),
             is_new,
             machine_restarted,
+            space: DiskSpace::default(),
             _lock: lock,
         };
         data_dir.finish_deletions()?;
@@ -303,6 +307,12 @@ impl DataDir {
             .map_err(IoFailure::at("ask for free space in", &self.path))
     }
 
+    /// Looks how much room there is, and lets the logs know. Returns whether records are refused now, if that is new. To be
+    /// called every second or so.
+    pub fn check_space(&self) -> Result<Option<bool>, IoFailure> {
+        Ok(self.space.handle_available(self.available_space()?))
+    }
+
     pub fn partition_dir(&self, partition: TopicPartition) -> PathBuf {
         self.path.join(PARTITIONS_DIR).join(partition.to_string())
     }
@@ -342,6 +352,7 @@ impl DataDir {
         mut options: LogOptions,
     ) -> Result<(Log, RecoveryReport), OpenError> {
         options.machine_restarted |= self.machine_restarted;
+        options.space = self.space.clone();
         Log::open(
             self.fs.clone(),
             &self.partition_dir(partition),

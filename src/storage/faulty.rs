@@ -36,6 +36,8 @@ struct Disk {
     dead: bool,
     failing_syncs: u32,
     failing_writes: u32,
+    /// Syncs succeed and do nothing.
+    lying: bool,
     /// Total bytes of file contents that fit.
     capacity: Option<u64>,
 }
@@ -105,6 +107,7 @@ impl FaultyFileSystem {
                 dead: false,
                 failing_syncs: 0,
                 failing_writes: 0,
+                lying: false,
                 capacity: None,
             })),
         }
@@ -162,6 +165,11 @@ impl FaultyFileSystem {
         self.lock().failing_writes = count;
     }
 
+    /// From here on syncs of files succeed without making anything durable, as disks with a volatile cache do.
+    pub fn lie_about_syncs(&self) {
+        self.lock().lying = true;
+    }
+
     /// How many bytes of file contents fit in all; a write beyond it is partial and fails with ENOSPC. `None`: no limit.
     pub fn set_capacity(&self, bytes: Option<u64>) {
         self.lock().capacity = bytes;
@@ -206,13 +214,16 @@ impl Disk {
     }
 
     fn used(&self) -> u64 {
-        self.inodes
-            .values()
-            .map(|inode| match inode {
-                Inode::File(contents) => contents.live.len() as u64,
-                Inode::Dir(_) => 0,
-            })
-            .sum()
+        self.used_below(ROOT)
+    }
+
+    /// What is reached by a name; what is not takes no room.
+    fn used_below(&self, id: u64) -> u64 {
+        match self.inodes.get(&id) {
+            Some(Inode::File(contents)) => contents.live.len() as u64,
+            Some(Inode::Dir(dir)) => dir.live.values().map(|&id| self.used_below(id)).sum(),
+            None => 0,
+        }
     }
 
     /// Counts one changing operation. `Err` when the process is dead or dies at it.
@@ -457,7 +468,9 @@ impl FaultyFile {
             }
             return Err(eio());
         }
-        disk.contents(self.id)?.sync();
+        if !disk.lying {
+            disk.contents(self.id)?.sync();
+        }
         Ok(())
     }
 }

@@ -6,8 +6,10 @@ use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use super::sync::{SyncError, SyncTicket};
+use crate::types::DurationHistogram;
 
 /// What to do with a ticket that has run. Called on a sync thread: it passes the ticket on to the log's owner and returns.
 pub type Completion = Box<dyn FnOnce(SyncTicket, Result<(), SyncError>) + Send>;
@@ -33,6 +35,7 @@ struct Queue {
     /// Signalled for each ticket that is taken up.
     taken: Condvar,
     syncs: AtomicU64,
+    sync_times: DurationHistogram,
 }
 
 #[derive(Default)]
@@ -49,6 +52,7 @@ impl GroupCommit {
             submitted: Condvar::new(),
             taken: Condvar::new(),
             syncs: AtomicU64::new(0),
+            sync_times: DurationHistogram::default(),
         });
         let mut group = GroupCommit {
             queue,
@@ -92,6 +96,11 @@ impl GroupCommit {
     pub fn syncs(&self) -> u64 {
         self.queue.syncs.load(Ordering::Relaxed)
     }
+
+    /// How long tickets ran, failed ones included; what they waited before is not in it.
+    pub fn sync_times(&self) -> &DurationHistogram {
+        &self.queue.sync_times
+    }
 }
 
 impl Drop for GroupCommit {
@@ -127,7 +136,9 @@ impl Queue {
             };
             drop(waiting);
             self.taken.notify_one();
+            let begun = Instant::now();
             let outcome = ticket.run();
+            self.sync_times.record(begun.elapsed());
             self.syncs.fetch_add(1, Ordering::Relaxed);
             completion(ticket, outcome);
         }

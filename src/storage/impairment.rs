@@ -25,6 +25,9 @@ pub struct Impairment {
 pub enum ImpairmentReason {
     /// The log was corrupt and has been set aside.
     Quarantined,
+    /// A read found a bad or missing frame while the node ran. The log is set aside when the replica next follows a leader,
+    /// or when the node is started again and finds it once more.
+    BadRead,
     /// A sync failed.
     SyncFailed,
     /// The machine went down under a log that does not sync each append (`flush=os`).

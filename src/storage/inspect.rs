@@ -17,13 +17,15 @@ use super::impairment::{self, Impairment};
 use super::index::SegmentIndex;
 use super::log_start::LogStart;
 use super::promises::Promises;
+use super::quarantine::is_quarantine_name;
 use super::reader::is_not_found;
-use super::recovery::{IDENTITY_FILE, IDENTITY_KIND, Identity, is_quarantine_name};
+use super::recovery::{IDENTITY_FILE, IDENTITY_KIND, Identity};
 use super::segment::{
     BadFrame, CursorError, FrameCursor, FrameFault, SCAN_CHUNK, index_path, parse_segment_name,
     segment_path,
 };
 use super::small_file;
+use super::snapshots;
 use super::sync::Checkpoint;
 use crate::record::Batch;
 use crate::types::{LogPosition, Offset, TopicName, TopicPartition};
@@ -91,6 +93,8 @@ pub struct Scan {
     pub torn_tail: Option<BadFrame>,
     /// Indexes that are missing though their segment is sealed, or unusable; the node rebuilds them.
     pub unusable_indexes: Vec<PathBuf>,
+    /// Snapshots of producers that cannot be read; the node does without them.
+    pub damaged_snapshots: Vec<PathBuf>,
 }
 
 /// A frame and where it stands.
@@ -179,6 +183,7 @@ impl PartitionView {
             damage: Vec::new(),
             torn_tail: None,
             unusable_indexes: Vec::new(),
+            damaged_snapshots: snapshots::damaged(fs, &self.dir)?,
         };
         if let Some(recorded) = &recorded_start {
             scan.start = recorded.position;
@@ -686,6 +691,7 @@ mod tests {
         log.reset(
             LogPosition::new(offset(500), epoch(7)),
             crate::types::EpochHistory::new(),
+            bytes::Bytes::new(),
         )
         .unwrap();
         let digest = view(&fs).digest(&fs, None, None).unwrap();

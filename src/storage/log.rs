@@ -13,6 +13,8 @@ use super::index::{SealedSegment, SegmentIndex};
 use super::reader::{Frames, LogReader, ReadError, Segment, Shared};
 use super::recovery::{OpenError, RecoveryReport};
 use super::segment::segment_path;
+use super::snapshots::Snapshots;
+use super::space::DiskSpace;
 use super::sync::{
     self, CHECKPOINT_BYTES, SealedUnsynced, SharedCheckpoint, SyncError, SyncTicket, SyncWork,
 };
@@ -74,6 +76,8 @@ pub struct LogOptions {
     pub machine_restarted: bool,
     /// See [`TAIL_CACHE_BYTES`].
     pub tail_cache_bytes: usize,
+    /// Of the disk that the log is on.
+    pub space: DiskSpace,
 }
 
 impl From<LogConfig> for LogOptions {
@@ -83,6 +87,7 @@ impl From<LogConfig> for LogOptions {
             verify_all: false,
             machine_restarted: false,
             tail_cache_bytes: TAIL_CACHE_BYTES,
+            space: DiskSpace::default(),
         }
     }
 }
@@ -98,7 +103,7 @@ pub enum AppendError {
         found: LogPosition,
     },
     /// The log is as it was before, and can be read.
-    #[error("no space left on the device for {}: free some, or lower the topic's retention; reads go on", path.display())]
+    #[error("no space left on the disk for {}: free some, or lower the topic's retention; reads go on", path.display())]
     NoSpace { path: PathBuf },
     /// The log is as it was before.
     #[error(transparent)]
@@ -131,6 +136,8 @@ pub struct Log {
     pub(super) poisoned: Option<String>,
     pub(super) impairment: Option<Impairment>,
     pub(super) checkpoint: SharedCheckpoint,
+    pub(super) snapshots: Snapshots,
+    pub(super) space: DiskSpace,
 }
 
 /// Frames that go into one segment.
@@ -262,6 +269,12 @@ impl Log {
         if frames.is_empty() {
             return Ok(());
         }
+        // A new leader's epoch start is small, and without it the partition could not even be read.
+        if self.space.is_short() && !frames.iter().all(Frame::is_epoch_start) {
+            return Err(AppendError::NoSpace {
+                path: self.shared.dir.clone(),
+            });
+        }
         let runs = self.plan(frames);
         let mut written = Vec::with_capacity(runs.len());
         for run in &runs {
@@ -326,6 +339,7 @@ impl Log {
             sync_dir: std::mem::take(&mut self.dir_unsynced),
             checkpoint_due,
             checkpoint: self.checkpoint.clone(),
+            snapshots: std::mem::take(&mut self.snapshots.waiting),
             outcome: OnceLock::new(),
         };
         Some(SyncTicket {
@@ -381,6 +395,7 @@ impl Log {
             sync_dir: true,
             checkpoint_due: true,
             checkpoint: self.checkpoint.clone(),
+            snapshots: std::mem::take(&mut self.snapshots.waiting),
             outcome: OnceLock::new(),
         };
         drop(state);
@@ -519,6 +534,7 @@ impl Log {
             });
             state.active_file = Some(file);
             self.dir_unsynced = true;
+            self.snapshots.handle_rolled(state.end);
         }
         let interval = state.index_interval;
         let Some(active) = state.segments.last_mut() else {
@@ -546,6 +562,7 @@ impl Log {
         active.max_timestamp = state.active_index.max_timestamp;
         state.end = active.end;
         self.bytes_since_checkpoint += bytes;
+        self.snapshots.handle_appended(bytes);
     }
 
     /// Makes the active segment a sealed one. The caller makes the next.

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
+
 use super::faulty::FaultyFileSystem;
 use super::segment::{index_path, segment_path};
 use super::test_frames::{at, epoch, frame, frame_with_timestamp, frames, offset, start_frame};
@@ -597,7 +599,8 @@ fn truncation_stops_at_the_log_start_and_goes_across_segments() {
     assert_eq!(log.end(), LogPosition::START);
     assert!(contents(&log).is_empty());
     log.append(&[start_frame(5, LogPosition::START)]).unwrap();
-    log.reset(at(100, 7), EpochHistory::new()).unwrap();
+    log.reset(at(100, 7), EpochHistory::new(), Bytes::new())
+        .unwrap();
     assert!(matches!(
         log.truncate(at(99, 7)),
         Err(TruncateError::BelowStart { .. })
@@ -835,7 +838,8 @@ fn a_reset_log_starts_where_it_was_told_after_a_crash_at_every_point() {
             let fs = disk(seed);
             let (mut log, all) = filled(&fs, 50);
             fs.crash_after(point);
-            let done = log.reset(at(500, 4), history.clone()).is_ok();
+            let snapshot = Bytes::from_static(b"state");
+            let done = log.reset(at(500, 4), history.clone(), snapshot).is_ok();
             fs.power_loss();
             let (mut log, report) = open(&fs);
             assert_eq!(report.quarantined, None, "point {point} seed {seed}");
@@ -843,14 +847,194 @@ fn a_reset_log_starts_where_it_was_told_after_a_crash_at_every_point() {
                 assert_eq!((log.start(), log.end()), (at(500, 4), at(500, 4)));
                 assert_eq!(log.epochs().entries().len(), 1);
                 assert_eq!(log.epochs().epoch_of(offset(500)), Some(epoch(4)));
+                let found = log.latest_snapshot(log.end(), Some);
+                assert_eq!(found, Some((at(500, 4), Bytes::from_static(b"state"))));
                 log.append(&frames(at(500, 4), 2, 0)).unwrap();
                 sync(&mut log).unwrap();
                 fs.power_loss();
                 assert_eq!(open(&fs).0.end(), at(502, 4));
             } else {
                 assert_eq!(contents(&log), all);
+                assert_eq!(log.latest_snapshot(log.end(), Some), None);
             }
         }
+    }
+}
+
+/// A snapshot that says where it was taken.
+fn named(at: LogPosition) -> Bytes {
+    Bytes::from(at.to_string())
+}
+
+/// Fills a log and snapshots it where its segments begin; returns those places.
+fn snapshotted(fs: &FaultyFileSystem) -> (Log, Vec<LogPosition>) {
+    let (mut log, _) = open(fs);
+    log.append(&[start_frame(1, LogPosition::START)]).unwrap();
+    let mut places = vec![];
+    for frame in frames(at(0, 1), 60, 100) {
+        log.append(std::slice::from_ref(&frame)).unwrap();
+        for place in log.take_rolls() {
+            assert!(log.is_snapshot_due(10));
+            log.keep_snapshot(place, named(place));
+            places.push(place);
+        }
+        sync(&mut log).unwrap();
+    }
+    // The place where the very first segment begins needs none.
+    places.remove(0);
+    assert!(places.len() > 3);
+    (log, places)
+}
+
+fn latest(log: &Log, below: LogPosition) -> Option<LogPosition> {
+    let (place, body) = log.latest_snapshot(below, Some)?;
+    assert_eq!(body, named(place), "the right file under the right name");
+    Some(place)
+}
+
+#[test]
+fn the_newest_snapshot_below_a_position_is_found_after_a_restart_and_damaged_ones_are_skipped() {
+    let fs = disk(0);
+    let (log, places) = snapshotted(&fs);
+    for pair in places.windows(2) {
+        let between = at(pair[1].offset.get() - 1, 1);
+        assert_eq!(latest(&log, between), Some(pair[0]));
+        assert_eq!(latest(&log, pair[1]), Some(pair[1]));
+    }
+    drop(log);
+    fs.kill();
+    let newest = places[places.len() - 1];
+    let path = Path::new(DIR).join(format!("{:020}.producers", newest.offset.get()));
+    let bits = fs.contents(&path).unwrap().len() as u64 * 8;
+    for bit in 0..bits {
+        fs.flip_bit(&path, bit).unwrap();
+        let log = open(&fs).0;
+        assert_eq!(
+            latest(&log, log.end()),
+            Some(places[places.len() - 2]),
+            "bit {bit}"
+        );
+        drop(log);
+        fs.flip_bit(&path, bit).unwrap();
+    }
+    let log = open(&fs).0;
+    assert_eq!(latest(&log, log.end()), Some(newest));
+    // One that the caller cannot read is skipped too.
+    let older = log.latest_snapshot(log.end(), |body| (body != named(newest)).then_some(body));
+    assert_eq!(older.unwrap().0, places[places.len() - 2]);
+}
+
+#[test]
+fn a_snapshot_of_a_history_that_was_truncated_is_never_used() {
+    let fs = disk(0);
+    let (mut log, places) = snapshotted(&fs);
+    let newest = places[places.len() - 1];
+    let stale = Path::new(DIR).join(format!("{:020}.producers", newest.offset.get()));
+    let left_behind = fs.contents(&stale).unwrap();
+    log.truncate(places[1]).unwrap();
+    assert_eq!(latest(&log, log.end()), Some(places[1]));
+    assert!(fs.contents(&stale).is_err());
+    // Even where the removal is undone by a crash: another leader's records stand there now.
+    log.append(&[start_frame(2, log.end())]).unwrap();
+    log.append(&frames(log.end(), 60, 100)).unwrap();
+    log.close().unwrap();
+    drop(log);
+    fs.kill();
+    let file = fs.open(&stale, OpenMode::Create).unwrap();
+    file.write_at(0, &[std::io::IoSlice::new(&left_behind)])
+        .unwrap();
+    let log = open(&fs).0;
+    assert!(log.end() > newest);
+    assert_eq!(latest(&log, log.end()), Some(places[1]));
+}
+
+#[test]
+fn snapshots_are_as_many_as_segments_and_one_and_go_with_them() {
+    let fs = disk(0);
+    let (mut log, _) = snapshotted(&fs);
+    let count = || {
+        let entries = fs.list(Path::new(DIR)).unwrap();
+        let named = |entry: &&DirEntry| entry.name.ends_with(".producers");
+        entries.iter().filter(named).count()
+    };
+    for _ in 0..5 {
+        log.append(&frames(log.end(), 1, 100)).unwrap();
+        log.keep_snapshot(log.end(), named(log.end()));
+        log.close().unwrap();
+        log = open(&fs).0;
+        assert_eq!(latest(&log, log.end()), Some(log.end()), "the last stop's");
+    }
+    assert!(count() <= log.segment_count() + 1, "{}", count());
+    log.set_config(LogConfig {
+        retention_bytes: Some(0),
+        ..config()
+    });
+    let start = log.plan_retention(0, log.end().offset).unwrap().unwrap();
+    assert!(log.segment_count() > 1);
+    log.trim(start, Some(Bytes::from_static(b"at the start")))
+        .unwrap();
+    assert_eq!((log.start(), log.segment_count()), (start, 1));
+    assert!(count() <= 2, "{}", count());
+    fs.power_loss();
+    let (log, _) = open(&fs);
+    let found = log.latest_snapshot(log.start(), Some);
+    assert_eq!(found, Some((start, Bytes::from_static(b"at the start"))));
+}
+
+#[test]
+fn snapshots_take_a_sixteenth_of_the_log_at_most() {
+    let fs = disk(0);
+    let (mut log, _) = open(&fs);
+    log.append(&[start_frame(1, LogPosition::START)]).unwrap();
+    assert!(log.is_snapshot_due(1 << 20), "none was made yet");
+    log.keep_snapshot(log.end(), Bytes::from(vec![0; 1000]));
+    let mut bytes = 0;
+    while !log.is_snapshot_due(1000) {
+        let frames = frames(log.end(), 1, 1000);
+        bytes += frames[0].len();
+        log.append(&frames).unwrap();
+    }
+    assert!((16_000..18_000).contains(&bytes), "{bytes}");
+}
+
+#[test]
+fn a_full_disk_still_lets_retention_make_room() {
+    let fs = disk(0);
+    let (mut log, _) = filled(&fs, 50);
+    log.close().unwrap();
+    log.set_config(LogConfig {
+        retention_bytes: Some(0),
+        ..config()
+    });
+    fs.set_capacity(Some(fs.used()));
+    let start = log.plan_retention(0, offset(40)).unwrap().unwrap();
+    // What is known of producers may find no room; that must not keep the records from going.
+    let large = Bytes::from(vec![0; 10_000]);
+    assert!(log.trim(start, Some(large)).unwrap().bytes_removed > 0);
+    assert_eq!(log.start(), start);
+    log.append(&frames(log.end(), 1, 100)).unwrap();
+    sync(&mut log).unwrap();
+    fs.power_loss();
+    assert_eq!(open(&fs).0.start(), start);
+}
+
+#[test]
+fn a_machine_that_was_restarted_impairs_a_log_that_does_not_sync_and_no_other() {
+    for flush in [Flush::Os, Flush::Fsync] {
+        let fs = disk(0);
+        let (mut log, _) = filled(&fs, 5);
+        log.close().unwrap();
+        drop(log);
+        fs.power_loss();
+        let mut options = LogOptions::from(LogConfig { flush, ..config() });
+        options.machine_restarted = true;
+        let (log, report) = try_open(&fs, options).unwrap();
+        let reason = report.impairment.map(|note| note.reason);
+        let expected = (flush == Flush::Os).then_some(ImpairmentReason::PowerLost);
+        assert_eq!(reason, expected, "{flush:?}");
+        // And it stays so over a restart of the process alone.
+        drop(log);
+        assert_eq!(open(&fs).0.impairment().map(|note| note.reason), expected);
     }
 }
 

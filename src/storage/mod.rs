@@ -19,11 +19,14 @@ mod log_start;
 #[cfg(test)]
 mod log_tests;
 mod promises;
+mod quarantine;
 mod reader;
 mod recovery;
 mod retention;
 mod segment;
 mod small_file;
+mod snapshots;
+mod space;
 mod sync;
 mod tail_cache;
 #[cfg(test)]
@@ -46,5 +49,6 @@ pub use recovery::{Cut, OpenError, Quarantine, RecoveryReport};
 pub use retention::Retained;
 pub use segment::{BadFrame, FrameFault};
 pub use small_file::SmallFileError;
+pub use space::{DiskSpace, RESERVED_BYTES};
 pub use sync::{SyncError, SyncTicket};
 pub use truncate::TruncateError;

@@ -84,6 +84,20 @@ pub enum ReadError {
     Io(#[from] IoFailure),
 }
 
+impl ReadError {
+    /// Whether the log has lost what it should hold: a bad frame, a missing file, a sector that cannot be read. Anything else
+    /// is the reader's fault, or passes.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            ReadError::Corrupt(_) => true,
+            ReadError::Io(failure) => {
+                is_not_found(&failure.source) || is_media_error(&failure.source)
+            }
+            ReadError::OutOfRange { .. } | ReadError::NoSuchPosition { .. } => false,
+        }
+    }
+}
+
 /// A view of a log for other threads. Sees every append at once; `below` keeps it from what is not committed.
 #[derive(Clone)]
 pub struct LogReader {
@@ -560,6 +574,11 @@ fn first_record_since(frame: &Frame, timestamp_ms: i64) -> Option<(Offset, i64)>
 
 /// A read holds at most this many bytes beyond what it was asked for.
 pub const READ_OVERHEAD_BYTES: usize = MAX_FRAME_BYTES + MAX_CHUNK;
+
+/// Whether the device itself could not read (EIO).
+fn is_media_error(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
+}
 
 /// Whether a failure says that the file is not there.
 pub(super) fn is_not_found(error: &io::Error) -> bool {

@@ -25,12 +25,14 @@ use super::impairment::{self, Impairment, ImpairmentReason};
 use super::index::SegmentIndex;
 use super::log::{Flush, Log, LogOptions, index_interval};
 use super::log_start::{LogStart, from_start};
+use super::quarantine::{has_quarantine, set_aside};
 use super::reader::{Segment, Shared, State, is_not_found};
 use super::segment::{
     BadFrame, CursorError, FrameCursor, FrameFault, SCAN_CHUNK, index_path, parse_index_name,
     parse_segment_name, segment_path,
 };
 use super::small_file::{self, SmallFileError};
+use super::snapshots::{self, Snapshots};
 use super::sync::Checkpoint;
 use super::tail_cache::TailCache;
 use crate::types::{
@@ -40,7 +42,6 @@ use crate::types::{
 
 pub(super) const IDENTITY_FILE: &str = "partition";
 pub(super) const IDENTITY_KIND: &str = "partition";
-const QUARANTINE_MARK: &str = ".quarantine-";
 
 /// Whose log a directory holds, for readers who know topics by name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -152,6 +153,11 @@ pub(super) fn open(
             impairment = Some(note);
         }
     }
+    let mut options = options;
+    // What a read found bad may lie where the index is trusted.
+    options.verify_all |= impairment
+        .as_ref()
+        .is_some_and(|note| note.reason == ImpairmentReason::BadRead);
     let mut quarantined = None;
     let recovered = loop {
         match scan(fs_ref, dir, &options)? {
@@ -224,6 +230,17 @@ pub(super) fn open(
         created || (quarantined.is_none() && flushed.is_none() && end == LogPosition::START);
     report.quarantined = quarantined;
     report.impairment = impairment.clone();
+    // One where each segment begins is what retention will ask for, and the newest is the next replay's.
+    let newest = snapshots::list(fs_ref, dir)?
+        .into_iter()
+        .rfind(|offset| *offset <= end.offset);
+    snapshots::prune(fs_ref, dir, |offset| {
+        Some(offset) == newest
+            || offset == start.offset
+            || segments
+                .binary_search_by_key(&offset, |segment| segment.base)
+                .is_ok()
+    });
     let state = State {
         start,
         end,
@@ -249,12 +266,14 @@ pub(super) fn open(
         poisoned: None,
         impairment,
         checkpoint: Arc::new(Mutex::new(checkpoint)),
+        snapshots: Snapshots::default(),
+        space: options.space,
     };
     Ok((log, report))
 }
 
 /// Makes the directory if need be and checks whose it is. Returns whether there was no log.
-fn prepare_dir(
+pub(super) fn prepare_dir(
     fs: &dyn FileSystem,
     dir: &Path,
     id: TopicPartition,
@@ -708,37 +727,4 @@ fn remove_unfinished(
         }
     }
     Ok(())
-}
-
-/// Renames the directory beside itself, and returns where it is.
-fn set_aside(fs: &dyn FileSystem, dir: &Path) -> Result<PathBuf, IoFailure> {
-    let parent = dir.parent().unwrap_or(Path::new("."));
-    let taken = fs.list(parent).map_err(IoFailure::at("list", parent))?;
-    let mut number = 1u32;
-    let moved_to = loop {
-        let mut name = dir.file_name().unwrap_or_default().to_owned();
-        name.push(format!("{QUARANTINE_MARK}{number}"));
-        if !taken.iter().any(|entry| *entry.name == *name) {
-            break parent.join(name);
-        }
-        number += 1;
-    };
-    fs.rename(dir, &moved_to)
-        .map_err(IoFailure::at("set aside", dir))?;
-    fs.sync_dir(parent).map_err(IoFailure::at("sync", parent))?;
-    Ok(moved_to)
-}
-
-fn has_quarantine(fs: &dyn FileSystem, dir: &Path) -> Result<bool, IoFailure> {
-    let parent = dir.parent().unwrap_or(Path::new("."));
-    let mut prefix = dir.file_name().unwrap_or_default().to_owned();
-    prefix.push(QUARANTINE_MARK);
-    let entries = fs.list(parent).map_err(IoFailure::at("list", parent))?;
-    let prefix = prefix.to_string_lossy();
-    Ok(entries.iter().any(|entry| entry.name.starts_with(&*prefix)))
-}
-
-/// Whether a directory's name is that of a log that was set aside.
-pub(super) fn is_quarantine_name(name: &str) -> bool {
-    name.contains(QUARANTINE_MARK)
 }

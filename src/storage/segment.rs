@@ -38,7 +38,8 @@ pub(super) fn parse_index_name(name: &str) -> Option<Offset> {
     parse_name(name, INDEX_SUFFIX)
 }
 
-fn parse_name(name: &str, suffix: &str) -> Option<Offset> {
+/// The offset that names a file with `suffix`; `None` for any other file.
+pub(super) fn parse_name(name: &str, suffix: &str) -> Option<Offset> {
     let digits = name.strip_suffix(suffix)?;
     if digits.len() != DIGITS || !digits.bytes().all(|b| b.is_ascii_digit()) {
         return None;

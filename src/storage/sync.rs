@@ -12,6 +12,7 @@ use super::impairment::{self, Impairment};
 use super::index::{SealedSegment, SegmentIndex};
 use super::segment::index_path;
 use super::small_file;
+use super::snapshots::{self, Snapshot};
 use crate::types::{LogPosition, Offset};
 
 /// The recovery checkpoint is written when this much has been synced since the last one. After an unclean stop recovery
@@ -77,6 +78,8 @@ pub(super) struct SyncWork {
     /// Whether enough was appended for a new recovery checkpoint.
     pub(super) checkpoint_due: bool,
     pub(super) checkpoint: SharedCheckpoint,
+    /// Of positions at or below `target`.
+    pub(super) snapshots: Vec<Snapshot>,
     pub(super) outcome: OnceLock<Result<(), SyncError>>,
 }
 
@@ -122,7 +125,7 @@ impl SyncWork {
         if self.sync_dir {
             self.fs.sync_dir(&self.dir).map_err(failed(&self.dir))?;
         }
-        if self.checkpoint_due || !self.sealed.is_empty() {
+        if self.checkpoint_due || !self.sealed.is_empty() || !self.snapshots.is_empty() {
             self.write_checkpoint();
         }
         Ok(())
@@ -137,6 +140,11 @@ impl SyncWork {
             let path = index_path(&self.dir, segment.base);
             if let Err(failure) = segment.index.write(&*self.fs, &path, &segment.sealed) {
                 tracing::warn!(%failure, "cannot write a segment's index; it will be rebuilt");
+            }
+        }
+        for snapshot in &self.snapshots {
+            if let Err(failure) = snapshots::write(&*self.fs, &self.dir, snapshot, false) {
+                tracing::warn!(%failure, "cannot write a snapshot of producers; an older one will do");
             }
         }
         if let Err(failure) = checkpoint.write(&*self.fs, &self.dir, self.target) {

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use bytes::Bytes;
 use thiserror::Error;
 
 use super::file_system::{IoFailure, OpenMode};
@@ -11,6 +12,7 @@ use super::log_start::{LogStart, from_start};
 use super::reader::ReadError;
 use super::recovery::{remove_if_there, remove_segments};
 use super::segment::{FrameCursor, SCAN_CHUNK, index_path, segment_path};
+use super::snapshots::{self, Snapshot, Snapshots};
 use super::sync;
 use crate::types::{EpochHistory, LogPosition, Offset};
 
@@ -28,6 +30,13 @@ pub enum TruncateError {
     Io(#[from] IoFailure),
     #[error("the log {} takes no writes since {cause}: restart the node", dir.display())]
     Poisoned { dir: PathBuf, cause: String },
+}
+
+impl TruncateError {
+    /// See [`ReadError::is_damage`].
+    pub fn is_damage(&self) -> bool {
+        matches!(self, TruncateError::Read(error) if error.is_damage())
+    }
 }
 
 impl Log {
@@ -140,6 +149,8 @@ impl Log {
         }
         fs.sync_dir(&dir).map_err(IoFailure::at("sync", &dir))?;
 
+        snapshots::prune(&*fs, &dir, |offset| offset <= end.offset);
+        self.snapshots = Snapshots::default();
         self.shared.forget_indexes();
         {
             let mut state = self.shared.state_mut();
@@ -158,11 +169,20 @@ impl Log {
     }
 
     /// Removes every frame and starts the log at `start`, as a follower does that is below its leader's log start. `epochs`
-    /// are the leader's up to there. Durable when this returns; after a crash in between, the log is empty at `start` too,
-    /// or as before.
-    pub fn reset(&mut self, start: LogPosition, epochs: EpochHistory) -> Result<(), TruncateError> {
+    /// are the leader's up to there, and `snapshot` is what it knows of the producers there. Durable when this returns; after
+    /// a crash in between, the log is empty at `start` too, and has the snapshot, or is as before.
+    pub fn reset(
+        &mut self,
+        start: LogPosition,
+        epochs: EpochHistory,
+        snapshot: Bytes,
+    ) -> Result<(), TruncateError> {
         self.check_not_poisoned()?;
-        let outcome = self.start_anew(start, &epochs);
+        let snapshot = Snapshot {
+            at: start,
+            body: snapshot,
+        };
+        let outcome = self.start_anew(snapshot, &epochs);
         if let Err(error) = &outcome {
             self.poison(format!("a reset failed: {error}"));
         }
@@ -171,11 +191,16 @@ impl Log {
 
     fn start_anew(
         &mut self,
-        position: LogPosition,
+        snapshot: Snapshot,
         epochs: &EpochHistory,
     ) -> Result<(), TruncateError> {
         let fs = self.shared.fs.clone();
         let dir = self.shared.dir.clone();
+        let position = snapshot.at;
+        // First, so that a log that is found empty at `position` has it. Should the old log be found instead, the snapshot
+        // belongs to it or, by its epoch, does not.
+        snapshots::write(&*fs, &dir, &snapshot, true)?;
+        self.snapshots = Snapshots::default();
         self.generation += 1;
         self.ticket_out = false;
         let mut start = LogStart::new(position, epochs);
@@ -203,6 +228,7 @@ impl Log {
         remove_segments(&*fs, &dir, &bases)?;
         start.discard_segments = false;
         start.write(&*fs, &dir)?;
+        snapshots::prune(&*fs, &dir, |offset| offset == position.offset);
         self.sealed_unsynced.clear();
         self.dir_unsynced = false;
         self.epochs = from_start(&start.epochs, position);

@@ -14,13 +14,13 @@ mod dial;
 mod endpoint_keys;
 mod explain;
 mod identity;
-mod kafka_tls;
 mod lanes;
 mod private_file;
 mod protocol;
 mod rpc;
 mod server;
 mod socket;
+mod tcp_tls;
 #[cfg(test)]
 mod testing;
 mod tls;
@@ -38,7 +38,6 @@ pub use dial::{Dialled, InvalidAddress, MAX_ADDRESSES, PeerAddress, dial, dial_u
 pub use endpoint_keys::{EndpointKeys, EndpointKeysError};
 pub use explain::{ConnectFailure, explain_refused_peer};
 pub use identity::{CurrentIdentity, Identity, IdentityError};
-pub use kafka_tls::{KafkaTls, KafkaTlsError};
 pub use lanes::{
     CHUNK_BYTES, COALESCE_BELOW, LaneClosed, LaneOptions, LaneReadError, LaneReader, LaneWriter,
     Measure, PIECE_OVERHEAD, PushError,
@@ -54,6 +53,7 @@ pub use server::{
     RETRY_ABOVE_CONNECTIONS, RETRY_ABOVE_HANDSHAKES, Server, ServerLimits, ServerOptions,
 };
 pub use socket::{BindError, UDP_BUFFER_BYTES, bind_tcp};
+pub use tcp_tls::{TcpTls, TcpTlsError};
 pub use tls::{ClientAuth, TlsConfigError};
 pub use tuning::{
     CALL_STREAMS, CLIENT_STREAM_WINDOW, CLIENT_STREAMS, CLIENT_WINDOW, DATAGRAM_BUFFER,

@@ -61,6 +61,10 @@ const SERVER_INITIAL_WINDOW: u64 = 128 * 1024;
 /// bytes its own unanswered heartbeats would fill the window during a long blackout and silence it.
 pub const FOLLOWER_WINDOW_FLOOR: u64 = 256 * 1024;
 
+/// The same for the caller's end of a connection for calls. Heartbeats are most of what it sends; at 5 % loss CUBIC would
+/// leave a window of two packets a round trip, in which they would wait for each other.
+const CALLER_WINDOW_FLOOR: u64 = 64 * 1024;
+
 /// The accepting end's, for every protocol; [`raise_for`] follows once the protocol is known.
 pub(super) fn server() -> TransportConfig {
     let mut config = common(SERVER_IDLE_TIMEOUT, SERVER_KEEP_ALIVE);
@@ -90,7 +94,14 @@ pub(super) fn dialler(alpn: Alpn) -> TransportConfig {
                 floor: FOLLOWER_WINDOW_FLOOR,
             })),
         // A server opens no streams to those who call it.
-        Alpn::Controller | Alpn::Client | Alpn::Admin => client_windows(&mut config)
+        Alpn::Controller => client_windows(&mut config)
+            .max_concurrent_bidi_streams(VarInt::from_u32(0))
+            .max_concurrent_uni_streams(VarInt::from_u32(UNKNOWN_UNI_STREAMS))
+            .congestion_controller_factory(Arc::new(WithFloor {
+                inner: Arc::new(cubic(SERVER_INITIAL_WINDOW)),
+                floor: CALLER_WINDOW_FLOOR,
+            })),
+        Alpn::Client | Alpn::Admin => client_windows(&mut config)
             .max_concurrent_bidi_streams(VarInt::from_u32(0))
             .max_concurrent_uni_streams(VarInt::from_u32(UNKNOWN_UNI_STREAMS))
             .congestion_controller_factory(Arc::new(cubic(SERVER_INITIAL_WINDOW))),

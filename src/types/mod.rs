@@ -3,6 +3,7 @@
 //! Identities, offsets, epochs, partition state, quorum arithmetic and error codes. Nothing here does I/O, reads a clock
 //! or draws a random number; constructors that need randomness take it as an argument.
 
+mod duration_histogram;
 mod epoch_history;
 mod error_code;
 mod ids;
@@ -12,6 +13,7 @@ pub mod quorum;
 mod time;
 mod topic_name;
 
+pub use duration_histogram::{BUCKET_ENDS_US, DurationCounts, DurationHistogram};
 pub use epoch_history::{EpochEntry, EpochHistory, EpochHistoryError};
 pub use error_code::ErrorCode;
 pub use ids::{

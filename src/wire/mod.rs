@@ -6,11 +6,16 @@
 //! before anything is allocated for it.
 
 mod codec;
+mod producers;
 mod replication;
 
 pub use codec::WireError;
+pub use producers::{
+    BatchEntry, MAX_SNAPSHOT_BATCHES, MAX_SNAPSHOT_BYTES, MAX_SNAPSHOT_PRODUCERS, ProducerEntry,
+    ProducerSnapshot,
+};
 pub use replication::{
     Ack, AckMessage, ControlMessage, Heartbeat, Hello, LaneBody, LaneHeader, LaneMessage,
-    MAX_CONTROL_MESSAGE_BYTES, MAX_HELLO_EPOCHS, MAX_LANE_MESSAGE_BYTES, OpenSession,
-    PROTOCOL_VERSION, SessionAnswer, SessionOutcome, SessionRefusal, Welcome,
+    MAX_ANSWER_BYTES, MAX_CONTROL_MESSAGE_BYTES, MAX_HELLO_EPOCHS, MAX_LANE_MESSAGE_BYTES,
+    OpenSession, PROTOCOL_VERSION, SessionAnswer, SessionOutcome, SessionRefusal, Welcome,
 };

@@ -12,6 +12,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::codec::{Reader, WireError};
+use super::producers::{MAX_SNAPSHOT_BYTES, ProducerSnapshot};
 use crate::types::{
     ClusterId, DirectoryId, EpochEntry, EpochHistory, Incarnation, LeaderEpoch, LogPosition,
     NodeId, Offset, PartitionIndex, SessionId, TopicId, TopicPartition,
@@ -24,9 +25,13 @@ pub const PROTOCOL_VERSION: u16 = 1;
 /// asked for older ones by a refusal of the session with [`SessionRefusal::NeedOlderEpochs`].
 pub const MAX_HELLO_EPOCHS: usize = 64;
 
-/// The most bytes of one control or ack message. A session answer that resets a follower carries the whole epoch history,
-/// 12 bytes an epoch, so this allows some 80,000 epochs; a longer claim closes the connection.
+/// The most bytes of one control or ack message. A hello that was asked for the whole epoch history carries 12 bytes an
+/// epoch, so this allows some 80,000 epochs; a longer claim closes the connection.
 pub const MAX_CONTROL_MESSAGE_BYTES: usize = 1 << 20;
+
+/// The most bytes of a session's answer on a lane. One that resets a follower carries the epoch history, as a hello does,
+/// and what the partition remembers of its producers; a longer claim closes the connection.
+pub const MAX_ANSWER_BYTES: usize = MAX_CONTROL_MESSAGE_BYTES + MAX_SNAPSHOT_BYTES;
 
 /// The most bytes of frames in one lane message. A frame is at most some 16 MiB and is never split; a message holds one frame
 /// or as many as a send order asks for. A longer claim closes the connection.
@@ -66,6 +71,9 @@ pub struct OpenSession {
     pub epochs: EpochHistory,
     /// Whether `epochs` begins where the follower's log begins, or older ones were left out.
     pub epochs_complete: bool,
+    /// Whether this very process has lost what it acknowledged, because its log was damaged and set aside: as a member of
+    /// the in-sync set it must leave that, and may come back.
+    pub log_lost: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,10 +87,12 @@ pub struct SessionAnswer {
 pub enum SessionOutcome {
     /// Keep the log up to here, drop the rest; frames follow from here.
     Truncate(LogPosition),
-    /// Nothing of the follower's log can be kept: start an empty one here, with this history of the epochs before.
+    /// Nothing of the follower's log can be kept: start an empty one here, with this history of the epochs before, and with
+    /// what the leader knows of the producers whose records lie before.
     Reset {
         start: LogPosition,
         epochs: EpochHistory,
+        producers: ProducerSnapshot,
     },
     Refused(SessionRefusal),
 }
@@ -229,6 +239,7 @@ impl ControlMessage {
                 out.put_u64(open.session.to_bits());
                 put_position(out, open.durable);
                 out.put_u8(open.epochs_complete.into());
+                out.put_u8(open.log_lost.into());
                 put_epochs(out, &open.epochs);
             }
             ControlMessage::SessionAnswer(answer) => {
@@ -273,6 +284,7 @@ impl ControlMessage {
                 session: session(&mut reader)?,
                 durable: reader.position()?,
                 epochs_complete: flag(&mut reader)?,
+                log_lost: flag(&mut reader)?,
                 epochs: epochs(&mut reader)?,
             }),
             KIND_SESSION_ANSWER => ControlMessage::SessionAnswer(SessionAnswer {
@@ -400,7 +412,7 @@ impl LaneMessage {
         let length = reader.u32()? as usize;
         let max = match kind {
             LANE_FRAMES => MAX_LANE_MESSAGE_BYTES,
-            LANE_ANSWER => MAX_CONTROL_MESSAGE_BYTES,
+            LANE_ANSWER => MAX_ANSWER_BYTES,
             other => return Err(reader.invalid(other.into())),
         };
         check_length(WHAT, length, max)?;
@@ -495,10 +507,15 @@ fn put_outcome(out: &mut BytesMut, outcome: &SessionOutcome) {
             out.put_u8(OUTCOME_TRUNCATE);
             put_position(out, *to);
         }
-        SessionOutcome::Reset { start, epochs } => {
+        SessionOutcome::Reset {
+            start,
+            epochs,
+            producers,
+        } => {
             out.put_u8(OUTCOME_RESET);
             put_position(out, *start);
             put_epochs(out, epochs);
+            producers.encode_into(out);
         }
         SessionOutcome::Refused(refusal) => {
             out.put_u8(OUTCOME_REFUSED);
@@ -513,6 +530,7 @@ fn outcome(reader: &mut Reader) -> Result<SessionOutcome, WireError> {
         OUTCOME_RESET => SessionOutcome::Reset {
             start: reader.position()?,
             epochs: epochs(reader)?,
+            producers: ProducerSnapshot::read(reader)?,
         },
         OUTCOME_REFUSED => SessionOutcome::Refused(refusal(reader)?),
         other => return Err(reader.invalid(other.into())),
@@ -566,6 +584,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::types::ProducerId;
+    use crate::wire::{BatchEntry, ProducerEntry};
 
     fn position(offset: u64, epoch: u32) -> LogPosition {
         LogPosition::new(
@@ -587,6 +607,22 @@ mod tests {
         ]
         .try_into()
         .unwrap()
+    }
+
+    fn producers() -> ProducerSnapshot {
+        ProducerSnapshot {
+            incomplete: true,
+            producers: vec![ProducerEntry {
+                producer: ProducerId::new(4).unwrap(),
+                epoch: 1,
+                batches: vec![BatchEntry {
+                    base_sequence: 0,
+                    last_sequence: 2,
+                    base: Offset::ZERO,
+                    end: Offset::new(3).unwrap(),
+                }],
+            }],
+        }
     }
 
     fn control_messages() -> Vec<ControlMessage> {
@@ -621,11 +657,13 @@ mod tests {
                 durable: position(12, 5),
                 epochs: history(),
                 epochs_complete: true,
+                log_lost: false,
             }),
             answer(SessionOutcome::Truncate(position(9, 2))),
             answer(SessionOutcome::Reset {
                 start: position(40, 4),
                 epochs: history(),
+                producers: producers(),
             }),
             answer(SessionOutcome::Refused(SessionRefusal::NotLeader)),
             ControlMessage::CloseSession {
@@ -701,6 +739,7 @@ mod tests {
             outcome: SessionOutcome::Reset {
                 start: position(40, 4),
                 epochs: history(),
+                producers: producers(),
             },
         };
         let watermark = Offset::new(44).unwrap();

@@ -6,8 +6,8 @@ use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use quorate::admin::{AdminRequest, NodeStatus, PartitionStatus, ask};
@@ -32,24 +32,53 @@ const LOG_TAIL_LINES: usize = 40;
 /// One attempt to reach a node.
 const DIAL_WITHIN: Duration = Duration::from_secs(2);
 
-/// A port for both UDP and TCP that nobody uses and that the system will not give to somebody else: below the range from
-/// which it takes ports for outgoing sockets, since a node that is down must find its port free when it comes back.
+/// Ports from here on, where the system's own range leaves none above itself.
+const LOW_PORTS: (u16, u16) = (11_000, 30_999);
+/// Fewer ports than this above the system's range are too few to live on.
+const ENOUGH_PORTS: u16 = 1_000;
+
+/// A port for both UDP and TCP that nobody uses and that nobody will be given: outside the range from which the system takes
+/// ports for outgoing sockets, and kept from other test processes by a locked file until this one ends. A node that is
+/// down must find its port free when it comes back.
 pub fn free_port() -> u16 {
     static NEXT: AtomicU32 = AtomicU32::new(0);
-    const FIRST: u32 = 11_000;
-    const COUNT: u32 = 20_000;
-    for _ in 0..COUNT {
-        // Several test processes may run at a time, each from a place of its own.
+    static HELD: Mutex<Vec<File>> = Mutex::new(Vec::new());
+    let user = rustix::process::getuid().as_raw();
+    let locks = std::env::temp_dir().join(format!("quorate-test-ports-{user}"));
+    fs::create_dir_all(&locks).unwrap();
+    let (first, last) = port_range();
+    let count = u32::from(last - first) + 1;
+    for _ in 0..count {
         let turn = NEXT.fetch_add(1, Ordering::Relaxed);
-        let port = FIRST + (std::process::id().wrapping_mul(7919) + turn) % COUNT;
-        let port = u16::try_from(port).unwrap();
-        if UdpSocket::bind(("127.0.0.1", port)).is_ok()
+        let place = (std::process::id().wrapping_mul(7919).wrapping_add(turn)) % count;
+        let port = first + u16::try_from(place).unwrap();
+        let lock = File::options()
+            .create(true)
+            .truncate(true)
+            .write(true)
+            .open(locks.join(port.to_string()))
+            .unwrap();
+        if lock.try_lock().is_ok()
+            && UdpSocket::bind(("127.0.0.1", port)).is_ok()
             && TcpListener::bind(("127.0.0.1", port)).is_ok()
         {
+            HELD.lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(lock);
             return port;
         }
     }
     panic!("no free port");
+}
+
+/// Above the range of outgoing sockets if there is room, and below it otherwise.
+fn port_range() -> (u16, u16) {
+    let range = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+    let last = range.split_whitespace().nth(1);
+    match last.and_then(|last| last.parse::<u16>().ok()) {
+        Some(last) if u16::MAX - last >= ENOUGH_PORTS => (last + 1, u16::MAX),
+        _ => LOW_PORTS,
+    }
 }
 
 pub fn loopback(port: u16) -> SocketAddr {
@@ -150,6 +179,7 @@ pub struct Cluster {
     identity: Arc<Identity>,
     dialing: Arc<CurrentIdentity>,
     dir: TempDir,
+    keep_when_failing: bool,
     _turn: SemaphorePermit<'static>,
 }
 
@@ -211,6 +241,7 @@ impl Cluster {
             identity,
             dialing,
             dir,
+            keep_when_failing: false,
             _turn: turn,
         }
     }
@@ -239,6 +270,11 @@ impl Cluster {
 
     pub fn dir(&self) -> &Path {
         self.dir.path()
+    }
+
+    /// Logs and data stay where they are if the test fails.
+    pub fn keep_when_failing(&mut self) {
+        self.keep_when_failing = true;
     }
 
     pub fn spec(&self, id: NodeId) -> &NodeSpec {
@@ -301,6 +337,20 @@ impl Cluster {
     /// The nodes whose processes this cluster has running, frozen ones among them.
     pub fn running(&self) -> Vec<NodeId> {
         self.children.keys().copied().collect()
+    }
+
+    /// The nodes that were started and have ended by themselves. They count as not running from now on.
+    pub fn ended(&mut self) -> Vec<(NodeId, ExitStatus)> {
+        let mut ended = Vec::new();
+        for (id, child) in &mut self.children {
+            if let Some(status) = child.try_wait().unwrap() {
+                ended.push((*id, status));
+            }
+        }
+        for (id, _) in &ended {
+            self.children.remove(id);
+        }
+        ended
     }
 
     /// A node's account of itself.
@@ -578,6 +628,9 @@ impl Drop for Cluster {
         }
         let panicked = |spec: &NodeSpec| spec.log_text().contains("panicked at");
         let nodes_panicked = self.specs.iter().any(panicked);
+        if std::thread::panicking() && self.keep_when_failing {
+            self.dir.disable_cleanup(true);
+        }
         if std::thread::panicking() || nodes_panicked {
             for spec in &self.specs {
                 let text = spec.log_text();

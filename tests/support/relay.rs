@@ -1,11 +1,13 @@
-//! A UDP relay that keeps every datagram that goes through it.
+//! A UDP relay that keeps every datagram that goes through it, or one that delays and loses them.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
 use tokio::net::UdpSocket;
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio::time::{Duration, Instant};
 
 /// The longest datagram that UDP knows.
 const MAX_DATAGRAM: usize = 65_535;
@@ -81,4 +83,95 @@ async fn answer(
         datagrams.lock().unwrap().push(buffer[..length].to_vec());
         let _ = outside.send_to(&buffer[..length], to).await;
     }
+}
+
+/// What a [`Link`] does to datagrams, in each direction.
+#[derive(Clone, Copy, Debug)]
+pub struct Impairment {
+    pub delay: Duration,
+    /// From 0 to 1.
+    pub loss: f64,
+}
+
+/// Stands before one address like a [`Relay`], and is a bad way there and back.
+pub struct Link {
+    pub address: SocketAddr,
+    _tasks: JoinSet<()>,
+}
+
+impl Link {
+    pub async fn before(target: SocketAddr, port: u16, impairment: Impairment) -> Link {
+        let outside = Arc::new(UdpSocket::bind(("127.0.0.1", port)).await.unwrap());
+        let address = outside.local_addr().unwrap();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(carry(outside, target, impairment));
+        Link {
+            address,
+            _tasks: tasks,
+        }
+    }
+}
+
+async fn carry(outside: Arc<UdpSocket>, target: SocketAddr, impairment: Impairment) {
+    let mut towards: HashMap<SocketAddr, mpsc::UnboundedSender<(Instant, Vec<u8>)>> =
+        HashMap::new();
+    let mut tasks = JoinSet::new();
+    let mut buffer = vec![0; MAX_DATAGRAM];
+    loop {
+        let Ok((length, from)) = outside.recv_from(&mut buffer).await else {
+            continue;
+        };
+        let line = towards.entry(from).or_insert_with(|| {
+            let (line, waiting) = mpsc::unbounded_channel();
+            tasks.spawn(way(waiting, outside.clone(), from, target, impairment));
+            line
+        });
+        if !lost(impairment) {
+            let at = Instant::now() + impairment.delay;
+            let _ = line.send((at, buffer[..length].to_vec()));
+        }
+    }
+}
+
+/// The way of one sender: there over a socket of its own, and back over the link's.
+async fn way(
+    mut waiting: mpsc::UnboundedReceiver<(Instant, Vec<u8>)>,
+    outside: Arc<UdpSocket>,
+    from: SocketAddr,
+    target: SocketAddr,
+    impairment: Impairment,
+) {
+    let inside = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    inside.connect(target).await.unwrap();
+    let inside = Arc::new(inside);
+    let (back, mut returning) = mpsc::unbounded_channel();
+    let mut tasks = JoinSet::new();
+    let answers = inside.clone();
+    tasks.spawn(async move {
+        let mut buffer = vec![0; MAX_DATAGRAM];
+        loop {
+            let Ok(length) = answers.recv(&mut buffer).await else {
+                continue;
+            };
+            if !lost(impairment) {
+                let at = Instant::now() + impairment.delay;
+                let _ = back.send((at, buffer[..length].to_vec()));
+            }
+        }
+    });
+    tasks.spawn(async move {
+        while let Some((at, datagram)) = returning.recv().await {
+            tokio::time::sleep_until(at).await;
+            let _ = outside.send_to(&datagram, from).await;
+        }
+    });
+    // The delay is always the same, so what came first goes first.
+    while let Some((at, datagram)) = waiting.recv().await {
+        tokio::time::sleep_until(at).await;
+        let _ = inside.send(&datagram).await;
+    }
+}
+
+fn lost(impairment: Impairment) -> bool {
+    rand::random::<f64>() < impairment.loss
 }

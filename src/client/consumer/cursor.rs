@@ -48,6 +48,7 @@ pub(super) struct Cursor {
 #[derive(Debug)]
 pub(super) struct Answer {
     pub(super) error: Result<(), ErrorCode>,
+    /// −1 where the node does not know it yet.
     pub(super) high_watermark: i64,
     pub(super) records: Bytes,
 }
@@ -159,14 +160,21 @@ impl Cursor {
                 });
             }
         };
+        let known = Some(answer.high_watermark).filter(|known| *known >= 0);
+        if known.or(self.high_watermark).is_none() && batches.is_empty() {
+            // The first request of a partition is answered at once, so without a pause this would be asked without one.
+            return Outcome::Retry {
+                code: ErrorCode::OffsetNotAvailable,
+            };
+        }
         self.failures = 0;
         self.unknown_since = None;
         self.state = State::Ready;
-        self.high_watermark = self.high_watermark.max(Some(answer.high_watermark));
+        self.high_watermark = self.high_watermark.max(known);
         if !batches.is_empty() {
             self.at_end = false;
         }
-        let end = self.offset >= answer.high_watermark && !self.at_end;
+        let end = known.is_some_and(|known| self.offset >= known) && !self.at_end;
         self.at_end |= end;
         Outcome::Records {
             batches,
@@ -282,6 +290,27 @@ mod tests {
         let mut cursor = cursor(0);
         let outcome = cursor.answered(answer(vec![], 0), OutOfRange::Error);
         assert_eq!(records(outcome), (vec![], Some(0)));
+    }
+
+    #[test]
+    fn a_partition_does_not_end_where_its_leader_does_not_know_the_end() {
+        let mut cursor = cursor(2);
+        let outcome = cursor.answered(answer(vec![], -1), OutOfRange::Error);
+        let unknown = ErrorCode::OffsetNotAvailable;
+        assert!(
+            matches!(outcome, Outcome::Retry { code } if code == unknown),
+            "{outcome:?}"
+        );
+        let part = cursor.answered(answer(batch(2, 2), -1), OutOfRange::Error);
+        assert_eq!(records(part), (vec![2], None));
+        let rest = cursor.answered(answer(batch(4, 2), 6), OutOfRange::Error);
+        assert_eq!(records(rest), (vec![4], Some(6)));
+        // Another leader, which does not know it yet.
+        let more = cursor.answered(answer(batch(6, 1), -1), OutOfRange::Error);
+        assert_eq!(records(more), (vec![6], None));
+        let nothing = cursor.answered(answer(vec![], -1), OutOfRange::Error);
+        assert_eq!(records(nothing), (vec![], None));
+        assert_eq!(cursor.high_watermark, Some(6));
     }
 
     #[test]

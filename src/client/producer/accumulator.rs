@@ -26,6 +26,10 @@
 //! - the leader refuses the oldest batch as out of order (`OUT_OF_ORDER_SEQUENCE_NUMBER`): records that it had acknowledged
 //!   are gone. That batch fails, so that the loss is heard of; the ones behind it go on under the new id.
 //! - a batch failed for good while later ones had their numbers already: they can no longer follow it.
+//!
+//! # Batches that are too large
+//! A topic may take smaller batches than this producer makes. A batch that is refused for its size goes on as two, under the
+//! numbers that it had, so that in the end only a record that is too large by itself fails. Later batches are made smaller.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -38,6 +42,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::Instant;
 
 use super::delivery::{DeliveryCause, DeliveryError};
+use super::halves::{add_sequence, halves};
 use crate::client::backoff::{Backoff, Random};
 use crate::client::error::ClientError;
 use crate::client::metadata::PartitionName;
@@ -48,10 +53,24 @@ use crate::types::{ErrorCode, ProducerId};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct BatchId(u64);
 
-/// What became of a batch: the first record's offset, or why it failed. `None` where the offset is not known: `acks=0`, or
-/// a duplicate that the leader no longer remembers the offset of.
-pub(super) type BatchResult = Result<Option<i64>, Arc<DeliveryError>>;
+/// What became of a batch, or why it failed.
+pub(super) type BatchResult = Result<BatchOutcome, Arc<DeliveryError>>;
 pub(super) type BatchDone = Shared<oneshot::Receiver<BatchResult>>;
+
+/// How a batch came to an end without having failed.
+#[derive(Clone, Debug)]
+pub(super) enum BatchOutcome {
+    /// The first record's offset. `None` where it is not known: `acks=0`, or a duplicate that the leader no longer remembers
+    /// the offset of.
+    Stored(Option<i64>),
+    /// It was too large for the topic, and its records went on in two batches: the first `first_count` of them in one, the
+    /// others in the other.
+    Split {
+        first_count: i32,
+        first: BatchDone,
+        second: BatchDone,
+    },
+}
 
 /// What governs a queue.
 #[derive(Clone, Copy, Debug)]
@@ -122,7 +141,7 @@ struct Pending {
     /// The other end of `done`.
     wait: BatchDone,
     /// What it holds of the producer's memory.
-    _memory: OwnedSemaphorePermit,
+    memory: OwnedSemaphorePermit,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -260,7 +279,7 @@ impl PartitionQueue {
             content: Content::Filling(builder),
             record_count,
             wait,
-            _memory: held,
+            memory: held,
             ..
         }) = self.batches.back_mut()
         else {
@@ -304,7 +323,7 @@ impl PartitionQueue {
             last: None,
             done,
             wait: wait.clone(),
-            _memory: memory,
+            memory,
         });
         self.next_id += 1;
         Appended {
@@ -419,6 +438,10 @@ impl PartitionQueue {
                 effects.refresh_metadata = true;
                 (error, true)
             }
+            Attempt::Refused {
+                code: ErrorCode::MessageTooLarge,
+                ..
+            } if self.split(index) => return effects,
             Attempt::Refused { code, message } => {
                 let retry = self.judge_refusal(index, code, &mut effects);
                 let cause = ClientError::Refused {
@@ -435,6 +458,76 @@ impl PartitionQueue {
             self.fail(index, DeliveryCause::Failed(cause), now);
         }
         effects
+    }
+
+    /// Puts two batches in the place of one that was refused for its size. Returns whether it could: not where it is but one
+    /// record, or where an earlier attempt may have been appended as a whole.
+    fn split(&mut self, index: usize) -> bool {
+        let Some(batch) = self.batches.get_mut(index).filter(|batch| !batch.uncertain) else {
+            return false;
+        };
+        let Content::Sealed(bytes) = &batch.content else {
+            return false;
+        };
+        let smaller = bytes.len() / 2;
+        let Some(halves) = halves(bytes) else {
+            return false;
+        };
+        let part = batch.memory.num_permits() / 2;
+        let Some(second_memory) = batch.memory.split(part) else {
+            return false;
+        };
+        let Some(batch) = self.batches.remove(index) else {
+            return false;
+        };
+        self.config.batch_bytes = self.config.batch_bytes.min(smaller).max(1);
+        let Pending {
+            created,
+            record_count,
+            sequence,
+            attempts,
+            done,
+            memory,
+            ..
+        } = batch;
+        let first_count = halves.first_count;
+        let mut half = |bytes, skipped, record_count, memory| {
+            let (done, wait) = oneshot::channel();
+            let id = BatchId(self.next_id);
+            self.next_id += 1;
+            Pending {
+                id,
+                created,
+                state: State::Closed,
+                content: Content::Sealed(bytes),
+                record_count,
+                sequence: sequence.map(|sequence| add_sequence(sequence, skipped)),
+                attempts,
+                uncertain: false,
+                last: None,
+                done,
+                wait: wait.shared(),
+                memory,
+            }
+        };
+        let first = half(halves.first, 0, first_count, memory);
+        let second = half(
+            halves.second,
+            first_count,
+            record_count - first_count,
+            second_memory,
+        );
+        let outcome = BatchOutcome::Split {
+            first_count,
+            first: first.wait.clone(),
+            second: second.wait.clone(),
+        };
+        self.batches.insert(index, second);
+        self.batches.insert(index, first);
+        self.closed_batches += 1;
+        // Nobody may have kept the delivery.
+        let _ = done.send(Ok(outcome));
+        true
     }
 
     /// Whether the batch is to be sent again after the node refused it.
@@ -581,7 +674,7 @@ impl PartitionQueue {
         self.introduced = true;
         if let Some(batch) = self.batches.remove(index) {
             // Nobody may have kept the delivery.
-            let _ = batch.done.send(Ok(offset));
+            let _ = batch.done.send(Ok(BatchOutcome::Stored(offset)));
         }
     }
 
@@ -617,11 +710,6 @@ impl PartitionQueue {
     }
 }
 
-/// Kafka's sequence numbers run from 0 to `i32::MAX` and then start at 0 again.
-fn add_sequence(sequence: i32, records: i32) -> i32 {
-    ((i64::from(sequence) + i64::from(records)) % (i64::from(i32::MAX) + 1)) as i32
-}
-
 /// The batch with another stamp. It was made here, so it can be read.
 fn restamp(bytes: Bytes, stamp: Option<ProducerStamp>) -> Bytes {
     match Batch::decode(&bytes) {
@@ -634,6 +722,7 @@ fn restamp(bytes: Bytes, stamp: Option<ProducerStamp>) -> Bytes {
 mod tests {
     use tokio::sync::Semaphore;
 
+    use super::super::delivery::Delivery;
     use super::*;
     use crate::types::{PartitionIndex, TopicName};
 
@@ -740,8 +829,12 @@ mod tests {
         (id, header.header.base_sequence)
     }
 
-    fn result(done: BatchDone) -> Option<BatchResult> {
-        done.now_or_never().map(|result| result.unwrap())
+    fn result(done: BatchDone) -> Option<Result<Option<i64>, Arc<DeliveryError>>> {
+        let result = done.now_or_never()?.unwrap();
+        Some(result.map(|outcome| match outcome {
+            BatchOutcome::Stored(offset) => offset,
+            split @ BatchOutcome::Split { .. } => panic!("{split:?}"),
+        }))
     }
 
     fn cause(done: BatchDone) -> DeliveryError {
@@ -856,6 +949,39 @@ mod tests {
         // Its numbers are free: nothing came after it.
         drop(t.batch());
         assert_eq!(sequence(&t.take().unwrap()), (101, 0));
+    }
+
+    #[test]
+    fn a_batch_that_is_too_large_goes_on_as_two_under_its_numbers() {
+        let mut t = Test::new(true);
+        let records: Vec<_> = (0..5).map(|_| t.append(b"123456789")).collect();
+        let behind = t.batch();
+        let (whole, next) = (t.take().unwrap(), t.take().unwrap());
+        assert_eq!((sequence(&whole), sequence(&next)), ((101, 0), (101, 5)));
+        t.refuse(whole, ErrorCode::MessageTooLarge);
+        t.refuse(next, ErrorCode::OutOfOrderSequenceNumber);
+        t.later(Duration::from_secs(1));
+        let (first, second) = (t.take().unwrap(), t.take().unwrap());
+        assert_eq!((sequence(&first), sequence(&second)), ((101, 0), (101, 2)));
+        assert_eq!(sequence(&t.take().unwrap()), (101, 5));
+        t.accept(first, 40);
+        // Only the record that is too large by itself is lost.
+        t.refuse(second, ErrorCode::MessageTooLarge);
+        let third = t.take().unwrap();
+        assert_eq!(sequence(&third), (101, 2));
+        t.refuse(third, ErrorCode::MessageTooLarge);
+        assert_eq!(t.queue.wants_identity(), Some(1));
+        let name = t.queue.name.clone();
+        let outcomes: Vec<_> = records
+            .into_iter()
+            .map(|(done, index)| Delivery::new(name.clone(), index, done).now_or_never())
+            .collect();
+        let offset = |index: usize| outcomes[index].clone().unwrap().unwrap().offset.unwrap();
+        assert_eq!((offset(0).get(), offset(1).get()), (40, 41));
+        let error = outcomes[2].clone().unwrap().unwrap_err();
+        assert_eq!(error.error_code(), Some(ErrorCode::MessageTooLarge));
+        assert!(outcomes[3].is_none() && outcomes[4].is_none(), "they go on");
+        assert!(behind.now_or_never().is_none());
     }
 
     #[test]

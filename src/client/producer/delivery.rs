@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-use super::accumulator::BatchDone;
+use super::accumulator::{BatchDone, BatchOutcome};
 use crate::client::error::ClientError;
 use crate::client::metadata::PartitionName;
 use crate::types::{ErrorCode, Offset, PartitionIndex, TopicName};
@@ -120,7 +120,26 @@ impl Future for Delivery {
     type Output = Result<Delivered, DeliveryError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let result = std::task::ready!(Pin::new(&mut self.done).poll(cx));
+        let result = loop {
+            match std::task::ready!(Pin::new(&mut self.done).poll(cx)) {
+                // The record went on in another batch.
+                Ok(Ok(BatchOutcome::Split {
+                    first_count,
+                    first,
+                    second,
+                })) => {
+                    if self.index < first_count {
+                        self.done = first;
+                    } else {
+                        self.index -= first_count;
+                        self.done = second;
+                    }
+                }
+                Ok(Ok(BatchOutcome::Stored(base))) => break Ok(Ok(base)),
+                Ok(Err(error)) => break Ok(Err(error)),
+                Err(gone) => break Err(gone),
+            }
+        };
         Poll::Ready(match result {
             Ok(Ok(base)) => Ok(Delivered {
                 partition: self.name.partition,

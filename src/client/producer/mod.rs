@@ -7,6 +7,7 @@
 
 mod accumulator;
 mod delivery;
+mod halves;
 mod partitioner;
 mod sender;
 
@@ -21,7 +22,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use self::accumulator::{PartitionQueue, QueueConfig};
+use self::accumulator::{BatchOutcome, PartitionQueue, QueueConfig};
 pub use self::delivery::{Delivered, Delivery, DeliveryCause, DeliveryError};
 use self::partitioner::Partitioner;
 pub use self::partitioner::Partitioning;
@@ -341,9 +342,12 @@ impl Producer {
                 .collect::<Vec<_>>()
         };
         self.shared.wake.notify_one();
-        for batch in unfinished {
-            // How it ended is its deliveries' affair.
-            let _ = batch.await;
+        let mut unfinished = unfinished;
+        while let Some(batch) = unfinished.pop() {
+            // How it ended is its deliveries' affair; but one that was parted goes on as two.
+            if let Ok(Ok(BatchOutcome::Split { first, second, .. })) = batch.await {
+                unfinished.extend([first, second]);
+            }
         }
     }
 

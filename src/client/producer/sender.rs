@@ -33,7 +33,11 @@ const ANSWER_GRACE: Duration = Duration::from_secs(1);
 
 /// A node that answers nothing for this long, while requests wait there, may have ceased to lead: another node is asked. A
 /// commit that waits for a slow disk or a far replica may take as long, so this alone gives nothing up.
-const SUSPECT_AFTER: Duration = Duration::from_millis(500);
+const SUSPECT_AFTER: Duration = Duration::from_millis(250);
+/// While a node has been silent for less than this, its successor may be found any moment, and the pauses between two
+/// questions do not grow beyond those of [`SUSPECT_ROUNDS`] rounds: 200 ms by default.
+const SUSPECT_FOR: Duration = Duration::from_secs(10);
+const SUSPECT_ROUNDS: u32 = 3;
 
 /// A lane: a node, and a number below [`super::ProducerConfig::lanes`].
 type LaneKey = (NodeId, usize);
@@ -117,8 +121,7 @@ impl Sender {
             if self.is_done() {
                 break;
             }
-            let suspects = self.silent_lanes(now).next().is_some();
-            self.refresh.wanted |= suspects;
+            self.suspect(now);
             self.start_asking(now);
             let due = self.next_due(now);
             let shared = self.shared.clone();
@@ -360,6 +363,20 @@ impl Sender {
         }
         if partitions.is_empty() {
             self.in_flight.remove(&lane);
+        }
+    }
+
+    /// Asks who leads now where somebody is silent, and somebody else rather than the silent one.
+    fn suspect(&mut self, now: Instant) {
+        let silent: Vec<(LaneKey, Instant)> = self.silent_lanes(now).collect();
+        for ((node, _), _) in &silent {
+            self.client.note_silence(*node, now + SUSPECT_FOR);
+        }
+        self.refresh.wanted |= !silent.is_empty();
+        let fresh =
+            |(_, since): &(LaneKey, Instant)| now.saturating_duration_since(*since) < SUSPECT_FOR;
+        if silent.iter().any(fresh) {
+            self.refresh.in_a_row = self.refresh.in_a_row.min(SUSPECT_ROUNDS - 1);
         }
     }
 

@@ -106,7 +106,7 @@ struct Share {
 /// What a read says of the partition.
 #[derive(Clone, Copy)]
 struct Bounds {
-    high_watermark: Offset,
+    high_watermark: Option<Offset>,
     last_stable_offset: Offset,
     log_start_offset: Offset,
 }
@@ -337,7 +337,7 @@ impl Share {
             // Not reached by any pass: as if there were nothing there.
             None => answer,
             Some(Ok(bounds)) => PartitionAnswer {
-                high_watermark: bounds.high_watermark.to_wire(),
+                high_watermark: bounds.high_watermark.map_or(-1, Offset::to_wire),
                 last_stable_offset: bounds.last_stable_offset.to_wire(),
                 log_start_offset: bounds.log_start_offset.to_wire(),
                 records: self.records,

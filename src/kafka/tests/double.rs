@@ -314,7 +314,7 @@ impl Service for Double {
         Ok(FetchedRecords {
             records,
             next,
-            high_watermark,
+            high_watermark: Some(high_watermark),
             last_stable_offset: high_watermark,
             log_start_offset: Offset::ZERO,
         })

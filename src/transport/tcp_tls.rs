@@ -1,4 +1,4 @@
-//! TLS over TCP, for the Kafka listener.
+//! TLS over TCP, for the Kafka and the admin listener.
 
 use std::io;
 use std::net::SocketAddr;
@@ -15,11 +15,12 @@ use super::identity::Identity;
 use super::server::HANDSHAKE_TIMEOUT;
 use super::tls::{self, ClientAuth, TlsConfigError};
 
-/// Why a Kafka client's TLS handshake failed. For the log: a TLS client is told by an alert.
+/// Why a client's TLS handshake failed. For the log: a TLS client is told by an alert.
 #[derive(Debug, Error)]
-pub enum KafkaTlsError {
+pub enum TcpTlsError {
     #[error(
-        "{remote} speaks no TLS: set security.protocol=SSL in the client, or let the listener be plaintext"
+        "{remote} speaks no TLS: set security.protocol=SSL in a Kafka client and write https:// for the admin endpoint, or \
+         let the listener be plaintext"
     )]
     NotTls { remote: SocketAddr },
     #[error(
@@ -48,14 +49,14 @@ pub enum KafkaTlsError {
 }
 
 /// Takes TLS connections. One for all connections of a listener.
-pub struct KafkaTls {
+pub struct TcpTls {
     client_auth: ClientAuth,
     acceptor: RwLock<TlsAcceptor>,
 }
 
-impl KafkaTls {
-    pub fn new(identity: &Identity, client_auth: ClientAuth) -> Result<KafkaTls, TlsConfigError> {
-        Ok(KafkaTls {
+impl TcpTls {
+    pub fn new(identity: &Identity, client_auth: ClientAuth) -> Result<TcpTls, TlsConfigError> {
+        Ok(TcpTls {
             client_auth,
             acceptor: RwLock::new(acceptor(identity, client_auth)?),
         })
@@ -77,7 +78,7 @@ impl KafkaTls {
         &self,
         stream: TcpStream,
         remote: SocketAddr,
-    ) -> Result<(TlsStream<TcpStream>, Option<PeerIdentity>), KafkaTlsError> {
+    ) -> Result<(TlsStream<TcpStream>, Option<PeerIdentity>), TcpTlsError> {
         let acceptor = self
             .acceptor
             .read()
@@ -87,7 +88,7 @@ impl KafkaTls {
         let _ = stream.set_nodelay(true);
         let stream = timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream))
             .await
-            .map_err(|_| KafkaTlsError::TimedOut { remote })?
+            .map_err(|_| TcpTlsError::TimedOut { remote })?
             .map_err(|error| refused(remote, error))?;
         let peer = stream
             .get_ref()
@@ -95,7 +96,7 @@ impl KafkaTls {
             .peer_certificates()
             .map(peer_identity)
             .transpose()
-            .map_err(|source| KafkaTlsError::BadRole { remote, source })?;
+            .map_err(|source| TcpTlsError::BadRole { remote, source })?;
         Ok((stream, peer))
     }
 }
@@ -105,18 +106,18 @@ fn acceptor(identity: &Identity, client_auth: ClientAuth) -> Result<TlsAcceptor,
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
-fn refused(remote: SocketAddr, source: io::Error) -> KafkaTlsError {
+fn refused(remote: SocketAddr, source: io::Error) -> TcpTlsError {
     let reason = source
         .get_ref()
         .and_then(|inner| inner.downcast_ref::<rustls::Error>());
     match reason {
-        Some(rustls::Error::InvalidMessage(_)) => KafkaTlsError::NotTls { remote },
-        Some(rustls::Error::NoCertificatesPresented) => KafkaTlsError::NoCertificate { remote },
-        Some(reason) => KafkaTlsError::Refused {
+        Some(rustls::Error::InvalidMessage(_)) => TcpTlsError::NotTls { remote },
+        Some(rustls::Error::NoCertificatesPresented) => TcpTlsError::NoCertificate { remote },
+        Some(reason) => TcpTlsError::Refused {
             remote,
             reason: reason.clone(),
         },
-        None => KafkaTlsError::Io { remote, source },
+        None => TcpTlsError::Io { remote, source },
     }
 }
 
@@ -138,8 +139,8 @@ mod tests {
         auth: ClientAuth,
         shows: Shows,
         tls12: bool,
-    ) -> Result<Option<PeerIdentity>, KafkaTlsError> {
-        let kafka = KafkaTls::new(&cluster.node_identity(1), auth).unwrap();
+    ) -> Result<Option<PeerIdentity>, TcpTlsError> {
+        let kafka = TcpTls::new(&cluster.node_identity(1), auth).unwrap();
         let listener = crate::transport::bind_tcp("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = listener.local_addr().unwrap();
         let versions = match tls12 {
@@ -188,7 +189,7 @@ mod tests {
             let peer = handshake(&cluster, ClientAuth::Required, shows, tls12).await;
             assert_eq!(peer.unwrap(), client);
             let peer = handshake(&cluster, ClientAuth::Required, Shows::Nothing, tls12).await;
-            assert!(matches!(peer, Err(KafkaTlsError::NoCertificate { .. })));
+            assert!(matches!(peer, Err(TcpTlsError::NoCertificate { .. })));
             let peer = handshake(&cluster, ClientAuth::Requested, Shows::Nothing, tls12).await;
             assert_eq!(peer.unwrap(), None);
         }
@@ -197,7 +198,7 @@ mod tests {
     #[tokio::test]
     async fn a_client_without_tls_is_told_apart() {
         let cluster = Cluster::new();
-        let kafka = KafkaTls::new(&cluster.node_identity(1), ClientAuth::Required).unwrap();
+        let kafka = TcpTls::new(&cluster.node_identity(1), ClientAuth::Required).unwrap();
         let listener = crate::transport::bind_tcp("127.0.0.1:0".parse().unwrap()).unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap())
             .await
@@ -205,6 +206,6 @@ mod tests {
         client.write_all(&[0, 0, 0, 20, 0, 18, 0, 3]).await.unwrap();
         let (stream, remote) = listener.accept().await.unwrap();
         let error = kafka.accept(stream, remote).await.err().unwrap();
-        assert!(matches!(error, KafkaTlsError::NotTls { .. }), "{error}");
+        assert!(matches!(error, TcpTlsError::NotTls { .. }), "{error}");
     }
 }

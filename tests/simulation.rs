@@ -1,0 +1,158 @@
+//! Whole clusters on virtual time, with a network and disks that fail, every one drawn from a seed. See `docs/testing.md`.
+//!
+//! `QUORATE_SIM_SEED=N` repeats one; `QUORATE_SIM_RUNS` and `QUORATE_SIM_FIRST` run many.
+
+// A test that cannot go on panics, and what it measured goes to its output.
+#![allow(clippy::unwrap_used, clippy::print_stdout, unreachable_pub)]
+
+mod simulation {
+    pub mod checker;
+    pub mod clients;
+    pub mod controller;
+    pub mod event;
+    pub mod faults;
+    pub mod links;
+    pub mod mirror;
+    pub mod network;
+    pub mod node;
+    pub mod order;
+    pub mod outputs;
+    pub mod planted;
+    pub mod process;
+    pub mod random;
+    pub mod runner;
+    pub mod schedule;
+    pub mod trace;
+    pub mod world;
+}
+
+use std::time::{Duration, Instant};
+
+use simulation::planted::{self, Planted};
+use simulation::runner::{Failure, run_and_shrink, run_seed, story};
+use simulation::schedule::{Setup, draw};
+use simulation::world::Figures;
+
+/// How many seeds an ordinary test run takes.
+const RUNS: u64 = 160;
+/// A planted mistake must be found within so many seeds.
+const PLANTED_RUNS: u64 = 400;
+/// Failures that are shortened and shown before a long run gives up.
+const MAX_FAILURES: usize = 5;
+const TELL_EVERY: Duration = Duration::from_secs(20);
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+/// Sums over runs, so that a run that exercises nothing is seen.
+fn add(sum: &mut Figures, one: Figures) {
+    sum.steps += one.steps;
+    sum.faults += one.faults;
+    sum.acknowledged += one.acknowledged;
+    sum.committed += one.committed;
+    sum.epochs_committed_in += one.epochs_committed_in;
+    sum.elections += one.elections;
+    sum.isr_changes += one.isr_changes;
+    sum.restarts += one.restarts;
+    sum.truncations += one.truncations;
+    sum.resets += one.resets;
+    sum.read += one.read;
+    sum.trimmed += one.trimmed;
+    sum.quarantines += one.quarantines;
+    sum.healed_in_ms = sum.healed_in_ms.max(one.healed_in_ms);
+}
+
+#[test]
+fn nothing_acknowledged_is_lost_and_everything_heals_whatever_fails() {
+    let first = number("QUORATE_SIM_FIRST").unwrap_or(0);
+    let runs = number("QUORATE_SIM_RUNS").unwrap_or(RUNS);
+    let begin = Instant::now();
+    let mut told = begin;
+    let mut sum = Figures::default();
+    let mut failures: Vec<Box<Failure>> = Vec::new();
+    for seed in first..first + runs {
+        match run_and_shrink(seed, None) {
+            Ok(figures) => add(&mut sum, figures),
+            Err(failure) => {
+                println!("{failure}");
+                failures.push(failure);
+            }
+        }
+        let done = seed + 1 - first;
+        if told.elapsed() > TELL_EVERY || done == runs {
+            told = Instant::now();
+            let per_minute = done as f64 / begin.elapsed().as_secs_f64() * 60.0;
+            println!(
+                "{done} runs (next: QUORATE_SIM_FIRST={}), {} violations, {per_minute:.0} runs a minute; {sum:?}",
+                seed + 1,
+                failures.len()
+            );
+        }
+        if failures.len() >= MAX_FAILURES {
+            break;
+        }
+    }
+    assert!(failures.is_empty(), "{} runs failed", failures.len());
+    // Not vacuous.
+    assert!(sum.acknowledged > runs, "{sum:?}");
+    assert!(sum.epochs_committed_in > runs, "{sum:?}");
+    assert!(
+        sum.restarts > 0 && sum.trimmed > 0 && sum.read > 0,
+        "{sum:?}"
+    );
+}
+
+#[test]
+fn one_seed_is_repeated_with_its_story() {
+    let Some(seed) = number("QUORATE_SIM_SEED") else {
+        return;
+    };
+    let planted = number("QUORATE_SIM_PLANTED").map(|i| planted::ALL[i as usize]);
+    let setup = Setup::of(seed);
+    let schedule = match run_and_shrink(seed, planted) {
+        Ok(figures) => {
+            println!("{figures:?}");
+            draw(&setup)
+        }
+        Err(failure) => {
+            println!("{failure}");
+            failure.schedule
+        }
+    };
+    for line in story(&setup, &schedule, planted) {
+        println!("{line}");
+    }
+}
+
+#[test]
+fn the_same_seed_twice_is_the_same_run() {
+    for seed in 0..16 {
+        let (one, other) = (run_seed(seed, None), run_seed(seed, None));
+        assert_eq!(one, other, "seed {seed}");
+    }
+    let traces: Vec<u64> = (0..4)
+        .map(|seed| run_seed(seed, None).unwrap().trace)
+        .collect();
+    assert_ne!(traces[0], traces[1]);
+}
+
+/// The first seed that notices the mistake.
+fn found_at(planted: Planted) -> Option<(u64, String)> {
+    (0..PLANTED_RUNS).find_map(|seed| {
+        let violation = run_seed(seed, Some(planted)).err()?;
+        Some((seed, violation.to_string()))
+    })
+}
+
+#[test]
+fn every_planted_mistake_is_found() {
+    let mut missed = Vec::new();
+    for planted in planted::ALL {
+        match found_at(planted) {
+            Some((seed, what)) => println!("{planted:?}: found in run {} by {what}", seed + 1),
+            None => missed.push(planted),
+        }
+    }
+    assert!(missed.is_empty(), "not found: {missed:?}");
+}

@@ -1,0 +1,841 @@
+//! The invariants, and the history that they are about.
+//!
+//! Everything is judged from outside: from the logs as they can be read, from what was sent, and from what the controller has
+//! committed. Where a check needs to know what a replica holds, it looks at that replica's own log and not at what anyone
+//! believes of it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use quorate::storage::LogReader;
+use quorate::types::{
+    Appointment, DirectoryId, Incarnation, LeaderEpoch, LogPosition, NodeId, Offset,
+    PartitionState, SessionId, quorum,
+};
+use quorate::wire::Ack;
+
+use super::mirror::{Held, Mirror};
+use super::node::index_of;
+
+/// Something that must not be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// The invariant's number, or a word for what is none of them.
+    pub rule: &'static str,
+    pub what: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "[{}] {}", self.rule, self.what)
+    }
+}
+
+pub type Check = Result<(), Violation>;
+
+pub fn violated(rule: &'static str, what: impl Into<String>) -> Check {
+    Err(Violation {
+        rule,
+        what: what.into(),
+    })
+}
+
+/// A committed frame of records.
+#[derive(Clone, Copy, Debug)]
+pub struct Committed {
+    pub held: Held,
+    /// The epoch of the leader that committed it first.
+    pub in_epoch: LeaderEpoch,
+}
+
+/// What is known of one replica, over all its processes.
+#[derive(Default)]
+pub struct Replica {
+    pub mirror: Mirror,
+    /// What it held durably before its disk was lost or harmed, for as long as the in-sync set does not name what came
+    /// after. Its acks of then may have been counted, and no election counts on it.
+    void: Option<Mirror>,
+    /// The highest epoch that others have been told of as promised.
+    pub promise_told: LeaderEpoch,
+    /// The highest position that this replica has told others it holds durably: by an ack, a hello or a fence's answer.
+    claimed: LogPosition,
+    /// The disk that `mirror` is on.
+    directory: Option<DirectoryId>,
+    incarnation: Option<Incarnation>,
+    high_watermark: Offset,
+    /// The session that the leader on this node has open with each node.
+    sessions: BTreeMap<usize, (SessionId, LeaderEpoch)>,
+}
+
+/// One partition's history.
+pub struct PartitionChecker {
+    pub replicas: Vec<Replica>,
+    /// Every frame that any log ever had, by position and kind: two of one position have the same bytes.
+    frames: BTreeMap<(LogPosition, LogPosition), (u32, bool)>,
+    /// By base offset.
+    pub committed: BTreeMap<Offset, Committed>,
+    /// The offset after the last committed record.
+    pub true_high_watermark: Offset,
+    /// Who led in each epoch.
+    leaders: BTreeMap<LeaderEpoch, Appointment>,
+    /// The controller's last state in each epoch.
+    pub states: BTreeMap<LeaderEpoch, PartitionState>,
+    /// What readers have read: a hash of the batch's bytes by base offset.
+    read: BTreeMap<Offset, u32>,
+    /// The last committed sequence of each producer: (epoch, next sequence).
+    producers: BTreeMap<i64, (i16, i32)>,
+    pub epochs_committed_in: BTreeMap<LeaderEpoch, u64>,
+}
+
+impl PartitionChecker {
+    pub fn new(nodes: usize) -> PartitionChecker {
+        PartitionChecker {
+            replicas: (0..nodes).map(|_| Replica::default()).collect(),
+            frames: BTreeMap::new(),
+            committed: BTreeMap::new(),
+            true_high_watermark: Offset::ZERO,
+            leaders: BTreeMap::new(),
+            states: BTreeMap::new(),
+            read: BTreeMap::new(),
+            producers: BTreeMap::new(),
+            epochs_committed_in: BTreeMap::new(),
+        }
+    }
+
+    fn state(&self) -> Option<&PartitionState> {
+        self.states.last_key_value().map(|(_, state)| state)
+    }
+
+    /// Whether the replica counts for a commit at `position`: by its disk, or by an ack that was true when it was given.
+    fn counts(&self, member: &Appointment, position: LogPosition) -> bool {
+        let replica = &self.replicas[index_of(member.node)];
+        // A disk that was never admitted is nobody's vote, whatever is on it.
+        let admitted = replica.directory == Some(member.directory);
+        (admitted && replica.mirror.holds_durably(position))
+            || replica
+                .void
+                .as_ref()
+                .is_some_and(|void| void.holds_durably(position))
+    }
+
+    fn quorum_holds(&self, isr: &[Appointment], min_insync: u32, position: LogPosition) -> bool {
+        let holding = isr
+            .iter()
+            .filter(|member| self.counts(member, position))
+            .count();
+        holding >= quorum::commit_quorum(isr.len(), min_insync as usize)
+    }
+
+    /// A log may have changed: looks at it. `leader_epoch` is that of the replica's role, 0 without one.
+    pub fn look_at_log(
+        &mut self,
+        node: usize,
+        reader: &LogReader,
+        durable: LogPosition,
+        leader_epoch: LeaderEpoch,
+    ) -> Check {
+        let replica = &mut self.replicas[node];
+        let change = match replica.mirror.update(reader, durable) {
+            Ok(change) => change,
+            Err(cause) => {
+                return violated("3 (no gaps)", format!("node {}: {cause}", node + 1));
+            }
+        };
+        if durable > replica.mirror.end() {
+            return violated(
+                "3 (durable)",
+                format!("node {} says that {durable} is durable", node + 1),
+            );
+        }
+        let added = replica.mirror.frames.len() - change.added;
+        let new: Vec<Held> = replica.mirror.frames[added..].to_vec();
+        for frame in &new {
+            self.check_frame(node, frame)?;
+        }
+        let replica = &mut self.replicas[node];
+        let start = replica.mirror.start;
+        let claimed = replica.claimed;
+        if !change.dropped.is_empty() {
+            replica.claimed = claimed.min(replica.mirror.end());
+        }
+        for frame in &change.dropped {
+            // What nobody was told of is nobody's: a session begins at what its hello said, and the rest is sent again.
+            let told = frame.end <= change.durable_before && frame.end <= claimed;
+            if frame.epoch_start || !told || frame.end <= start {
+                continue;
+            }
+            if let Some(committed) = self.committed.get(&frame.start.offset)
+                && committed.held == *frame
+                && leader_epoch >= committed.in_epoch
+            {
+                return violated(
+                    "9 (committed, truncated)",
+                    format!(
+                        "node {} dropped {} to {}, which was committed in epoch {}, for a leader of epoch {leader_epoch}",
+                        node + 1,
+                        frame.start,
+                        frame.end,
+                        committed.in_epoch
+                    ),
+                );
+            }
+        }
+        Ok(())
+    }
+
+    fn check_frame(&mut self, node: usize, frame: &Held) -> Check {
+        if frame.start.epoch > frame.end.epoch {
+            return violated(
+                "8 (log epochs)",
+                format!("node {}: {} to {}", node + 1, frame.start, frame.end),
+            );
+        }
+        let known = self
+            .frames
+            .entry((frame.start, frame.end))
+            .or_insert((frame.crc, frame.epoch_start));
+        if *known != (frame.crc, frame.epoch_start) {
+            return violated(
+                "3 (equal positions, other bytes)",
+                format!("node {}: {} to {}", node + 1, frame.start, frame.end),
+            );
+        }
+        Ok(())
+    }
+
+    /// A replica has opened its log in a new process. What was durable must be there, unless its disk was harmed.
+    pub fn reopened(
+        &mut self,
+        node: usize,
+        me: Appointment,
+        reader: &LogReader,
+        durable: LogPosition,
+        promised: LeaderEpoch,
+        may_have_lost: bool,
+    ) -> Check {
+        let mut mirror = Mirror::default();
+        mirror.start = reader.start();
+        if let Err(cause) = mirror.update(reader, durable) {
+            return violated("3 (no gaps)", format!("node {}: {cause}", node + 1));
+        }
+        let frames = mirror.frames.clone();
+        for frame in &frames {
+            self.check_frame(node, frame)?;
+        }
+        let replica = &mut self.replicas[node];
+        let before = std::mem::replace(&mut replica.mirror, mirror);
+        let is_whole = before
+            .frames
+            .iter()
+            .filter(|frame| frame.end <= before.durable && frame.start >= replica.mirror.start)
+            .all(|frame| replica.mirror.find(frame.end) == Some(frame));
+        let is_whole = is_whole && before.durable.offset <= replica.mirror.end().offset;
+        if !is_whole {
+            if !may_have_lost {
+                return violated(
+                    "durability",
+                    format!(
+                        "node {} held {} durably, and after a restart its log ends at {}",
+                        node + 1,
+                        before.durable,
+                        replica.mirror.end()
+                    ),
+                );
+            }
+            replica.claimed = replica.claimed.min(replica.mirror.end());
+            Self::keep_void(replica, before);
+        }
+        if may_have_lost {
+            // Another disk has promised nothing.
+            if !is_whole {
+                replica.promise_told = replica.promise_told.min(promised);
+            }
+        }
+        if promised < replica.promise_told {
+            return violated(
+                "8 (promise forgotten)",
+                format!(
+                    "node {} had promised epoch {}, and after a restart {promised}",
+                    node + 1,
+                    replica.promise_told
+                ),
+            );
+        }
+        replica.directory = Some(me.directory);
+        replica.incarnation = Some(me.incarnation);
+        replica.high_watermark = Offset::ZERO;
+        replica.sessions.clear();
+        Ok(())
+    }
+
+    fn keep_void(replica: &mut Replica, before: Mirror) {
+        // What it had earlier still was what was counted then, if nothing newer was.
+        let keep = replica
+            .void
+            .as_ref()
+            .is_none_or(|void| void.durable <= before.durable);
+        if keep {
+            replica.void = Some(before);
+        }
+    }
+
+    /// The disk is gone.
+    pub fn disk_lost(&mut self, node: usize) {
+        let replica = &mut self.replicas[node];
+        let before = std::mem::take(&mut replica.mirror);
+        Self::keep_void(replica, before);
+        replica.promise_told = LeaderEpoch::NONE;
+        replica.claimed = LogPosition::START;
+        replica.directory = None;
+        replica.incarnation = None;
+    }
+
+    /// A replica says what it holds durably.
+    pub fn claims(&mut self, node: usize, position: LogPosition) -> Check {
+        let replica = &mut self.replicas[node];
+        if position > replica.mirror.durable {
+            return violated(
+                "7 (claimed, not durable)",
+                format!(
+                    "node {} claims {position} and holds {} durably",
+                    node + 1,
+                    replica.mirror.durable
+                ),
+            );
+        }
+        replica.claimed = replica.claimed.max(position);
+        Ok(())
+    }
+
+    /// A replica whose disk was harmed: it counts for nothing new until the in-sync set names it anew.
+    pub fn is_void(&self, node: usize) -> bool {
+        self.replicas[node].void.is_some()
+    }
+
+    /// What it once had is counted on as long as this says.
+    pub fn mark_void(&mut self, node: usize) {
+        let replica = &mut self.replicas[node];
+        let before = replica.mirror.clone();
+        Self::keep_void(replica, before);
+    }
+
+    /// A replica's watermark and role, after anything that may have moved them.
+    pub fn look_at_watermark(
+        &mut self,
+        node: usize,
+        high_watermark: Offset,
+        leads_in: Option<(LeaderEpoch, Appointment, bool)>,
+        pending: Option<(&[Appointment], u32)>,
+    ) -> Check {
+        let before = self.replicas[node].high_watermark;
+        // A follower's watermark is no higher than its durable end, and a leader's may be: it falls to that when the leader
+        // begins to follow.
+        let became_follower =
+            leads_in.is_none() && high_watermark >= self.replicas[node].mirror.durable.offset;
+        if high_watermark < before && !became_follower {
+            return violated(
+                "4 (watermark fell)",
+                format!("node {}: from {before} to {high_watermark}", node + 1),
+            );
+        }
+        self.replicas[node].high_watermark = high_watermark;
+        if let Some((epoch, me, started)) = leads_in {
+            let leader = *self.leaders.entry(epoch).or_insert(me);
+            if leader != me {
+                return violated(
+                    "8 (two leaders)",
+                    format!("epoch {epoch}: {leader:?} and {me:?}"),
+                );
+            }
+            if started {
+                self.check_commit(node, epoch, high_watermark, pending)?;
+            } else if high_watermark > before && before > Offset::ZERO {
+                return violated(
+                    "4 (before the epoch start)",
+                    format!(
+                        "node {} moved its watermark to {high_watermark} before epoch {epoch} had begun",
+                        node + 1
+                    ),
+                );
+            }
+        }
+        if high_watermark > self.true_high_watermark {
+            return violated(
+                "5 (watermark)",
+                format!(
+                    "node {} says {high_watermark}, and {} is committed",
+                    node + 1,
+                    self.true_high_watermark
+                ),
+            );
+        }
+        Ok(())
+    }
+
+    /// What a leader counts by covers the controller's set of its epoch.
+    pub fn check_view(
+        &self,
+        node: usize,
+        epoch: LeaderEpoch,
+        isr: &[NodeId],
+        proposed: Option<&[NodeId]>,
+    ) -> Check {
+        let Some(state) = self.states.get(&epoch) else {
+            return violated(
+                "8",
+                format!("node {} leads in epoch {epoch}, which never was", node + 1),
+            );
+        };
+        let committed: Vec<NodeId> = state.isr.iter().map(|member| member.node).collect();
+        if committed != isr && Some(&committed[..]) != proposed {
+            return violated(
+                "6 (the leader's view)",
+                format!(
+                    "node {} counts by {isr:?} and {proposed:?} in epoch {epoch}, and the controller has {committed:?}",
+                    node + 1
+                ),
+            );
+        }
+        Ok(())
+    }
+
+    /// A leader holds for committed what lies below `high_watermark`.
+    fn check_commit(
+        &mut self,
+        node: usize,
+        epoch: LeaderEpoch,
+        high_watermark: Offset,
+        pending: Option<(&[Appointment], u32)>,
+    ) -> Check {
+        if high_watermark <= self.true_high_watermark
+            && self.epochs_committed_in.contains_key(&epoch)
+        {
+            return Ok(());
+        }
+        let position = self.replicas[node].mirror.position_at(high_watermark);
+        let who = node + 1;
+        if position.offset != high_watermark {
+            return violated(
+                "5 (watermark)",
+                format!("node {who}: no frame ends at {high_watermark}"),
+            );
+        }
+        if position.epoch != epoch {
+            return violated(
+                "4 (before the epoch start)",
+                format!("node {who} leads in epoch {epoch} and has committed {position}"),
+            );
+        }
+        let Some(state) = self.states.get(&epoch).cloned() else {
+            return violated(
+                "8",
+                format!("node {who} leads in epoch {epoch}, which never was"),
+            );
+        };
+        if !self.quorum_holds(&state.isr, state.min_insync, position) {
+            return violated(
+                "5 (commit quorum)",
+                format!(
+                    "node {who} commits {position} in epoch {epoch}; of {} with m {} it is durable on {}",
+                    names(&state.isr),
+                    state.min_insync,
+                    self.holding(&state.isr, position),
+                ),
+            );
+        }
+        if state.isr.len() < state.min_insync as usize {
+            return violated(
+                "1 (fewer than m)",
+                format!(
+                    "node {who} commits {position} with {} of m {}",
+                    state.isr.len(),
+                    state.min_insync
+                ),
+            );
+        }
+        if let Some((isr, min_insync)) = pending
+            && !self.quorum_holds(isr, min_insync, position)
+        {
+            return violated(
+                "5 (pending set)",
+                format!(
+                    "node {who} commits {position} in epoch {epoch} while it proposes {} with m {min_insync}; it is durable on {}",
+                    names(isr),
+                    self.holding(isr, position)
+                ),
+            );
+        }
+        *self.epochs_committed_in.entry(epoch).or_default() += 1;
+        self.commit(node, epoch, high_watermark)
+    }
+
+    fn holding(&self, isr: &[Appointment], position: LogPosition) -> String {
+        let holding: Vec<Appointment> = isr
+            .iter()
+            .copied()
+            .filter(|member| self.counts(member, position))
+            .collect();
+        names(&holding)
+    }
+
+    fn commit(&mut self, node: usize, epoch: LeaderEpoch, high_watermark: Offset) -> Check {
+        let from = self.true_high_watermark;
+        let frames: Vec<Held> = self.replicas[node]
+            .mirror
+            .frames
+            .iter()
+            .filter(|frame| {
+                !frame.epoch_start
+                    && frame.start.offset >= from
+                    && frame.end.offset <= high_watermark
+            })
+            .copied()
+            .collect();
+        for held in frames {
+            if held.start.offset != self.true_high_watermark {
+                return violated(
+                    "2 (another history)",
+                    format!(
+                        "node {} commits {} to {}, and what was committed ends at {}",
+                        node + 1,
+                        held.start,
+                        held.end,
+                        self.true_high_watermark
+                    ),
+                );
+            }
+            self.true_high_watermark = held.end.offset;
+            self.committed.insert(
+                held.start.offset,
+                Committed {
+                    held,
+                    in_epoch: epoch,
+                },
+            );
+            self.check_sequence(&held)?;
+            // No later leader is without it.
+            for (later, state) in self.states.range(epoch..) {
+                if *later == epoch {
+                    continue;
+                }
+                let Some(leader) = state.leader else { continue };
+                let mirror = &self.replicas[index_of(leader.node)].mirror;
+                if held.start.offset >= mirror.start.offset && mirror.find(held.end) != Some(&held)
+                {
+                    return violated(
+                        "1 (a later leader is without it)",
+                        format!(
+                            "epoch {epoch} commits {} to {}, and node {} leads in epoch {later} without it",
+                            held.start, held.end, leader.node
+                        ),
+                    );
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// An idempotent producer's batches are in the log once each, in order.
+    fn check_sequence(&mut self, held: &Held) -> Check {
+        let Some((producer, epoch, sequence)) = held.sequence else {
+            return Ok(());
+        };
+        let expected = self.producers.get(&producer).copied();
+        let in_order = match expected {
+            None => sequence == 0,
+            Some((known, next)) if known == epoch => sequence == next,
+            Some((known, _)) => epoch > known && sequence == 0,
+        };
+        if !in_order {
+            return violated(
+                "11 (once, and in order)",
+                format!(
+                    "producer {producer} at {}: sequence {sequence} of epoch {epoch}, after {expected:?}",
+                    held.start
+                ),
+            );
+        }
+        let next = sequence + i32::try_from(held.records()).unwrap_or(0);
+        self.producers.insert(producer, (epoch, next));
+        Ok(())
+    }
+
+    /// The controller has committed a state.
+    pub fn state_committed(&mut self, state: &PartitionState) -> Check {
+        let before = self.state().cloned();
+        if let Some(before) = &before {
+            if (state.leader_epoch, state.partition_epoch)
+                < (before.leader_epoch, before.partition_epoch)
+            {
+                return violated("8", "the controller's epochs fell".to_owned());
+            }
+            if before.isr != state.isr || before.min_insync != state.min_insync {
+                self.check_isr_change(before, state)?;
+            }
+        }
+        let appointed = before
+            .as_ref()
+            .is_some_and(|before| before.leader.is_none());
+        self.states.insert(state.leader_epoch, state.clone());
+        match state.leader {
+            Some(leader) if appointed => self.check_elected(leader, state.leader_epoch),
+            _ => Ok(()),
+        }
+    }
+
+    /// Every commit quorum of a set meets the ones before it: what is committed is on a quorum of the new set.
+    fn check_isr_change(&mut self, before: &PartitionState, state: &PartitionState) -> Check {
+        let known_before = |member: &Appointment| before.isr.contains(member);
+        for member in state.isr.iter().filter(|member| !known_before(member)) {
+            // Named anew, on what this very process acknowledged; unless it is gone already, and its disk with it.
+            let replica = &mut self.replicas[index_of(member.node)];
+            if replica.directory == Some(member.directory)
+                && replica.incarnation == Some(member.incarnation)
+            {
+                replica.void = None;
+            }
+        }
+        let committed = self
+            .committed
+            .last_key_value()
+            .map(|(_, committed)| committed.held.end);
+        if let Some(position) = committed
+            && !self.quorum_holds(&state.isr, state.min_insync, position)
+        {
+            return violated(
+                "5 (new set)",
+                format!(
+                    "the in-sync set becomes {} with m {}, and {position} is committed and durable on {}",
+                    names(&state.isr),
+                    state.min_insync,
+                    self.holding(&state.isr, position)
+                ),
+            );
+        }
+        Ok(())
+    }
+
+    fn check_elected(&self, leader: Appointment, epoch: LeaderEpoch) -> Check {
+        let replica = &self.replicas[index_of(leader.node)];
+        let mirror = match &replica.void {
+            // It answered the fence, and its disk was lost before the appointment: nobody will lead in this epoch.
+            Some(void) if replica.directory != Some(leader.directory) => void,
+            _ => &replica.mirror,
+        };
+        for committed in self.committed.values() {
+            let held = committed.held;
+            if held.end.offset <= mirror.start.offset {
+                continue;
+            }
+            let has = mirror.find(held.end) == Some(&held) && held.end <= mirror.durable;
+            if !has {
+                return violated(
+                    "2 (elected without)",
+                    format!(
+                        "node {} is elected in epoch {epoch} with a log that ends at {}, and lacks the committed {} to {}",
+                        leader.node, mirror.durable, held.start, held.end
+                    ),
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// A follower sends an ack.
+    pub fn ack_sent(&mut self, node: usize, ack: &Ack) -> Check {
+        self.claims(node, ack.durable)?;
+        let replica = &self.replicas[node];
+        if ack.leader_epoch < replica.promise_told {
+            return violated(
+                "8 (acked below the promise)",
+                format!(
+                    "node {} acknowledges in epoch {} and has promised {}",
+                    node + 1,
+                    ack.leader_epoch,
+                    replica.promise_told
+                ),
+            );
+        }
+        Ok(())
+    }
+
+    /// Others learn that the replica has promised `epoch`.
+    pub fn promise_told(&mut self, node: usize, epoch: LeaderEpoch) -> Check {
+        let told = &mut self.replicas[node].promise_told;
+        if epoch < *told {
+            return violated(
+                "8 (promise fell)",
+                format!("node {} promises {epoch} after {told}", node + 1),
+            );
+        }
+        *told = epoch;
+        Ok(())
+    }
+
+    /// The leader on `node` has answered a hello and begun a session.
+    pub fn session_opened(
+        &mut self,
+        node: usize,
+        from: usize,
+        session: SessionId,
+        epoch: LeaderEpoch,
+    ) {
+        self.replicas[node].sessions.insert(from, (session, epoch));
+    }
+
+    pub fn session_of(&self, node: usize, from: usize) -> Option<(SessionId, LeaderEpoch)> {
+        self.replicas[node].sessions.get(&from).copied()
+    }
+
+    /// The leader on `node` has counted an ack.
+    pub fn ack_counted(&self, node: usize, from: usize, ack: &Ack) -> Check {
+        match self.replicas[node].sessions.get(&from) {
+            Some(&(session, epoch)) if session == ack.session && epoch == ack.leader_epoch => {
+                Ok(())
+            }
+            current => violated(
+                "7 (ack of another session)",
+                format!(
+                    "node {} counts an ack of node {} of session {} in epoch {}; current is {current:?}",
+                    node + 1,
+                    from + 1,
+                    ack.session,
+                    ack.leader_epoch
+                ),
+            ),
+        }
+    }
+
+    /// A produce at acks=all is about to be answered: its record is committed.
+    pub fn acknowledged(&self, base: Offset, sequence: Option<(i64, i16, i32)>) -> Check {
+        let Some(committed) = self.committed.get(&base) else {
+            return violated(
+                "1 (acknowledged, not committed)",
+                format!(
+                    "offset {base}; committed is up to {}",
+                    self.true_high_watermark
+                ),
+            );
+        };
+        if committed.held.sequence != sequence {
+            return violated(
+                "1 (acknowledged, another record)",
+                format!(
+                    "offset {base}: {:?}, not {sequence:?}",
+                    committed.held.sequence
+                ),
+            );
+        }
+        Ok(())
+    }
+
+    /// A reader was given the batch from `base` to `end`.
+    pub fn read(&mut self, base: Offset, end: Offset, crc: u32) -> Check {
+        let known = *self.read.entry(base).or_insert(crc);
+        if known != crc {
+            return violated("10 (read bytes changed)", format!("offset {base}"));
+        }
+        match self.committed.get(&base) {
+            Some(committed) if committed.held.end.offset == end => Ok(()),
+            _ => violated(
+                "10 (read above the watermark)",
+                format!(
+                    "offset {base} was read, and {} is committed",
+                    self.true_high_watermark
+                ),
+            ),
+        }
+    }
+
+    /// Everything, from the beginning.
+    pub fn check_all(&self) -> Check {
+        let mut next: Option<Offset> = None;
+        for committed in self.committed.values() {
+            if next.is_some_and(|next| next != committed.held.start.offset) {
+                return violated(
+                    "2 (a gap in what is committed)",
+                    committed.held.start.to_string(),
+                );
+            }
+            next = Some(committed.held.end.offset);
+        }
+        for (node, replica) in self.replicas.iter().enumerate() {
+            let mut expected = replica.mirror.start;
+            for frame in &replica.mirror.frames {
+                if frame.start != expected {
+                    return violated("3 (no gaps)", format!("node {} at {expected}", node + 1));
+                }
+                expected = frame.end;
+            }
+        }
+        // The present leader, if there is one, has everything.
+        if let Some(state) = self.state()
+            && let Some(leader) = state.leader
+        {
+            return self.check_elected_now(leader, state.leader_epoch);
+        }
+        Ok(())
+    }
+
+    fn check_elected_now(&self, leader: Appointment, epoch: LeaderEpoch) -> Check {
+        let replica = &self.replicas[index_of(leader.node)];
+        if replica.void.is_some() || replica.incarnation != Some(leader.incarnation) {
+            return Ok(());
+        }
+        for committed in self.committed.values() {
+            let held = committed.held;
+            if held.end.offset > replica.mirror.start.offset
+                && replica.mirror.find(held.end) != Some(&held)
+            {
+                return violated(
+                    "2 (the leader lacks)",
+                    format!(
+                        "node {} leads in epoch {epoch} without {} to {}",
+                        leader.node, held.start, held.end
+                    ),
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// After everything has healed: the replicas are equal.
+    pub fn check_equal(&self, nodes: &[usize]) -> Check {
+        let mirrors: Vec<&Mirror> = nodes
+            .iter()
+            .map(|&node| &self.replicas[node].mirror)
+            .collect();
+        let Some(start) = mirrors.iter().map(|mirror| mirror.start).max() else {
+            return Ok(());
+        };
+        let from_start = |mirror: &Mirror| -> Vec<Held> {
+            mirror
+                .frames
+                .iter()
+                .filter(|frame| frame.start >= start)
+                .copied()
+                .collect()
+        };
+        let first = from_start(mirrors[0]);
+        for (mirror, node) in mirrors.iter().zip(nodes) {
+            if from_start(mirror) != first {
+                return violated(
+                    "divergent",
+                    format!(
+                        "node {} ends at {}, node {} at {}",
+                        nodes[0] + 1,
+                        mirrors[0].end(),
+                        node + 1,
+                        mirror.end()
+                    ),
+                );
+            }
+        }
+        Ok(())
+    }
+}
+
+fn names(isr: &[Appointment]) -> String {
+    let names: Vec<String> = isr.iter().map(|member| member.node.to_string()).collect();
+    format!("{{{}}}", names.join(" "))
+}

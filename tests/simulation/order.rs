@@ -1,0 +1,95 @@
+//! Whether everything is in order again.
+
+use quorate::partition::RoleView;
+
+use super::node::{index_of, partition_id};
+use super::world::World;
+
+impl World {
+    /// A partition whose log failed serves nothing until its node is started again.
+    pub fn has_failed(&self, node: usize) -> bool {
+        (0..self.setup.partitions).any(|partition| {
+            self.nodes[node]
+                .view_replica(partition)
+                .is_some_and(|replica| replica.partition.role_view(self.now) == RoleView::Failed)
+        })
+    }
+
+    pub fn is_in_order(&self) -> bool {
+        self.not_in_order().is_none()
+    }
+
+    pub fn what_is_not_in_order(&self) -> String {
+        self.not_in_order().unwrap_or_default()
+    }
+
+    /// A leader for every partition, every replica equal to it, everybody answered.
+    fn not_in_order(&self) -> Option<String> {
+        for partition in 0..self.setup.partitions {
+            let state = self.controller.image.partition(partition_id(partition))?;
+            let Some(leader) = state.leader else {
+                return Some(format!(
+                    "partition {partition} has no leader in epoch {}",
+                    state.leader_epoch
+                ));
+            };
+            let is_whole = state.isr.len() == self.setup.nodes
+                && state
+                    .isr
+                    .iter()
+                    .all(|&member| self.controller.image.registered(member.node) == Some(member))
+                && state.min_insync == self.min_insync;
+            if !is_whole {
+                return Some(format!(
+                    "the in-sync set of partition {partition} is {:?} with m {}, to be {}",
+                    state.isr, state.min_insync, self.min_insync
+                ));
+            }
+            let node = index_of(leader.node);
+            let led = self.nodes[node].view_replica(partition).filter(|replica| {
+                let view = replica.partition.view();
+                view.is_leader
+                    && view.watermark_known
+                    && view.leader_epoch == state.leader_epoch
+                    && view.high_watermark == view.log_end
+            });
+            let Some(led) = led else {
+                return Some(format!(
+                    "node {} does not lead partition {partition}, or has not committed its log: {:?}",
+                    node + 1,
+                    self.nodes[node].view_replica(partition).map(|replica| (
+                        replica.partition.view(),
+                        replica.partition.role_view(self.now)
+                    ))
+                ));
+            };
+            let end = led.reader.end();
+            let high_watermark = led.partition.high_watermark();
+            for other in 0..self.setup.nodes {
+                let equal = self.nodes[other]
+                    .view_replica(partition)
+                    .is_some_and(|replica| {
+                        replica.partition.durable_end() == end
+                            && replica.reader.end() == end
+                            && replica.partition.high_watermark() == high_watermark
+                    });
+                if !equal {
+                    return Some(format!(
+                        "node {} is not equal to partition {partition}'s leader, which ends at {end}: {:?}",
+                        other + 1,
+                        self.nodes[other].view_replica(partition).map(|replica| (
+                            replica.partition.durable_end(),
+                            replica.partition.view(),
+                            replica.partition.role_view(self.now)
+                        ))
+                    ));
+                }
+            }
+        }
+        let unanswered = self
+            .producers
+            .iter()
+            .find(|producer| producer.has_unanswered());
+        unanswered.map(|producer| format!("producer {} waits for an answer", producer.index))
+    }
+}

@@ -1,0 +1,349 @@
+//! Carries out what a partition asks for, as the broker's owner threads do, and shows the checks what it did.
+
+use bytes::BytesMut;
+use quorate::partition::{Frames, FramesReady, Output, RoleView};
+use quorate::replication::IsrOutcome;
+use quorate::types::{IsrChange, NodeId};
+use quorate::wire::{ControlMessage, LaneMessage, SessionAnswer, SessionOutcome};
+
+use super::checker::Check;
+use super::event::Event;
+use super::network::StreamId;
+use super::node::{index_of, partition_index};
+use super::world::{World, unexpected};
+
+impl World {
+    /// Everything that a partition has asked for since.
+    pub fn drain(&mut self, node: usize, partition: usize) -> Check {
+        loop {
+            if self.nodes[node].process.is_none() || self.has_died(node) {
+                return Ok(());
+            }
+            self.look_at(node, partition)?;
+            let Some(replica) = self.nodes[node].replica(partition) else {
+                return Ok(());
+            };
+            let Some(output) = replica.partition.poll_output() else {
+                return Ok(());
+            };
+            self.carry_out(node, partition, output)?;
+        }
+    }
+
+    /// Shows a replica to the checks.
+    fn look_at(&mut self, node: usize, partition: usize) -> Check {
+        let Some(process) = &self.nodes[node].process else {
+            return Ok(());
+        };
+        let me = process.me;
+        let Some(replica) = self.nodes[node].view_replica(partition) else {
+            return Ok(());
+        };
+        let view = replica.partition.view();
+        let checker = &mut self.checkers[partition];
+        let mut pending = None;
+        let (leads_in, role_epoch) = match replica.partition.role_view(self.now) {
+            RoleView::Leader(leader) => {
+                checker.check_view(
+                    node,
+                    leader.epoch,
+                    &leader.isr,
+                    leader.proposed_isr.as_deref(),
+                )?;
+                pending = replica
+                    .proposed
+                    .as_ref()
+                    .filter(|_| leader.proposed_isr.is_some())
+                    .map(|change| (&change.new_isr[..], change.min_insync));
+                (Some((leader.epoch, me, leader.epoch_started)), leader.epoch)
+            }
+            RoleView::Follower { epoch, .. } => (None, epoch),
+            RoleView::Idle | RoleView::Failed => (None, replica.partition.promised()),
+        };
+        let looked = checker.look_at_log(
+            node,
+            &replica.reader,
+            replica.partition.durable_end(),
+            role_epoch,
+        );
+        if looked.is_err() && self.nodes[node].was_harmed[partition] {
+            return self.verify_at_next_start(node);
+        }
+        looked?;
+        checker.look_at_watermark(node, view.high_watermark, leads_in, pending)
+    }
+
+    fn carry_out(&mut self, node: usize, partition: usize, output: Output) -> Check {
+        let boot = self.nodes[node].boot;
+        match output {
+            Output::Sync(ticket) => {
+                let after = self.disk_us(node);
+                self.plan_us(
+                    after,
+                    Event::SyncRun {
+                        node,
+                        boot,
+                        partition,
+                        ticket,
+                    },
+                );
+            }
+            Output::PersistPromise(epoch) => {
+                if let Some(process) = &mut self.nodes[node].process {
+                    process.promises.push((partition, epoch));
+                }
+                self.plan_promises(node);
+            }
+            Output::OpenSession(hello) => {
+                self.checkers[partition].promise_told(node, hello.open.leader_epoch)?;
+                self.checkers[partition].claims(node, hello.open.durable)?;
+                let connection = self.connection_to(node, hello.to);
+                if let Some(id) = connection
+                    && let Some(connection) = self.network.connections.get_mut(&id)
+                {
+                    let side = &mut connection.follower_side;
+                    if let Some(old) = side.sessions.insert(partition, hello.open.session) {
+                        side.partitions.remove(&old);
+                        side.acks.remove(&old);
+                    }
+                    side.partitions.insert(hello.open.session, partition);
+                    let message = ControlMessage::OpenSession(hello.open);
+                    self.send(id, StreamId::ControlUp, message.encode());
+                }
+            }
+            Output::Ack { to, ack } => {
+                self.checkers[partition].ack_sent(node, &ack)?;
+                let connection = self.connection_to(node, to);
+                if let Some(id) = connection
+                    && let Some(connection) = self.network.connections.get_mut(&id)
+                    && connection
+                        .follower_side
+                        .partitions
+                        .contains_key(&ack.session)
+                {
+                    let side = &mut connection.follower_side;
+                    side.acks.insert(ack.session, ack);
+                    if !std::mem::replace(&mut side.flush_planned, true) {
+                        let after = self.random.below(300);
+                        self.plan_us(after, Event::FlushAcks { connection: id });
+                    }
+                }
+            }
+            Output::Answer {
+                to,
+                answer,
+                catch_up,
+            } => self.send_answer(node, partition, index_of(to), &answer, catch_up),
+            Output::FramesReady(order) => self.send_order(node, partition, order),
+            Output::Watermark(frames) => self.send_frames(node, partition, frames),
+            Output::Complete { ticket, result } => {
+                let Some(process) = &mut self.nodes[node].process else {
+                    return Ok(());
+                };
+                let Some(waiting) = process.waiting.remove(&ticket) else {
+                    return unexpected(format!("node {} answers {ticket:?} twice", node + 1));
+                };
+                if let Ok(outcome) = result {
+                    self.check_answer(node, &waiting, outcome)?;
+                }
+                let clients = self.setup.clients();
+                if let Some(after) = self.network.send_call(node, clients) {
+                    let call = waiting.call;
+                    self.plan(after, Event::ProduceReply { call, result });
+                }
+            }
+            Output::ProposeIsr(change) => {
+                self.tell(|| format!("node {} proposes {change:?}", node + 1));
+                let now = self.now;
+                if let Some(replica) = self.nodes[node].replica(partition) {
+                    let nodes: Vec<NodeId> =
+                        change.new_isr.iter().map(|member| member.node).collect();
+                    let counts = match replica.partition.role_view(now) {
+                        RoleView::Leader(leader) => leader.proposed_isr == Some(nodes),
+                        _ => false,
+                    };
+                    // Once refused, what is asked for next is the present set, and the refused one still counts.
+                    let is_next = replica.proposed.as_ref().is_none_or(|before| {
+                        (before.leader_epoch, before.partition_epoch)
+                            != (change.leader_epoch, change.partition_epoch)
+                    });
+                    if counts && is_next {
+                        replica.proposed = Some(change.clone());
+                    }
+                }
+                self.submit_isr_change(node, change);
+            }
+            Output::ViewChanged => {}
+            Output::Failed {
+                cause,
+                stop_process,
+            } => {
+                self.tell(|| format!("node {}: {cause} (stop: {stop_process})", node + 1));
+                if !self.nodes[node].is_excused() {
+                    return unexpected(format!("node {}: {cause}", node + 1));
+                }
+                if stop_process {
+                    self.end_process(node, false);
+                } else if self.nodes[node].was_harmed[partition] {
+                    self.verify_at_next_start(node)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn connection_to(&self, node: usize, leader: NodeId) -> Option<u64> {
+        let link = self.nodes[node]
+            .process
+            .as_ref()?
+            .links
+            .get(&index_of(leader))?;
+        link.connection.filter(|_| link.up)
+    }
+
+    fn send_answer(
+        &mut self,
+        node: usize,
+        partition: usize,
+        to: usize,
+        answer: &SessionAnswer,
+        catch_up: bool,
+    ) {
+        let Some(replica) = self.nodes[node].replica(partition) else {
+            return;
+        };
+        let Some(session) = replica
+            .sessions
+            .get(&to)
+            .filter(|session| session.session == answer.session)
+        else {
+            return;
+        };
+        let connection = session.connection;
+        let watermark = replica.partition.high_watermark();
+        self.tell(|| format!("node {} answers node {}: {answer:?}", node + 1, to + 1));
+        if matches!(answer.outcome, SessionOutcome::Refused(_)) {
+            let message = ControlMessage::SessionAnswer(answer.clone());
+            self.send(connection, StreamId::ControlDown, message.encode());
+            return;
+        }
+        self.checkers[partition].session_opened(node, to, answer.session, answer.leader_epoch);
+        let lane = if catch_up {
+            StreamId::CatchUp
+        } else {
+            StreamId::Live
+        };
+        self.send(
+            connection,
+            lane,
+            LaneMessage::encode_answer(answer, watermark),
+        );
+    }
+
+    fn send_order(&mut self, node: usize, partition: usize, order: FramesReady) {
+        let budget = self.setup.follower_budget_bytes;
+        let to = index_of(order.to);
+        let Some(replica) = self.nodes[node].replica(partition) else {
+            return;
+        };
+        let Some(session) = replica
+            .sessions
+            .get_mut(&to)
+            .filter(|session| session.session == order.session)
+        else {
+            replica
+                .partition
+                .handle_session_closed_by_follower(order.to, order.session);
+            return;
+        };
+        let Some(connection) = self.network.connections.get_mut(&session.connection) else {
+            replica.partition.handle_blocked(order);
+            return;
+        };
+        if connection.leader_side.outstanding >= budget {
+            connection.leader_side.turned_away = true;
+            replica.partition.handle_blocked(order);
+            self.tell(|| format!("node {} has no room for node {}", node + 1, to + 1));
+            return;
+        }
+        if let Some(frames) = replica.partition.take_frames(order) {
+            session.outstanding += frames.bytes;
+            self.tell(|| {
+                format!(
+                    "node {} sends node {} {} frames of partition {partition} from {} in session {}",
+                    node + 1, to + 1, frames.frames.len(), order.from, order.session
+                )
+            });
+            self.send_frames(node, partition, frames);
+        }
+    }
+
+    fn send_frames(&mut self, node: usize, partition: usize, frames: Frames) {
+        let to = index_of(frames.to);
+        let Some(replica) = self.nodes[node].replica(partition) else {
+            return;
+        };
+        let Some(id) = replica
+            .sessions
+            .get(&to)
+            .filter(|session| session.session == frames.session)
+            .map(|session| session.connection)
+        else {
+            return;
+        };
+        if let Some(connection) = self.network.connections.get_mut(&id) {
+            connection.leader_side.outstanding += frames.bytes;
+        }
+        let header = LaneMessage::encode_header(
+            frames.session,
+            frames.leader_epoch,
+            frames.high_watermark,
+            frames.bytes,
+        );
+        let mut message = BytesMut::with_capacity(header.len() + frames.bytes);
+        message.extend_from_slice(&header);
+        for frame in &frames.frames {
+            message.extend_from_slice(frame);
+        }
+        let lane = if frames.catch_up {
+            StreamId::CatchUp
+        } else {
+            StreamId::Live
+        };
+        self.send(id, lane, message.freeze());
+    }
+
+    pub fn isr_outcome(
+        &mut self,
+        node: usize,
+        boot: u64,
+        change: &IsrChange,
+        outcome: IsrOutcome,
+    ) -> Check {
+        if !self.is_current(node, boot) {
+            return Ok(());
+        }
+        let now = self.now;
+        let partition = partition_index(change.partition);
+        if let Some(replica) = self.nodes[node].replica(partition) {
+            replica.partition.handle_isr_outcome(now, change, outcome);
+        }
+        self.drain(node, partition)
+    }
+
+    /// Bounds that the core keeps, and those that the links keep.
+    pub fn check_bounds(&self) -> Check {
+        let budget = self.setup.follower_budget_bytes;
+        for connection in self.network.connections.values() {
+            // One order beyond it for each partition, and an order is one frame or what fits 256 KiB.
+            let limit = budget + self.setup.partitions * 256 * 1024;
+            if connection.leader_side.outstanding > limit {
+                return super::checker::violated(
+                    "12 (bounds)",
+                    format!("{} bytes under way", connection.leader_side.outstanding),
+                );
+            }
+        }
+        Ok(())
+    }
+}

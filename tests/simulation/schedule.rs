@@ -1,0 +1,359 @@
+//! What a run is made of, drawn from its seed before it begins: the cluster's shape, and the list of faults. The list is data,
+//! so that a failing one can be shortened.
+
+use std::fmt;
+
+use super::random::Random;
+
+/// Which faults a run is rich in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Profile {
+    /// Delays and a broken connection now and then: the ordinary day.
+    Calm,
+    /// Loss, cuts one way and both, isolated nodes.
+    Lossy,
+    /// Processes killed, paused, restarted; power lost.
+    Crashy,
+    /// Disks that fail, fill up, slow down, rot, or are replaced.
+    Disk,
+    /// Leaders taken away again and again, by the controller and by failover of the controller itself.
+    Elections,
+    /// Followers that fall behind and come back, changes of `m`, leaders handed over.
+    InSync,
+    /// Everything.
+    Mixed,
+    /// A transport that loses, doubles and reorders whole messages, which QUIC never does: safety must not depend on it.
+    Rough,
+}
+
+pub const PROFILES: [Profile; 8] = [
+    Profile::Calm,
+    Profile::Lossy,
+    Profile::Crashy,
+    Profile::Disk,
+    Profile::Elections,
+    Profile::InSync,
+    Profile::Mixed,
+    Profile::Rough,
+];
+
+/// The cluster and its load.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Setup {
+    pub seed: u64,
+    pub profile: Profile,
+    /// Each holds a replica of every partition.
+    pub nodes: usize,
+    pub partitions: usize,
+    pub min_insync: u32,
+    pub segment_bytes: u64,
+    pub retention_bytes: Option<u64>,
+    pub tail_cache_bytes: usize,
+    /// Unacknowledged frame bytes of one follower connection.
+    pub follower_budget_bytes: usize,
+    pub delay_us: u64,
+    pub jitter_us: u64,
+    pub loss_permille: u64,
+    /// How often the rough transport loses, doubles or reorders a message; 0: it is QUIC.
+    pub rough_permille: u64,
+    pub sync_us: u64,
+    /// How long the faults last.
+    pub duration_ms: u64,
+    pub producers: usize,
+    pub readers: usize,
+}
+
+/// One fault. It lasts `for_ms`, then the opposite happens: a node is restarted, a link healed, a disk emptied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fault {
+    pub at_ms: u64,
+    pub for_ms: u64,
+    pub kind: FaultKind,
+}
+
+/// Endpoints are the nodes from 0, then the controller, then the clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FaultKind {
+    /// kill -9: the page cache stays.
+    Kill {
+        node: usize,
+    },
+    /// The machine goes down: of what was not synced, any part is left.
+    PowerLoss {
+        node: usize,
+    },
+    /// The process dies in the middle of its `operations`-th next disk operation.
+    CrashAt {
+        node: usize,
+        operations: u64,
+        power_loss: bool,
+    },
+    /// The machine is replaced by one with an empty disk.
+    Emptied {
+        node: usize,
+    },
+    /// SIGSTOP, and SIGCONT at the end.
+    Pause {
+        node: usize,
+    },
+    /// Nothing passes from one endpoint to the other; the other way is open.
+    Cut {
+        from: usize,
+        to: usize,
+    },
+    /// Nothing passes between two endpoints.
+    CutBoth {
+        a: usize,
+        b: usize,
+    },
+    /// Nothing passes to or from a node.
+    Isolate {
+        node: usize,
+    },
+    Lossy {
+        from: usize,
+        to: usize,
+        permille: u64,
+    },
+    Slow {
+        from: usize,
+        to: usize,
+        delay_ms: u64,
+    },
+    /// Every connection between two nodes breaks.
+    Break {
+        a: usize,
+        b: usize,
+    },
+    SlowDisk {
+        node: usize,
+        factor: u64,
+    },
+    SyncError {
+        node: usize,
+    },
+    WriteError {
+        node: usize,
+    },
+    /// The disk takes `room_bytes` more.
+    FullDisk {
+        node: usize,
+        room_bytes: u64,
+    },
+    /// One bit of a sealed segment changes.
+    BitFlip {
+        node: usize,
+        pick: u64,
+    },
+    ControllerPause,
+    /// Another controller becomes active: it knows what is committed and nothing else.
+    ControllerFailover,
+    /// The leader is taken away though nothing is wrong with it.
+    Depose {
+        partition: usize,
+    },
+    /// The topic's `min.insync.replicas` is configured anew.
+    MinInsync {
+        min_insync: u32,
+    },
+}
+
+impl FaultKind {
+    /// Whether the fault is over as soon as it has happened.
+    pub fn is_instant(self) -> bool {
+        matches!(
+            self,
+            FaultKind::Break { .. }
+                | FaultKind::SyncError { .. }
+                | FaultKind::WriteError { .. }
+                | FaultKind::BitFlip { .. }
+                | FaultKind::ControllerFailover
+                | FaultKind::Depose { .. }
+                | FaultKind::MinInsync { .. }
+        )
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.kind.is_instant() {
+            write!(f, "{:>6} ms          {:?}", self.at_ms, self.kind)
+        } else {
+            write!(
+                f,
+                "{:>6} ms +{:>5} ms {:?}",
+                self.at_ms, self.for_ms, self.kind
+            )
+        }
+    }
+}
+
+impl Setup {
+    /// The run of `seed`.
+    pub fn of(seed: u64) -> Setup {
+        Setup::with_profile(seed, PROFILES[(seed % PROFILES.len() as u64) as usize])
+    }
+
+    pub fn with_profile(seed: u64, profile: Profile) -> Setup {
+        let mut random = Random::new(seed, 1);
+        let nodes = [1, 2, 3, 5][random.weighted(&[4, 16, 60, 20])];
+        let min_insync = random.between(1, (nodes as u64).min(3)) as u32;
+        let lossy = matches!(profile, Profile::Lossy | Profile::Mixed);
+        let longest_delay_us = if random.permille(200) { 30_000 } else { 3000 };
+        let longest_jitter_us = if random.permille(300) { 20_000 } else { 1000 };
+        let small_segments = random.permille(700);
+        Setup {
+            seed,
+            profile,
+            nodes,
+            partitions: if random.permille(250) { 2 } else { 1 },
+            min_insync,
+            segment_bytes: if small_segments {
+                random.between(400, 3000)
+            } else {
+                1 << 20
+            },
+            retention_bytes: (small_segments && random.permille(300))
+                .then(|| random.between(1500, 8000)),
+            tail_cache_bytes: random.between(0, 4000) as usize,
+            follower_budget_bytes: random.between(500, 20_000) as usize,
+            delay_us: random.between(50, longest_delay_us),
+            jitter_us: random.between(10, longest_jitter_us),
+            loss_permille: if lossy { random.between(0, 100) } else { 0 },
+            rough_permille: if profile == Profile::Rough {
+                random.between(5, 80)
+            } else {
+                0
+            },
+            sync_us: random.between(50, 4000),
+            duration_ms: random.between(1500, 3500),
+            producers: random.between(1, 3) as usize,
+            readers: 1,
+        }
+    }
+
+    pub fn controller(&self) -> usize {
+        self.nodes
+    }
+
+    pub fn clients(&self) -> usize {
+        self.nodes + 1
+    }
+
+    pub fn endpoints(&self) -> usize {
+        self.nodes + 2
+    }
+}
+
+/// Draws the faults of a run, in order of time.
+pub fn draw(setup: &Setup) -> Vec<Fault> {
+    let mut random = Random::new(setup.seed, 2);
+    let count = match setup.profile {
+        Profile::Calm => random.between(1, 4),
+        _ => random.between(4, 14),
+    };
+    let mut faults: Vec<Fault> = (0..count)
+        .map(|_| {
+            let kind = draw_kind(setup, &mut random);
+            Fault {
+                at_ms: random.between(20, setup.duration_ms),
+                for_ms: if random.permille(700) {
+                    random.between(5, 600)
+                } else {
+                    random.between(600, 2500)
+                },
+                kind,
+            }
+        })
+        .collect();
+    faults.sort_by_key(|fault| fault.at_ms);
+    faults
+}
+
+fn draw_kind(setup: &Setup, random: &mut Random) -> FaultKind {
+    const KILL: usize = 0;
+    const POWER_LOSS: usize = 1;
+    const CRASH_AT: usize = 2;
+    const EMPTIED: usize = 3;
+    const PAUSE: usize = 4;
+    const CUT: usize = 5;
+    const CUT_BOTH: usize = 6;
+    const ISOLATE: usize = 7;
+    const LOSSY: usize = 8;
+    const SLOW: usize = 9;
+    const BREAK: usize = 10;
+    const SLOW_DISK: usize = 11;
+    const SYNC_ERROR: usize = 12;
+    const WRITE_ERROR: usize = 13;
+    const FULL_DISK: usize = 14;
+    const BIT_FLIP: usize = 15;
+    const CONTROLLER_PAUSE: usize = 16;
+    const CONTROLLER_FAILOVER: usize = 17;
+    const MIN_INSYNC: usize = 19;
+    #[rustfmt::skip]
+    let weights: [u64; 20] = match setup.profile {
+        //                  ki po cr em pa cu cb is lo sl br sd se we fd bf cp cf de mi
+        Profile::Calm =>   [1, 0, 0, 0, 1, 0, 0, 0, 1, 2, 4, 1, 0, 0, 0, 0, 0, 0, 1, 1],
+        Profile::Lossy =>  [0, 0, 0, 0, 1, 6, 4, 3, 4, 4, 4, 1, 0, 0, 0, 0, 1, 0, 1, 1],
+        Profile::Crashy => [6, 6, 6, 0, 4, 1, 1, 1, 0, 1, 2, 1, 0, 0, 0, 0, 1, 1, 1, 1],
+        Profile::Disk =>   [2, 3, 3, 3, 1, 1, 1, 1, 0, 1, 1, 3, 3, 2, 4, 3, 0, 0, 1, 1],
+        Profile::Elections=>[2,2, 1, 0, 3, 2, 1, 2, 0, 2, 2, 1, 0, 0, 0, 0, 2, 3, 10, 1],
+        Profile::InSync => [3, 2, 1, 1, 3, 3, 3, 3, 1, 2, 2, 2, 0, 0, 0, 0, 2, 1, 2, 6],
+        Profile::Mixed =>  [2, 2, 2, 1, 2, 2, 2, 2, 2, 2, 2, 2, 1, 1, 1, 1, 1, 1, 2, 2],
+        Profile::Rough =>  [2, 2, 1, 1, 2, 1, 1, 1, 0, 2, 4, 1, 0, 0, 0, 0, 0, 1, 4, 1],
+    };
+    let node = random.index(setup.nodes);
+    // The same node is hit again more often than chance has it: that is what breaks recoveries that were not finished.
+    let node = if random.permille(400) { 0 } else { node };
+    let from = random.index(setup.endpoints());
+    let to = (from + 1 + random.index(setup.endpoints() - 1)) % setup.endpoints();
+    let a = random.index(setup.nodes);
+    let b = (a + 1 + random.index(setup.nodes.saturating_sub(1))) % setup.nodes;
+    match random.weighted(&weights) {
+        KILL => FaultKind::Kill { node },
+        POWER_LOSS => FaultKind::PowerLoss { node },
+        CRASH_AT => FaultKind::CrashAt {
+            node,
+            operations: random.between(1, 30),
+            power_loss: random.permille(600),
+        },
+        EMPTIED => FaultKind::Emptied { node },
+        PAUSE => FaultKind::Pause { node },
+        CUT => FaultKind::Cut { from, to },
+        CUT_BOTH => FaultKind::CutBoth { a: from, b: to },
+        ISOLATE => FaultKind::Isolate { node },
+        LOSSY => FaultKind::Lossy {
+            from,
+            to,
+            permille: random.between(50, 600),
+        },
+        SLOW => FaultKind::Slow {
+            from,
+            to,
+            delay_ms: random.between(5, 400),
+        },
+        BREAK => FaultKind::Break { a, b },
+        SLOW_DISK => FaultKind::SlowDisk {
+            node,
+            factor: random.between(5, 200),
+        },
+        SYNC_ERROR => FaultKind::SyncError { node },
+        WRITE_ERROR => FaultKind::WriteError { node },
+        FULL_DISK => FaultKind::FullDisk {
+            node,
+            room_bytes: random.between(0, 2000),
+        },
+        BIT_FLIP => FaultKind::BitFlip {
+            node,
+            pick: random.next(),
+        },
+        CONTROLLER_PAUSE => FaultKind::ControllerPause,
+        CONTROLLER_FAILOVER => FaultKind::ControllerFailover,
+        MIN_INSYNC => FaultKind::MinInsync {
+            min_insync: random.between(1, setup.nodes.min(3) as u64) as u32,
+        },
+        _ => FaultKind::Depose {
+            partition: random.index(setup.partitions),
+        },
+    }
+}

@@ -1,0 +1,254 @@
+//! Disks that rot and disks that are full, under real nodes.
+
+// A test that cannot go on panics, and what it measured goes to its output.
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
+
+mod support;
+
+use std::fs;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use quorate::client::ProducerConfig;
+use quorate::storage::TAIL_CACHE_BYTES;
+use quorate::storage::inspect::inspect;
+use quorate::storage::{RESERVED_BYTES, RealFileSystem};
+use quorate::types::{NodeId, TopicName};
+
+use support::cluster::{Cluster, quorate};
+use support::until;
+use support::workload::{Workload, check};
+
+const NO_ERRORS: [&str; 0] = [];
+const SMALL_SEGMENTS: [(&str, &str); 2] =
+    [("min.insync.replicas", "2"), ("segment.bytes", "65536")];
+
+/// Of the one partition of the one topic.
+fn log_dir(cluster: &Cluster, id: NodeId) -> PathBuf {
+    let inspection = inspect(&RealFileSystem, &cluster.spec(id).data_dir).unwrap();
+    inspection.partitions[0].dir.clone()
+}
+
+/// Flips a bit in the middle of the log's first segment, which is sealed.
+fn rot(cluster: &Cluster, id: NodeId) -> PathBuf {
+    let path = log_dir(cluster, id).join(format!("{:020}.wal", 0));
+    let file = fs::File::options()
+        .read(true)
+        .write(true)
+        .open(&path)
+        .unwrap();
+    let at = file.metadata().unwrap().len() / 2;
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at).unwrap();
+    file.write_all_at(&[byte[0] ^ 4], at).unwrap();
+    path
+}
+
+fn verify(cluster: &Cluster, id: NodeId) -> Output {
+    let mut command = quorate();
+    command.args(["log", "verify", "--data-dir"]);
+    command.arg(&cluster.spec(id).data_dir).output().unwrap()
+}
+
+/// What was set aside, which the operator has looked at and removes.
+fn remove_quarantines(cluster: &Cluster, id: NodeId) -> usize {
+    let inspection = inspect(&RealFileSystem, &cluster.spec(id).data_dir).unwrap();
+    for dir in &inspection.quarantined {
+        fs::remove_dir_all(dir).unwrap();
+    }
+    inspection.quarantined.len()
+}
+
+async fn until_quarantined(cluster: &Cluster, id: NodeId) {
+    until("the corrupt log is set aside", async || {
+        let inspection = inspect(&RealFileSystem, &cluster.spec(id).data_dir)
+            .map_err(|error| error.to_string())?;
+        match inspection.quarantined.len() {
+            0 => Err(cluster.spec(id).log_text()),
+            _ => Ok(()),
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rot_on_a_follower_is_found_by_verify_and_mended_by_a_restart() {
+    let mut cluster = Cluster::start().await;
+    let client = cluster.client().await;
+    let topic = cluster
+        .create_topic_with(&client, "orders", 1, &SMALL_SEGMENTS)
+        .await;
+    let workload = Workload::start(&client, &topic, &[0], 4096, ProducerConfig::default());
+    workload.until_acknowledged(&[0], 100).await;
+    let leader = cluster.until_led(&topic, 0, |_| true).await;
+    let follower = cluster.ids().into_iter().find(|id| *id != leader).unwrap();
+    let path = rot(&cluster, follower);
+
+    let found = verify(&cluster, follower);
+    let told = String::from_utf8_lossy(&found.stderr).into_owned();
+    assert_eq!(found.status.code(), Some(10), "{told}");
+    assert!(told.contains(path.to_str().unwrap()), "{told}");
+    assert!(told.contains("--verify-logs"), "{told}");
+
+    // As it says.
+    cluster.stop(follower).await;
+    let spec = cluster.specs.iter_mut().find(|spec| spec.id == follower);
+    spec.unwrap().flags.push("--verify-logs".to_owned());
+    cluster.spawn(follower);
+    cluster.until_healthy().await;
+    workload.until_acknowledged(&[0], 50).await;
+    let story = workload.finish().await;
+    assert_eq!(story.errors, NO_ERRORS);
+    let ends = check(&client, &topic, &story).await;
+    until_quarantined(&cluster, follower).await;
+    assert_eq!(remove_quarantines(&cluster, follower), 1);
+    cluster.until_digests_agree(&topic, &ends).await;
+    let all = cluster.ids();
+    cluster.until_isr(&topic, 0, &all).await;
+    let found = verify(&cluster, follower);
+    assert_eq!(found.status.code(), Some(0), "{found:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_reads_rot_is_replaced_and_fetches_its_log_anew_while_it_runs() {
+    const RECORD: usize = 16 << 10;
+    let cluster = Cluster::start().await;
+    let client = cluster.client().await;
+    let topic = cluster
+        .create_topic_with(&client, "orders", 1, &SMALL_SEGMENTS)
+        .await;
+    let workload = Workload::start(&client, &topic, &[0], RECORD, ProducerConfig::default());
+    // So that old records are read from the disk.
+    workload
+        .until_acknowledged(&[0], 2 * TAIL_CACHE_BYTES / RECORD)
+        .await;
+    let leader = cluster.until_led(&topic, 0, |_| true).await;
+    rot(&cluster, leader);
+    read_from_the_beginning(&cluster, &topic);
+    until("the leader says what it found", async || {
+        let log = cluster.spec(leader).log_text();
+        if log.contains("is damaged") {
+            Ok(())
+        } else {
+            Err(log)
+        }
+    })
+    .await;
+
+    // Another leads as soon as this one is not heard, and it is told when it is heard again.
+    if cluster.until_led(&topic, 0, |_| true).await == leader {
+        cluster.freeze(leader);
+        cluster.until_led(&topic, 0, |id| id != leader).await;
+        cluster.thaw(leader);
+    }
+    until_quarantined(&cluster, leader).await;
+    workload.until_acknowledged(&[0], 50).await;
+    let story = workload.finish().await;
+    assert_eq!(story.errors, NO_ERRORS);
+    let ends = check(&client, &topic, &story).await;
+    assert_eq!(remove_quarantines(&cluster, leader), 1);
+    cluster.until_digests_agree(&topic, &ends).await;
+    let all = cluster.ids();
+    cluster.until_isr(&topic, 0, &all).await;
+}
+
+/// As a consumer does that begins at the beginning; whether it gets through does not matter.
+fn read_from_the_beginning(cluster: &Cluster, topic: &TopicName) {
+    let servers: Vec<String> = cluster
+        .specs
+        .iter()
+        .map(|spec| spec.quic.to_string())
+        .collect();
+    let _ = quorate()
+        .args(["consume", topic.as_str(), "-o", "beginning", "-e"])
+        .args(["-b", &servers.join(","), "--timeout", "3s", "--certs-dir"])
+        .arg(&cluster.specs[0].certs_dir)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+}
+
+/// A file system of its own in memory, unmounted when dropped.
+struct SmallDisk {
+    path: PathBuf,
+}
+
+impl SmallDisk {
+    /// `None` where this process may not mount.
+    fn mount(path: &Path, bytes: u64) -> Option<SmallDisk> {
+        fs::create_dir_all(path).unwrap();
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("size={bytes}"), "tmpfs"])
+            .arg(path)
+            .output();
+        let mounted = mounted.is_ok_and(|output| output.status.success());
+        mounted.then(|| SmallDisk {
+            path: path.to_owned(),
+        })
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // Lazily: the node may still have it open.
+        let _ = Command::new("umount").arg("-l").arg(&self.path).output();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_whose_disk_is_full_refuses_records_serves_reads_and_goes_on_when_there_is_room() {
+    let mut cluster = Cluster::prepare(3).await;
+    let path = cluster.dir().join("small-disk");
+    let Some(disk) = SmallDisk::mount(&path, 4 * RESERVED_BYTES) else {
+        println!("NOT TESTED: this process may not mount a small disk; run it as root");
+        return;
+    };
+    cluster.specs[0].data_dir = path.join("data");
+    cluster.start_all().await;
+    let client = cluster.client().await;
+    let topic = cluster
+        .create_topic_with(&client, "orders", 3, &SMALL_SEGMENTS)
+        .await;
+    let all = [0, 1, 2];
+    let workload = Workload::start(&client, &topic, &all, 512, ProducerConfig::default());
+    workload.until_acknowledged(&all, 50).await;
+
+    let small = cluster.specs[0].id;
+    let ballast = disk.path.join("ballast");
+    let file = fs::File::create(&ballast).unwrap();
+    let zeros = vec![0; 1 << 20];
+    for i in 0.. {
+        if file.write_all_at(&zeros, i << 20).is_err() {
+            break;
+        }
+    }
+    until("the node says that its disk is full", async || {
+        let log = cluster.spec(small).log_text();
+        if log.contains("the disk is full") {
+            Ok(())
+        } else {
+            Err(log)
+        }
+    })
+    .await;
+    // It runs, answers, and serves what it has. Where it does not lead, nobody waits for it.
+    cluster.status(small).await.unwrap();
+    let mut led_elsewhere = Vec::new();
+    for index in all {
+        if cluster.until_led(&topic, index, |_| true).await != small {
+            led_elsewhere.push(index);
+        }
+    }
+    assert!(!led_elsewhere.is_empty());
+    workload.until_acknowledged(&led_elsewhere, 50).await;
+    read_from_the_beginning(&cluster, &topic);
+    assert!(cluster.status(small).await.is_ok(), "it runs on");
+
+    fs::remove_file(&ballast).unwrap();
+    workload.until_acknowledged(&all, 50).await;
+    let story = workload.finish().await;
+    assert_eq!(story.errors, NO_ERRORS);
+    let ends = check(&client, &topic, &story).await;
+    cluster.until_digests_agree(&topic, &ends).await;
+}
