@@ -461,6 +461,60 @@ mod tests {
     }
 
     #[test]
+    fn a_failover_changes_the_leader_and_neither_the_replicas_nor_the_in_sync_set() {
+        let before = led();
+        let then = before.partition(PARTITION).unwrap();
+        let mut image = before.clone();
+        start(&mut image);
+        let mut election = Election::new(PARTITION, image.partition(PARTITION).unwrap()).unwrap();
+        for id in [2, 3] {
+            election.record(reply(&image, id, 1, 90)).unwrap();
+        }
+        // The dead node stands first in the list.
+        assert_eq!(then.replicas[0], node(1));
+        let leader = election.winner_among(&image, &nodes([2, 3])).unwrap();
+        let appointments = vec![Appointing {
+            partition: PARTITION,
+            leader_epoch: election.epoch(),
+            leader,
+        }];
+        image
+            .apply(&Command::AppointLeaders { appointments })
+            .unwrap();
+        let now = image.partition(PARTITION).unwrap();
+        assert_eq!(now.leader_node(), Some(node(2)));
+        assert_eq!((&now.replicas, &now.isr), (&then.replicas, &then.isr));
+        assert_eq!(now.min_insync, then.min_insync);
+        // Whoever comes back with what it knew changes nothing any more.
+        let stale = vec![Appointing {
+            partition: PARTITION,
+            leader_epoch: then.leader_epoch,
+            leader: then.leader.unwrap(),
+        }];
+        let after = image.clone();
+        let refused = image.apply(&Command::AppointLeaders {
+            appointments: stale,
+        });
+        assert!(
+            matches!(&refused, Ok(Outcome::Partitions(results)) if results[0].is_err()),
+            "{refused:?}"
+        );
+        let undone = vec![IsrChange {
+            partition: PARTITION,
+            leader_epoch: then.leader_epoch,
+            partition_epoch: then.partition_epoch,
+            new_isr: vec![then.isr[0]],
+            min_insync: then.min_insync,
+        }];
+        let refused = image.apply(&Command::ChangeIsrs { changes: undone });
+        assert!(
+            matches!(&refused, Ok(Outcome::Partitions(results)) if results[0].is_err()),
+            "{refused:?}"
+        );
+        assert_eq!(image, after);
+    }
+
+    #[test]
     fn a_leader_that_restarted_before_its_reign_may_propose_the_present_set_again() {
         let (mut image, _) = electing();
         let restarted = Registration {
