@@ -279,6 +279,15 @@ impl PartitionChecker {
         }
     }
 
+    /// The running process has set the log aside and begun an empty one.
+    pub fn set_aside(&mut self, node: usize) {
+        let replica = &mut self.replicas[node];
+        let before = std::mem::take(&mut replica.mirror);
+        Self::keep_void(replica, before);
+        replica.claimed = LogPosition::START;
+        replica.high_watermark = Offset::ZERO;
+    }
+
     /// The disk is gone.
     pub fn disk_lost(&mut self, node: usize) {
         let replica = &mut self.replicas[node];

@@ -423,9 +423,10 @@ impl World {
         if leading.is_empty() {
             return Ok(());
         }
+        let reread_permille = self.setup.reread_permille;
         let reader = &mut self.readers[i];
         let node = leading[reader.random.index(leading.len())];
-        if reader.random.permille(50) {
+        if reader.random.permille(reread_permille) {
             // A consumer group begins anew now and then.
             reader.next = Offset::ZERO;
         }
@@ -466,7 +467,12 @@ impl World {
             Err(ReadError::OutOfRange { .. }) => Ok(()),
             Err(error) if harmed => {
                 self.tell(|| format!("a reader at node {}: {error}", node + 1));
-                Ok(())
+                if error.is_damage()
+                    && let Some(replica) = self.nodes[node].replica(partition)
+                {
+                    replica.partition.handle_damage(&error.to_string());
+                }
+                self.drain(node, partition)
             }
             Err(error) => violated("10 (read)", format!("node {}: {error}", node + 1)),
         }

@@ -807,7 +807,10 @@ impl World {
         }
         match answer.outcome {
             SessionOutcome::Truncate(_) => self.figures.truncations += 1,
-            SessionOutcome::Reset { .. } => self.figures.resets += 1,
+            SessionOutcome::Reset { ref producers, .. } => {
+                self.figures.resets += 1;
+                self.figures.resets_with_producers += u64::from(!producers.producers.is_empty());
+            }
             SessionOutcome::Refused(_) => {}
         }
         if let Some(replica) = self.nodes[node].replica(partition) {

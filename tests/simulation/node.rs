@@ -45,6 +45,8 @@ pub struct Node {
     pub slowness: u64,
     /// By partition: whether a bit was flipped that no recovery has found yet.
     pub was_harmed: Vec<bool>,
+    /// By partition: whether this process has set its corrupt log aside.
+    pub was_set_aside: Vec<bool>,
     /// The disk was replaced, and no process has begun on it yet.
     pub is_new_disk: bool,
     /// Whether reads or writes were made to fail in this process's time.
@@ -172,6 +174,7 @@ impl Node {
             stopped: None,
             slowness: 1,
             was_harmed: vec![false; setup.partitions],
+            was_set_aside: vec![false; setup.partitions],
             is_new_disk: true,
             errors_injected: false,
             full: 0,
@@ -239,6 +242,7 @@ impl Node {
         }
         self.process = None;
         self.stopped = None;
+        self.was_set_aside.fill(false);
     }
 
     /// Starts a process on the data directory. `Err` when the directory cannot be opened: the process has ended again.

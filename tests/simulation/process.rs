@@ -473,6 +473,7 @@ impl World {
                     if let Some(leader) = followed {
                         self.close_session_at(node, index_of(leader), partition);
                     }
+                    self.figures.ineligible += u64::from(!eligible);
                     self.checkers[partition].claims(node, last)?;
                     Some((last, eligible))
                 }

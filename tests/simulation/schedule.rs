@@ -65,6 +65,8 @@ pub struct Setup {
     pub duration_ms: u64,
     pub producers: usize,
     pub readers: usize,
+    /// How often a reader begins anew.
+    pub reread_permille: u64,
 }
 
 /// One fault. It lasts `for_ms`, then the opposite happens: a node is restarted, a link healed, a disk emptied.
@@ -166,7 +168,58 @@ pub enum FaultKind {
     },
 }
 
+/// The names of the kinds, by [`FaultKind::index`].
+pub const KINDS: [&str; 21] = [
+    "kill",
+    "power loss",
+    "crash at an operation",
+    "emptied",
+    "pause",
+    "cut",
+    "cut both ways",
+    "isolate",
+    "lossy",
+    "slow",
+    "break",
+    "slow disk",
+    "sync error",
+    "write error",
+    "full disk",
+    "verify",
+    "bit flip",
+    "controller pause",
+    "controller failover",
+    "depose",
+    "min.insync.replicas",
+];
+
 impl FaultKind {
+    pub fn index(self) -> usize {
+        match self {
+            FaultKind::Kill { .. } => 0,
+            FaultKind::PowerLoss { .. } => 1,
+            FaultKind::CrashAt { .. } => 2,
+            FaultKind::Emptied { .. } => 3,
+            FaultKind::Pause { .. } => 4,
+            FaultKind::Cut { .. } => 5,
+            FaultKind::CutBoth { .. } => 6,
+            FaultKind::Isolate { .. } => 7,
+            FaultKind::Lossy { .. } => 8,
+            FaultKind::Slow { .. } => 9,
+            FaultKind::Break { .. } => 10,
+            FaultKind::SlowDisk { .. } => 11,
+            FaultKind::SyncError { .. } => 12,
+            FaultKind::WriteError { .. } => 13,
+            FaultKind::FullDisk { .. } => 14,
+            FaultKind::Verify { .. } => 15,
+            FaultKind::BitFlip { .. } => 16,
+            FaultKind::ControllerPause => 17,
+            FaultKind::ControllerFailover => 18,
+            FaultKind::Depose { .. } => 19,
+            FaultKind::MinInsync { .. } => 20,
+        }
+    }
+
     /// Whether the fault is over as soon as it has happened.
     pub fn is_instant(self) -> bool {
         matches!(
@@ -206,6 +259,8 @@ impl Setup {
         let mut random = Random::new(seed, 1);
         let shapes = match profile {
             Profile::Damaged => [0, 0, 90, 10],
+            // Pairs, because their commits wait for both.
+            Profile::InSync => [0, 45, 40, 15],
             _ => [4, 16, 60, 20],
         };
         let nodes = [1, 2, 3, 5][random.weighted(&shapes)];
@@ -230,8 +285,8 @@ impl Setup {
             } else {
                 1 << 20
             },
-            retention_bytes: (small_segments && random.permille(300))
-                .then(|| random.between(1500, 8000)),
+            retention_bytes: (small_segments && random.permille(450))
+                .then(|| random.between(800, 5000)),
             tail_cache_bytes: random.between(0, 4000) as usize,
             follower_budget_bytes: random.between(500, 20_000) as usize,
             delay_us: random.between(50, longest_delay_us),
@@ -242,6 +297,7 @@ impl Setup {
             duration_ms: random.between(1500, 3500),
             producers: random.between(1, 3) as usize,
             readers: 1,
+            reread_permille: if profile == Profile::Damaged { 400 } else { 50 },
         }
     }
 
@@ -266,11 +322,16 @@ pub fn draw(setup: &Setup) -> Vec<Fault> {
         Profile::Damaged => (draw_damage(setup, &mut random), random.between(0, 2)),
         _ => (Vec::new(), random.between(4, 14)),
     };
+    let short_permille = if setup.profile == Profile::InSync {
+        300
+    } else {
+        700
+    };
     for _ in 0..count {
         let kind = draw_kind(setup, &mut random);
         faults.push(Fault {
             at_ms: random.between(20, setup.duration_ms),
-            for_ms: if random.permille(700) {
+            for_ms: if random.permille(short_permille) {
                 random.between(5, 600)
             } else {
                 random.between(600, 2500)
@@ -311,12 +372,19 @@ fn draw_damage(setup: &Setup, random: &mut Random) -> Vec<Fault> {
             let pick = random.next();
             let harmed_after = random.between(0, found_after);
             push(harmed_after, 0, FaultKind::BitFlip { node, pick });
-            if random.permille(700) {
+            if random.permille(600) {
                 push(
                     found_after,
                     random.between(1, 60),
                     FaultKind::Verify { node },
                 );
+            } else {
+                // Nobody looks, but readers do; and it may be the leader whose log it is.
+                for _ in 0..2 {
+                    let partition = random.index(setup.partitions);
+                    let depose = FaultKind::Depose { partition };
+                    push(back_after + random.between(0, 800), 0, depose);
+                }
             }
         }
         let gone_after = random.between(found_after, back_after);
