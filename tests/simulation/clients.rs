@@ -68,14 +68,11 @@ impl Producer {
         } else {
             Acks::Leader
         };
-        // A log whose beginning was trimmed no longer tells of the producers there, so a producer that waits for an answer across
-        // a restart may be taken for a new one: idempotence is promised for logs that are whole.
-        let is_whole = setup.retention_bytes.is_none();
         Producer {
             index,
             partition: random.index(setup.partitions),
             acks,
-            idempotent: acks == Acks::All && is_whole && random.permille(750),
+            idempotent: acks == Acks::All && random.permille(750),
             random,
             next_sequence: 0,
             next_batch: 0,
