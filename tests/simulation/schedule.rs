@@ -372,7 +372,7 @@ fn draw_damage(setup: &Setup, random: &mut Random) -> Vec<Fault> {
             let pick = random.next();
             let harmed_after = random.between(0, found_after);
             push(harmed_after, 0, FaultKind::BitFlip { node, pick });
-            if random.permille(600) {
+            if random.permille(700) {
                 push(
                     found_after,
                     random.between(1, 60),
@@ -387,8 +387,9 @@ fn draw_damage(setup: &Setup, random: &mut Random) -> Vec<Fault> {
                 }
             }
         }
-        let gone_after = random.between(found_after, back_after);
-        let gone_for = random.between(300, 1200);
+        let gone_after = found_after + random.between(0, 60);
+        // Longer than it takes to hold a silent node for dead.
+        let gone_for = random.between(700, 1600);
         let gone = if random.permille(500) {
             FaultKind::Kill { node: whole }
         } else {
