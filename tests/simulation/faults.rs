@@ -124,7 +124,7 @@ impl World {
             return Ok(());
         }
         match self.schedule[i].kind {
-            FaultKind::Pause { node } => self.go_on(node),
+            FaultKind::Pause { node } => return self.go_on(node),
             FaultKind::Cut { from, to } => self.heal_way(from, to),
             FaultKind::CutBoth { a, b } => {
                 self.heal_way(a, b);
@@ -229,7 +229,7 @@ impl World {
             }
         }
         for node in 0..self.setup.nodes {
-            self.go_on(node);
+            self.go_on(node)?;
             self.nodes[node].slowness = 1;
             self.nodes[node].full = 0;
             self.nodes[node].disk.set_capacity(None);

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use quorate::replication::{AckRefused, FramesRefused, suspicion_time};
-use quorate::types::{Appointment, NodeId, SessionId};
+use quorate::types::{Appointment, LogPosition, NodeId, SessionId};
 use quorate::wal::{Decoded, Frame};
 use quorate::wire::{
     AckMessage, ControlMessage, Heartbeat, Hello, LaneBody, LaneMessage, OpenSession,
@@ -813,12 +813,23 @@ impl World {
             }
             SessionOutcome::Refused(_) => {}
         }
+        let asked = match &answer.outcome {
+            SessionOutcome::Truncate(to) => Some(*to),
+            SessionOutcome::Reset { .. } => Some(LogPosition::START),
+            SessionOutcome::Refused(_) => None,
+        };
+        self.checkers[partition].cut_begins(node, asked, answer.leader_epoch);
         if let Some(replica) = self.nodes[node].replica(partition) {
             replica
                 .partition
                 .handle_answer(now, node_id(leader), answer);
         }
-        self.drain(node, partition)
+        self.drain(node, partition)?;
+        // A process that has died in the middle of it may have left the log cut or not.
+        if self.nodes[node].process.is_some() {
+            self.checkers[partition].cut_ends(node);
+        }
+        Ok(())
     }
 
     fn acks_at_leader(

@@ -556,16 +556,15 @@ impl World {
         }
     }
 
-    /// And goes on (SIGCONT), with everything that came meanwhile.
-    pub fn go_on(&mut self, node: usize) {
+    /// And goes on (SIGCONT), with everything that came meanwhile, before anything that comes from now on: streams are ordered.
+    pub fn go_on(&mut self, node: usize) -> Check {
         let Some(waiting) = self.nodes[node].stopped.take() else {
-            return;
+            return Ok(());
         };
         self.tell(|| format!("node {} goes on", node + 1));
-        let mut at = self.now;
         for event in waiting {
-            at = at + Duration::from_micros(self.random.between(1, 20));
-            self.queue.push(at, event);
+            self.handle(event)?;
         }
+        Ok(())
     }
 }

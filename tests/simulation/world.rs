@@ -178,7 +178,7 @@ impl World {
         Ok(())
     }
 
-    fn handle(&mut self, event: Event) -> Check {
+    pub fn handle(&mut self, event: Event) -> Check {
         match event {
             Event::Fault(i) => self.begin_fault(i),
             Event::FaultOver(i) => self.end_fault(i),
