@@ -59,6 +59,8 @@ pub struct Replica {
     pub promise_told: LeaderEpoch,
     /// The highest position that this replica has told others it holds durably: by an ack, a hello or a fence's answer.
     claimed: LogPosition,
+    /// While its log is being cut: to where, and for the leader of which epoch.
+    cutting: Option<(LogPosition, LeaderEpoch)>,
     /// The disk that `mirror` is on.
     directory: Option<DirectoryId>,
     incarnation: Option<Incarnation>,
@@ -161,23 +163,62 @@ impl PartitionChecker {
         for frame in &change.dropped {
             // What nobody was told of is nobody's: a session begins at what its hello said, and the rest is sent again.
             let told = frame.end <= change.durable_before && frame.end <= claimed;
-            if frame.epoch_start || !told || frame.end <= start {
-                continue;
+            if !frame.epoch_start && told && frame.end > start {
+                self.check_dropped(node, frame, leader_epoch)?;
             }
-            if let Some(committed) = self.committed.get(&frame.start.offset)
-                && committed.held == *frame
-                && leader_epoch >= committed.in_epoch
-            {
-                return violated(
-                    "9 (committed, truncated)",
-                    format!(
-                        "node {} dropped {} to {}, which was committed in epoch {}, for a leader of epoch {leader_epoch}",
-                        node + 1,
-                        frame.start,
-                        frame.end,
-                        committed.in_epoch
-                    ),
-                );
+        }
+        Ok(())
+    }
+
+    fn check_dropped(&self, node: usize, frame: &Held, leader_epoch: LeaderEpoch) -> Check {
+        if let Some(committed) = self.committed.get(&frame.start.offset)
+            && committed.held == *frame
+            && leader_epoch >= committed.in_epoch
+        {
+            return violated(
+                "9 (committed, truncated)",
+                format!(
+                    "node {} dropped {} to {}, which was committed in epoch {}, for a leader of epoch {leader_epoch}",
+                    node + 1,
+                    frame.start,
+                    frame.end,
+                    committed.in_epoch
+                ),
+            );
+        }
+        Ok(())
+    }
+
+    /// A replica is told by its leader to cut its log to `to`, if it is.
+    pub fn cut_begins(&mut self, node: usize, to: Option<LogPosition>, leader_epoch: LeaderEpoch) {
+        self.replicas[node].cutting = to.map(|to| (to, leader_epoch));
+    }
+
+    pub fn cut_ends(&mut self, node: usize) {
+        self.replicas[node].cutting = None;
+    }
+
+    /// A process died while it cut its log, and another finds it so or so: what is gone had to go.
+    fn finish_cut(&mut self, node: usize, found: &Mirror) -> Check {
+        let Some((to, leader_epoch)) = self.replicas[node].cutting.take() else {
+            return Ok(());
+        };
+        let replica = &mut self.replicas[node];
+        let claimed = replica.claimed;
+        let mut dropped = Vec::new();
+        while let Some(last) = replica.mirror.frames.last().copied()
+            && last.end > to
+            && found.find(last.end) != Some(&last)
+        {
+            replica.mirror.frames.pop();
+            dropped.push(last);
+        }
+        let durable_before = replica.mirror.durable;
+        replica.mirror.durable = durable_before.min(replica.mirror.end());
+        replica.claimed = claimed.min(replica.mirror.end());
+        for frame in dropped {
+            if !frame.epoch_start && frame.end <= durable_before && frame.end <= claimed {
+                self.check_dropped(node, &frame, leader_epoch)?;
             }
         }
         Ok(())
@@ -222,6 +263,7 @@ impl PartitionChecker {
         for frame in &frames {
             self.check_frame(node, frame)?;
         }
+        self.finish_cut(node, &mirror)?;
         let replica = &mut self.replicas[node];
         let before = std::mem::replace(&mut replica.mirror, mirror);
         let is_whole = before
@@ -277,6 +319,15 @@ impl PartitionChecker {
         if keep {
             replica.void = Some(before);
         }
+    }
+
+    /// The running process has set the log aside and begun an empty one.
+    pub fn set_aside(&mut self, node: usize) {
+        let replica = &mut self.replicas[node];
+        let before = std::mem::take(&mut replica.mirror);
+        Self::keep_void(replica, before);
+        replica.claimed = LogPosition::START;
+        replica.high_watermark = Offset::ZERO;
     }
 
     /// The disk is gone.

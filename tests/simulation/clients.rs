@@ -68,14 +68,11 @@ impl Producer {
         } else {
             Acks::Leader
         };
-        // A log whose beginning was trimmed no longer tells of the producers there, so a producer that waits for an answer across
-        // a restart may be taken for a new one: idempotence is promised for logs that are whole.
-        let is_whole = setup.retention_bytes.is_none();
         Producer {
             index,
             partition: random.index(setup.partitions),
             acks,
-            idempotent: acks == Acks::All && is_whole && random.permille(750),
+            idempotent: acks == Acks::All && random.permille(750),
             random,
             next_sequence: 0,
             next_batch: 0,
@@ -423,9 +420,10 @@ impl World {
         if leading.is_empty() {
             return Ok(());
         }
+        let reread_permille = self.setup.reread_permille;
         let reader = &mut self.readers[i];
         let node = leading[reader.random.index(leading.len())];
-        if reader.random.permille(50) {
+        if reader.random.permille(reread_permille) {
             // A consumer group begins anew now and then.
             reader.next = Offset::ZERO;
         }
@@ -466,7 +464,12 @@ impl World {
             Err(ReadError::OutOfRange { .. }) => Ok(()),
             Err(error) if harmed => {
                 self.tell(|| format!("a reader at node {}: {error}", node + 1));
-                Ok(())
+                if error.is_damage()
+                    && let Some(replica) = self.nodes[node].replica(partition)
+                {
+                    replica.partition.handle_damage(&error.to_string());
+                }
+                self.drain(node, partition)
             }
             Err(error) => violated("10 (read)", format!("node {}: {error}", node + 1)),
         }

@@ -278,10 +278,15 @@ impl World {
             if state != before
                 && let Some(state) = state
             {
-                let changed = before.is_some_and(|before| {
-                    before.isr != state.isr || before.min_insync != state.min_insync
-                });
-                self.figures.isr_changes += u64::from(changed);
+                if let Some(before) = before {
+                    let (was, is) = (before.isr.len(), state.isr.len());
+                    let renamed = was == is && before.isr != state.isr;
+                    self.figures.shrunk += u64::from(is < was);
+                    self.figures.grown += u64::from(is > was);
+                    self.figures.renamed += u64::from(renamed);
+                    self.figures.min_insync_changes +=
+                        u64::from(before.min_insync != state.min_insync);
+                }
                 self.checkers[partition].state_committed(&state)?;
             }
         }

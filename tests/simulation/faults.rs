@@ -15,6 +15,14 @@ impl World {
             return Ok(());
         }
         self.figures.faults += 1;
+        // What a guard keeps from being made counts where it is made.
+        let guarded = matches!(
+            fault.kind,
+            FaultKind::Emptied { .. } | FaultKind::SyncError { .. } | FaultKind::BitFlip { .. }
+        );
+        if !guarded {
+            self.figures.of_kind[fault.kind.index()] += 1;
+        }
         self.tell(|| format!("fault: {:?} for {} ms", fault.kind, fault.for_ms));
         let ends_after = Duration::from_millis(fault.for_ms);
         match fault.kind {
@@ -30,6 +38,7 @@ impl World {
             }
             FaultKind::Emptied { node } => {
                 if self.may_lose_disk(node) {
+                    self.figures.of_kind[fault.kind.index()] += 1;
                     self.go_down(node, true, ends_after);
                     let lying = self.planted == Some(super::planted::Planted::LyingDisk);
                     let setup = self.setup.clone();
@@ -74,6 +83,7 @@ impl World {
             }
             FaultKind::SyncError { node } => {
                 if self.may_lose_disk(node) {
+                    self.figures.of_kind[fault.kind.index()] += 1;
                     self.nodes[node].errors_injected = true;
                     self.nodes[node].disk.fail_syncs(1);
                     for checker in &mut self.checkers {
@@ -90,6 +100,10 @@ impl World {
                 let disk = &self.nodes[node].disk;
                 disk.set_capacity(Some(disk.used() + room_bytes));
                 self.plan(ends_after, Event::FaultOver(i));
+            }
+            FaultKind::Verify { node } => {
+                self.nodes[node].verify_all = true;
+                self.go_down(node, false, ends_after);
             }
             FaultKind::BitFlip { node, pick } => self.flip_bit(node, pick),
             FaultKind::ControllerPause => {
@@ -110,7 +124,7 @@ impl World {
             return Ok(());
         }
         match self.schedule[i].kind {
-            FaultKind::Pause { node } => self.go_on(node),
+            FaultKind::Pause { node } => return self.go_on(node),
             FaultKind::Cut { from, to } => self.heal_way(from, to),
             FaultKind::CutBoth { a, b } => {
                 self.heal_way(a, b);
@@ -197,6 +211,7 @@ impl World {
             return;
         }
         self.tell(|| format!("node {}: a bit of {} is flipped", node + 1, path.display()));
+        self.figures.of_kind[FaultKind::BitFlip { node, pick }.index()] += 1;
         self.nodes[node].was_harmed[partition] = true;
         self.checkers[partition].mark_void(node);
     }
@@ -214,7 +229,7 @@ impl World {
             }
         }
         for node in 0..self.setup.nodes {
-            self.go_on(node);
+            self.go_on(node)?;
             self.nodes[node].slowness = 1;
             self.nodes[node].full = 0;
             self.nodes[node].disk.set_capacity(None);

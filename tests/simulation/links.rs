@@ -5,9 +5,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::Bytes;
-use quorate::partition::RoleView;
-use quorate::replication::{AckRefused, FramesRefused, SessionState, suspicion_time};
-use quorate::types::{Appointment, SessionId};
+use quorate::replication::{AckRefused, FramesRefused, suspicion_time};
+use quorate::types::{Appointment, LogPosition, NodeId, SessionId};
 use quorate::wal::{Decoded, Frame};
 use quorate::wire::{
     AckMessage, ControlMessage, Heartbeat, Hello, LaneBody, LaneMessage, OpenSession,
@@ -17,7 +16,7 @@ use quorate::wire::{
 use super::checker::Check;
 use super::event::Event;
 use super::network::StreamId;
-use super::node::{CLUSTER, FollowerSession, node_id, partition_index};
+use super::node::{CLUSTER, FollowerSession, index_of, node_id, partition_index};
 use super::planted::Planted;
 use super::world::{World, unexpected};
 
@@ -769,6 +768,27 @@ impl World {
         Ok(true)
     }
 
+    /// A planted mistake: a copy of the answer to an earlier hello to the same leader is what this hello is answered with.
+    pub fn take_old_answer(
+        &mut self,
+        node: usize,
+        partition: usize,
+        hello: &OpenSession,
+        to: NodeId,
+    ) {
+        if let Some(process) = &self.nodes[node].process
+            && let Some(old) = process.old_answers.get(&(index_of(to), partition))
+        {
+            let mut answer = old.clone();
+            answer.session = hello.session;
+            answer.leader_epoch = hello.leader_epoch;
+            let now = self.now;
+            if let Some(replica) = self.nodes[node].replica(partition) {
+                replica.partition.handle_answer(now, to, &answer);
+            }
+        }
+    }
+
     fn answer_arrived(
         &mut self,
         node: usize,
@@ -777,17 +797,39 @@ impl World {
         answer: &SessionAnswer,
     ) -> Check {
         let now = self.now;
+        if self.planted == Some(Planted::OldSessionsAnswer)
+            && let Some(process) = &mut self.nodes[node].process
+            && !matches!(answer.outcome, SessionOutcome::Refused(_))
+        {
+            process
+                .old_answers
+                .insert((leader, partition), answer.clone());
+        }
         match answer.outcome {
             SessionOutcome::Truncate(_) => self.figures.truncations += 1,
-            SessionOutcome::Reset { .. } => self.figures.resets += 1,
+            SessionOutcome::Reset { ref producers, .. } => {
+                self.figures.resets += 1;
+                self.figures.resets_with_producers += u64::from(!producers.producers.is_empty());
+            }
             SessionOutcome::Refused(_) => {}
         }
+        let asked = match &answer.outcome {
+            SessionOutcome::Truncate(to) => Some(*to),
+            SessionOutcome::Reset { .. } => Some(LogPosition::START),
+            SessionOutcome::Refused(_) => None,
+        };
+        self.checkers[partition].cut_begins(node, asked, answer.leader_epoch);
         if let Some(replica) = self.nodes[node].replica(partition) {
             replica
                 .partition
                 .handle_answer(now, node_id(leader), answer);
         }
-        self.drain(node, partition)
+        self.drain(node, partition)?;
+        // A process that has died in the middle of it may have left the log cut or not.
+        if self.nodes[node].process.is_some() {
+            self.checkers[partition].cut_ends(node);
+        }
+        Ok(())
     }
 
     fn acks_at_leader(
@@ -796,7 +838,7 @@ impl World {
         message: AckMessage,
     ) -> Result<bool, super::checker::Violation> {
         let now = self.now;
-        for mut ack in message.acks {
+        for ack in message.acks {
             let Some(connection) = self.network.connections.get(&id) else {
                 return Ok(false);
             };
@@ -806,6 +848,9 @@ impl World {
             let Some(partition) = known.or(confused.then_some(0)) else {
                 continue;
             };
+            // What came is what is judged, whatever a mistake makes of it.
+            let came = ack;
+            let mut ack = ack;
             if confused
                 && let Some((session, epoch)) = self.checkers[partition].session_of(node, from)
             {
@@ -824,7 +869,7 @@ impl World {
             });
             match counted {
                 Ok(freed) => {
-                    self.checkers[partition].ack_counted(node, from, &ack)?;
+                    self.checkers[partition].ack_counted(node, from, &came)?;
                     let Some(replica) = self.nodes[node].replica(partition) else {
                         return Ok(false);
                     };
@@ -855,7 +900,7 @@ impl World {
     fn lane_at_follower(
         &mut self,
         id: u64,
-        mut message: LaneMessage,
+        message: LaneMessage,
     ) -> Result<bool, super::checker::Violation> {
         let now = self.now;
         let Some(connection) = self.network.connections.get(&id) else {
@@ -867,21 +912,9 @@ impl World {
             .partitions
             .get(&message.session)
             .copied();
-        let confused = self.planted == Some(Planted::OldSessionsFrames);
-        let Some(partition) = known.or(confused.then_some(0)) else {
+        let Some(partition) = known else {
             return Ok(true);
         };
-        if confused
-            && let Some(replica) = self.nodes[node].view_replica(partition)
-            && let RoleView::Follower {
-                epoch,
-                session: SessionState::Streaming { session },
-                ..
-            } = replica.partition.role_view(self.now)
-        {
-            message.session = session;
-            message.leader_epoch = epoch;
-        }
         let bytes = match message.body {
             LaneBody::Frames(bytes) => bytes,
             LaneBody::Answer(outcome) => {

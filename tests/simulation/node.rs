@@ -16,6 +16,7 @@ use quorate::types::{
     MonotonicTime, NodeId, Offset, PartitionIndex, PartitionState, SessionId, TopicId, TopicName,
     TopicPartition,
 };
+use quorate::wire::SessionAnswer;
 
 use super::event::{Event, ProduceCall};
 use super::schedule::Setup;
@@ -44,6 +45,8 @@ pub struct Node {
     pub slowness: u64,
     /// By partition: whether a bit was flipped that no recovery has found yet.
     pub was_harmed: Vec<bool>,
+    /// By partition: whether this process has set its corrupt log aside.
+    pub was_set_aside: Vec<bool>,
     /// The disk was replaced, and no process has begun on it yet.
     pub is_new_disk: bool,
     /// Whether reads or writes were made to fail in this process's time.
@@ -73,6 +76,8 @@ pub struct Process {
     /// When this process registers again if it is not registered by then.
     pub register_at: MonotonicTime,
     high_watermarks: BTreeMap<String, Offset>,
+    /// For a planted mistake: the last answer of each leader, by leader and partition.
+    pub old_answers: BTreeMap<(usize, usize), SessionAnswer>,
 }
 
 /// One partition on a node, as its owner thread keeps it.
@@ -169,6 +174,7 @@ impl Node {
             stopped: None,
             slowness: 1,
             was_harmed: vec![false; setup.partitions],
+            was_set_aside: vec![false; setup.partitions],
             is_new_disk: true,
             errors_injected: false,
             full: 0,
@@ -236,6 +242,7 @@ impl Node {
         }
         self.process = None;
         self.stopped = None;
+        self.was_set_aside.fill(false);
     }
 
     /// Starts a process on the data directory. `Err` when the directory cannot be opened: the process has ended again.
@@ -276,6 +283,7 @@ impl Node {
             registered: false,
             register_at: now,
             high_watermarks,
+            old_answers: BTreeMap::new(),
         });
         self.stopped = None;
         Ok(())

@@ -3,13 +3,14 @@
 use bytes::BytesMut;
 use quorate::partition::{Frames, FramesReady, Output, RoleView};
 use quorate::replication::IsrOutcome;
-use quorate::types::{IsrChange, NodeId};
+use quorate::types::{IsrChange, LogPosition, NodeId};
 use quorate::wire::{ControlMessage, LaneMessage, SessionAnswer, SessionOutcome};
 
 use super::checker::Check;
 use super::event::Event;
 use super::network::StreamId;
 use super::node::{index_of, partition_index};
+use super::planted::Planted;
 use super::world::{World, unexpected};
 
 impl World {
@@ -36,6 +37,7 @@ impl World {
             return Ok(());
         };
         let me = process.me;
+        self.notice_set_aside(node, partition);
         let Some(replica) = self.nodes[node].view_replica(partition) else {
             return Ok(());
         };
@@ -73,6 +75,22 @@ impl World {
         checker.look_at_watermark(node, view.high_watermark, leads_in, pending)
     }
 
+    /// A harmed log that is empty of a sudden was set aside.
+    fn notice_set_aside(&mut self, node: usize, partition: usize) {
+        let is_empty = self.nodes[node]
+            .view_replica(partition)
+            .is_some_and(|replica| replica.reader.end() == LogPosition::START);
+        let harmed = &mut self.nodes[node];
+        let had_something = self.checkers[partition].replicas[node].mirror.end();
+        if is_empty && harmed.was_harmed[partition] && had_something > LogPosition::START {
+            harmed.was_harmed[partition] = false;
+            harmed.was_set_aside[partition] = true;
+            self.checkers[partition].set_aside(node);
+            self.figures.set_aside_running += 1;
+            self.tell(|| format!("node {} has set partition {partition} aside", node + 1));
+        }
+    }
+
     fn carry_out(&mut self, node: usize, partition: usize, output: Output) -> Check {
         let boot = self.nodes[node].boot;
         match output {
@@ -107,6 +125,9 @@ impl World {
                         side.acks.remove(&old);
                     }
                     side.partitions.insert(hello.open.session, partition);
+                    if self.planted == Some(Planted::OldSessionsAnswer) {
+                        self.take_old_answer(node, partition, &hello.open, hello.to);
+                    }
                     let message = ControlMessage::OpenSession(hello.open);
                     self.send(id, StreamId::ControlUp, message.encode());
                 }
@@ -179,13 +200,18 @@ impl World {
                 stop_process,
             } => {
                 self.tell(|| format!("node {}: {cause} (stop: {stop_process})", node + 1));
-                if !self.nodes[node].is_excused() {
+                let harmed = &self.nodes[node];
+                if !harmed.is_excused() && !harmed.was_set_aside[partition] {
                     return unexpected(format!("node {}: {cause}", node + 1));
                 }
+                let has_failed = self.has_failed(node);
                 if stop_process {
+                    self.figures.stopped_by_disk += 1;
                     self.end_process(node, false);
-                } else if self.nodes[node].was_harmed[partition] {
+                } else if has_failed && self.nodes[node].was_harmed[partition] {
                     self.verify_at_next_start(node)?;
+                } else {
+                    self.figures.no_room += u64::from(self.nodes[node].full > 0);
                 }
             }
         }

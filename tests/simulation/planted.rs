@@ -5,7 +5,8 @@
 pub enum Planted {
     /// The disk says that it has synced, and has not: acks come before durability.
     LyingDisk,
-    /// An ack of an earlier session is counted as one of the present session and epoch.
+    /// An ack of an earlier session is counted as one of the present session and epoch. Whole positions and the epoch start
+    /// cover for it as long as the log is sound, so it is the check of what is counted that notices it, not a loss.
     OldSessionsAck,
     /// A fence is answered before its promise is on the disk, and it never gets there.
     FenceNotPersisted,
@@ -15,8 +16,9 @@ pub enum Planted {
     NoElectionQuorum,
     /// The controller appoints the replica that knows least.
     LowestLogWins,
-    /// Frames of an earlier session are taken as the present one's.
-    OldSessionsFrames,
+    /// An answer to an earlier hello is taken for one to the present hello. (Frames of an earlier session would be no mistake
+    /// that can be seen: each names its predecessor's whole position, so what fits is what the present session would bring.)
+    OldSessionsAnswer,
     /// A reader reads to the log's end.
     ReadUncommitted,
     /// A machine with an empty disk says that it is the one that was there before.
@@ -32,7 +34,7 @@ pub const ALL: [Planted; 10] = [
     Planted::PromiseForgotten,
     Planted::NoElectionQuorum,
     Planted::LowestLogWins,
-    Planted::OldSessionsFrames,
+    Planted::OldSessionsAnswer,
     Planted::ReadUncommitted,
     Planted::EmptyDiskKeepsItsName,
     Planted::AlwaysEligible,

@@ -473,6 +473,7 @@ impl World {
                     if let Some(leader) = followed {
                         self.close_session_at(node, index_of(leader), partition);
                     }
+                    self.figures.ineligible += u64::from(!eligible);
                     self.checkers[partition].claims(node, last)?;
                     Some((last, eligible))
                 }
@@ -555,16 +556,15 @@ impl World {
         }
     }
 
-    /// And goes on (SIGCONT), with everything that came meanwhile.
-    pub fn go_on(&mut self, node: usize) {
+    /// And goes on (SIGCONT), with everything that came meanwhile, before anything that comes from now on: streams are ordered.
+    pub fn go_on(&mut self, node: usize) -> Check {
         let Some(waiting) = self.nodes[node].stopped.take() else {
-            return;
+            return Ok(());
         };
         self.tell(|| format!("node {} goes on", node + 1));
-        let mut at = self.now;
         for event in waiting {
-            at = at + Duration::from_micros(self.random.between(1, 20));
-            self.queue.push(at, event);
+            self.handle(event)?;
         }
+        Ok(())
     }
 }

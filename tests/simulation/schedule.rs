@@ -20,19 +20,23 @@ pub enum Profile {
     Elections,
     /// Followers that fall behind and come back, changes of `m`, leaders handed over.
     InSync,
+    /// One replica's log is found to be damaged while another is behind and the third goes away: what the damaged one once
+    /// acknowledged must not be voted away.
+    Damaged,
     /// Everything.
     Mixed,
     /// A transport that loses, doubles and reorders whole messages, which QUIC never does: safety must not depend on it.
     Rough,
 }
 
-pub const PROFILES: [Profile; 8] = [
+pub const PROFILES: [Profile; 9] = [
     Profile::Calm,
     Profile::Lossy,
     Profile::Crashy,
     Profile::Disk,
     Profile::Elections,
     Profile::InSync,
+    Profile::Damaged,
     Profile::Mixed,
     Profile::Rough,
 ];
@@ -61,6 +65,8 @@ pub struct Setup {
     pub duration_ms: u64,
     pub producers: usize,
     pub readers: usize,
+    /// How often a reader begins anew.
+    pub reread_permille: u64,
 }
 
 /// One fault. It lasts `for_ms`, then the opposite happens: a node is restarted, a link healed, a disk emptied.
@@ -140,6 +146,10 @@ pub enum FaultKind {
         node: usize,
         room_bytes: u64,
     },
+    /// An operator stops the process, and has its logs read through when it starts again.
+    Verify {
+        node: usize,
+    },
     /// One bit of a sealed segment changes.
     BitFlip {
         node: usize,
@@ -158,7 +168,58 @@ pub enum FaultKind {
     },
 }
 
+/// The names of the kinds, by [`FaultKind::index`].
+pub const KINDS: [&str; 21] = [
+    "kill",
+    "power loss",
+    "crash at an operation",
+    "emptied",
+    "pause",
+    "cut",
+    "cut both ways",
+    "isolate",
+    "lossy",
+    "slow",
+    "break",
+    "slow disk",
+    "sync error",
+    "write error",
+    "full disk",
+    "verify",
+    "bit flip",
+    "controller pause",
+    "controller failover",
+    "depose",
+    "min.insync.replicas",
+];
+
 impl FaultKind {
+    pub fn index(self) -> usize {
+        match self {
+            FaultKind::Kill { .. } => 0,
+            FaultKind::PowerLoss { .. } => 1,
+            FaultKind::CrashAt { .. } => 2,
+            FaultKind::Emptied { .. } => 3,
+            FaultKind::Pause { .. } => 4,
+            FaultKind::Cut { .. } => 5,
+            FaultKind::CutBoth { .. } => 6,
+            FaultKind::Isolate { .. } => 7,
+            FaultKind::Lossy { .. } => 8,
+            FaultKind::Slow { .. } => 9,
+            FaultKind::Break { .. } => 10,
+            FaultKind::SlowDisk { .. } => 11,
+            FaultKind::SyncError { .. } => 12,
+            FaultKind::WriteError { .. } => 13,
+            FaultKind::FullDisk { .. } => 14,
+            FaultKind::Verify { .. } => 15,
+            FaultKind::BitFlip { .. } => 16,
+            FaultKind::ControllerPause => 17,
+            FaultKind::ControllerFailover => 18,
+            FaultKind::Depose { .. } => 19,
+            FaultKind::MinInsync { .. } => 20,
+        }
+    }
+
     /// Whether the fault is over as soon as it has happened.
     pub fn is_instant(self) -> bool {
         matches!(
@@ -196,12 +257,23 @@ impl Setup {
 
     pub fn with_profile(seed: u64, profile: Profile) -> Setup {
         let mut random = Random::new(seed, 1);
-        let nodes = [1, 2, 3, 5][random.weighted(&[4, 16, 60, 20])];
+        let shapes = match profile {
+            Profile::Damaged => [0, 0, 90, 10],
+            // Pairs, because their commits wait for both.
+            Profile::InSync => [0, 45, 40, 15],
+            _ => [4, 16, 60, 20],
+        };
+        let nodes = [1, 2, 3, 5][random.weighted(&shapes)];
         let min_insync = random.between(1, (nodes as u64).min(3)) as u32;
         let lossy = matches!(profile, Profile::Lossy | Profile::Mixed);
         let longest_delay_us = if random.permille(200) { 30_000 } else { 3000 };
         let longest_jitter_us = if random.permille(300) { 20_000 } else { 1000 };
-        let small_segments = random.permille(700);
+        let rough_permille = match profile {
+            Profile::Rough if random.permille(400) => random.between(80, 350),
+            Profile::Rough => random.between(5, 80),
+            _ => 0,
+        };
+        let small_segments = random.permille(700) || profile == Profile::Damaged;
         Setup {
             seed,
             profile,
@@ -213,22 +285,19 @@ impl Setup {
             } else {
                 1 << 20
             },
-            retention_bytes: (small_segments && random.permille(300))
-                .then(|| random.between(1500, 8000)),
+            retention_bytes: (small_segments && random.permille(450))
+                .then(|| random.between(800, 5000)),
             tail_cache_bytes: random.between(0, 4000) as usize,
             follower_budget_bytes: random.between(500, 20_000) as usize,
             delay_us: random.between(50, longest_delay_us),
             jitter_us: random.between(10, longest_jitter_us),
             loss_permille: if lossy { random.between(0, 100) } else { 0 },
-            rough_permille: if profile == Profile::Rough {
-                random.between(5, 80)
-            } else {
-                0
-            },
+            rough_permille,
             sync_us: random.between(50, 4000),
             duration_ms: random.between(1500, 3500),
             producers: random.between(1, 3) as usize,
             readers: 1,
+            reread_permille: if profile == Profile::Damaged { 400 } else { 50 },
         }
     }
 
@@ -248,25 +317,88 @@ impl Setup {
 /// Draws the faults of a run, in order of time.
 pub fn draw(setup: &Setup) -> Vec<Fault> {
     let mut random = Random::new(setup.seed, 2);
-    let count = match setup.profile {
-        Profile::Calm => random.between(1, 4),
-        _ => random.between(4, 14),
+    let (mut faults, count) = match setup.profile {
+        Profile::Calm => (Vec::new(), random.between(1, 4)),
+        Profile::Damaged => (draw_damage(setup, &mut random), random.between(0, 2)),
+        _ => (Vec::new(), random.between(4, 14)),
     };
-    let mut faults: Vec<Fault> = (0..count)
-        .map(|_| {
-            let kind = draw_kind(setup, &mut random);
-            Fault {
-                at_ms: random.between(20, setup.duration_ms),
-                for_ms: if random.permille(700) {
-                    random.between(5, 600)
-                } else {
-                    random.between(600, 2500)
-                },
-                kind,
-            }
-        })
-        .collect();
+    let short_permille = if setup.profile == Profile::InSync {
+        300
+    } else {
+        700
+    };
+    for _ in 0..count {
+        let kind = draw_kind(setup, &mut random);
+        faults.push(Fault {
+            at_ms: random.between(20, setup.duration_ms),
+            for_ms: if random.permille(short_permille) {
+                random.between(5, 600)
+            } else {
+                random.between(600, 2500)
+            },
+            kind,
+        });
+    }
     faults.sort_by_key(|fault| fault.at_ms);
+    faults
+}
+
+/// Rounds of: one replica falls behind, another's log rots and is found out, and the one that has everything goes away at the
+/// moment at which the first comes back. Each round picks anew who is who.
+fn draw_damage(setup: &Setup, random: &mut Random) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    let mut at_ms = random.between(200, 500);
+    while at_ms < setup.duration_ms {
+        let behind = random.index(setup.nodes);
+        let damaged = (behind + 1 + random.index(setup.nodes - 1)) % setup.nodes;
+        let whole = (0..setup.nodes)
+            .find(|&node| node != behind && node != damaged)
+            .unwrap_or(behind);
+        let back_after = random.between(100, 450);
+        let found_after = random.between(50, back_after);
+        let mut push = |after: u64, for_ms: u64, kind: FaultKind| {
+            faults.push(Fault {
+                at_ms: at_ms + after,
+                for_ms,
+                kind,
+            });
+        };
+        push(0, back_after, FaultKind::Isolate { node: behind });
+        let node = damaged;
+        if random.permille(250) {
+            let replaced_for = random.between(1, 60);
+            push(found_after, replaced_for, FaultKind::Emptied { node });
+        } else {
+            let pick = random.next();
+            let harmed_after = random.between(0, found_after);
+            push(harmed_after, 0, FaultKind::BitFlip { node, pick });
+            if random.permille(700) {
+                push(
+                    found_after,
+                    random.between(1, 60),
+                    FaultKind::Verify { node },
+                );
+            } else {
+                // Nobody looks, but readers do; and it may be the leader whose log it is.
+                for _ in 0..2 {
+                    let partition = random.index(setup.partitions);
+                    let depose = FaultKind::Depose { partition };
+                    push(back_after + random.between(0, 800), 0, depose);
+                }
+            }
+        }
+        let gone_after = found_after + random.between(0, 60);
+        // Longer than it takes to hold a silent node for dead.
+        let gone_for = random.between(700, 1600);
+        let gone = if random.permille(500) {
+            FaultKind::Kill { node: whole }
+        } else {
+            FaultKind::Isolate { node: whole }
+        };
+        push(gone_after, gone_for, gone);
+        at_ms += back_after + gone_for + random.between(200, 600);
+    }
+    faults.retain(|fault| fault.at_ms < setup.duration_ms);
     faults
 }
 
@@ -299,6 +431,7 @@ fn draw_kind(setup: &Setup, random: &mut Random) -> FaultKind {
         Profile::Disk =>   [2, 3, 3, 3, 1, 1, 1, 1, 0, 1, 1, 3, 3, 2, 4, 3, 0, 0, 1, 1],
         Profile::Elections=>[2,2, 1, 0, 3, 2, 1, 2, 0, 2, 2, 1, 0, 0, 0, 0, 2, 3, 10, 1],
         Profile::InSync => [3, 2, 1, 1, 3, 3, 3, 3, 1, 2, 2, 2, 0, 0, 0, 0, 2, 1, 2, 6],
+        Profile::Damaged=> [1, 1, 1, 0, 1, 1, 1, 2, 0, 1, 1, 1, 0, 0, 0, 4, 0, 0, 1, 1],
         Profile::Mixed =>  [2, 2, 2, 1, 2, 2, 2, 2, 2, 2, 2, 2, 1, 1, 1, 1, 1, 1, 2, 2],
         Profile::Rough =>  [2, 2, 1, 1, 2, 1, 1, 1, 0, 2, 4, 1, 0, 0, 0, 0, 0, 1, 4, 1],
     };

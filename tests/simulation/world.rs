@@ -12,7 +12,7 @@ use super::network::Network;
 use super::node::Node;
 use super::planted::Planted;
 use super::random::Random;
-use super::schedule::{Fault, Setup};
+use super::schedule::{Fault, KINDS, Setup};
 use super::trace::Trace;
 
 /// How often a node's timers are looked at, as in the broker.
@@ -52,17 +52,33 @@ pub struct World {
 pub struct Figures {
     pub steps: u64,
     pub faults: u64,
+    /// Faults that were made, by [`FaultKind::index`].
+    pub of_kind: [u64; KINDS.len()],
     pub acknowledged: u64,
     pub committed: u64,
     pub epochs_committed_in: u64,
     pub elections: u64,
-    pub isr_changes: u64,
+    /// In-sync sets that became smaller, that became larger, and in which another process of the same node took a place.
+    pub shrunk: u64,
+    pub grown: u64,
+    pub renamed: u64,
+    pub min_insync_changes: u64,
     pub restarts: u64,
     pub truncations: u64,
     pub resets: u64,
+    /// Resets that brought what the leader knew of producers.
+    pub resets_with_producers: u64,
     pub read: u64,
     pub trimmed: u64,
+    /// Corrupt logs that were set aside at a start, and by a running process.
     pub quarantines: u64,
+    pub set_aside_running: u64,
+    /// Fences that were answered by a replica that had lost what it acknowledged.
+    pub ineligible: u64,
+    /// Processes that stopped because a write or a sync had failed.
+    pub stopped_by_disk: u64,
+    /// Appends for which the disk had no room.
+    pub no_room: u64,
     /// Virtual time until everything was in order again.
     pub healed_in_ms: u64,
     pub trace: u64,
@@ -162,7 +178,7 @@ impl World {
         Ok(())
     }
 
-    fn handle(&mut self, event: Event) -> Check {
+    pub fn handle(&mut self, event: Event) -> Check {
         match event {
             Event::Fault(i) => self.begin_fault(i),
             Event::FaultOver(i) => self.end_fault(i),
