@@ -1,5 +1,8 @@
 //! What the documents say of the repository is so.
 
+// A test that cannot go on panics.
+#![allow(clippy::unwrap_used)]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

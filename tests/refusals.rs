@@ -16,8 +16,12 @@ use std::time::Duration;
 use bytes::{BufMut, BytesMut};
 use kafka_protocol::messages::create_topics_request::CreatableTopic;
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
-use kafka_protocol::messages::{ApiKey, CreateTopicsRequest, MetadataRequest, ProduceRequest};
-use quorate::transport::{Alpn, CertsDir, ClientName, Identity, IssueOptions, PeerAddress, dial};
+use kafka_protocol::messages::{
+    ApiKey, ApiVersionsRequest, CreateTopicsRequest, MetadataRequest, ProduceRequest,
+};
+use quorate::transport::{
+    Alpn, CLIENT_STREAMS, CertsDir, ClientName, Identity, IssueOptions, PeerAddress, dial,
+};
 use quorate::types::ErrorCode;
 use support::cluster::{Cluster, NodeSpec, free_port, loopback, quorate};
 use support::kafka::{Kafka, batch, encode, name};
@@ -622,4 +626,63 @@ async fn ten_thousand_idle_connections_cost_little() {
         let (code, _, _) = idle[kafka].fetch("t", 0, 0).await;
         assert_eq!(code, 0);
     }
+}
+
+/// A client's stream that has had one answer and is silent since.
+async fn idle_stream(connection: &quinn::Connection) -> (quinn::SendStream, quinn::RecvStream) {
+    let (mut send, mut receive) = connection.open_bi().await.unwrap();
+    let body = encode(&ApiVersionsRequest::default(), 0, 1);
+    let mut frame = BytesMut::new();
+    frame.put_u32(u32::try_from(body.len()).unwrap());
+    frame.put_slice(&body);
+    send.write_all(&frame).await.unwrap();
+    let mut length = [0; 4];
+    receive.read_exact(&mut length).await.unwrap();
+    let mut answer = vec![0; u32::from_be_bytes(length) as usize];
+    receive.read_exact(&mut answer).await.unwrap();
+    (send, receive)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_thousand_idle_streams_cost_little_and_one_connection_has_only_so_many() {
+    const CONNECTIONS: usize = 10;
+    let cluster = one_node().await;
+    check_serves(&cluster).await;
+    let before = cluster.resident_bytes(node(1));
+    let address = cluster.specs[0].quic.to_string();
+    let mut dialled = Vec::new();
+    let mut streams = Vec::new();
+    for _ in 0..CONNECTIONS {
+        let peer = PeerAddress::any(address.clone());
+        let one = dial(&cluster.identity, &peer, Alpn::Client, LONG).await;
+        let one = one.unwrap();
+        for _ in 0..CLIENT_STREAMS {
+            streams.push(idle_stream(&one.connection).await);
+        }
+        dialled.push(one);
+    }
+    assert!(streams.len() >= 10_000);
+    check_serves(&cluster).await;
+    let grown = cluster.resident_bytes(node(1)).saturating_sub(before);
+    println!(
+        "{} idle streams: resident memory grew by {} KiB",
+        streams.len(),
+        grown >> 10
+    );
+    let allowed = streams.len() as u64 * (20 << 10) + (16 << 20);
+    assert!(grown < allowed, "{grown} bytes");
+    // A connection's next stream waits for others of its own to end, and delays no other connection.
+    let last = &dialled[CONNECTIONS - 1].connection;
+    let one_more = idle_stream(last);
+    tokio::pin!(one_more);
+    let refused = tokio::time::timeout(Duration::from_millis(300), &mut one_more).await;
+    assert!(refused.is_err(), "above the limit");
+    check_serves(&cluster).await;
+    // Room is announced once an eighth of the streams has ended.
+    for _ in 0..CLIENT_STREAMS / 4 {
+        let (mut send, mut receive) = streams.pop().unwrap();
+        send.finish().unwrap();
+        assert_eq!(receive.read_to_end(64).await.unwrap(), Vec::<u8>::new());
+    }
+    tokio::time::timeout(LONG, one_more).await.unwrap();
 }

@@ -4,8 +4,7 @@ use crate::bounds::{Bounds, Counting, Loss, Sessions};
 use crate::log::{Entry, Log, Position, epoch_of, epoch_start, number_of, record};
 use crate::rules::Rule;
 use crate::state::{
-    Appointment, EPOCHS, InSync, Marks, Outcome, Phase, Proposal, REPLICAS, Replica, Reply, Role,
-    State,
+    Appointment, InSync, Marks, Outcome, Phase, Proposal, REPLICAS, Replica, Reply, Role, State,
 };
 use crate::steps::start_index;
 use crate::violation::Violation;

@@ -2,8 +2,7 @@
 //! forgotten, so that states that differ in nothing else are one.
 
 use crate::draft::Draft;
-use crate::log::Log;
-use crate::log::Position;
+use crate::log::{Log, Position};
 use crate::rules::Rule;
 use crate::state::{Appointment, EPOCHS, Outcome, Phase, Proposal, Reply, Role};
 use crate::violation::Violation;

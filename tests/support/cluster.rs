@@ -176,7 +176,7 @@ pub fn quorate() -> Command {
 pub struct Cluster {
     pub specs: Vec<NodeSpec>,
     children: BTreeMap<NodeId, Child>,
-    identity: Arc<Identity>,
+    pub identity: Arc<Identity>,
     dialing: Arc<CurrentIdentity>,
     dir: TempDir,
     keep_when_failing: bool,
