@@ -71,6 +71,7 @@ fn add(sum: &mut Figures, one: Figures) {
     sum.ineligible += one.ineligible;
     sum.stopped_by_disk += one.stopped_by_disk;
     sum.no_room += one.no_room;
+    sum.beyond_repair += one.beyond_repair;
     sum.healed_in_ms = sum.healed_in_ms.max(one.healed_in_ms);
 }
 

@@ -379,6 +379,18 @@ impl Shard {
             ));
             return;
         };
+        if let Some(replaced) = owned.sessions.get(&peer.node)
+            && replaced.channel.id != channel.id
+        {
+            // What comes over an older connection, or from a process that is gone, may come last. Then the replaced session is
+            // the living one, and its follower must learn that it has to open another; to all others this says nothing.
+            replaced
+                .channel
+                .send_control(&crate::wire::ControlMessage::CloseSession {
+                    session: replaced.session,
+                    reason: crate::wire::SessionRefusal::Overloaded,
+                });
+        }
         owned.forget_session(peer.node, |_| true, &self.shared);
         owned.sessions.insert(
             peer.node,

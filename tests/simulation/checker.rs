@@ -254,8 +254,10 @@ impl PartitionChecker {
         promised: LeaderEpoch,
         may_have_lost: bool,
     ) -> Check {
-        let mut mirror = Mirror::default();
-        mirror.start = reader.start();
+        let mut mirror = Mirror {
+            start: reader.start(),
+            ..Mirror::default()
+        };
         if let Err(cause) = mirror.update(reader, durable) {
             return violated("3 (no gaps)", format!("node {}: {cause}", node + 1));
         }

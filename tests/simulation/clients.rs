@@ -26,6 +26,9 @@ const CLIENT_TIMEOUT: Duration = Duration::from_millis(1000);
 /// New batches are made for so long after the last fault: the healed cluster must take some.
 const GOES_ON_FOR: Duration = Duration::from_millis(300);
 
+/// The producer, its epoch and the first sequence number, of a batch that has them.
+type Sequence = Option<(i64, i16, i32)>;
+
 pub struct Producer {
     pub index: usize,
     pub partition: usize,
@@ -41,7 +44,7 @@ pub struct Producer {
     /// Whether any batch was acknowledged: until then one goes alone.
     established: bool,
     /// Base offset and sequence of what was acknowledged, by batch.
-    pub acknowledged: BTreeMap<u64, (Offset, Option<(i64, i16, i32)>)>,
+    pub acknowledged: BTreeMap<u64, (Offset, Sequence)>,
 }
 
 /// A batch on its way.

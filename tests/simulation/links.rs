@@ -649,6 +649,18 @@ impl World {
             self.send(id, StreamId::ControlDown, refused.encode());
             return Ok(());
         }
+        let replaced = self.nodes[node]
+            .replica(partition)
+            .and_then(|replica| replica.sessions.get(&from))
+            .map(|session| (session.connection, session.session))
+            .filter(|&(connection, _)| connection != id);
+        if let Some((connection, session)) = replaced {
+            let close = ControlMessage::CloseSession {
+                session,
+                reason: SessionRefusal::Overloaded,
+            };
+            self.send(connection, StreamId::ControlDown, close.encode());
+        }
         self.forget_session(node, partition, from, None);
         let peer = Appointment {
             node: node_id(from),

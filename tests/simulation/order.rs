@@ -2,7 +2,7 @@
 
 use quorate::partition::RoleView;
 
-use super::node::{index_of, partition_id};
+use super::node::{Link, index_of, partition_id};
 use super::world::World;
 
 impl World {
@@ -20,7 +20,29 @@ impl World {
     }
 
     pub fn what_is_not_in_order(&self) -> String {
-        self.not_in_order().unwrap_or_default()
+        let mut what = self.not_in_order().unwrap_or_default();
+        for node in 0..self.setup.nodes {
+            for partition in 0..self.setup.partitions {
+                if let Some(replica) = self.nodes[node].view_replica(partition) {
+                    let role = replica.partition.role_view(self.now);
+                    let links = self.nodes[node].process.as_ref().map(|process| {
+                        let of = |(leader, link): (&usize, &Link)| (*leader + 1, link.up);
+                        process.links.iter().map(of).collect::<Vec<_>>()
+                    });
+                    what += &format!(
+                        "\n  node {}, partition {partition}: {role:?}, linked to {links:?}",
+                        node + 1
+                    );
+                }
+            }
+        }
+        what
+    }
+
+    /// Whether the in-sync set has lost what it acknowledged for good: the disks of so many of its members were harmed, one
+    /// after the other, that no election is possible but an unclean one. That such a partition stands still is right.
+    pub fn is_beyond_repair(&self) -> bool {
+        (0..self.setup.partitions).any(|partition| !self.may_lose_another(partition, usize::MAX))
     }
 
     /// A leader for every partition, every replica equal to it, everybody answered.

@@ -210,6 +210,9 @@ impl World {
                     self.end_process(node, false);
                 } else if has_failed && self.nodes[node].was_harmed[partition] {
                     self.verify_at_next_start(node)?;
+                } else if has_failed && self.healing_since.is_some() {
+                    // An error that was waiting for its moment; the operator who heals is still about.
+                    self.end_process(node, false);
                 } else {
                     self.figures.no_room += u64::from(self.nodes[node].full > 0);
                 }
