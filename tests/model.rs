@@ -15,6 +15,8 @@
 mod bounds;
 #[path = "model/draft.rs"]
 mod draft;
+#[path = "model/finish.rs"]
+mod finish;
 #[path = "model/log.rs"]
 mod log;
 #[path = "model/rules.rs"]

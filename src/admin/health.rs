@@ -55,6 +55,8 @@ pub fn readiness(status: &NodeStatus) -> Readiness {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
     use crate::admin::{PartitionStatus, ReplicaRole};
     use crate::types::{
@@ -75,6 +77,8 @@ pub(super) mod tests {
             leader_epoch: LeaderEpoch::NONE,
             partition_epoch: PartitionEpoch(1),
             replicas: vec![node(1), node(2)],
+            target_replicas: Vec::new(),
+            reassigned_from: Vec::new(),
             isr: vec![node(1)],
             min_insync: 1,
             local: role.map(|role| ReplicaRole {
@@ -99,6 +103,9 @@ pub(super) mod tests {
             active_controller: Some(node(1)),
             hears_majority: true,
             registered: true,
+            metadata_version: 1,
+            voters: BTreeSet::new(),
+            wanted_voters: BTreeSet::new(),
             nodes: Vec::new(),
             partitions,
             links: Vec::new(),

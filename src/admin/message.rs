@@ -1,19 +1,22 @@
 //! Requests to a node about itself, and its answers.
 
+use std::collections::BTreeSet;
 use std::io;
+use std::time::Duration;
 
 use quinn::Connection;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::broker::LinkView;
+use crate::controller::{Operation, OperationOutcome};
 use crate::types::{
     ClusterId, DirectoryId, Incarnation, LeaderEpoch, NodeId, Offset, PartitionEpoch,
     PartitionIndex, TopicId, TopicName,
 };
 
 /// The most bytes of a request. A longer one is refused.
-pub(super) const MAX_REQUEST_BYTES: usize = 64 << 10;
+pub(super) const MAX_REQUEST_BYTES: usize = 1 << 20;
 /// The most bytes of an answer: a partition takes some 500, so this is enough for 100,000 of them.
 pub const MAX_RESPONSE_BYTES: usize = 64 << 20;
 
@@ -22,6 +25,12 @@ pub const MAX_RESPONSE_BYTES: usize = 64 << 20;
 pub enum AdminRequest {
     /// What the node knows of the cluster, of its replicas and of its links: answered by a [`NodeStatus`].
     Status,
+    /// Something to be done for the cluster: carried to the active controller, and answered with what came of it.
+    Operate {
+        operation: Operation,
+        /// How long the client waits, in milliseconds; at most ten minutes.
+        timeout_ms: u64,
+    },
 }
 
 /// What one node knows.
@@ -38,6 +47,14 @@ pub struct NodeStatus {
     pub hears_majority: bool,
     /// Whether the cluster has this very process registered.
     pub registered: bool,
+    /// What the metadata of the cluster may contain; 0 from a node that is too old to say.
+    #[serde(default)]
+    pub metadata_version: u32,
+    /// The nodes that vote on metadata, and those that are to. Empty before the cluster is founded.
+    #[serde(default)]
+    pub voters: BTreeSet<NodeId>,
+    #[serde(default)]
+    pub wanted_voters: BTreeSet<NodeId>,
     pub nodes: Vec<NodeSummary>,
     pub partitions: Vec<PartitionStatus>,
     pub links: Vec<LinkView>,
@@ -50,6 +67,9 @@ pub struct NodeSummary {
     pub kafka: Option<String>,
     /// Whether the answering node holds it for alive. Only controllers hear everybody.
     pub alive: bool,
+    /// It is about to stop, and is to lead nothing.
+    #[serde(default)]
+    pub draining: bool,
 }
 
 /// One partition as the cluster has committed it, and what the answering node's replica of it is doing.
@@ -64,6 +84,11 @@ pub struct PartitionStatus {
     pub replicas: Vec<NodeId>,
     pub isr: Vec<NodeId>,
     pub min_insync: u32,
+    /// While the partition is being reassigned: the replicas that it is to have, and those that it had before.
+    #[serde(default)]
+    pub target_replicas: Vec<NodeId>,
+    #[serde(default)]
+    pub reassigned_from: Vec<NodeId>,
     /// `None` where the answering node holds no replica that is open.
     pub local: Option<ReplicaRole>,
 }
@@ -101,6 +126,14 @@ pub enum AdminError {
     Unreadable(#[from] serde_json::Error),
     #[error("the node refuses: {0}")]
     Refused(String),
+    /// The operation was not carried out.
+    #[error("{0}")]
+    NotDone(String),
+    /// The operation may have been carried out.
+    #[error("it is not known what became of it: {0}")]
+    Unknown(String),
+    #[error("the answer is not one to this request: are all nodes of the same version?")]
+    Unexpected,
 }
 
 /// What goes back over the stream.
@@ -108,14 +141,45 @@ pub enum AdminError {
 #[serde(rename_all = "snake_case")]
 pub(super) enum AdminResponse {
     Status(Box<NodeStatus>),
+    Operated(OperationOutcome),
+    NotDone(String),
+    Unknown(String),
     Refused(String),
 }
 
-/// Asks one node, over a connection that speaks the admin protocol.
+/// Asks one node what it knows, over a connection that speaks the admin protocol.
 pub async fn ask(
     connection: &Connection,
     request: &AdminRequest,
 ) -> Result<NodeStatus, AdminError> {
+    match exchange(connection, request).await? {
+        AdminResponse::Status(status) => Ok(*status),
+        _ => Err(AdminError::Unexpected),
+    }
+}
+
+/// Has the cluster carry something out, by way of one node.
+pub async fn operate(
+    connection: &Connection,
+    operation: Operation,
+    timeout: Duration,
+) -> Result<OperationOutcome, AdminError> {
+    let request = AdminRequest::Operate {
+        operation,
+        timeout_ms: u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX),
+    };
+    match exchange(connection, &request).await? {
+        AdminResponse::Operated(outcome) => Ok(outcome),
+        AdminResponse::NotDone(reason) => Err(AdminError::NotDone(reason)),
+        AdminResponse::Unknown(reason) => Err(AdminError::Unknown(reason)),
+        _ => Err(AdminError::Unexpected),
+    }
+}
+
+async fn exchange(
+    connection: &Connection,
+    request: &AdminRequest,
+) -> Result<AdminResponse, AdminError> {
     let lost = |error: &dyn std::error::Error| AdminError::Lost(error.to_string());
     let (mut send, mut receive) = connection.open_bi().await.map_err(|error| lost(&error))?;
     let body = serde_json::to_vec(request)?;
@@ -127,7 +191,7 @@ pub async fn ask(
         .await
         .map_err(|error| lost(&error))?;
     match serde_json::from_slice(&answer)? {
-        AdminResponse::Status(status) => Ok(*status),
         AdminResponse::Refused(reason) => Err(AdminError::Refused(reason)),
+        response => Ok(response),
     }
 }

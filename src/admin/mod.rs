@@ -1,4 +1,5 @@
-//! Floor 8: what the node tells about itself. Reads broker and controller snapshots only, and changes nothing.
+//! Floor 8: what the node tells about itself, from broker and controller snapshots, and the way of an operator's requests to
+//! the active controller.
 //!
 //! Kafka's API has no word for links and replicas' progress, so these travel as JSON: one request a bidirectional stream of
 //! a connection that speaks `quorate-admin/1`, the request up to the stream's end, then the answer up to its end.
@@ -18,7 +19,7 @@ pub use health::{Readiness, readiness};
 pub use http::{MAX_CONNECTION_AGE, MAX_CONNECTIONS, Sources, serve_http};
 pub use message::{
     AdminError, AdminRequest, FollowerProgress, MAX_RESPONSE_BYTES, NodeStatus, NodeSummary,
-    PartitionStatus, ReplicaRole, ask,
+    PartitionStatus, ReplicaRole, ask, operate,
 };
 pub use serve::serve;
 pub use status::node_status;

@@ -5,15 +5,20 @@ use std::time::Duration;
 
 use quinn::{Connection, RecvStream, SendStream};
 use tokio::sync::Semaphore;
+use tokio::time::error::Elapsed;
+use tokio::time::timeout;
 
 use super::message::{AdminRequest, AdminResponse, MAX_REQUEST_BYTES};
 use super::status::node_status;
 use crate::broker::Broker;
+use crate::controller::{OperateError, Operation};
 
 /// Requests of one connection that are answered at a time; further ones wait.
 const MAX_RUNNING: usize = 8;
-/// How long a request may take to arrive, and its answer to be taken.
+/// How long a request may take to arrive, and its answer to be made and taken.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// The longest that an operation is waited for, whatever its client asks for.
+const MAX_OPERATE_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// Serves one connection until it ends.
 pub async fn serve(broker: Arc<Broker>, connection: Connection) {
@@ -26,8 +31,7 @@ pub async fn serve(broker: Arc<Broker>, connection: Connection) {
         };
         let broker = broker.clone();
         tokio::spawn(async move {
-            let answered = tokio::time::timeout(PATIENCE, answer(&broker, send, receive)).await;
-            if answered.is_err() {
+            if serve_one(&broker, send, receive).await.is_err() {
                 tracing::debug!("an admin request was given up: the peer took too long");
             }
             drop(permit);
@@ -35,14 +39,41 @@ pub async fn serve(broker: Arc<Broker>, connection: Connection) {
     }
 }
 
-async fn answer(broker: &Broker, mut send: SendStream, mut receive: RecvStream) {
-    let response = match receive.read_to_end(MAX_REQUEST_BYTES).await {
+async fn serve_one(
+    broker: &Broker,
+    send: SendStream,
+    mut receive: RecvStream,
+) -> Result<(), Elapsed> {
+    let arrived = timeout(PATIENCE, receive.read_to_end(MAX_REQUEST_BYTES)).await?;
+    let response = match arrived {
         Ok(body) => match serde_json::from_slice(&body) {
-            Ok(AdminRequest::Status) => AdminResponse::Status(Box::new(node_status(broker).await)),
+            Ok(AdminRequest::Status) => {
+                let status = timeout(PATIENCE, node_status(broker)).await?;
+                AdminResponse::Status(Box::new(status))
+            }
+            // Its own timeout bounds it.
+            Ok(AdminRequest::Operate {
+                operation,
+                timeout_ms,
+            }) => operate(broker, operation, Duration::from_millis(timeout_ms)).await,
             Err(error) => AdminResponse::Refused(format!("the request cannot be read: {error}")),
         },
         Err(error) => AdminResponse::Refused(format!("the request did not arrive: {error}")),
     };
+    timeout(PATIENCE, answer(send, response)).await
+}
+
+async fn operate(broker: &Broker, operation: Operation, within: Duration) -> AdminResponse {
+    tracing::info!(?operation, "an operator asks");
+    let within = within.min(MAX_OPERATE_TIMEOUT);
+    match broker.controller().operate(operation, within).await {
+        Ok(outcome) => AdminResponse::Operated(outcome),
+        Err(OperateError::Refused(refusal)) => AdminResponse::NotDone(refusal.to_string()),
+        Err(error) => AdminResponse::Unknown(error.to_string()),
+    }
+}
+
+async fn answer(mut send: SendStream, response: AdminResponse) {
     match serde_json::to_vec(&response) {
         Ok(body) => {
             // A peer that has gone away has no use for the answer.

@@ -25,6 +25,7 @@ pub async fn node_status(broker: &Broker) -> NodeStatus {
             quic: node.quic.to_string(),
             kafka: node.kafka.as_ref().map(ToString::to_string),
             alive: broker.is_live(node.node),
+            draining: image.is_draining(node.node),
         })
         .collect();
     let mut partitions = Vec::new();
@@ -44,6 +45,8 @@ pub async fn node_status(broker: &Broker) -> NodeStatus {
                 replicas: state.replicas.clone(),
                 isr: node_ids(&state.isr),
                 min_insync: state.min_insync,
+                target_replicas: state.target_replicas.clone(),
+                reassigned_from: image.reassigned_from(id).unwrap_or_default().to_vec(),
                 local: local.get(&id).cloned(),
             });
         }
@@ -57,6 +60,9 @@ pub async fn node_status(broker: &Broker) -> NodeStatus {
         active_controller: broker.active_controller(),
         hears_majority: broker.controller().hears_majority(),
         registered: image.registered(me.node) == Some(me),
+        metadata_version: image.metadata_version(),
+        voters: broker.controller().voters(),
+        wanted_voters: broker.controller().wanted_voters(),
         nodes,
         partitions,
         links: broker.links(),

@@ -107,7 +107,7 @@ impl Assignments {
                     topic: topic.id,
                     partition: index,
                 };
-                let min_insync = settings.min_insync(state.replicas.len()) as usize;
+                let min_insync = settings.min_insync(state.wanted_replicas().len()) as usize;
                 self.tell(id, &topic.name, state, &config, min_insync).await;
             }
         }
@@ -248,16 +248,19 @@ impl Assignments {
     /// Closes partitions that this node holds no more, and removes their logs: the cluster has committed that nobody needs
     /// them here.
     async fn drop_unassigned(&mut self, image: &ClusterImage) {
-        let gone: Vec<TopicPartition> = self
-            .open
-            .keys()
-            .copied()
-            .filter(|&id| {
-                image
-                    .partition(id)
-                    .is_none_or(|state| !state.replicas.contains(&self.shared.me.node))
-            })
-            .collect();
+        let me = self.shared.me.node;
+        let is_gone = |id: &TopicPartition| {
+            image
+                .partition(*id)
+                .is_none_or(|state| !state.replicas.contains(&me))
+        };
+        let gone: Vec<TopicPartition> = self.open.keys().copied().filter(is_gone).collect();
+        // One that could not be opened may come back another time, as a new replica.
+        let left: Vec<TopicPartition> = self.unopened.iter().copied().filter(is_gone).collect();
+        for id in left {
+            self.unopened.remove(&id);
+            self.remove_log(id).await;
+        }
         for id in gone {
             self.open.remove(&id);
             self.shared.remove(id);

@@ -1,6 +1,7 @@
 //! Answers the controller's fences.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use tokio::sync::oneshot;
@@ -8,7 +9,10 @@ use tokio::sync::oneshot;
 use super::event::Event;
 use super::shard::Internal;
 use super::shared::Shared;
-use crate::controller::{FenceAnswer, FenceHandler, FenceItem, FencePosition, FenceRefusal};
+use crate::controller::{
+    FenceAnswer, FenceHandler, FenceItem, FencePosition, FenceRefusal, HandOverAnswer,
+    HandOverItem, HandOverRefusal,
+};
 use crate::partition;
 use crate::storage::{DataDir, PromiseError};
 use crate::types::{LeaderEpoch, TopicPartition};
@@ -22,6 +26,18 @@ pub(super) struct Fencer {
 impl FenceHandler for Fencer {
     fn fence(&self, items: Vec<FenceItem>) -> BoxFuture<'_, Vec<FenceAnswer>> {
         Box::pin(self.fence_all(items))
+    }
+
+    fn hand_over(
+        &self,
+        items: Vec<HandOverItem>,
+        _within: Duration,
+    ) -> BoxFuture<'_, Vec<HandOverAnswer>> {
+        let answers = items.into_iter().map(|item| HandOverAnswer {
+            partition: item.partition,
+            result: Err(HandOverRefusal::NotSupported),
+        });
+        Box::pin(std::future::ready(answers.collect()))
     }
 }
 
@@ -53,6 +69,10 @@ impl Fencer {
                             epoch: item.epoch,
                             last,
                             eligible,
+                            high_watermark: self
+                                .shared
+                                .partition(item.partition)
+                                .map(|handle| handle.view.borrow().high_watermark),
                         })
                     }
                 };

@@ -141,3 +141,76 @@ impl LeaderChannel {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{
+        EpochHistory, Incarnation, LeaderEpoch, LogPosition, NodeId, Offset, PartitionIndex,
+        TopicId,
+    };
+
+    const EPOCH: LeaderEpoch = LeaderEpoch::new(3).unwrap();
+    const PARTITION: TopicPartition = TopicPartition {
+        topic: TopicId::from_random_bits(1),
+        partition: PartitionIndex(0),
+    };
+
+    fn channel() -> (LeaderChannel, mpsc::Receiver<Bytes>) {
+        let peer = PeerProcess {
+            node: NodeId::new(1).unwrap(),
+            incarnation: Incarnation::from_random_bits(1),
+        };
+        LeaderChannel::new(1, peer)
+    }
+
+    fn open(session: u64) -> OpenSession {
+        OpenSession {
+            partition: PARTITION,
+            leader_epoch: EPOCH,
+            session: SessionId::from_random_bits(session),
+            durable: LogPosition::START,
+            epochs: EpochHistory::default(),
+            epochs_complete: true,
+            log_lost: false,
+        }
+    }
+
+    fn ack(session: u64, offset: u64) -> Ack {
+        let offset = Offset::new(offset).unwrap();
+        Ack {
+            session: SessionId::from_random_bits(session),
+            leader_epoch: EPOCH,
+            durable: LogPosition::new(offset, EPOCH),
+            received: offset,
+        }
+    }
+
+    #[test]
+    fn of_acks_the_newest_goes_out_and_none_of_a_session_that_was_replaced() {
+        let (channel, _control) = channel();
+        channel.open_session(open(1));
+        channel.ack(ack(1, 5));
+        channel.ack(ack(1, 9));
+        assert_eq!(channel.take_acks(), [ack(1, 9)]);
+        channel.ack(ack(1, 10));
+        channel.open_session(open(2));
+        channel.ack(ack(1, 11));
+        assert_eq!(channel.take_acks(), []);
+        channel.ack(ack(2, 7));
+        assert_eq!(channel.take_acks(), [ack(2, 7)]);
+    }
+
+    #[test]
+    fn a_control_message_that_finds_no_room_ends_the_connection_and_is_not_just_dropped() {
+        let (channel, mut control) = channel();
+        for session in 0..MAX_WAITING_CONTROL_MESSAGES as u64 {
+            channel.open_session(open(session));
+        }
+        assert!(!channel.broken.is_cancelled());
+        channel.open_session(open(u64::MAX));
+        assert!(channel.broken.is_cancelled());
+        let waiting = std::iter::from_fn(|| control.try_recv().ok()).count();
+        assert_eq!(waiting, MAX_WAITING_CONTROL_MESSAGES);
+    }
+}

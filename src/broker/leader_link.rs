@@ -65,11 +65,7 @@ pub(super) async fn keep(
         if stop.is_cancelled() {
             return;
         }
-        pause = if worked {
-            Duration::ZERO
-        } else {
-            (pause * 2).clamp(FIRST_REDIAL_PAUSE, MAX_REDIAL_PAUSE)
-        };
+        pause = next_pause(pause, worked);
         // Half of the pause is drawn at random, so that followers that lost one leader do not come back in step.
         let jittered = pause.mul_f64(0.5 + rand::random::<f64>() / 2.0);
         tracing::info!(
@@ -86,6 +82,15 @@ pub(super) async fn keep(
                 pause = Duration::ZERO;
             }
         }
+    }
+}
+
+/// How long to wait after `pause` did, and a connection that `worked` or did not come about.
+fn next_pause(pause: Duration, worked: bool) -> Duration {
+    if worked {
+        Duration::ZERO
+    } else {
+        (pause * 2).clamp(FIRST_REDIAL_PAUSE, MAX_REDIAL_PAUSE)
     }
 }
 
@@ -441,5 +446,26 @@ pub(super) async fn read_control(recv: &mut LaneReader) -> Result<ControlMessage
             Ok(false) => return Err("the control stream was closed".to_owned()),
             Err(error) => return Err(format!("cannot read the control stream: {error}")),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lost_link_is_dialled_at_once_and_a_leader_that_is_down_each_second_at_least() {
+        let mut pause = next_pause(MAX_REDIAL_PAUSE, true);
+        assert_eq!(
+            pause,
+            Duration::ZERO,
+            "at once after a connection that worked"
+        );
+        let mut pauses = Vec::new();
+        for _ in 0..7 {
+            pause = next_pause(pause, false);
+            pauses.push(pause.as_millis());
+        }
+        assert_eq!(pauses, [50, 100, 200, 400, 800, 1000, 1000]);
     }
 }

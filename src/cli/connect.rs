@@ -7,10 +7,11 @@ use anyhow::Context;
 use time::OffsetDateTime;
 
 use super::{Exit, ExitWith, GlobalOptions};
-use crate::admin::{AdminRequest, NodeStatus, ask};
+use crate::admin::{AdminError, AdminRequest, NodeStatus, ask, operate as ask_to_operate};
 use crate::client::{
     Client, ClientConfig, ClientError, ConnectCause, ConnectError, IdentityDialer,
 };
+use crate::controller::{Operation, OperationOutcome};
 use crate::transport::{
     Alpn, CloseReason, ConnectFailure, CurrentIdentity, Identity, PeerAddress, dial,
 };
@@ -23,6 +24,8 @@ pub(super) const DEFAULT_BOOTSTRAP_SERVER: &str = "127.0.0.1:9292";
 const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
 /// How long a connection that is no longer needed is kept for the node to hear of it.
 const CLOSE_WAIT: Duration = Duration::from_millis(200);
+/// Added to the time that an operation has, for its answer to arrive.
+const ANSWER_MARGIN: Duration = Duration::from_secs(2);
 
 /// The nodes to try first.
 pub(super) fn bootstrap_servers(options: &GlobalOptions) -> Vec<PeerAddress> {
@@ -123,6 +126,39 @@ pub(super) async fn node_status(
     };
     dialled.close(CloseReason::Done, "", CLOSE_WAIT).await;
     status
+}
+
+/// Has the cluster carry something out, by way of the first node that can be reached.
+pub(super) async fn operate(
+    options: &GlobalOptions,
+    operation: Operation,
+) -> anyhow::Result<OperationOutcome> {
+    let identity = Arc::new(identity(options)?);
+    let within = CONNECT_PATIENCE.min(options.timeout);
+    let mut failure = None;
+    for address in bootstrap_servers(options) {
+        let dialled = match dial(&identity, &address, Alpn::Admin, within).await {
+            Ok(dialled) => dialled,
+            Err(error) => {
+                failure.get_or_insert(error);
+                continue;
+            }
+        };
+        let asked = ask_to_operate(&dialled.connection, operation, options.timeout);
+        // The node answers within the timeout, whatever comes of it.
+        let outcome = match tokio::time::timeout(options.timeout + ANSWER_MARGIN, asked).await {
+            Ok(outcome) => outcome.map_err(anyhow::Error::from),
+            Err(_) => Err(AdminError::Unknown(format!("{address} did not answer in time")).into()),
+        };
+        dialled.close(CloseReason::Done, "", CLOSE_WAIT).await;
+        return outcome;
+    }
+    match failure {
+        Some(error) => Err(error.into()),
+        None => Err(anyhow::anyhow!(
+            "no node to ask: add --bootstrap-server HOST:PORT"
+        )),
+    }
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use clap::{Args, Subcommand, ValueEnum};
@@ -10,6 +11,7 @@ use serde::Deserialize;
 use tokio::sync::oneshot;
 
 use super::{Exit, ExitWith, GlobalOptions, note};
+use crate::controller::LeaderBalance;
 use crate::kafka;
 use crate::metadata::{Endpoint, FlushPolicy};
 use crate::node::{AdminListener, KafkaListener, KafkaSecurity, Node, NodeConfig};
@@ -18,6 +20,8 @@ use crate::types::NodeId;
 
 /// Where QUIC is served unless something else is said.
 const DEFAULT_LISTEN: &str = "127.0.0.1:9292";
+/// How long a node that is told to stop may hand its leaderships over.
+const DRAIN_WITHIN: Duration = Duration::from_secs(10);
 
 /// Run a node
 #[derive(Args, Debug)]
@@ -32,6 +36,8 @@ enum ServerCommand {
 }
 
 /// Start a node and run it until it is stopped with Ctrl-C or SIGTERM
+///
+/// Told to stop, it first hands its leaderships over to other nodes, 10 s at most; told twice, it stops at once.
 ///
 /// A node alone needs only --data-dir: it is its own controller, and makes certificates under its data directory. A flag
 /// wins over the environment, the environment over the configuration file.
@@ -98,6 +104,32 @@ struct StartArgs {
     #[arg(long, env = "QUORATE_AUTO_CREATE_TOPICS", value_name = "BOOL")]
     auto_create_topics: Option<bool>,
 
+    /// Whether leaderships go back to the preferred replicas by themselves [default: true]
+    #[arg(
+        long,
+        env = "QUORATE_AUTO_LEADER_REBALANCE_ENABLE",
+        value_name = "BOOL"
+    )]
+    auto_leader_rebalance_enable: Option<bool>,
+
+    /// How often it is looked whether they should [default: 300]
+    #[arg(
+        long,
+        env = "QUORATE_LEADER_IMBALANCE_CHECK_INTERVAL_SECONDS",
+        value_name = "SECONDS",
+        value_parser = clap::value_parser!(u32).range(1..)
+    )]
+    leader_imbalance_check_interval_seconds: Option<u32>,
+
+    /// How many in a hundred of its leaderships a node may miss before they go back to it [default: 10]
+    #[arg(
+        long,
+        env = "QUORATE_LEADER_IMBALANCE_PER_BROKER_PERCENTAGE",
+        value_name = "PERCENT",
+        value_parser = clap::value_parser!(u8).range(0..=100)
+    )]
+    leader_imbalance_per_broker_percentage: Option<u8>,
+
     /// Read every log from end to end at this start, and set aside those that are corrupt; slow
     #[arg(long, env = "QUORATE_VERIFY_LOGS")]
     verify_logs: bool,
@@ -143,6 +175,9 @@ struct ConfigFile {
     controllers: Vec<String>,
     flush: Option<Flush>,
     auto_create_topics: Option<bool>,
+    auto_leader_rebalance_enable: Option<bool>,
+    leader_imbalance_check_interval_seconds: Option<u32>,
+    leader_imbalance_per_broker_percentage: Option<u8>,
 }
 
 pub(super) fn run(options: &GlobalOptions, args: ServerArgs) -> anyhow::Result<Exit> {
@@ -176,6 +211,12 @@ fn serve(config: NodeConfig, exit_with_stdin: bool) -> anyhow::Result<Exit> {
             exit = signals.next() => (exit, None),
             cause = node.failed() => (Exit::Failure, Some(cause)),
         };
+        if failure.is_none() {
+            tokio::select! {
+                () = node.drain(DRAIN_WITHIN) => {}
+                _ = signals.next() => note("told twice: stopping without handing over"),
+            }
+        }
         node.stop().await;
         match failure {
             Some(cause) => Err(anyhow!(cause).context("the node stopped by itself")),
@@ -215,10 +256,12 @@ impl Signals {
             }
         };
         tokio::select! {
-            _ = self.terminate.recv() => Exit::Ok,
-            _ = self.interrupt.recv() => Exit::Ok,
-            () = stdin_ended => Exit::Ok,
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+            // It ends once.
+            () = stdin_ended => self.stdin_ended = None,
         }
+        Exit::Ok
     }
 }
 
@@ -293,6 +336,23 @@ fn resolve(options: &GlobalOptions, args: StartArgs) -> anyhow::Result<NodeConfi
     } else {
         args.controllers
     };
+    let balance = LeaderBalance::default();
+    let check_every = args
+        .leader_imbalance_check_interval_seconds
+        .or(file.leader_imbalance_check_interval_seconds);
+    let leader_balance = LeaderBalance {
+        enabled: args
+            .auto_leader_rebalance_enable
+            .or(file.auto_leader_rebalance_enable)
+            .unwrap_or(balance.enabled),
+        check_every: check_every.map_or(balance.check_every, |seconds| {
+            Duration::from_secs(u64::from(seconds.max(1)))
+        }),
+        tolerated_percent: args
+            .leader_imbalance_per_broker_percentage
+            .or(file.leader_imbalance_per_broker_percentage)
+            .unwrap_or(balance.tolerated_percent),
+    };
     Ok(NodeConfig {
         node_id,
         data_dir,
@@ -314,6 +374,7 @@ fn resolve(options: &GlobalOptions, args: StartArgs) -> anyhow::Result<NodeConfi
                 .unwrap_or(true),
             ..kafka::Config::default()
         },
+        leader_balance,
     })
 }
 

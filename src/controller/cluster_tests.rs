@@ -20,15 +20,15 @@ use crate::types::{
 };
 
 /// Generous: the machine may be busy. Nothing waits for it when all is well.
-const DEADLINE: Duration = Duration::from_secs(60);
+pub(super) const DEADLINE: Duration = Duration::from_secs(60);
 
-fn node(id: u32) -> NodeId {
+pub(super) fn node(id: u32) -> NodeId {
     NodeId::new(id).unwrap()
 }
 
 /// Carries calls between controllers of this process. A node that is not in it, or cut off, cannot be reached.
 #[derive(Default)]
-struct Switch {
+pub(super) struct Switch {
     nodes: Mutex<BTreeMap<NodeId, Controller>>,
     cut_off: Mutex<BTreeSet<NodeId>>,
     /// Pairs that do not reach each other.
@@ -77,10 +77,12 @@ impl PeerNetwork for Port {
 
 /// A broker's replicas: how far each log goes, and what was promised.
 #[derive(Default)]
-struct Replicas {
+pub(super) struct Replicas {
     ends: Mutex<BTreeMap<TopicPartition, LogPosition>>,
-    promised: Mutex<BTreeMap<TopicPartition, LeaderEpoch>>,
-    failing: AtomicBool,
+    pub(super) promised: Mutex<BTreeMap<TopicPartition, LeaderEpoch>>,
+    pub(super) failing: AtomicBool,
+    /// What a leader answers when it is asked to hand over; `None`: that it has.
+    pub(super) hand_over_refusal: Mutex<Option<HandOverRefusal>>,
 }
 
 impl FenceHandler for Replicas {
@@ -102,24 +104,41 @@ impl FenceHandler for Replicas {
                     epoch: item.epoch,
                     last: last.unwrap_or(LogPosition::START),
                     eligible: true,
+                    high_watermark: None,
                 }),
             }
         };
         let answers = items.into_iter().map(answer).collect();
         Box::pin(std::future::ready(answers))
     }
+
+    fn hand_over(
+        &self,
+        items: Vec<HandOverItem>,
+        _within: Duration,
+    ) -> BoxFuture<'_, Vec<HandOverAnswer>> {
+        let refusal = self.hand_over_refusal.lock().unwrap().clone();
+        let answers = items.into_iter().map(|item| HandOverAnswer {
+            partition: item.partition,
+            result: match &refusal {
+                Some(refusal) => Err(refusal.clone()),
+                None => Ok(()),
+            },
+        });
+        Box::pin(std::future::ready(answers.collect()))
+    }
 }
 
-struct Cluster {
+pub(super) struct Cluster {
     dir: TempDir,
     switch: Arc<Switch>,
-    voters: BTreeMap<NodeId, String>,
-    replicas: BTreeMap<NodeId, Arc<Replicas>>,
+    pub(super) voters: BTreeMap<NodeId, String>,
+    pub(super) replicas: BTreeMap<NodeId, Arc<Replicas>>,
     starts: u64,
 }
 
 impl Cluster {
-    fn new(voters: u32) -> Cluster {
+    pub(super) fn new(voters: u32) -> Cluster {
         Cluster {
             dir: tempfile::tempdir().unwrap(),
             switch: Arc::default(),
@@ -131,7 +150,7 @@ impl Cluster {
         }
     }
 
-    fn config(&mut self, id: u32, directory: u128) -> ControllerConfig {
+    pub(super) fn config(&mut self, id: u32, directory: u128) -> ControllerConfig {
         self.starts += 1;
         ControllerConfig {
             registration: Registration {
@@ -150,15 +169,16 @@ impl Cluster {
             cluster_id: ClusterId::from_random_bits(u128::from(id)),
             store_path: self.dir.path().join(format!("{id}-{directory}.redb")),
             timing: Timing::default(),
+            leader_balance: LeaderBalance::default(),
         }
     }
 
-    async fn start(&mut self, id: u32) -> Controller {
+    pub(super) async fn start(&mut self, id: u32) -> Controller {
         let config = self.config(id, u128::from(id));
         self.start_with(config).await
     }
 
-    async fn start_with(&mut self, config: ControllerConfig) -> Controller {
+    pub(super) async fn start_with(&mut self, config: ControllerConfig) -> Controller {
         let me = config.registration.node;
         let replicas = Arc::clone(self.replicas.entry(me).or_default());
         let port = Port {
@@ -176,12 +196,21 @@ impl Cluster {
         controller
     }
 
-    async fn kill(&self, id: u32) {
+    pub(super) fn controller(&self, id: u32) -> Controller {
+        self.switch.nodes.lock().unwrap()[&node(id)].clone()
+    }
+
+    pub(super) fn running(&self) -> Vec<u32> {
+        let nodes = self.switch.nodes.lock().unwrap();
+        nodes.keys().map(|id| id.get()).collect()
+    }
+
+    pub(super) async fn kill(&self, id: u32) {
         let controller = self.switch.nodes.lock().unwrap().remove(&node(id));
         controller.unwrap().shutdown().await;
     }
 
-    fn set_end(&self, id: u32, partition: TopicPartition, offset: u64) {
+    pub(super) fn set_end(&self, id: u32, partition: TopicPartition, offset: u64) {
         let epoch = LeaderEpoch::new(1).unwrap();
         let end = LogPosition::new(Offset::new(offset).unwrap(), epoch);
         self.replicas[&node(id)]
@@ -192,7 +221,7 @@ impl Cluster {
     }
 }
 
-async fn wait_for(
+pub(super) async fn wait_for(
     controller: &Controller,
     what: &str,
     condition: impl Fn(&ClusterImage) -> bool,
@@ -205,14 +234,14 @@ async fn wait_for(
     }
 }
 
-async fn registered(controller: &Controller, count: usize) {
+pub(super) async fn registered(controller: &Controller, count: usize) {
     wait_for(controller, "registrations", |image| {
         image.nodes().len() == count
     })
     .await;
 }
 
-fn topic(name: &str, assignment: &[u32]) -> CreateTopicRequest {
+pub(super) fn topic(name: &str, assignment: &[u32]) -> CreateTopicRequest {
     CreateTopicRequest {
         name: TopicName::new(name).unwrap(),
         id: TopicId::from_random_bits(u128::from(name.as_bytes()[0])),
@@ -223,14 +252,14 @@ fn topic(name: &str, assignment: &[u32]) -> CreateTopicRequest {
     }
 }
 
-fn first_partition(request: &CreateTopicRequest) -> TopicPartition {
+pub(super) fn first_partition(request: &CreateTopicRequest) -> TopicPartition {
     TopicPartition {
         topic: request.id,
         partition: PartitionIndex(0),
     }
 }
 
-fn led_by(image: &ClusterImage, partition: TopicPartition, leader: u32) -> bool {
+pub(super) fn led_by(image: &ClusterImage, partition: TopicPartition, leader: u32) -> bool {
     image
         .partition(partition)
         .is_some_and(|state| state.leader_node() == Some(node(leader)))
@@ -461,7 +490,7 @@ async fn remove(active: &Controller, id: u32) {
     assert_eq!(removed, Ok(Outcome::Done));
 }
 
-async fn wait_for_voters(controller: &Controller, wanted: &[u64]) {
+pub(super) async fn wait_for_voters(controller: &Controller, wanted: &[u64]) {
     let mut metrics = controller.shared.raft.metrics();
     let found = metrics.wait_for(|m| m.membership_config.voter_ids().eq(wanted.iter().copied()));
     let found = tokio::time::timeout(DEADLINE, found).await;

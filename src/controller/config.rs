@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use thiserror::Error;
 
-use super::message::{FenceAnswer, FenceItem};
+use super::message::{FenceAnswer, FenceItem, HandOverAnswer, HandOverItem};
 use super::store::StoreError;
 use crate::metadata::Registration;
 use crate::types::{ClusterId, NodeId};
@@ -47,6 +47,37 @@ pub trait FenceHandler: Send + Sync + 'static {
     /// answer for each item, in any order; a missing one counts as no answer. Called again for the same epoch while the
     /// election lasts. It must return in bounded time: until it does, this node is not fenced for anything else.
     fn fence(&self, items: Vec<FenceItem>) -> BoxFuture<'_, Vec<FenceAnswer>>;
+
+    /// For each item: if this node leads in that epoch, takes no more produces and waits until the other replica holds
+    /// durably everything that this one has. It goes on leading, and taking none, until a higher epoch is committed; but no
+    /// longer than `within` from now on, after which it leads as before. One answer for each item, within that time.
+    fn hand_over(
+        &self,
+        items: Vec<HandOverItem>,
+        within: Duration,
+    ) -> BoxFuture<'_, Vec<HandOverAnswer>>;
+}
+
+/// How the active controller gives leaderships back to the preferred replicas by itself. Names and defaults are Kafka's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeaderBalance {
+    /// `auto.leader.rebalance.enable`.
+    pub enabled: bool,
+    /// `leader.imbalance.check.interval.seconds`.
+    pub check_every: Duration,
+    /// `leader.imbalance.per.broker.percentage`: how many of the partitions of which a node is the preferred leader may be
+    /// led by others before they are given back.
+    pub tolerated_percent: u8,
+}
+
+impl Default for LeaderBalance {
+    fn default() -> Self {
+        LeaderBalance {
+            enabled: true,
+            check_every: Duration::from_secs(300),
+            tolerated_percent: 10,
+        }
+    }
 }
 
 /// How long things take. What depends on the link is no setting: it scales with the round trip that is measured.
@@ -81,14 +112,16 @@ pub struct ControllerConfig {
     /// This node as it registers: id, directory, incarnation, endpoints.
     pub registration: Registration,
     /// The listed controllers with their addresses (`host:port`): 1, 3 or 5. Empty: this node alone. They found the
-    /// cluster. Afterwards the committed membership says who votes; an active controller adds those that it lists and that
-    /// have registered, and takes a vote away only when a node is removed.
+    /// cluster. Afterwards the committed membership says who votes, and this list says where to look for them. Until an
+    /// operator has changed the controllers, an active one adds those that it lists and that have registered, and takes a
+    /// vote away only when a node is removed.
     pub voters: BTreeMap<NodeId, String>,
     /// The id that the cluster gets if this node founds it: drawn at random by the caller.
     pub cluster_id: ClusterId,
     /// The store's file; its directory exists.
     pub store_path: PathBuf,
     pub timing: Timing,
+    pub leader_balance: LeaderBalance,
 }
 
 /// Why a controller did not start. Nothing runs and nothing was changed.

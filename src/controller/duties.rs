@@ -13,10 +13,11 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::candidacy::Outlook;
-use super::handle::{RegistrationState, Shared, SubmitError, jittered};
+use super::handle::{RegistrationState, Shared, SubmitError};
 use super::message::{Proposal, Refusal, Request, Response};
 use super::peers::PeerError;
 use super::raft::{node_id, raft_id};
+use super::submit::jittered;
 use crate::metadata::{ClusterImage, Command, Rejection};
 use crate::types::{ClusterId, NodeId};
 
@@ -342,7 +343,7 @@ async fn canvass(shared: &Shared, voters: &BTreeSet<NodeId>, outlook: &Outlook) 
 }
 
 /// The active controller's: gives the cluster its id, and keeps the Raft membership in line with the registry. Every
-/// registered node is a member and no other; those that are listed vote.
+/// registered node is a member and no other; the controllers that are wanted vote.
 pub(super) async fn keep_members(shared: Arc<Shared>) {
     let mut image = shared.image.clone();
     let mut interval = tokio::time::interval(MEMBER_INTERVAL);
@@ -382,6 +383,7 @@ async fn align_members(shared: &Shared, present: &ClusterImage) {
     }
     let members: BTreeSet<u64> = membership.nodes().map(|(&id, _)| id).collect();
     let voters: BTreeSet<u64> = membership.voter_ids().collect();
+    let wanted = shared.wanted_controllers(present);
     for registration in present.nodes() {
         let node = registration.node;
         let id = raft_id(node);
@@ -389,8 +391,8 @@ async fn align_members(shared: &Shared, present: &ClusterImage) {
             let address = BasicNode::new(registration.quic.to_string());
             let added = shared.raft.add_learner(id, address, false);
             tell("add a member", node, added).await;
-        } else if shared.voters.contains_key(&node) && !voters.contains(&id) {
-            // A listed controller that was removed and has come back. It votes once it has what the others have.
+        } else if wanted.contains(&node) && !voters.contains(&id) {
+            // One that was added, or was removed and has come back. It votes once it has what the others have.
             let matched = metrics
                 .replication
                 .as_ref()
@@ -402,6 +404,7 @@ async fn align_members(shared: &Shared, present: &ClusterImage) {
             }
         }
     }
+    remove_votes(shared, present, &wanted, &voters).await;
     for id in members.difference(&voters) {
         let gone = node_id(*id).filter(|&node| present.node(node).is_none());
         if let Some(node) = gone {
@@ -409,6 +412,28 @@ async fn align_members(shared: &Shared, present: &ClusterImage) {
             let changed = shared.raft.change_membership(change, true);
             tell("remove a member", node, changed).await;
         }
+    }
+}
+
+/// Takes the vote from whoever is not to have it. Those that are to vote come first, as far as they are there.
+async fn remove_votes(
+    shared: &Shared,
+    present: &ClusterImage,
+    wanted: &BTreeSet<NodeId>,
+    voters: &BTreeSet<u64>,
+) {
+    let alive = shared.alive(present);
+    let votes = |node: &NodeId| voters.contains(&raft_id(*node));
+    let awaited = wanted.iter().any(|n| alive.contains(n) && !votes(n));
+    if awaited || !wanted.iter().any(votes) {
+        return;
+    }
+    let surplus = voters.iter().filter_map(|&id| node_id(id));
+    for node in surplus.filter(|node| !wanted.contains(node)) {
+        // It stays a member, so that it follows the metadata.
+        let change = ChangeMembers::RemoveVoters(BTreeSet::from([raft_id(node)]));
+        let changed = shared.raft.change_membership(change, true);
+        tell("take the vote from a controller", node, changed).await;
     }
 }
 

@@ -12,14 +12,19 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::handle::{Shared, jittered};
-use super::message::{FenceAnswer, FenceItem, FencePosition, MAX_FENCE_ITEMS, Request, Response};
+use super::handle::Shared;
+use super::message::{
+    FenceAnswer, FenceItem, FencePosition, HandOverAnswer, HandOverItem, MAX_FENCE_ITEMS, Request,
+    Response,
+};
 use super::peers::PeerError;
+use super::submit::jittered;
+use super::transfers::{HAND_OVER_WITHIN, HandOver, Order, Transfers};
 use crate::metadata::{
     Appointing, ClusterImage, Command, Election, ElectionStart, FenceReply,
-    MAX_CHANGES_PER_COMMAND, Outcome, can_elect, needs_election,
+    MAX_CHANGES_PER_COMMAND, Outcome, can_elect, moves_away, moves_to_preferred, needs_election,
 };
-use crate::types::{Incarnation, NodeId, TopicPartition};
+use crate::types::{Incarnation, LeaderEpoch, NodeId, TopicPartition};
 
 /// How often the living are counted and graces end.
 const TICK: Duration = Duration::from_millis(25);
@@ -29,6 +34,12 @@ const LAST_RETRY: Duration = Duration::from_millis(500);
 const WRITE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Replies that wait for the loop: one call a node is under way, so this many never come.
 const MAX_REPLIES: usize = 1024;
+/// How often it is looked which leaderships are to move, if nothing changes: some of them rest after a failure.
+const MOVES_INTERVAL: Duration = Duration::from_millis(250);
+/// How long an election quorum waits for the replica that a leadership is on its way to.
+const CHOICE_GRACE: Duration = Duration::from_millis(500);
+/// Added to the time that a leader has for handing over, for its answer to arrive.
+const HAND_OVER_MARGIN: Duration = Duration::from_millis(500);
 
 struct Driver {
     shared: Arc<Shared>,
@@ -38,6 +49,12 @@ struct Driver {
     /// By node to fence. At most as many as there are nodes.
     calls: BTreeMap<NodeId, Call>,
     replies: mpsc::Sender<CallEnd>,
+    transfers: Transfers,
+    hand_overs: mpsc::Sender<HandOverEnd>,
+    /// When it is looked again which leaderships are to move.
+    next_moves: Instant,
+    /// When it is looked again whether the preferred replicas lead.
+    next_balance: Instant,
     /// What was looked at last, and what came of it: nothing is looked at twice.
     seen: Option<(u64, BTreeSet<NodeId>)>,
 }
@@ -64,10 +81,23 @@ struct CallEnd {
     result: Result<(Incarnation, Vec<FenceAnswer>), PeerError>,
 }
 
-pub(super) async fn run(shared: Arc<Shared>) {
+/// What came of asking a leader to hand over.
+struct HandOverEnd {
+    partition: TopicPartition,
+    epoch: LeaderEpoch,
+    result: Result<(), String>,
+}
+
+pub(super) async fn run(shared: Arc<Shared>, mut orders: mpsc::Receiver<Order>) {
     let (replies, mut ends) = mpsc::channel(MAX_REPLIES);
+    let (hand_overs, mut handed_over) = mpsc::channel(MAX_REPLIES);
+    let now = Instant::now();
     let mut driver = Driver {
         image: shared.image.clone(),
+        transfers: Transfers::default(),
+        hand_overs,
+        next_moves: now,
+        next_balance: now + shared.config.leader_balance.check_every,
         shared,
         elections: BTreeMap::new(),
         calls: BTreeMap::new(),
@@ -82,12 +112,20 @@ pub(super) async fn run(shared: Arc<Shared>) {
             _ = interval.tick() => {}
             changed = driver.image.changed() => if changed.is_err() { return },
             Some(end) = ends.recv() => driver.take(end),
+            Some(end) = handed_over.recv() => driver.take_hand_over(end),
+            Some(order) = orders.recv() => driver.transfers.order(order),
             // It has become the active controller, perhaps.
             changed = standing.changed() => if changed.is_err() { return },
             () = driver.shared.news.notified() => {}
         }
         while let Ok(end) = ends.try_recv() {
             driver.take(end);
+        }
+        while let Ok(end) = handed_over.try_recv() {
+            driver.take_hand_over(end);
+        }
+        while let Ok(order) = orders.try_recv() {
+            driver.transfers.order(order);
         }
         driver.step().await;
     }
@@ -97,6 +135,8 @@ impl Driver {
     async fn step(&mut self) {
         if !self.shared.is_active() {
             self.elections.clear();
+            self.transfers.abandon();
+            self.next_balance = Instant::now() + self.shared.config.leader_balance.check_every;
             self.seen = None;
             return;
         }
@@ -112,11 +152,56 @@ impl Driver {
             let needed = needs_election(&image, &alive);
             self.track(&image, &needed);
             self.start(&image, &alive, &needed).await;
+            self.next_moves = Instant::now();
         }
+        self.transfer(&image, &alive).await;
         if !self.elections.is_empty() {
             self.fence(&image);
             self.appoint(&image, &alive).await;
         }
+    }
+
+    /// Moves leaderships between the living: asks leaders to hand over, and vacates the partitions of those that have.
+    async fn transfer(&mut self, image: &ClusterImage, alive: &BTreeSet<NodeId>) {
+        let now = Instant::now();
+        if now >= self.next_moves {
+            self.next_moves = now + MOVES_INTERVAL;
+            self.transfers.wish(moves_away(image, alive), now);
+        }
+        let balance = self.shared.config.leader_balance;
+        if balance.enabled && now >= self.next_balance {
+            self.next_balance = now + balance.check_every;
+            let moves = moves_to_preferred(image, alive, balance.tolerated_percent);
+            self.transfers.wish(moves, now);
+        }
+        if self.transfers.is_empty() {
+            return;
+        }
+        self.transfers.settle(image, now);
+        for ask in self.transfers.begin(image, alive, now) {
+            let shared = Arc::clone(&self.shared);
+            let ends = self.hand_overs.clone();
+            self.shared.spawn(async move {
+                let (partition, epoch) = (ask.partition, ask.epoch);
+                let result = hand_over(&shared, ask).await;
+                let end = HandOverEnd {
+                    partition,
+                    epoch,
+                    result,
+                };
+                // Only a stopped loop does not listen.
+                let _ = ends.send(end).await;
+            });
+        }
+        let elections = self.transfers.to_vacate(image);
+        if !elections.is_empty() {
+            self.write(Command::StartElections { elections }).await;
+        }
+    }
+
+    fn take_hand_over(&mut self, end: HandOverEnd) {
+        self.transfers
+            .handed_over(end.partition, end.epoch, end.result, Instant::now());
     }
 
     /// Follows the elections that are committed, and forgets those that are over.
@@ -285,13 +370,31 @@ impl Driver {
                 running.quorum_since = None;
                 continue;
             }
+            let choice = self.transfers.choice(partition);
+            if let Some(leader) = choice
+                .and_then(|node| running.election.winner_by_choice(image, node))
+                .filter(|leader| alive.contains(&leader.node))
+            {
+                // It holds what the old leader did: there is nobody to wait for.
+                appointments.push(Appointing {
+                    partition,
+                    leader_epoch: running.election.epoch(),
+                    leader,
+                });
+                continue;
+            }
             let since = *running.quorum_since.get_or_insert(now);
-            let wait = now < since + grace
-                && running
-                    .election
-                    .missing(image)
-                    .any(|node| alive.contains(&node));
-            if wait {
+            let missing: BTreeSet<NodeId> = running
+                .election
+                .missing(image)
+                .filter(|node| alive.contains(node))
+                .collect();
+            // The one that a leadership is on its way to has just proved that it is there.
+            let patience = match choice {
+                Some(node) if missing.contains(&node) => CHOICE_GRACE.max(grace),
+                _ => grace,
+            };
+            if now < since + patience && !missing.is_empty() {
                 continue;
             }
             if let Some(leader) = running.election.winner_among(image, alive) {
@@ -329,7 +432,38 @@ impl Driver {
     }
 }
 
-async fn fence_node(
+/// Asks a leader to hand one partition over; the text says why it did not.
+async fn hand_over(shared: &Shared, ask: HandOver) -> Result<(), String> {
+    let items = vec![HandOverItem {
+        partition: ask.partition,
+        epoch: ask.epoch,
+        to: ask.to,
+    }];
+    let answers: Vec<HandOverAnswer> = if ask.leader == shared.me {
+        shared
+            .fence_handler
+            .hand_over(items, HAND_OVER_WITHIN)
+            .await
+    } else {
+        let request = Request::HandOver {
+            items,
+            within_ms: u64::try_from(HAND_OVER_WITHIN.as_millis()).unwrap_or(u64::MAX),
+        };
+        let timeout = HAND_OVER_WITHIN + HAND_OVER_MARGIN;
+        let reply = shared.peers.call(ask.leader, request, timeout).await;
+        match reply.map_err(|error| error.to_string())?.body {
+            Response::HandedOver(answers) => answers,
+            _ => return Err("it answered something else".to_owned()),
+        }
+    };
+    let answer = answers
+        .into_iter()
+        .find(|answer| answer.partition == ask.partition)
+        .ok_or_else(|| "it did not answer for this partition".to_owned())?;
+    answer.result.map_err(|refusal| refusal.to_string())
+}
+
+pub(super) async fn fence_node(
     shared: &Shared,
     node: NodeId,
     applied_index: u64,

@@ -4,10 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use openraft::error::{ClientWriteError, RaftError};
 use openraft::{RaftMetrics, ServerState, SnapshotPolicy};
 use thiserror::Error;
-use tokio::sync::{Mutex as AsyncMutex, Notify, Semaphore, watch};
+use tokio::sync::{Mutex as AsyncMutex, Notify, Semaphore, mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
@@ -17,14 +16,16 @@ use super::config::{
     ALLOWED_CONTROLLERS, ControllerConfig, FenceHandler, PeerNetwork, StartError, Timing,
 };
 use super::liveness::Liveness;
-use super::message::{MAX_COMMAND_BYTES, Proposal, Refusal, Request, Response, Vitals};
+use super::message::{MAX_COMMAND_BYTES, Proposal, Request, Vitals};
 use super::network::Network;
-use super::peers::{PeerError, Peers};
+use super::operation::{Operation, OperationOutcome, OperationRefusal};
+use super::peers::Peers;
 use super::raft::{Raft, node_id, raft_id};
 use super::round_trip::RoundTrip;
 use super::runtime::{LEADER_LEASE, VOTE_TIMEOUT};
 use super::store::{self, Owner};
-use super::{duties, election_driver};
+use super::transfers::Order;
+use super::{duties, election_driver, upkeep};
 use crate::metadata::{
     ClusterImage, Command, CreatePartitionsRequest, CreateTopicRequest, Endpoint, Outcome,
     Registration, Rejection,
@@ -44,15 +45,8 @@ const MAX_APPEND_ENTRIES: u64 = 256;
 /// Bytes of a snapshot in one message. JSON makes up to four times as many of them.
 const SNAPSHOT_CHUNK: u64 = 512 * 1024;
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Pauses between attempts to submit, with jitter.
-const FIRST_RETRY: Duration = Duration::from_millis(10);
-const LAST_RETRY: Duration = Duration::from_millis(400);
-/// How long one attempt waits before another controller is asked.
-const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long a submitter waits for its own image to show what was committed.
-const CATCH_UP_TIMEOUT: Duration = Duration::from_millis(500);
-/// How long an active controller goes on without an acknowledgement of a majority, at least: on a slow link longer.
-const QUORUM_PATIENCE: Duration = Duration::from_secs(2);
+/// Orders to move a leadership that wait for the election driver. At the cap an operation waits within its own timeout.
+const MAX_ORDERS: usize = 256;
 /// How long a stop waits for the controllers to hear of it.
 const LEAVE_TIMEOUT: Duration = Duration::from_millis(300);
 /// How long a stop waits for the store's file.
@@ -93,6 +87,22 @@ impl SubmitError {
             SubmitError::UnexpectedOutcome => ErrorCode::UnknownServerError,
         }
     }
+}
+
+/// Why an operation was not carried out, or it is not known whether it was.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum OperateError {
+    /// It was not done.
+    #[error(transparent)]
+    Refused(#[from] OperationRefusal),
+    /// It may or may not have been done.
+    #[error(
+        "no active controller answered within {} ms ({cause}); check that the controllers run and can be reached, then look what has become of it",
+        waited.as_millis()
+    )]
+    NoAnswer { waited: Duration, cause: String },
+    #[error("this node's controller has stopped")]
+    Stopped,
 }
 
 /// How far this node is with its own registration.
@@ -137,7 +147,9 @@ pub(super) struct Shared {
     /// Of this node's heartbeats, by controller. Bounded by the controllers.
     round_trips: Mutex<BTreeMap<NodeId, RoundTrip>>,
     started: Instant,
-    proposals: Semaphore,
+    pub(super) proposals: Semaphore,
+    /// To the election driver.
+    pub(super) orders: mpsc::Sender<Order>,
     /// Something was heard that changes who is alive at once.
     pub(super) news: Notify,
     /// Held while the Raft membership is brought in line with the registry, so that a node being removed is not added.
@@ -191,7 +203,8 @@ impl Controller {
         )
         .await
         .map_err(|error| StartError::Raft(error.to_string()))?;
-        if let Err(error) = check_controllers(&raft, &config).await {
+        let image = opened.image.borrow().clone();
+        if let Err(error) = check_controllers(&raft, &config, &image).await {
             if let Err(error) = raft.shutdown().await {
                 tracing::warn!(%error, "openraft did not stop cleanly");
             }
@@ -203,6 +216,7 @@ impl Controller {
             config.timing.heartbeat,
         );
         let stop = CancellationToken::new();
+        let (orders, to_carry_out) = mpsc::channel(MAX_ORDERS);
         let shared = Arc::new(Shared {
             me,
             registration: watch::Sender::new(config.registration.clone()),
@@ -220,13 +234,14 @@ impl Controller {
             round_trips: Mutex::default(),
             started: Instant::now(),
             proposals: Semaphore::new(MAX_PROPOSALS),
+            orders,
             news: Notify::new(),
             membership: AsyncMutex::new(()),
             refusal_logged: Mutex::new(None),
             tasks: TaskTracker::new(),
             store_open: opened.open,
         });
-        shared.spawn_tasks();
+        shared.spawn_tasks(to_carry_out);
         Ok(Controller {
             shared,
             _stop: Arc::new(stop.drop_guard()),
@@ -293,6 +308,28 @@ impl Controller {
             Outcome::ProducerIds { first, count } => Ok((first, count)),
             _ => Err(SubmitError::UnexpectedOutcome),
         }
+    }
+
+    /// Has the active controller carry an operation out, from any node; retries until `timeout` while none answers.
+    /// [`OperateError::NoAnswer`] is not an outcome: it may be carried out all the same.
+    pub async fn operate(
+        &self,
+        operation: Operation,
+        timeout: Duration,
+    ) -> Result<OperationOutcome, OperateError> {
+        self.shared.operate(operation, timeout).await
+    }
+
+    /// The nodes that vote on metadata, as far as this node knows. Empty before the cluster is founded.
+    pub fn voters(&self) -> BTreeSet<NodeId> {
+        self.shared.committed_voters()
+    }
+
+    /// The nodes that are to vote on metadata: other than [`Controller::voters`] only while they change, or where one of
+    /// them is gone.
+    pub fn wanted_voters(&self) -> BTreeSet<NodeId> {
+        let image = self.shared.image.borrow().clone();
+        self.shared.wanted_controllers(&image)
     }
 
     /// The active controller, as far as this node knows. It may have been replaced already.
@@ -381,13 +418,23 @@ impl Controller {
 }
 
 /// A store that comes from another cluster would go on being that cluster.
-async fn check_controllers(raft: &Raft, config: &ControllerConfig) -> Result<(), StartError> {
+async fn check_controllers(
+    raft: &Raft,
+    config: &ControllerConfig,
+    image: &ClusterImage,
+) -> Result<(), StartError> {
     let stored: BTreeSet<u64> = raft
         .with_raft_state(|state| state.membership_state.effective().voter_ids().collect())
         .await
         .map_err(|error| StartError::Raft(error.to_string()))?;
     let listed: BTreeSet<u64> = config.voters.keys().copied().map(raft_id).collect();
-    if stored.is_empty() || listed.is_empty() || !stored.is_disjoint(&listed) {
+    // A list that is older than the last change of the controllers still names nodes of the cluster.
+    let is_member = |listed: &NodeId| image.node(*listed).is_some();
+    if stored.is_empty()
+        || listed.is_empty()
+        || !stored.is_disjoint(&listed)
+        || config.voters.keys().any(is_member)
+    {
         return Ok(());
     }
     let text = |ids: &BTreeSet<u64>| {
@@ -426,7 +473,7 @@ fn raft_config(timing: &Timing) -> Result<openraft::Config, StartError> {
 }
 
 impl Shared {
-    fn spawn_tasks(self: &Arc<Self>) {
+    fn spawn_tasks(self: &Arc<Self>, orders: mpsc::Receiver<Order>) {
         let raft = self.raft.clone();
         let stop = self.stop.clone();
         self.tasks.spawn(async move {
@@ -441,7 +488,8 @@ impl Shared {
         self.spawn(duties::send_heartbeats(Arc::clone(self)));
         self.spawn(duties::keep_active(Arc::clone(self)));
         self.spawn(duties::keep_members(Arc::clone(self)));
-        self.spawn(election_driver::run(Arc::clone(self)));
+        self.spawn(upkeep::run(Arc::clone(self)));
+        self.spawn(election_driver::run(Arc::clone(self), orders));
     }
 
     /// Runs a task until the controller stops.
@@ -575,315 +623,11 @@ impl Shared {
                 .voter_ids()
                 .any(|voter| voter == raft_id(node))
     }
-
-    /// See [`Controller::submit`].
-    pub(super) async fn submit(
-        &self,
-        proposal: Proposal,
-        timeout: Duration,
-    ) -> Result<Outcome, SubmitError> {
-        let deadline = Instant::now() + timeout;
-        let mut cause = "none is known to be active".to_owned();
-        let mut hint = None;
-        // An earlier attempt may have been carried out.
-        let mut uncertain = false;
-        let mut pause = FIRST_RETRY;
-        for attempt in 0.. {
-            if self.stop.is_cancelled() {
-                return Err(SubmitError::Stopped);
-            }
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                break;
-            }
-            let target = hint
-                .take()
-                .unwrap_or_else(|| self.controller_to_ask(attempt));
-            match self.propose_to(target, &proposal, left).await {
-                // The one who founds the cluster is about to.
-                Ok(Response::Proposed {
-                    result: Err(Rejection::NoCluster),
-                    ..
-                }) => cause = Rejection::NoCluster.to_string(),
-                Ok(Response::Proposed {
-                    result,
-                    applied_index,
-                }) => {
-                    let left = deadline.saturating_duration_since(Instant::now());
-                    self.catch_up(applied_index, left.min(CATCH_UP_TIMEOUT))
-                        .await;
-                    return match result {
-                        Err(rejection) if uncertain && is_own_doing(&proposal, &rejection) => {
-                            Ok(Outcome::Done)
-                        }
-                        Ok(outcome) if uncertain && may_still_happen(&proposal, &outcome) => {
-                            Err(SubmitError::NoQuorum {
-                                waited: timeout,
-                                cause: "an earlier attempt may still be carried out".to_owned(),
-                            })
-                        }
-                        result => Ok(result?),
-                    };
-                }
-                Ok(Response::NotActive { active }) => {
-                    if let Some(active) = active.filter(|&active| active != target) {
-                        hint = Some(active);
-                        cause = format!("node {target} says that node {active} is active");
-                    } else {
-                        cause = format!("node {target} knows of no active controller");
-                    }
-                }
-                Ok(Response::NoQuorum) => {
-                    uncertain = true;
-                    cause = format!("node {target} is active, but does not reach a majority");
-                }
-                Ok(Response::Refused(refusal)) => cause = refusal.to_string(),
-                Ok(_) => return Err(SubmitError::UnexpectedOutcome),
-                Err(PeerError::TooLarge(bytes)) => return Err(SubmitError::TooLarge(bytes)),
-                Err(error) => {
-                    uncertain = true;
-                    cause = error.to_string();
-                }
-            }
-            let left = deadline.saturating_duration_since(Instant::now());
-            let wait = jittered(pause).min(left);
-            tokio::select! {
-                () = tokio::time::sleep(wait) => {}
-                () = self.stop.cancelled() => {}
-            }
-            pause = (pause * 2).min(LAST_RETRY);
-        }
-        Err(SubmitError::NoQuorum {
-            waited: timeout,
-            cause,
-        })
-    }
-
-    /// The active controller as far as it is known, in turn with the listed ones: it may be gone.
-    fn controller_to_ask(&self, attempt: usize) -> NodeId {
-        let listed = self.voters.keys().nth(attempt / 2 % self.voters.len());
-        let active = self.active_controller();
-        let choice = if attempt.is_multiple_of(2) {
-            active.or(listed.copied())
-        } else {
-            listed.copied()
-        };
-        choice.unwrap_or(self.me)
-    }
-
-    async fn propose_to(
-        &self,
-        target: NodeId,
-        proposal: &Proposal,
-        left: Duration,
-    ) -> Result<Response, PeerError> {
-        if target == self.me {
-            return Ok(self.propose_here(self.me, proposal, left).await);
-        }
-        let timeout = left.min(ATTEMPT_TIMEOUT);
-        let request = Request::Propose {
-            proposal: proposal.clone(),
-            timeout_ms: u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX),
-        };
-        let reply = self.peers.call(target, request, timeout).await?;
-        self.liveness().heard(target, reply.incarnation, self.now());
-        Ok(reply.body)
-    }
-
-    /// Proposes as the active controller, on behalf of `from`.
-    pub(super) async fn propose_here(
-        &self,
-        from: NodeId,
-        proposal: &Proposal,
-        timeout: Duration,
-    ) -> Response {
-        if !self.is_active() {
-            return Response::NotActive {
-                active: self.active_controller(),
-            };
-        }
-        // An active controller that is cut off would otherwise pile up what cannot be committed.
-        if !self.reaches_quorum() {
-            return Response::NoQuorum;
-        }
-        let image = Arc::clone(&self.image.borrow());
-        let resolved = match proposal {
-            Proposal::Command(command) => {
-                check_proposer(from, self.me, command, &image).map(|()| command.clone())
-            }
-            Proposal::CreateTopic(request) => request.resolve(&image, &self.alive(&image)),
-            Proposal::CreatePartitions(request) => request.resolve(&image, &self.alive(&image)),
-        };
-        match resolved {
-            Ok(Command::UnregisterNode { node, directory }) => {
-                let command = Command::UnregisterNode { node, directory };
-                duties::remove_node(self, node, command, timeout).await
-            }
-            Ok(command) => self.write(command, timeout).await,
-            Err(rejection) => Response::Proposed {
-                result: Err(rejection),
-                applied_index: image.applied_index(),
-            },
-        }
-    }
-
-    /// Whether a majority has acknowledged this active controller lately.
-    pub(super) fn reaches_quorum(&self) -> bool {
-        let metrics = self.metrics();
-        let patience = QUORUM_PATIENCE.max(self.liveness().longest_limit() * 3);
-        metrics.membership_config.voter_ids().count() <= 1
-            || metrics
-                .millis_since_quorum_ack
-                .is_some_and(|millis| Duration::from_millis(millis) < patience)
-    }
-
-    /// Commits a command as the active controller.
-    pub(super) async fn write(&self, command: Command, timeout: Duration) -> Response {
-        let bytes = serde_json::to_vec(&command).map_or(usize::MAX, |bytes| bytes.len());
-        if bytes > MAX_COMMAND_BYTES {
-            let rejection = Rejection::Malformed(format!(
-                "the command has {bytes} bytes, at most {MAX_COMMAND_BYTES} are taken; split it"
-            ));
-            return Response::Proposed {
-                result: Err(rejection),
-                applied_index: 0,
-            };
-        }
-        let written = async {
-            let _turn = self.proposals.acquire().await;
-            self.raft.client_write(command).await
-        };
-        match tokio::time::timeout(timeout, written).await {
-            Ok(Ok(response)) => Response::Proposed {
-                result: response.data,
-                applied_index: response.log_id.index,
-            },
-            Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward)))) => {
-                Response::NotActive {
-                    active: forward.leader_id.and_then(node_id),
-                }
-            }
-            Ok(Err(error)) => Response::Refused(Refusal::Stopped(error.to_string())),
-            Err(_elapsed) => Response::NoQuorum,
-        }
-    }
-
-    /// Waits until this node's image contains the log entry `index`; gives up quietly.
-    pub(super) async fn catch_up(&self, index: u64, timeout: Duration) {
-        let mut image = self.image.clone();
-        let caught_up = image.wait_for(|image| image.applied_index() >= index);
-        let _ = tokio::time::timeout(timeout, caught_up).await;
-    }
-}
-
-/// Who may propose what: a node speaks for itself, and elections are the active controller's own.
-fn check_proposer(
-    from: NodeId,
-    me: NodeId,
-    command: &Command,
-    image: &ClusterImage,
-) -> Result<(), Rejection> {
-    let allowed = match command {
-        Command::RegisterNode { registration } => registration.node == from,
-        Command::AllocateProducerIds { node, .. } => *node == from,
-        Command::ChangeIsrs { changes } => changes.iter().all(|change| {
-            image
-                .partition(change.partition)
-                .is_none_or(|state| state.leader_node().is_none_or(|leader| leader == from))
-        }),
-        Command::InitCluster { .. }
-        | Command::StartElections { .. }
-        | Command::AppointLeaders { .. } => from == me,
-        Command::UnregisterNode { .. }
-        | Command::CreateTopic { .. }
-        | Command::DeleteTopic { .. }
-        | Command::CreatePartitions { .. }
-        | Command::SetTopicConfigs { .. } => true,
-    };
-    if allowed {
-        Ok(())
-    } else {
-        Err(Rejection::Malformed(format!(
-            "node {from} may not propose this: it concerns another node"
-        )))
-    }
-}
-
-/// Whether a rejection says that the same proposal, made before, was carried out.
-fn is_own_doing(proposal: &Proposal, rejection: &Rejection) -> bool {
-    matches!(
-        (proposal, rejection),
-        (
-            Proposal::Command(Command::DeleteTopic { .. }),
-            Rejection::UnknownTopic(_)
-        ) | (
-            Proposal::Command(Command::UnregisterNode { .. }),
-            Rejection::UnknownNode(_)
-        )
-    )
-}
-
-/// Whether an attempt that had no answer may still succeed after a later one was refused: an ISR change that is refused for
-/// another reason than its epochs, while its copy is on its way. Its leader must not take that for a definite answer.
-fn may_still_happen(proposal: &Proposal, outcome: &Outcome) -> bool {
-    let Outcome::Partitions(results) = outcome else {
-        return false;
-    };
-    matches!(proposal, Proposal::Command(Command::ChangeIsrs { .. }))
-        && results.iter().any(|result| {
-            !matches!(
-                result,
-                Ok(_) | Err(Rejection::StaleEpoch { .. } | Rejection::UnknownPartition(_))
-            )
-        })
-}
-
-/// Between half of `pause` and all of it, so that nodes that failed together do not try again together.
-pub(super) fn jittered(pause: Duration) -> Duration {
-    pause.mul_f64(0.5 + 0.5 * rand::random::<f64>())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metadata::PartitionChange;
-    use crate::types::{LeaderEpoch, PartitionEpoch};
-
-    #[test]
-    fn a_refused_isr_change_is_definite_only_when_its_epochs_are_past() {
-        let proposal = Proposal::Command(Command::ChangeIsrs {
-            changes: Vec::new(),
-        });
-        let stale = Rejection::StaleEpoch {
-            leader_epoch: LeaderEpoch::NONE,
-            partition_epoch: PartitionEpoch(1),
-        };
-        let changed = PartitionChange {
-            leader_epoch: LeaderEpoch::NONE,
-            partition_epoch: PartitionEpoch(1),
-        };
-        let definite = Outcome::Partitions(vec![Err(stale), Ok(changed)]);
-        assert!(!may_still_happen(&proposal, &definite));
-        let open = Outcome::Partitions(vec![Ok(changed), Err(Rejection::NoLeader)]);
-        assert!(may_still_happen(&proposal, &open));
-    }
-
-    #[test]
-    fn nodes_speak_for_themselves() {
-        let one = NodeId::new(1).unwrap();
-        let two = NodeId::new(2).unwrap();
-        let image = ClusterImage::new();
-        let check = |from, command: &Command| check_proposer(from, one, command, &image).is_ok();
-        let ids = Command::AllocateProducerIds {
-            node: two,
-            count: 1,
-        };
-        assert!(check(two, &ids) && !check(one, &ids));
-        let elections = Command::StartElections {
-            elections: Vec::new(),
-        };
-        assert!(check(one, &elections) && !check(two, &elections));
-    }
 
     #[test]
     fn the_default_timing_is_one_that_openraft_takes() {

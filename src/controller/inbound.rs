@@ -7,9 +7,12 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::handle::{Controller, Shared};
-use super::message::{Envelope, MAX_FENCE_ITEMS, Proposal, Refusal, Request, Response, Vitals};
+use super::message::{
+    Envelope, MAX_FENCE_ITEMS, MAX_HAND_OVER_ITEMS, Proposal, Refusal, Request, Response, Vitals,
+};
 use super::peers;
 use super::raft::node_id;
+use super::transfers::HAND_OVER_WITHIN;
 use crate::metadata::Command;
 use crate::types::{Incarnation, NodeId};
 
@@ -19,6 +22,8 @@ const FENCE_CATCH_UP: Duration = Duration::from_millis(500);
 const REFUSAL_LOG_INTERVAL: Duration = Duration::from_secs(5);
 /// The longest that a proposal of another node occupies this one, whatever its sender asks for.
 const MAX_PROPOSE_TIMEOUT: Duration = Duration::from_secs(30);
+/// The same for an operation, which may wait for many leaderships to move.
+const MAX_OPERATE_TIMEOUT: Duration = Duration::from_secs(600);
 
 impl Controller {
     /// Answers a message of another controller or broker. The caller has authenticated `from` by its certificate; a message
@@ -134,6 +139,28 @@ impl Shared {
                 }
                 self.catch_up(applied_index, FENCE_CATCH_UP).await;
                 Ok(Response::Fenced(self.fence_handler.fence(items).await))
+            }
+            Request::HandOver { items, within_ms } => {
+                if !self.is_controller(from) {
+                    return Err(Refusal::NotController(from));
+                }
+                if items.len() > MAX_HAND_OVER_ITEMS {
+                    return Err(Refusal::Malformed(format!(
+                        "{} partitions to hand over, at most {MAX_HAND_OVER_ITEMS} are taken",
+                        items.len()
+                    )));
+                }
+                let within = Duration::from_millis(within_ms).min(HAND_OVER_WITHIN);
+                let answers = self.fence_handler.hand_over(items, within).await;
+                Ok(Response::HandedOver(answers))
+            }
+            Request::Operate {
+                operation,
+                timeout_ms,
+            } => {
+                own_directory?;
+                let timeout = Duration::from_millis(timeout_ms).min(MAX_OPERATE_TIMEOUT);
+                Ok(self.operate_here(operation, timeout).await)
             }
         }
     }

@@ -12,11 +12,12 @@ use openraft::raft::{
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use super::operation::{Operation, OperationOutcome, OperationRefusal};
 use super::raft::{LogId, TypeConfig};
 use super::round_trip::RoundTrip;
 use crate::metadata::{Command, CreatePartitionsRequest, CreateTopicRequest, Outcome, Rejection};
 use crate::types::{
-    ClusterId, DirectoryId, Incarnation, LeaderEpoch, LogPosition, NodeId, TopicPartition,
+    ClusterId, DirectoryId, Incarnation, LeaderEpoch, LogPosition, NodeId, Offset, TopicPartition,
 };
 
 /// The largest message, serialised. A larger one is not sent, and refused before it is parsed.
@@ -25,6 +26,8 @@ pub const MAX_MESSAGE_BYTES: usize = 16 * 1024 * 1024;
 pub const MAX_COMMAND_BYTES: usize = 8 * 1024 * 1024;
 /// Partitions in one fence request. More go in the next one.
 pub const MAX_FENCE_ITEMS: usize = 2_000;
+/// Partitions in one request to hand over. More are refused.
+pub const MAX_HAND_OVER_ITEMS: usize = 2_000;
 
 /// Around every message.
 #[derive(Debug, Serialize, Deserialize)]
@@ -64,6 +67,18 @@ pub(super) enum Request {
         /// The log index that made the epochs: the receiver waits a little until it has it too.
         applied_index: u64,
         items: Vec<FenceItem>,
+    },
+    /// From the active controller to a leader: the leadership is to go to another replica.
+    HandOver {
+        items: Vec<HandOverItem>,
+        /// How long the leader has for it, in milliseconds.
+        within_ms: u64,
+    },
+    /// To the active controller.
+    Operate {
+        operation: Operation,
+        /// How long the sender waits, in milliseconds.
+        timeout_ms: u64,
     },
 }
 
@@ -107,10 +122,15 @@ pub(super) enum Response {
     /// This node is not the active controller; perhaps that one is.
     NotActive {
         active: Option<NodeId>,
+        /// Where that one is reached: the asker may not have heard of it.
+        #[serde(default)]
+        address: Option<String>,
     },
     /// What became of the proposal is not known, or it could not be made: no majority of the controllers answers.
     NoQuorum,
     Fenced(Vec<FenceAnswer>),
+    HandedOver(Vec<HandOverAnswer>),
+    Operated(Result<OperationOutcome, OperationRefusal>),
     Refused(Refusal),
 }
 
@@ -167,6 +187,10 @@ pub struct FencePosition {
     pub last: LogPosition,
     /// `false` when the log may lack what it acknowledged and no ISR change has named the present incarnation since.
     pub eligible: bool,
+    /// The high watermark that the replica knows of; it decides nothing, and tells an operator what an unclean election
+    /// costs.
+    #[serde(default)]
+    pub high_watermark: Option<Offset>,
 }
 
 /// Why a replica did not promise. The controller asks again while the election lasts.
@@ -176,6 +200,38 @@ pub enum FenceRefusal {
     HigherPromise(LeaderEpoch),
     #[error("it knows no such partition yet")]
     UnknownPartition,
+    #[error("it could not: {0}")]
+    Failed(String),
+}
+
+/// A leadership that is to go to another replica.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HandOverItem {
+    pub partition: TopicPartition,
+    /// The epoch in which the receiver leads.
+    pub epoch: LeaderEpoch,
+    pub to: NodeId,
+}
+
+/// What a leader answers to one [`HandOverItem`]. `Ok`: the other replica holds durably all that the leader has, and the
+/// leader takes nothing more until a higher epoch or the end of the time that it was given.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HandOverAnswer {
+    pub partition: TopicPartition,
+    pub result: Result<(), HandOverRefusal>,
+}
+
+/// Why a leader did not hand over. It goes on leading.
+#[derive(Clone, Debug, PartialEq, Eq, Error, Serialize, Deserialize)]
+pub enum HandOverRefusal {
+    #[error("it does not lead the partition in that epoch")]
+    NotLeader,
+    #[error("the other replica has no session with it, or is not in sync")]
+    NotFollowing,
+    #[error("the other replica did not catch up in time")]
+    TimedOut,
+    #[error("it cannot hand over")]
+    NotSupported,
     #[error("it could not: {0}")]
     Failed(String),
 }

@@ -13,10 +13,14 @@
 //! | file | what |
 //! | --- | --- |
 //! | `config` | what it is started with; the traits [`PeerNetwork`] and [`FenceHandler`] |
-//! | `handle` | [`Controller`]: start, stop, image, submit |
+//! | `handle` | [`Controller`]: start, stop, image |
+//! | `submit` | proposals and operations on their way to the active controller |
 //! | `inbound` | messages of other nodes |
 //! | `duties` | the loops of every node: found the cluster, register, heartbeat; of the active one: learners |
 //! | `election_driver` | the active controller's elections: start, fence, collect, appoint |
+//! | `transfers` | leaderships on their way from one living node to another |
+//! | `operation`, `operate`, `unclean` | what an operator asks for, and how it is done |
+//! | `upkeep` | what the active controller does for the metadata by itself |
 //! | `liveness`, `round_trip` | who is alive, without a clock |
 //! | `candidacy` | who becomes active when the active one is gone, without a clock |
 //! | `message`, `peers`, `network` | what is said to other nodes, and how |
@@ -33,6 +37,10 @@ mod inbound;
 mod liveness;
 mod message;
 mod network;
+mod operate;
+mod operation;
+#[cfg(test)]
+mod operation_tests;
 mod peers;
 mod raft;
 mod round_trip;
@@ -42,13 +50,21 @@ mod runtime;
     reason = "openraft's storage traits fix the error type"
 )]
 mod store;
+mod submit;
+mod transfers;
+mod unclean;
+mod upkeep;
 
 pub use config::{
-    ALLOWED_CONTROLLERS, CallError, ControllerConfig, FenceHandler, PeerNetwork, StartError, Timing,
+    ALLOWED_CONTROLLERS, CallError, ControllerConfig, FenceHandler, LeaderBalance, PeerNetwork,
+    StartError, Timing,
 };
-pub use handle::{Controller, RegistrationState, SubmitError};
+pub use handle::{Controller, OperateError, RegistrationState, SubmitError};
 pub use message::{
-    FenceAnswer, FenceItem, FencePosition, FenceRefusal, MAX_COMMAND_BYTES, MAX_FENCE_ITEMS,
-    MAX_MESSAGE_BYTES,
+    FenceAnswer, FenceItem, FencePosition, FenceRefusal, HandOverAnswer, HandOverItem,
+    HandOverRefusal, MAX_COMMAND_BYTES, MAX_FENCE_ITEMS, MAX_HAND_OVER_ITEMS, MAX_MESSAGE_BYTES,
+};
+pub use operation::{
+    MAX_MOVES, Operation, OperationOutcome, OperationRefusal, PartitionOutcome, UncleanElection,
 };
 pub use store::StoreError;

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use super::config::{CallError, PeerNetwork};
 use super::message::{Envelope, MAX_MESSAGE_BYTES, Refusal, Request, Response};
-use crate::metadata::{ClusterImage, Registration};
+use crate::metadata::{ClusterImage, MAX_NODES, Registration};
 use crate::types::{ClusterId, DirectoryId, Incarnation, NodeId};
 
 /// Why a call gave nothing to use. Whether it was carried out is not known.
@@ -62,6 +62,9 @@ pub(super) struct Peers {
     image: watch::Receiver<Arc<ClusterImage>>,
     /// Calls that failed to get through, by node: which of its addresses to try next. Bounded by the nodes that have one.
     failures: Mutex<BTreeMap<NodeId, usize>>,
+    /// Where others say that controllers are: for a node that joins, until it is told by the registry. At most
+    /// [`MAX_NODES`]; whether it is the right node there is for the certificate to say.
+    told: Mutex<BTreeMap<NodeId, String>>,
 }
 
 impl Peers {
@@ -77,6 +80,7 @@ impl Peers {
             network,
             image,
             failures: Mutex::default(),
+            told: Mutex::default(),
         }
     }
 
@@ -91,7 +95,11 @@ impl Peers {
         // must also work for a node whose image is older than the other's registration.
         let binding = matches!(
             body,
-            Request::Append(_) | Request::Vote(_) | Request::Snapshot(_) | Request::Fence { .. }
+            Request::Append(_)
+                | Request::Vote(_)
+                | Request::Snapshot(_)
+                | Request::Fence { .. }
+                | Request::HandOver { .. }
         );
         let request = self.encode(body)?;
         let address = self.address(to).ok_or(PeerError::NoAddress(to))?;
@@ -191,6 +199,10 @@ impl Peers {
             .map(ToString::to_string);
         let configured = self.voters.get(&node).cloned();
         let mut addresses: Vec<String> = registered.into_iter().chain(configured).collect();
+        if addresses.is_empty() {
+            let told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+            addresses.extend(told.get(&node).cloned());
+        }
         addresses.dedup();
         if addresses.is_empty() {
             return None;
@@ -199,6 +211,22 @@ impl Peers {
         let turn = failures.get(&node).copied().unwrap_or_default();
         let index = turn % addresses.len();
         Some(addresses.swap_remove(index))
+    }
+
+    /// Where this node believes `node` to be.
+    pub(super) fn known_address(&self, node: NodeId) -> Option<String> {
+        if node == self.me.node {
+            return Some(self.me.quic.to_string());
+        }
+        self.address(node)
+    }
+
+    /// Another node says where a controller is.
+    pub(super) fn note_address(&self, node: NodeId, address: String) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.len() < MAX_NODES || told.contains_key(&node) {
+            told.insert(node, address);
+        }
     }
 
     fn count_failure(&self, node: NodeId) {
@@ -310,6 +338,17 @@ mod tests {
         let three = NodeId::new(3).unwrap();
         let call = peers.call(three, Request::Probe, Duration::from_secs(1));
         assert!(matches!(call.await, Err(PeerError::NoAddress(_))));
+        peers.note_address(three, "told:1".to_owned());
+        peers.note_address(two, "told:2".to_owned());
+        for node in [three, two, two] {
+            let call = peers.call(node, Request::Probe, Duration::from_secs(1));
+            assert!(matches!(call.await, Err(PeerError::Call { .. })));
+        }
+        assert_eq!(
+            answers.addresses.lock().unwrap()[3..],
+            ["told:1", "old:1", "new:1"],
+            "hearsay is for those of whom nothing better is known"
+        );
     }
 
     #[tokio::test]

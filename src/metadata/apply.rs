@@ -35,6 +35,7 @@ impl ClusterImage {
         if self.cluster_id.is_none() {
             return Err(Rejection::NoCluster);
         }
+        self.check_version(command)?;
         match command {
             Command::InitCluster { cluster_id } => self.init_cluster(*cluster_id),
             Command::RegisterNode { registration } => self.register_node(registration),
@@ -60,7 +61,38 @@ impl ClusterImage {
             Command::AllocateProducerIds { node, count } => {
                 self.allocate_producer_ids(*node, *count)
             }
+            Command::RaiseMetadataVersion { version } => self.raise_version(*version),
+            Command::SetDraining {
+                node,
+                incarnation,
+                on,
+            } => self.set_draining(*node, *incarnation, *on),
+            Command::Reassign { reassignments } => {
+                self.each_partition(reassignments, ClusterImage::reassign)
+            }
+            Command::FinishReassignments { ends } => {
+                self.each_partition(ends, ClusterImage::finish_reassignment)
+            }
+            Command::ForceLeaders { leaders } => {
+                self.each_partition(leaders, ClusterImage::force_leader)
+            }
+            Command::SetControllers {
+                before,
+                controllers,
+            } => self.set_controllers(before, controllers),
         }
+    }
+
+    /// Whether every node of the cluster can read `command` in the log.
+    pub fn check_version(&self, command: &Command) -> Result<(), Rejection> {
+        let needed = command.since_version();
+        if needed > self.metadata_version {
+            return Err(Rejection::VersionTooLow {
+                needed,
+                present: self.metadata_version,
+            });
+        }
+        Ok(())
     }
 
     fn init_cluster(&mut self, offered: ClusterId) -> Result<Outcome, Rejection> {
@@ -96,6 +128,12 @@ impl ClusterImage {
             None if self.nodes.len() >= MAX_NODES => return Err(limit("nodes", MAX_NODES)),
             None => {}
         }
+        if self
+            .registered(offered.node)
+            .is_some_and(|present| present.incarnation != offered.incarnation)
+        {
+            self.draining.remove(&offered.node);
+        }
         self.nodes.insert(offered.node, Arc::new(offered.clone()));
         Ok(Outcome::Done)
     }
@@ -114,6 +152,7 @@ impl ClusterImage {
             });
         }
         self.nodes.remove(&node);
+        self.draining.remove(&node);
         Ok(Outcome::Done)
     }
 
@@ -150,6 +189,8 @@ impl ClusterImage {
         let topic = self.topics.remove(&id).ok_or(Rejection::UnknownTopic(id))?;
         self.names.remove(&topic.name);
         self.partition_count -= topic.partitions.len();
+        self.reassigned_from
+            .retain(|partition, _| partition.topic != id);
         Ok(Outcome::Done)
     }
 
@@ -387,13 +428,13 @@ impl ClusterImage {
         Ok(Outcome::ProducerIds { first, count })
     }
 
-    fn state(&self, partition: TopicPartition) -> Result<&PartitionState, Rejection> {
+    pub(super) fn state(&self, partition: TopicPartition) -> Result<&PartitionState, Rejection> {
         self.partition(partition)
             .ok_or(Rejection::UnknownPartition(partition))
     }
 
     /// Stores a partition's next state under the next partition epoch.
-    fn replace(
+    pub(super) fn replace(
         &mut self,
         partition: TopicPartition,
         mut next: PartitionState,
@@ -417,7 +458,7 @@ impl ClusterImage {
         Ok(change)
     }
 
-    fn check_registered(&self, offered: Appointment) -> Result<(), Rejection> {
+    pub(super) fn check_registered(&self, offered: Appointment) -> Result<(), Rejection> {
         let registered = self
             .registered(offered.node)
             .ok_or(Rejection::UnknownNode(offered.node))?;
@@ -475,7 +516,7 @@ pub(super) fn check_partition_count(
     })
 }
 
-fn check_epochs(
+pub(super) fn check_epochs(
     state: &PartitionState,
     leader_epoch: LeaderEpoch,
     partition_epoch: Option<PartitionEpoch>,

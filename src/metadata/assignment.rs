@@ -77,7 +77,7 @@ impl CreateTopicRequest {
                 id: self.id,
                 name: self.name.clone(),
                 config: self.config.clone(),
-                partitions: new_partitions(replicas, 0, alive)?,
+                partitions: new_partitions(image, replicas, 0, alive)?,
                 min_insync: config.min_insync(factor),
             },
         })
@@ -122,14 +122,16 @@ impl CreatePartitionsRequest {
         Ok(Command::CreatePartitions {
             topic: self.topic,
             expected_count: present,
-            partitions: new_partitions(replicas, present, alive)?,
+            partitions: new_partitions(image, replicas, present, alive)?,
             min_insync: config.min_insync(factor),
         })
     }
 }
 
-/// New partitions with those replicas, led and kept in sync by the ones that are alive.
+/// New partitions with those replicas, led and kept in sync by the ones that are alive. One that is draining leads only if
+/// no other can.
 fn new_partitions(
+    image: &ClusterImage,
     assignment: Vec<Vec<NodeId>>,
     first: u32,
     alive: &BTreeSet<NodeId>,
@@ -137,11 +139,12 @@ fn new_partitions(
     (first..)
         .zip(assignment)
         .map(|(index, replicas)| {
-            let in_sync: Vec<NodeId> = replicas
+            let mut in_sync: Vec<NodeId> = replicas
                 .iter()
                 .copied()
                 .filter(|node| alive.contains(node))
                 .collect();
+            in_sync.sort_by_key(|&node| image.is_draining(node));
             let reason = if let Some(node) = repeated(&replicas) {
                 format!("it names node {node} twice")
             } else if in_sync.is_empty() {
@@ -170,7 +173,8 @@ struct Load {
 ///
 /// Leaders first go to the nodes that lead least of the topic, then of the cluster; followers to those that hold least of
 /// the topic, then of the cluster; among equals, in a ring from the leader on. So one topic spreads evenly, as if dealt
-/// round-robin, and many small ones do too. Nodes that are not alive are used only where the others do not suffice.
+/// round-robin, and many small ones do too. Nodes that are draining or not alive are used only where the others do not
+/// suffice.
 pub fn assign(
     image: &ClusterImage,
     alive: &BTreeSet<NodeId>,
@@ -205,9 +209,10 @@ pub fn assign(
     for replicas in existing {
         count_replicas(&mut loads, replicas, true);
     }
+    let staying: BTreeSet<NodeId> = alive.difference(image.draining()).copied().collect();
     let mut assignment = Vec::with_capacity(count as usize);
     for _ in 0..count {
-        let replicas = assign_one(&registered, alive, &loads, replication_factor);
+        let replicas = assign_one(&registered, &staying, &loads, replication_factor);
         count_replicas(&mut loads, &replicas, false);
         count_replicas(&mut loads, &replicas, true);
         assignment.push(replicas);

@@ -1,11 +1,12 @@
 //! What can be asked of the cluster's metadata, and what is answered.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::Registration;
+use super::image::FIRST_METADATA_VERSION;
 use super::topic_config::ConfigError;
 use crate::types::{
     Appointment, ClusterId, DirectoryId, ErrorCode, Incarnation, IsrChange, LeaderEpoch, NodeId,
@@ -65,6 +66,61 @@ pub enum Command {
         node: NodeId,
         count: u32,
     },
+    /// From version 2 on, and so is all that follows: raises the cluster's metadata version. Every registered node
+    /// understands the new one.
+    RaiseMetadataVersion {
+        version: u32,
+    },
+    /// Says that a node is about to stop, or that it stays after all: a draining node leads only what nobody else can.
+    /// Holds for one incarnation.
+    SetDraining {
+        node: NodeId,
+        incarnation: Incarnation,
+        on: bool,
+    },
+    /// Gives partitions other replicas: the old ones stay until the new ones are in sync. Each partition by itself.
+    Reassign {
+        reassignments: Vec<Reassignment>,
+    },
+    /// Last step of reassignments: drops the replicas that are to go. Each partition by itself.
+    FinishReassignments {
+        ends: Vec<ReassignmentEnd>,
+    },
+    /// An operator's unclean elections: committed records may be lost. Each partition by itself.
+    ForceLeaders {
+        leaders: Vec<ForcedLeader>,
+    },
+    /// Who is to vote on metadata, in place of `before` (empty: the founders' list).
+    SetControllers {
+        before: BTreeSet<NodeId>,
+        controllers: BTreeSet<NodeId>,
+    },
+}
+
+impl Command {
+    /// The metadata version from which on the command may be in the log: a node that understands less could not read it.
+    pub fn since_version(&self) -> u32 {
+        match self {
+            Command::InitCluster { .. }
+            | Command::RegisterNode { .. }
+            | Command::UnregisterNode { .. }
+            | Command::CreateTopic { .. }
+            | Command::DeleteTopic { .. }
+            | Command::CreatePartitions { .. }
+            | Command::SetTopicConfigs { .. }
+            | Command::StartElections { .. }
+            | Command::AppointLeaders { .. }
+            | Command::ChangeIsrs { .. }
+            | Command::AllocateProducerIds { .. } => FIRST_METADATA_VERSION,
+            // It is what raises the version: all registered nodes understand the one that it names.
+            Command::RaiseMetadataVersion { .. } => FIRST_METADATA_VERSION,
+            Command::SetDraining { .. }
+            | Command::Reassign { .. }
+            | Command::FinishReassignments { .. }
+            | Command::ForceLeaders { .. }
+            | Command::SetControllers { .. } => 2,
+        }
+    }
 }
 
 /// A topic with everything resolved: nothing is left for `apply` to choose.
@@ -127,6 +183,33 @@ pub struct Appointing {
     pub leader: Appointment,
 }
 
+/// New replicas for a partition, if its state is still the one it was decided on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reassignment {
+    pub partition: TopicPartition,
+    pub partition_epoch: PartitionEpoch,
+    /// The preferred leader first. Not empty. To call off a reassignment that is under way, name the replicas that there
+    /// were before it.
+    pub target: Vec<NodeId>,
+}
+
+/// Ends a reassignment whose target holds the whole ISR, if the state is still the one it was decided on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReassignmentEnd {
+    pub partition: TopicPartition,
+    pub partition_epoch: PartitionEpoch,
+}
+
+/// Makes `leader` lead, and the ISR consist of it alone, in an epoch that has no leader; whatever it lacks is lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ForcedLeader {
+    pub partition: TopicPartition,
+    pub leader_epoch: LeaderEpoch,
+    pub partition_epoch: PartitionEpoch,
+    /// Must be the node's present registration, and a replica.
+    pub leader: Appointment,
+}
+
 /// What came of a command that was accepted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Outcome {
@@ -184,6 +267,10 @@ pub enum Rejection {
         cluster: u32,
         offered: u32,
     },
+    #[error(
+        "this needs metadata version {needed} and the cluster is at {present}: it rises by itself once every node runs a version of quorate that understands it"
+    )]
+    VersionTooLow { needed: u32, present: u32 },
     #[error("node {0} is not registered")]
     UnknownNode(NodeId),
     #[error("node {node} is registered with another incarnation or directory than {offered}")]
@@ -230,6 +317,12 @@ pub enum Rejection {
     NotInSync(NodeId),
     #[error("the in-sync set is not valid: {0}")]
     InvalidIsr(String),
+    #[error("the reassignment is not valid: {0}")]
+    InvalidReassignment(String),
+    #[error("the controllers are not those that the change was decided on; look again")]
+    ControllersChanged,
+    #[error("the set of controllers is not valid: {0}")]
+    InvalidControllers(String),
     #[error("the partition has used up its epochs; create the topic anew")]
     EpochsUsedUp,
     #[error("the cluster's limit of {limit} {what} is reached")]
@@ -245,7 +338,9 @@ impl Rejection {
             Rejection::NoCluster => ErrorCode::BrokerNotAvailable,
             Rejection::OtherCluster { .. } => ErrorCode::InconsistentClusterId,
             Rejection::DirectoryInUse { .. } => ErrorCode::DuplicateBrokerRegistration,
-            Rejection::MetadataVersion { .. } => ErrorCode::UnsupportedVersion,
+            Rejection::MetadataVersion { .. } | Rejection::VersionTooLow { .. } => {
+                ErrorCode::UnsupportedVersion
+            }
             Rejection::UnknownNode(_) => ErrorCode::BrokerIdNotRegistered,
             Rejection::StaleIncarnation { .. } => ErrorCode::StaleBrokerEpoch,
             Rejection::TopicExists(_) | Rejection::TopicIdExists(_) => {
@@ -259,13 +354,17 @@ impl Rejection {
                 ErrorCode::InvalidPartitions
             }
             Rejection::InvalidReplicationFactor { .. } => ErrorCode::InvalidReplicationFactor,
-            Rejection::InvalidAssignment { .. } => ErrorCode::InvalidReplicaAssignment,
+            Rejection::InvalidAssignment { .. } | Rejection::InvalidReassignment(_) => {
+                ErrorCode::InvalidReplicaAssignment
+            }
             Rejection::Config(_) | Rejection::ZeroMinInsync => ErrorCode::InvalidConfig,
             Rejection::StaleEpoch { .. } => ErrorCode::FencedLeaderEpoch,
             Rejection::NoLeader => ErrorCode::LeaderNotAvailable,
             Rejection::HasLeader(_) => ErrorCode::FencedLeaderEpoch,
             Rejection::NotInSync(_)
             | Rejection::InvalidIsr(_)
+            | Rejection::ControllersChanged
+            | Rejection::InvalidControllers(_)
             | Rejection::EpochsUsedUp
             | Rejection::NotRemovable { .. }
             | Rejection::Malformed(_) => ErrorCode::InvalidRequest,

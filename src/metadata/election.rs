@@ -135,9 +135,12 @@ impl Election {
         self.valid_replies(image).count() >= self.quorum
     }
 
-    /// The replica to appoint: the highest durable log position among the replies, and of equal ones the first in the
-    /// order of `replicas`. `None` without an election quorum, and, if `wait_for_all`, until every ISR member has replied:
-    /// a short grace lets the preferred leader win when several hold the same.
+    /// The replica to appoint. `None` without an election quorum, and, if `wait_for_all`, until every ISR member has
+    /// replied: a short grace lets the preferred leader win when several hold the same.
+    ///
+    /// It holds the highest durable log position among the replies of *some* election quorum: each has a member of every
+    /// commit quorum in it, so which one is counted is free. Of the replicas that one can be counted for, a draining one
+    /// leads only if no other can; then the highest position wins, and of equal ones the first in the order of `replicas`.
     ///
     /// `image` says which process of each node is registered now: a reply of an earlier one does not count, because that
     /// process cannot be appointed, and a directory other than the one that was admitted holds nothing that was
@@ -169,14 +172,33 @@ impl Election {
             .valid_replies(image)
             .filter(|reply| counts(reply.node))
             .collect();
-        if replies.len() < self.quorum {
-            return None;
-        }
         let rank = |node| self.replicas.iter().position(|&replica| replica == node);
         let best = replies
-            .into_iter()
-            .max_by_key(|reply| (reply.last, std::cmp::Reverse(rank(reply.node))))?;
+            .iter()
+            .filter(|reply| self.is_highest_of_a_quorum(&replies, reply))
+            .max_by_key(|reply| {
+                (
+                    !image.is_draining(reply.node),
+                    reply.last,
+                    std::cmp::Reverse(rank(reply.node)),
+                )
+            })?;
         image.registered(best.node)
+    }
+
+    /// `node`, if it may be appointed: it has replied, and no reply of some election quorum is higher than its own.
+    pub fn winner_by_choice(&self, image: &ClusterImage, node: NodeId) -> Option<Appointment> {
+        let replies: Vec<&FenceReply> = self.valid_replies(image).collect();
+        let chosen = replies.iter().find(|reply| reply.node == node)?;
+        if !self.is_highest_of_a_quorum(&replies, chosen) {
+            return None;
+        }
+        image.registered(node)
+    }
+
+    fn is_highest_of_a_quorum(&self, replies: &[&FenceReply], reply: &FenceReply) -> bool {
+        let not_above = replies.iter().filter(|other| other.last <= reply.last);
+        not_above.count() >= self.quorum
     }
 
     fn valid_replies(&self, image: &ClusterImage) -> impl Iterator<Item = &FenceReply> {
@@ -272,6 +294,57 @@ mod tests {
             winner(&election, &image, true),
             Some(1),
             "preferred among equals"
+        );
+    }
+
+    #[test]
+    fn a_chosen_replica_wins_where_a_quorum_can_be_counted_for_it() {
+        let (image, mut election) = electing();
+        let choice = |election: &Election, id| {
+            election
+                .winner_by_choice(&image, node(id))
+                .map(|w| w.node.get())
+        };
+        election.record(reply(&image, 1, 1, 95)).unwrap();
+        election.record(reply(&image, 3, 1, 90)).unwrap();
+        assert_eq!(choice(&election, 3), None, "node 1 knows more");
+        assert_eq!(choice(&election, 2), None, "it has not replied");
+        election.record(reply(&image, 2, 1, 90)).unwrap();
+        assert_eq!(choice(&election, 3), Some(3), "by the replies of 2 and 3");
+        assert_eq!(winner(&election, &image, true), Some(1));
+        election.record(reply(&image, 2, 1, 91)).unwrap();
+        assert_eq!(
+            choice(&election, 3),
+            None,
+            "every quorum has a higher one in it"
+        );
+    }
+
+    #[test]
+    fn a_draining_replica_leads_only_what_no_other_can() {
+        let (mut image, mut election) = electing();
+        for id in [1, 2] {
+            let drain = Command::SetDraining {
+                node: node(id),
+                incarnation: image.registered(node(id)).unwrap().incarnation,
+                on: true,
+            };
+            assert_eq!(image.apply(&drain), Ok(Outcome::Done));
+        }
+        election.record(reply(&image, 1, 1, 90)).unwrap();
+        election.record(reply(&image, 3, 1, 90)).unwrap();
+        assert_eq!(winner(&election, &image, false), Some(3));
+        election.record(reply(&image, 1, 1, 91)).unwrap();
+        assert_eq!(
+            winner(&election, &image, false),
+            Some(1),
+            "3 lacks something"
+        );
+        election.record(reply(&image, 2, 1, 90)).unwrap();
+        assert_eq!(
+            winner(&election, &image, false),
+            Some(3),
+            "by the replies of 2 and 3"
         );
     }
 
@@ -385,6 +458,60 @@ mod tests {
         assert!(!can_elect(&image, state, &nodes([3])));
         start(&mut image);
         assert_eq!(needs_election(&image, &all), [PARTITION]);
+    }
+
+    #[test]
+    fn a_failover_changes_the_leader_and_neither_the_replicas_nor_the_in_sync_set() {
+        let before = led();
+        let then = before.partition(PARTITION).unwrap();
+        let mut image = before.clone();
+        start(&mut image);
+        let mut election = Election::new(PARTITION, image.partition(PARTITION).unwrap()).unwrap();
+        for id in [2, 3] {
+            election.record(reply(&image, id, 1, 90)).unwrap();
+        }
+        // The dead node stands first in the list.
+        assert_eq!(then.replicas[0], node(1));
+        let leader = election.winner_among(&image, &nodes([2, 3])).unwrap();
+        let appointments = vec![Appointing {
+            partition: PARTITION,
+            leader_epoch: election.epoch(),
+            leader,
+        }];
+        image
+            .apply(&Command::AppointLeaders { appointments })
+            .unwrap();
+        let now = image.partition(PARTITION).unwrap();
+        assert_eq!(now.leader_node(), Some(node(2)));
+        assert_eq!((&now.replicas, &now.isr), (&then.replicas, &then.isr));
+        assert_eq!(now.min_insync, then.min_insync);
+        // Whoever comes back with what it knew changes nothing any more.
+        let stale = vec![Appointing {
+            partition: PARTITION,
+            leader_epoch: then.leader_epoch,
+            leader: then.leader.unwrap(),
+        }];
+        let after = image.clone();
+        let refused = image.apply(&Command::AppointLeaders {
+            appointments: stale,
+        });
+        assert!(
+            matches!(&refused, Ok(Outcome::Partitions(results)) if results[0].is_err()),
+            "{refused:?}"
+        );
+        let undone = vec![IsrChange {
+            partition: PARTITION,
+            leader_epoch: then.leader_epoch,
+            partition_epoch: then.partition_epoch,
+            new_isr: vec![then.isr[0]],
+            min_insync: then.min_insync,
+        }];
+        let refused = image.apply(&Command::ChangeIsrs { changes: undone });
+        assert!(
+            matches!(&refused, Ok(Outcome::Partitions(results)) if results[0].is_err()),
+            "{refused:?}"
+        );
+        assert_eq!(image, after);
     }
 
     #[test]

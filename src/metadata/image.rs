@@ -1,6 +1,6 @@
 //! The cluster as the controller has committed it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -12,8 +12,15 @@ use crate::types::{
     TopicId, TopicName, TopicPartition,
 };
 
-/// The metadata version that this build writes and understands. A node that understands less than the cluster's is refused.
-pub const METADATA_VERSION: u32 = 1;
+/// The metadata version that this build understands. A cluster begins at [`FIRST_METADATA_VERSION`] and rises when all of
+/// its nodes understand more; a node that understands less than the cluster's is refused.
+pub const METADATA_VERSION: u32 = 2;
+/// The version that a log begins with, whichever build reads it: a node that reads it from its start comes to the same image
+/// as those that wrote it.
+pub const FIRST_METADATA_VERSION: u32 = 1;
+/// Nodes that may vote on metadata: five, and one more while one of them is being replaced. More are refused with
+/// INVALID_REQUEST.
+pub const MAX_CONTROLLERS: usize = 6;
 /// Nodes in a cluster. The next registration is refused with POLICY_VIOLATION.
 pub const MAX_NODES: usize = 256;
 /// Topics in a cluster. The next one is refused with POLICY_VIOLATION.
@@ -124,6 +131,12 @@ pub struct ClusterImage {
     pub(super) partition_count: usize,
     /// The first producer id that no block has had. At most 2⁶³ − 1.
     pub(super) next_producer_id: u64,
+    /// The nodes that are to lead nothing, because they are about to stop. All registered; a new incarnation is not draining.
+    pub(super) draining: BTreeSet<NodeId>,
+    /// For each partition that is being reassigned, and no other: the replicas that it had before.
+    pub(super) reassigned_from: BTreeMap<TopicPartition, Vec<NodeId>>,
+    /// The nodes that are to vote on metadata. Empty until an operator changes the founders' list.
+    pub(super) controllers: BTreeSet<NodeId>,
     pub(super) applied_index: u64,
 }
 
@@ -131,12 +144,15 @@ impl Default for ClusterImage {
     fn default() -> Self {
         ClusterImage {
             cluster_id: None,
-            metadata_version: METADATA_VERSION,
+            metadata_version: FIRST_METADATA_VERSION,
             nodes: BTreeMap::new(),
             topics: BTreeMap::new(),
             names: BTreeMap::new(),
             partition_count: 0,
             next_producer_id: 0,
+            draining: BTreeSet::new(),
+            reassigned_from: BTreeMap::new(),
+            controllers: BTreeSet::new(),
             applied_index: 0,
         }
     }
@@ -224,6 +240,32 @@ impl ClusterImage {
         self.partition_count
     }
 
+    /// Whether `node` is to lead nothing, because it is about to stop.
+    pub fn is_draining(&self, node: NodeId) -> bool {
+        self.draining.contains(&node)
+    }
+
+    pub fn draining(&self) -> &BTreeSet<NodeId> {
+        &self.draining
+    }
+
+    /// The replicas that a partition had before the reassignment that is under way; `None` when none is.
+    pub fn reassigned_from(&self, partition: TopicPartition) -> Option<&[NodeId]> {
+        self.reassigned_from.get(&partition).map(Vec::as_slice)
+    }
+
+    /// The partitions that are being reassigned.
+    pub fn reassigning(&self) -> impl Iterator<Item = (TopicPartition, &PartitionState)> {
+        self.reassigned_from
+            .keys()
+            .filter_map(|&partition| Some((partition, self.partition(partition)?)))
+    }
+
+    /// The nodes that are to vote on metadata. Empty while it is still for the founders' list to say.
+    pub fn controllers(&self) -> &BTreeSet<NodeId> {
+        &self.controllers
+    }
+
     /// The partitions that have a replica on `node`, whether or not it is in sync.
     pub fn partitions_of(
         &self,
@@ -253,6 +295,13 @@ struct Stored {
     nodes: Vec<Arc<Registration>>,
     topics: Vec<Arc<Topic>>,
     next_producer_id: u64,
+    // Absent from what version 1 wrote.
+    #[serde(default)]
+    draining: BTreeSet<NodeId>,
+    #[serde(default)]
+    reassigned_from: Vec<(TopicPartition, Vec<NodeId>)>,
+    #[serde(default)]
+    controllers: BTreeSet<NodeId>,
     applied_index: u64,
 }
 
@@ -264,6 +313,9 @@ impl From<ClusterImage> for Stored {
             nodes: image.nodes.into_values().collect(),
             topics: image.topics.into_values().collect(),
             next_producer_id: image.next_producer_id,
+            draining: image.draining,
+            reassigned_from: image.reassigned_from.into_iter().collect(),
+            controllers: image.controllers,
             applied_index: image.applied_index,
         }
     }
@@ -277,6 +329,9 @@ impl TryFrom<Stored> for ClusterImage {
             cluster_id: stored.cluster_id,
             metadata_version: stored.metadata_version,
             next_producer_id: stored.next_producer_id,
+            draining: stored.draining,
+            reassigned_from: stored.reassigned_from.into_iter().collect(),
+            controllers: stored.controllers,
             applied_index: stored.applied_index,
             ..ClusterImage::default()
         };
@@ -330,10 +385,21 @@ mod tests {
             nodes: Vec::new(),
             topics: vec![topic(1), topic(2)],
             next_producer_id: 0,
+            draining: BTreeSet::new(),
+            reassigned_from: Vec::new(),
+            controllers: BTreeSet::new(),
             applied_index: 0,
         };
         let json = serde_json::to_string(&stored).unwrap();
         let error = serde_json::from_str::<ClusterImage>(&json).unwrap_err();
         assert!(error.to_string().contains("two topics are named t"));
+    }
+
+    #[test]
+    fn an_image_that_version_1_stored_is_read() {
+        let json = r#"{"cluster_id":null,"metadata_version":1,"nodes":[],"topics":[],"next_producer_id":7,"applied_index":3}"#;
+        let image: ClusterImage = serde_json::from_str(json).unwrap();
+        assert_eq!((image.metadata_version, image.next_producer_id), (1, 7));
+        assert!(image.draining.is_empty() && image.controllers.is_empty());
     }
 }

@@ -8,22 +8,28 @@ mod apply;
 mod assignment;
 mod command;
 mod election;
+mod evacuation;
 mod image;
+mod leadership;
+mod operations;
 #[cfg(test)]
 mod random_commands;
 mod topic_config;
 
 pub use assignment::{CreatePartitionsRequest, CreateTopicRequest, assign};
 pub use command::{
-    Appointing, Command, ConfigChange, ElectionStart, NewPartition, NewTopic, Outcome,
-    PartitionChange, Rejection,
+    Appointing, Command, ConfigChange, ElectionStart, ForcedLeader, NewPartition, NewTopic,
+    Outcome, PartitionChange, Reassignment, ReassignmentEnd, Rejection,
 };
 pub use election::{Election, FenceReply, Unused, can_elect, needs_election};
+pub use evacuation::{NoRoom, evacuate};
 pub use image::{
-    ClusterImage, Endpoint, InvalidImage, MAX_CHANGES_PER_COMMAND, MAX_CONFIG_VALUE_BYTES,
-    MAX_HOST_BYTES, MAX_NODES, MAX_PARTITIONS, MAX_PARTITIONS_PER_TOPIC, MAX_PRODUCER_ID_BLOCK,
-    MAX_REPLICAS, MAX_TOPICS, METADATA_VERSION, Registration, Topic,
+    ClusterImage, Endpoint, FIRST_METADATA_VERSION, InvalidImage, MAX_CHANGES_PER_COMMAND,
+    MAX_CONFIG_VALUE_BYTES, MAX_CONTROLLERS, MAX_HOST_BYTES, MAX_NODES, MAX_PARTITIONS,
+    MAX_PARTITIONS_PER_TOPIC, MAX_PRODUCER_ID_BLOCK, MAX_REPLICAS, MAX_TOPICS, METADATA_VERSION,
+    Registration, Topic,
 };
+pub use leadership::{Move, can_take_over, moves_away, moves_to_preferred};
 pub use topic_config::{
     ConfigDefinition, ConfigEntry, ConfigError, ConfigKind, ConfigSource, FlushPolicy, TopicConfig,
 };

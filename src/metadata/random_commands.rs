@@ -14,7 +14,7 @@ pub(super) fn node(id: u32) -> NodeId {
     NodeId::new(id).unwrap()
 }
 
-pub(super) fn nodes(ids: impl IntoIterator<Item = u32>) -> BTreeSet<NodeId> {
+pub(super) fn nodes<I: IntoIterator<Item = u32>>(ids: I) -> BTreeSet<NodeId> {
     ids.into_iter().map(node).collect()
 }
 
@@ -33,7 +33,7 @@ pub(super) fn registration(id: u32, incarnation: u64) -> Registration {
     }
 }
 
-/// A founded cluster with nodes 1 to `count`, each in incarnation 1.
+/// A founded cluster at the newest version with nodes 1 to `count`, each in incarnation 1.
 pub(super) fn image_with_nodes(count: u32) -> ClusterImage {
     let mut image = ClusterImage::new();
     let cluster_id = ClusterId::from_random_bits(1);
@@ -44,6 +44,10 @@ pub(super) fn image_with_nodes(count: u32) -> ClusterImage {
             .apply(&Command::RegisterNode { registration })
             .unwrap();
     }
+    let version = METADATA_VERSION;
+    image
+        .apply(&Command::RaiseMetadataVersion { version })
+        .unwrap();
     image
 }
 
@@ -59,7 +63,7 @@ struct Shot {
 
 fn shot() -> impl Strategy<Value = Shot> {
     (
-        0u8..11,
+        0u8..18,
         1u32..6,
         0u32..4,
         prop_oneof![4 => Just(0u32), 1 => 1u32..3],
@@ -160,6 +164,42 @@ fn command(image: &ClusterImage, shot: &Shot) -> Command {
                 min_insync: shot.b,
             }],
         },
+        10 => Command::RaiseMetadataVersion {
+            version: 1 + shot.b % 3,
+        },
+        11 => Command::SetDraining {
+            node: node(shot.a),
+            incarnation: appointment(shot.a).incarnation,
+            on: shot.b > 0,
+        },
+        12 | 13 => Command::Reassign {
+            reassignments: vec![Reassignment {
+                partition,
+                partition_epoch,
+                target: match image.reassigned_from(partition) {
+                    Some(origin) if shot.b == 3 => origin.to_vec(),
+                    _ => ids,
+                },
+            }],
+        },
+        14 => Command::FinishReassignments {
+            ends: vec![ReassignmentEnd {
+                partition,
+                partition_epoch,
+            }],
+        },
+        15 => Command::ForceLeaders {
+            leaders: vec![ForcedLeader {
+                partition,
+                leader_epoch,
+                partition_epoch,
+                leader: appointment(shot.a),
+            }],
+        },
+        16 => Command::SetControllers {
+            before: image.controllers().clone(),
+            controllers: ids.into_iter().collect(),
+        },
         _ => Command::AllocateProducerIds {
             node: node(shot.a),
             count: shot.b,
@@ -175,7 +215,14 @@ fn check_image(image: &ClusterImage) {
         assert!(!topic.partitions.is_empty());
     }
     assert_eq!(image.partitions().count(), image.partition_count());
-    for (_, state) in image.partitions() {
+    assert_eq!(
+        image.reassigning().count(),
+        image.reassigned_from.len(),
+        "an origin belongs to a partition"
+    );
+    assert!(image.draining().iter().all(|&n| image.node(n).is_some()));
+    assert!(image.controllers().len() <= MAX_CONTROLLERS);
+    for (partition, state) in image.partitions() {
         let replicas: BTreeSet<_> = state.replicas.iter().collect();
         assert_eq!(replicas.len(), state.replicas.len());
         let isr: BTreeSet<_> = state.isr.iter().map(|member| member.node).collect();
@@ -183,6 +230,21 @@ fn check_image(image: &ClusterImage) {
         assert!(!isr.is_empty() && isr.iter().all(|node| replicas.contains(node)));
         assert!(state.min_insync >= 1 && state.leader_epoch > LeaderEpoch::NONE);
         assert!(state.leader.is_none_or(|leader| isr.contains(&leader.node)));
+        assert!(state.replicas.len() <= MAX_REPLICAS);
+        let target: BTreeSet<_> = state.target_replicas.iter().collect();
+        assert_eq!(target.len(), state.target_replicas.len());
+        assert!(target.iter().all(|node| replicas.contains(node)));
+        let origin = image.reassigned_from(partition);
+        assert_eq!(origin.is_some(), !target.is_empty());
+        if let Some(origin) = origin {
+            assert!(state.replicas.starts_with(&state.target_replicas));
+            assert!(
+                replicas.iter().all(|&node| target.contains(&node)
+                    || origin.contains(node)
+                    || isr.contains(node)),
+                "nobody holds what nobody needs"
+            );
+        }
     }
 }
 
@@ -192,7 +254,17 @@ struct Seen {
     leaders: BTreeMap<(TopicPartition, LeaderEpoch), Appointment>,
 }
 
-fn check_step(before: &ClusterImage, after: &ClusterImage, seen: &mut Seen) {
+fn check_step(before: &ClusterImage, command: &Command, after: &ClusterImage, seen: &mut Seen) {
+    let forced = matches!(command, Command::ForceLeaders { .. });
+    let reassigned = matches!(
+        command,
+        Command::Reassign { .. } | Command::FinishReassignments { .. }
+    );
+    assert!(after.metadata_version() >= before.metadata_version());
+    assert!(
+        before == after || command.since_version() <= before.metadata_version(),
+        "every node understood what was in the log"
+    );
     seen.leaders
         .retain(|(partition, _), _| after.topic(partition.topic).is_some());
     for (partition, now) in after.partitions() {
@@ -200,7 +272,11 @@ fn check_step(before: &ClusterImage, after: &ClusterImage, seen: &mut Seen) {
             assert!(now.leader_epoch >= then.leader_epoch);
             assert!(now.partition_epoch >= then.partition_epoch);
             assert!(now == then || now.partition_epoch > then.partition_epoch);
-            assert!(then.leader.is_some() || now.isr == then.isr);
+            assert!(forced || then.leader.is_some() || now.isr == then.isr);
+            assert!(reassigned || now.replicas == then.replicas);
+            if reassigned {
+                assert_eq!((&now.isr, now.leader), (&then.isr, then.leader));
+            }
         }
         if let Some(leader) = now.leader {
             let first = seen
@@ -227,7 +303,7 @@ proptest! {
             let before = image.clone();
             let result = image.apply(&command);
             check_image(&image);
-            check_step(&before, &image, &mut seen);
+            check_step(&before, &command, &image, &mut seen);
             if result.is_err() {
                 prop_assert_eq!(&before, &image, "a rejected command leaves no trace");
             }
@@ -272,6 +348,301 @@ fn a_second_directory_under_a_node_id_is_refused_until_the_first_is_removed() {
         })
         .unwrap();
     assert_eq!(image.apply(&register), Ok(Outcome::Done));
+}
+
+/// Partition 0 of a topic on nodes 1 to 3 of five.
+fn with_partition() -> (ClusterImage, TopicPartition) {
+    let mut image = image_with_nodes(5);
+    let request = CreateTopicRequest {
+        name: TopicName::new("t").unwrap(),
+        id: TopicId::from_random_bits(1),
+        partitions: None,
+        replication_factor: None,
+        assignment: Some(vec![[1, 2, 3].map(node).to_vec()]),
+        config: BTreeMap::new(),
+    };
+    let command = request.resolve(&image, &nodes(1..=5)).unwrap();
+    image.apply(&command).unwrap();
+    let partition = TopicPartition {
+        topic: request.id,
+        partition: PartitionIndex(0),
+    };
+    (image, partition)
+}
+
+fn reassign(
+    image: &mut ClusterImage,
+    partition: TopicPartition,
+    target: &[u32],
+) -> Result<PartitionChange, Rejection> {
+    let partition_epoch = image.partition(partition).unwrap().partition_epoch;
+    let reassignments = vec![Reassignment {
+        partition,
+        partition_epoch,
+        target: target.iter().copied().map(node).collect(),
+    }];
+    only(image.apply(&Command::Reassign { reassignments }))
+}
+
+fn change_isr(
+    image: &mut ClusterImage,
+    partition: TopicPartition,
+    isr: &[u32],
+) -> Result<PartitionChange, Rejection> {
+    let state = image.partition(partition).unwrap();
+    let changes = vec![IsrChange {
+        partition,
+        leader_epoch: state.leader_epoch,
+        partition_epoch: state.partition_epoch,
+        new_isr: isr
+            .iter()
+            .map(|&id| image.registered(node(id)).unwrap())
+            .collect(),
+        min_insync: state.min_insync,
+    }];
+    only(image.apply(&Command::ChangeIsrs { changes }))
+}
+
+fn finish(
+    image: &mut ClusterImage,
+    partition: TopicPartition,
+) -> Result<PartitionChange, Rejection> {
+    let partition_epoch = image.partition(partition).unwrap().partition_epoch;
+    let ends = vec![ReassignmentEnd {
+        partition,
+        partition_epoch,
+    }];
+    only(image.apply(&Command::FinishReassignments { ends }))
+}
+
+fn only(outcome: Result<Outcome, Rejection>) -> Result<PartitionChange, Rejection> {
+    match outcome? {
+        Outcome::Partitions(mut results) => results.remove(0),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn ids(nodes: &[NodeId]) -> Vec<u32> {
+    nodes.iter().map(|node| node.get()).collect()
+}
+
+#[test]
+fn a_reassignment_keeps_the_old_replicas_until_the_in_sync_set_lies_within_the_target() {
+    let (mut image, partition) = with_partition();
+    reassign(&mut image, partition, &[4, 2, 1]).unwrap();
+    let state = image.partition(partition).unwrap();
+    assert_eq!(ids(&state.replicas), [4, 2, 1, 3]);
+    assert_eq!(ids(&state.target_replicas), [4, 2, 1]);
+    assert_eq!(ids(image.reassigned_from(partition).unwrap()), [1, 2, 3]);
+    let before = image.clone();
+    reassign(&mut image, partition, &[4, 2, 1]).unwrap();
+    assert_eq!(image, before, "the same proposal again changes nothing");
+    let refused = finish(&mut image, partition).unwrap_err();
+    assert!(refused.to_string().contains("node 3"), "{refused}");
+    change_isr(&mut image, partition, &[1, 2, 3, 4]).unwrap();
+    assert!(finish(&mut image, partition).is_err());
+    change_isr(&mut image, partition, &[1, 2, 4]).unwrap();
+    finish(&mut image, partition).unwrap();
+    let state = image.partition(partition).unwrap();
+    assert_eq!(ids(&state.replicas), [4, 2, 1]);
+    assert!(state.target_replicas.is_empty());
+    assert!(image.reassigned_from(partition).is_none());
+    assert!(finish(&mut image, partition).is_err(), "none is under way");
+}
+
+#[test]
+fn a_reassignment_is_called_off_by_naming_what_there_was() {
+    let (mut image, partition) = with_partition();
+    reassign(&mut image, partition, &[4, 5]).unwrap();
+    reassign(&mut image, partition, &[1, 2, 3]).unwrap();
+    let state = image.partition(partition).unwrap();
+    assert_eq!(
+        ids(&state.replicas),
+        [1, 2, 3],
+        "at once: nobody had joined"
+    );
+    assert!(image.reassigned_from(partition).is_none());
+
+    reassign(&mut image, partition, &[4, 2, 1]).unwrap();
+    change_isr(&mut image, partition, &[1, 2, 3, 4]).unwrap();
+    reassign(&mut image, partition, &[1, 2, 3]).unwrap();
+    let state = image.partition(partition).unwrap();
+    assert_eq!(ids(&state.replicas), [1, 2, 3, 4], "4 is in sync");
+    change_isr(&mut image, partition, &[1, 2, 3]).unwrap();
+    finish(&mut image, partition).unwrap();
+    assert_eq!(
+        ids(&image.partition(partition).unwrap().replicas),
+        [1, 2, 3]
+    );
+}
+
+#[test]
+fn another_order_or_fewer_replicas_of_those_there_are_holds_at_once() {
+    let (mut image, partition) = with_partition();
+    reassign(&mut image, partition, &[3, 1, 2]).unwrap();
+    assert!(image.reassigned_from(partition).is_none());
+    change_isr(&mut image, partition, &[1, 2]).unwrap();
+    reassign(&mut image, partition, &[2, 1]).unwrap();
+    let state = image.partition(partition).unwrap();
+    assert_eq!(ids(&state.replicas), [2, 1]);
+    assert!(state.target_replicas.is_empty());
+}
+
+#[test]
+fn reassignments_that_cannot_end_are_refused() {
+    let (mut image, partition) = with_partition();
+    for (target, word) in [
+        (&[][..], "1 to"),
+        (&[1, 2, 1], "twice"),
+        (&[1, 2, 9], "not registered"),
+        (&[4], "min.insync.replicas"),
+    ] {
+        let refused = reassign(&mut image, partition, target).unwrap_err();
+        assert!(refused.to_string().contains(word), "{refused}");
+    }
+    let reassignments = vec![Reassignment {
+        partition,
+        partition_epoch: PartitionEpoch(9),
+        target: vec![node(4), node(5)],
+    }];
+    let stale = only(image.apply(&Command::Reassign { reassignments }));
+    assert!(matches!(stale, Err(Rejection::StaleEpoch { .. })));
+}
+
+#[test]
+fn a_node_drains_until_it_starts_anew() {
+    let mut image = image_with_nodes(2);
+    let drain = |incarnation, on| Command::SetDraining {
+        node: node(2),
+        incarnation: Incarnation::from_random_bits(incarnation),
+        on,
+    };
+    assert!(matches!(
+        image.apply(&drain(9, true)),
+        Err(Rejection::StaleIncarnation { .. })
+    ));
+    assert_eq!(image.apply(&drain(1, true)), Ok(Outcome::Done));
+    assert_eq!(image.apply(&drain(1, true)), Ok(Outcome::Unchanged));
+    assert!(image.is_draining(node(2)));
+    let register = |incarnation| Command::RegisterNode {
+        registration: Registration {
+            kafka: None,
+            quic: Endpoint {
+                host: "elsewhere".to_owned(),
+                port: 1,
+            },
+            ..registration(2, incarnation)
+        },
+    };
+    image.apply(&register(1)).unwrap();
+    assert!(image.is_draining(node(2)), "it has only moved");
+    image.apply(&register(2)).unwrap();
+    assert!(!image.is_draining(node(2)));
+    image.apply(&drain(2, true)).unwrap();
+    image.apply(&drain(2, false)).unwrap();
+    assert!(!image.is_draining(node(2)));
+}
+
+#[test]
+fn the_version_rises_with_the_last_node_and_until_then_nothing_new_is_in_the_log() {
+    let mut image = ClusterImage::new();
+    let cluster_id = ClusterId::from_random_bits(1);
+    image.apply(&Command::InitCluster { cluster_id }).unwrap();
+    let old = Registration {
+        metadata_version: FIRST_METADATA_VERSION,
+        ..registration(1, 1)
+    };
+    image
+        .apply(&Command::RegisterNode { registration: old })
+        .unwrap();
+    let drain = Command::SetDraining {
+        node: node(1),
+        incarnation: Incarnation::from_random_bits(1),
+        on: true,
+    };
+    assert!(matches!(
+        image.apply(&drain),
+        Err(Rejection::VersionTooLow { .. })
+    ));
+    let raise = Command::RaiseMetadataVersion {
+        version: METADATA_VERSION,
+    };
+    assert!(matches!(
+        image.apply(&raise),
+        Err(Rejection::MetadataVersion { .. })
+    ));
+    image
+        .apply(&Command::RegisterNode {
+            registration: registration(1, 1),
+        })
+        .unwrap();
+    assert_eq!(image.apply(&raise), Ok(Outcome::Done));
+    assert_eq!(image.apply(&drain), Ok(Outcome::Done));
+    let late = Registration {
+        metadata_version: FIRST_METADATA_VERSION,
+        ..registration(2, 1)
+    };
+    let refused = image.apply(&Command::RegisterNode { registration: late });
+    assert!(matches!(refused, Err(Rejection::MetadataVersion { .. })));
+}
+
+#[test]
+fn a_forced_leader_is_alone_in_sync_and_only_where_nobody_leads() {
+    let (mut image, partition) = with_partition();
+    let force = |image: &ClusterImage, id: u32| {
+        let state = image.partition(partition).unwrap();
+        Command::ForceLeaders {
+            leaders: vec![ForcedLeader {
+                partition,
+                leader_epoch: state.leader_epoch,
+                partition_epoch: state.partition_epoch,
+                leader: image.registered(node(id)).unwrap(),
+            }],
+        }
+    };
+    change_isr(&mut image, partition, &[1, 2]).unwrap();
+    let command = force(&image, 3);
+    let refused = only(image.apply(&command));
+    assert!(matches!(refused, Err(Rejection::HasLeader(_))));
+    let state = image.partition(partition).unwrap();
+    let elections = vec![ElectionStart {
+        partition,
+        leader_epoch: state.leader_epoch,
+        partition_epoch: state.partition_epoch,
+    }];
+    image.apply(&Command::StartElections { elections }).unwrap();
+    let command = force(&image, 4);
+    let refused = only(image.apply(&command));
+    assert!(matches!(refused, Err(Rejection::InvalidIsr(_))));
+    let command = force(&image, 3);
+    only(image.apply(&command)).unwrap();
+    let state = image.partition(partition).unwrap();
+    assert_eq!(state.leader, image.registered(node(3)));
+    assert_eq!(state.isr, state.leader.into_iter().collect::<Vec<_>>());
+    assert_eq!(ids(&state.replicas), [1, 2, 3]);
+}
+
+#[test]
+fn the_controllers_are_changed_only_as_they_were_seen() {
+    let mut image = image_with_nodes(4);
+    let set = |before, controllers| Command::SetControllers {
+        before: nodes::<Vec<u32>>(before),
+        controllers: nodes::<Vec<u32>>(controllers),
+    };
+    assert_eq!(
+        image.apply(&set(vec![], vec![1, 2, 3, 4])),
+        Ok(Outcome::Done)
+    );
+    assert_eq!(
+        image.apply(&set(vec![], vec![1, 2, 3, 4])),
+        Ok(Outcome::Unchanged)
+    );
+    assert_eq!(
+        image.apply(&set(vec![], vec![1])),
+        Err(Rejection::ControllersChanged)
+    );
+    let refused = image.apply(&set(vec![1, 2, 3, 4], vec![]));
+    assert!(matches!(refused, Err(Rejection::InvalidControllers(_))));
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
-use crate::controller::ALLOWED_CONTROLLERS;
+use crate::controller::{ALLOWED_CONTROLLERS, LeaderBalance};
 use crate::kafka::{self, NodeSetting};
 use crate::metadata::{Endpoint, FlushPolicy};
 use crate::transport::ClientAuth;
@@ -33,6 +33,8 @@ pub struct NodeConfig {
     /// Whether every frame of every log is read and checked when it is opened, not only those that recovery must look at.
     pub verify_logs: bool,
     pub kafka_api: kafka::Config,
+    /// Whether and when leaderships go back to the preferred replicas.
+    pub leader_balance: LeaderBalance,
 }
 
 /// A TCP listener for Kafka clients.
@@ -131,6 +133,7 @@ impl NodeConfig {
 
     /// The settings that DescribeConfigs shows for this node.
     pub(super) fn settings(&self, quic: SocketAddr, kafka: Option<SocketAddr>) -> Vec<NodeSetting> {
+        let balance = LeaderBalance::default();
         let setting = |name: &str, value: String, is_default, documentation: &str| NodeSetting {
             name: name.to_owned(),
             value,
@@ -174,6 +177,24 @@ impl NodeConfig {
                 self.flush == FlushPolicy::Fsync,
                 "When an appended record counts as durable, where the topic does not say: fsync, or os for written but not synced.",
             ),
+            setting(
+                "auto.leader.rebalance.enable",
+                self.leader_balance.enabled.to_string(),
+                self.leader_balance.enabled == balance.enabled,
+                "Whether leaderships go back to the preferred replicas by themselves.",
+            ),
+            setting(
+                "leader.imbalance.check.interval.seconds",
+                self.leader_balance.check_every.as_secs().to_string(),
+                self.leader_balance.check_every == balance.check_every,
+                "How often it is looked whether they should.",
+            ),
+            setting(
+                "leader.imbalance.per.broker.percentage",
+                self.leader_balance.tolerated_percent.to_string(),
+                self.leader_balance.tolerated_percent == balance.tolerated_percent,
+                "How many in a hundred of the partitions of which a node is the preferred leader may be led by others.",
+            ),
         ]
     }
 }
@@ -195,6 +216,7 @@ mod tests {
             flush: FlushPolicy::Fsync,
             verify_logs: false,
             kafka_api: kafka::Config::default(),
+            leader_balance: LeaderBalance::default(),
         }
     }
 

@@ -5,6 +5,7 @@
 
 mod admin_listener;
 mod config;
+mod drain;
 mod identity;
 mod kafka_listener;
 mod network;
@@ -159,6 +160,7 @@ impl Node {
                 cluster_id: ClusterId::from_random_bits(rand::random()),
                 store_path: store_path.clone(),
                 timing: Timing::default(),
+                leader_balance: config.leader_balance,
             },
             Arc::new(network::Network(calls.clone())),
             starting.fence_handler(),
@@ -298,6 +300,12 @@ impl Node {
                 return std::future::pending().await;
             }
         }
+    }
+
+    /// Hands this node's leaderships over to others, so that nobody has to wait for an election when it stops. Ends when it
+    /// leads nothing that another node could, and after `within` in any case.
+    pub async fn drain(&self, within: Duration) {
+        drain::drain(&self.controller, self.broker.me().node, within).await;
     }
 
     /// Stops everything: no new requests, waiting ones answered, logs synced, peers told.

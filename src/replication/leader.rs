@@ -1013,6 +1013,34 @@ mod tests {
     }
 
     #[test]
+    fn an_ack_of_an_older_epoch_or_of_one_without_a_session_counts_for_nothing() {
+        let mut leader = started();
+        produce(&mut leader, 1, 1, Acks::All);
+        leader.handle_durable(position(6, 2));
+        // The connection may be the same one, and so may be the session's number: the reign is another.
+        let of_the_last_reign = Ack {
+            session: SessionId::from_random_bits(1),
+            leader_epoch: LeaderEpoch::new(1).unwrap(),
+            durable: position(6, 2),
+            received: offset(6),
+        };
+        assert_eq!(
+            leader.handle_ack(at(1), TWO, &of_the_last_reign),
+            Err(AckRefused::Stale)
+        );
+        // The leader's own disk has its vote without an ack, and an ack in its name is no second one.
+        for from in [ME, THREE] {
+            assert_eq!(
+                try_ack(&mut leader, from, 1, position(6, 2)),
+                Err(AckRefused::Stale)
+            );
+        }
+        assert_eq!(completed(&mut leader), []);
+        ack(&mut leader, TWO, 1, position(6, 2));
+        assert_eq!(completed(&mut leader), [(1, Ok(5))]);
+    }
+
+    #[test]
     fn an_ack_beyond_the_log_is_refused() {
         let mut leader = started();
         for claimed in [position(6, 2), position(4, 3)] {

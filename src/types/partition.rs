@@ -92,6 +92,15 @@ pub struct IsrChange {
 }
 
 impl PartitionState {
+    /// The replicas that the partition is to have in the end: the target of a reassignment, where one is under way.
+    pub fn wanted_replicas(&self) -> &[NodeId] {
+        if self.target_replicas.is_empty() {
+            &self.replicas
+        } else {
+            &self.target_replicas
+        }
+    }
+
     pub fn isr_contains(&self, node: NodeId) -> bool {
         self.isr.iter().any(|member| member.node == node)
     }

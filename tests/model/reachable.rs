@@ -54,6 +54,23 @@ fn the_set_shrinks_and_grows_again_between_commits() {
 }
 
 #[test]
+fn records_commit_before_and_after_a_failover_a_shrink_and_a_re_expansion() {
+    let bounds = Bounds {
+        epochs: 2,
+        changes: 2,
+        ..bounds()
+    };
+    happens(
+        "two epochs commit, across a failover, a shrink and a re-expansion",
+        bounds,
+        |state| {
+            let epochs = state.acknowledged.map(epoch_of);
+            epochs[0] == 1 && epochs[1] == 2 && marked(state, Marks::ACK_AFTER_GROWTH)
+        },
+    );
+}
+
+#[test]
 fn a_replica_crashes_that_holds_an_acknowledged_record_and_the_next_epoch_commits_on() {
     let bounds = Bounds {
         epochs: 2,

@@ -25,7 +25,9 @@ use kafka_protocol::protocol::StrBytes;
 use super::client::{connect, connect_to, name};
 use super::double::{Double, node};
 use crate::kafka::limits::MAX_DESCRIBED_RESOURCES;
-use crate::kafka::{Config, ListenerKind, SERVED_APIS, Server};
+use crate::kafka::{Config, ListenerKind, SERVED_APIS, Server, Service};
+use crate::metadata::Command;
+use crate::types::IsrChange;
 
 fn str_bytes(text: &str) -> StrBytes {
     StrBytes::from_string(text.to_owned())
@@ -102,6 +104,30 @@ async fn a_dead_leader_is_not_available() {
     assert_eq!(partition.leader_id.0, -1);
     assert_eq!(partition.offline_replicas, [1]);
     assert_eq!(response.brokers.len(), 1);
+}
+
+#[tokio::test]
+async fn an_in_sync_set_is_shown_as_it_is_and_not_as_the_replicas_are() {
+    let double = Double::new().with_topic("orders", 1);
+    let partition = double.partition("orders", 0);
+    let state = double.image().partition(partition).unwrap().clone();
+    let alone = IsrChange {
+        partition,
+        leader_epoch: state.leader_epoch,
+        partition_epoch: state.partition_epoch,
+        new_isr: vec![state.isr[0]],
+        min_insync: 1,
+    };
+    double.apply(&Command::ChangeIsrs {
+        changes: vec![alone],
+    });
+    let mut client = connect(&double);
+    for version in 0..=12 {
+        let response = client.call(&metadata_of(&["orders"]), version).await;
+        let shown = &response.topics[0].partitions[0];
+        assert_eq!(shown.isr_nodes, [1]);
+        assert_eq!(shown.replica_nodes, [1, 2, 3]);
+    }
 }
 
 #[tokio::test]

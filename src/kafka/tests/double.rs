@@ -116,6 +116,11 @@ impl Double {
         self
     }
 
+    /// What the controller has committed.
+    pub(super) fn apply(&self, command: &Command) {
+        self.image.lock().unwrap().apply(command).unwrap();
+    }
+
     pub(super) fn topic_id(&self, name: &str) -> TopicId {
         let name = TopicName::new(name).unwrap();
         self.image().topic_by_name(&name).unwrap().id

@@ -1,56 +1,42 @@
-//! `quorate cluster`: the cluster as a whole.
+//! `quorate cluster status`: the cluster as a whole, and what is wrong with it.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use clap::{Args, Subcommand};
 use serde::Serialize;
 
-use super::connect::{self, bootstrap_servers, node_status};
-use super::topic::nodes;
-use super::{Exit, GlobalOptions, Table, block_on, print_json, print_line};
+use super::super::connect::{self, bootstrap_servers, node_status};
+use super::super::topic::nodes;
+use super::super::{Exit, GlobalOptions, Table, print_json, print_line};
 use crate::admin::{NodeStatus, PartitionStatus};
 use crate::broker::{LinkDirection, LinkView};
 use crate::transport::PeerAddress;
 use crate::types::NodeId;
+use crate::types::quorum::election_quorum;
 
 /// How long one node may take to answer before it is shown as silent.
 const NODE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Look at the cluster as a whole
-#[derive(Args, Debug)]
-pub(super) struct ClusterArgs {
-    #[command(subcommand)]
-    command: ClusterCommand,
-}
-
-#[derive(Subcommand, Debug)]
-enum ClusterCommand {
-    /// Show nodes, partitions and replication links; exit code 10 when something is wrong
-    Status,
-}
-
-pub(super) fn run(options: &GlobalOptions, args: ClusterArgs) -> anyhow::Result<Exit> {
-    let ClusterCommand::Status = args.command;
-    block_on(async {
-        let statuses = ask_everyone(options).await?;
-        let report = Report::new(&statuses);
-        if options.json() {
-            print_json(&report)?;
-        } else {
-            report.print()?;
-        }
-        Ok(if report.problems.is_empty() {
-            Exit::Ok
-        } else {
-            Exit::Unhealthy
-        })
+pub(super) async fn run(options: &GlobalOptions) -> anyhow::Result<Exit> {
+    let statuses = ask_everyone(options).await?;
+    let report = Report::new(&statuses);
+    if options.json() {
+        print_json(&report)?;
+    } else {
+        report.print()?;
+    }
+    Ok(if report.problems.is_empty() {
+        Exit::Ok
+    } else {
+        Exit::Unhealthy
     })
 }
 
 /// Asks the first node that answers, then every node that it knows.
-async fn ask_everyone(options: &GlobalOptions) -> anyhow::Result<BTreeMap<NodeId, NodeStatus>> {
+pub(super) async fn ask_everyone(
+    options: &GlobalOptions,
+) -> anyhow::Result<BTreeMap<NodeId, NodeStatus>> {
     let identity = Arc::new(connect::identity(options)?);
     let within = options.timeout.min(NODE_TIMEOUT);
     let mut to_ask: VecDeque<PeerAddress> = bootstrap_servers(options).into();
@@ -83,9 +69,14 @@ async fn ask_everyone(options: &GlobalOptions) -> anyhow::Result<BTreeMap<NodeId
 struct Report {
     cluster: Option<String>,
     controller: Option<NodeId>,
+    metadata_version: u32,
+    /// The nodes that vote on metadata.
+    voters: BTreeSet<NodeId>,
     nodes: Vec<NodeRow>,
     partitions: Vec<PartitionRow>,
     links: Vec<LinkRow>,
+    /// What is under way, in words.
+    notes: Vec<String>,
     /// What is wrong, in words; empty when nothing is.
     problems: Vec<String>,
 }
@@ -97,7 +88,11 @@ struct NodeRow {
     kafka: Option<String>,
     answers: bool,
     alive: bool,
+    /// The active one.
     controller: bool,
+    /// It votes on metadata.
+    voter: bool,
+    draining: bool,
     version: Option<String>,
 }
 
@@ -110,6 +105,8 @@ struct PartitionRow {
     replicas: Vec<NodeId>,
     isr: Vec<NodeId>,
     min_insync: u32,
+    /// While the partition is being reassigned: the replicas that it is to have. Empty otherwise.
+    target_replicas: Vec<NodeId>,
     log_start: Option<u64>,
     high_watermark: Option<u64>,
     log_end: Option<u64>,
@@ -125,18 +122,29 @@ struct LinkRow {
     link: Option<LinkView>,
 }
 
+/// The node with the newest metadata speaks for the cluster: the active controller, if it answers.
+pub(super) fn newest(statuses: &BTreeMap<NodeId, NodeStatus>) -> Option<&NodeStatus> {
+    statuses.values().max_by_key(|status| {
+        (
+            status.hears_majority,
+            status.active_controller == Some(status.node),
+            status.nodes.len(),
+        )
+    })
+}
+
 impl Report {
     fn new(statuses: &BTreeMap<NodeId, NodeStatus>) -> Report {
-        // The node with the newest metadata speaks for the cluster.
-        let newest = statuses
-            .values()
-            .max_by_key(|status| (status.hears_majority, status.nodes.len()));
+        let newest = newest(statuses);
         let mut report = Report {
             cluster: newest.and_then(|status| status.cluster.map(|id| id.to_string())),
             controller: newest.and_then(|status| status.active_controller),
+            metadata_version: newest.map_or(0, |status| status.metadata_version),
+            voters: newest.map_or_else(BTreeSet::new, |status| status.voters.clone()),
             nodes: Vec::new(),
             partitions: Vec::new(),
             links: Vec::new(),
+            notes: Vec::new(),
             problems: Vec::new(),
         };
         let Some(newest) = newest else {
@@ -152,10 +160,72 @@ impl Report {
             );
         }
         report.add_nodes(newest, statuses);
+        report.add_controllers(newest);
         for partition in &newest.partitions {
-            report.add_partition(partition, statuses);
+            report.add_partition(partition, newest, statuses);
         }
         report
+    }
+
+    fn add_controllers(&mut self, newest: &NodeStatus) {
+        let missing: Vec<NodeId> = newest
+            .wanted_voters
+            .difference(&newest.voters)
+            .copied()
+            .collect();
+        if !newest.voters.is_empty() && !missing.is_empty() {
+            self.problems.push(format!(
+                "nodes {} are to vote on metadata and do not: they have not come back or not caught up",
+                nodes(&missing)
+            ));
+        }
+        if newest.voters.len().is_multiple_of(2) && !newest.voters.is_empty() {
+            self.notes.push(format!(
+                "{} controllers vote: an even number survives no more failures than one fewer",
+                newest.voters.len()
+            ));
+        }
+    }
+
+    /// Why nobody leads a partition, and what an operator can do.
+    fn explain_leaderless(&mut self, name: &str, partition: &PartitionStatus, newest: &NodeStatus) {
+        let is_alive = |id: &&NodeId| {
+            newest
+                .nodes
+                .iter()
+                .any(|node| node.node == **id && node.alive)
+        };
+        let in_sync: Vec<NodeId> = partition.isr.iter().filter(is_alive).copied().collect();
+        let others: Vec<NodeId> = partition
+            .replicas
+            .iter()
+            .filter(is_alive)
+            .filter(|id| !partition.isr.contains(id))
+            .copied()
+            .collect();
+        let quorum = election_quorum(partition.isr.len(), partition.min_insync as usize);
+        if in_sync.len() >= quorum {
+            self.problems.push(format!(
+                "partition {name} has no leader: an election is under way"
+            ));
+            return;
+        }
+        let mut text = format!(
+            "partition {name} is offline: {} of its in-sync replicas {} are alive, an election needs {quorum}; bring these nodes back",
+            in_sync.len(),
+            nodes(&partition.isr)
+        );
+        if in_sync.is_empty() && others.is_empty() {
+            text.push_str(
+                "; if their disks are lost, nothing of it can be saved: \"quorate cluster remove-node N --keep-replicas\", start node N with an empty data directory, then elect it, or delete the topic",
+            );
+        } else {
+            text.push_str(&format!(
+                "; if they are lost for good, \"quorate cluster elect {}:{} --unclean\" lets the longest of the logs that are left lead, and loses what was committed beyond it",
+                partition.topic, partition.partition
+            ));
+        }
+        self.problems.push(text);
     }
 
     fn add_nodes(&mut self, newest: &NodeStatus, statuses: &BTreeMap<NodeId, NodeStatus>) {
@@ -172,6 +242,17 @@ impl Report {
                     node.node, newest.node
                 ));
             }
+            if node.draining {
+                let leads = newest
+                    .partitions
+                    .iter()
+                    .filter(|partition| partition.leader == Some(node.node))
+                    .count();
+                self.notes.push(format!(
+                    "node {} is draining: it leads {leads} partitions",
+                    node.node
+                ));
+            }
             self.nodes.push(NodeRow {
                 node: node.node,
                 quic: node.quic.clone(),
@@ -179,6 +260,8 @@ impl Report {
                 answers: status.is_some(),
                 alive: node.alive,
                 controller: self.controller == Some(node.node),
+                voter: newest.voters.contains(&node.node),
+                draining: node.draining,
                 version: status.map(|status| status.version.clone()),
             });
         }
@@ -187,6 +270,7 @@ impl Report {
     fn add_partition(
         &mut self,
         partition: &PartitionStatus,
+        newest: &NodeStatus,
         statuses: &BTreeMap<NodeId, NodeStatus>,
     ) {
         let name = format!("{}-{}", partition.topic, partition.partition);
@@ -202,9 +286,11 @@ impl Report {
                 .filter(|local| local.role == "leader")
         });
         match partition.leader {
-            None => self
-                .problems
-                .push(format!("partition {name} has no leader")),
+            None => self.explain_leaderless(&name, partition, newest),
+            // A dead leader stays the leader where no election could end.
+            Some(leader) if !newest.nodes.iter().any(|n| n.node == leader && n.alive) => {
+                self.explain_leaderless(&name, partition, newest);
+            }
             Some(leader) if local.is_none() => self.problems.push(format!(
                 "node {leader} does not lead partition {name} yet, or no longer"
             )),
@@ -215,6 +301,23 @@ impl Report {
                 "partition {name} has {} in-sync replicas and needs {}",
                 partition.isr.len(),
                 partition.min_insync
+            ));
+        }
+        if !partition.target_replicas.is_empty() {
+            let missing: Vec<NodeId> = partition
+                .target_replicas
+                .iter()
+                .filter(|id| !partition.isr.contains(id))
+                .copied()
+                .collect();
+            self.notes.push(format!(
+                "partition {name} is being reassigned to nodes {}: {}",
+                nodes(&partition.target_replicas),
+                if missing.is_empty() {
+                    "all are in sync, the others are about to go".to_owned()
+                } else {
+                    format!("not in sync yet: {}", nodes(&missing))
+                }
             ));
         }
         let followers = partition
@@ -241,6 +344,7 @@ impl Report {
             replicas: partition.replicas.clone(),
             isr: partition.isr.clone(),
             min_insync: partition.min_insync,
+            target_replicas: partition.target_replicas.clone(),
             log_start: local.map(|local| local.log_start.get()),
             high_watermark: local.map(|local| local.high_watermark.get()),
             log_end: local.map(|local| local.log_end.get()),
@@ -290,7 +394,12 @@ impl Report {
                 (false, _) => "silent".to_owned(),
             };
             if node.controller {
+                state.push_str(", active controller");
+            } else if node.voter {
                 state.push_str(", controller");
+            }
+            if node.draining {
+                state.push_str(", draining");
             }
             table.row([
                 node.node.to_string(),
@@ -310,6 +419,9 @@ impl Report {
             self.print_links()?;
         }
         print_line("")?;
+        for note in &self.notes {
+            print_line(&format!("Note: {note}"))?;
+        }
         if self.problems.is_empty() {
             return print_line("All is well.");
         }
