@@ -30,14 +30,14 @@ use quorate::wire::{
 };
 
 /// One decoder, or a few that take the same bytes.
-pub struct Target {
-    pub name: &'static str,
-    pub run: fn(&[u8]),
+pub(crate) struct Target {
+    pub(crate) name: &'static str,
+    pub(crate) run: fn(&[u8]),
     /// Inputs of real encoders to begin with.
-    pub seeds: fn() -> Vec<Vec<u8>>,
+    pub(crate) seeds: fn() -> Vec<Vec<u8>>,
 }
 
-pub const TARGETS: &[Target] = &[
+pub(crate) const TARGETS: &[Target] = &[
     Target {
         name: "frame",
         run: frame,
@@ -87,7 +87,7 @@ pub const TARGETS: &[Target] = &[
 
 /// Runs the target of that name.
 #[allow(dead_code)]
-pub fn run(name: &str, input: &[u8]) {
+pub(crate) fn run(name: &str, input: &[u8]) {
     if let Some(target) = TARGETS.iter().find(|target| target.name == name) {
         (target.run)(input);
     }

@@ -586,6 +586,7 @@ impl Shard {
                     }
                 }
                 Output::ProposeIsr(change) => self.shared.isr_changes.push(change),
+                Output::Resign(election) => self.shared.resignations.push(election),
                 Output::ViewChanged => owned.publish(),
                 Output::Failed {
                     cause,

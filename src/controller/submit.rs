@@ -336,8 +336,14 @@ fn check_proposer(
                 .partition(change.partition)
                 .is_none_or(|state| state.leader_node().is_none_or(|leader| leader == from))
         }),
+        // A leader may give way.
+        Command::StartElections { elections } => elections.iter().all(|election| {
+            from == me
+                || image
+                    .partition(election.partition)
+                    .is_some_and(|state| state.leader_node() == Some(from))
+        }),
         Command::InitCluster { .. }
-        | Command::StartElections { .. }
         | Command::AppointLeaders { .. }
         | Command::RaiseMetadataVersion { .. }
         | Command::FinishReassignments { .. }

@@ -351,6 +351,7 @@ impl Simulation {
                 }
                 Output::ProposeIsr(change) => self.proposals.push((i, change)),
                 Output::ViewChanged => {}
+                Output::Resign(election) => panic!("replica {i}: {election:?}"),
                 Output::Failed { cause, .. } => panic!("replica {i}: {cause}"),
             }
         }

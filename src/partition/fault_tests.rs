@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use super::replica::Role;
 use super::*;
+use crate::metadata::ElectionStart;
 use crate::record::{Batch, BatchBuilder, Compression, ProducerStamp};
 use crate::replication::{Acks, MINIMUM_SUSPICION, Peers, ProduceTicket, ProducerStates};
 use crate::storage::faulty::FaultyFileSystem;
@@ -32,6 +33,7 @@ struct Replica {
     failures: Vec<(String, bool)>,
     completed: Vec<(ProduceTicket, Result<u64, ErrorCode>)>,
     proposed: Vec<IsrChange>,
+    resignations: Vec<ElectionStart>,
 }
 
 /// Two replicas whose messages arrive at once and in order.
@@ -90,6 +92,7 @@ impl Pair {
             failures: Vec::new(),
             completed: Vec::new(),
             proposed: Vec::new(),
+            resignations: Vec::new(),
         };
         let mut options = LogOptions::from(config.clone());
         // Every read comes from the disk.
@@ -316,6 +319,7 @@ impl Pair {
                 .push((ticket, result.map(|outcome| outcome.base.get()))),
             // The test commits what it wants.
             Output::ProposeIsr(change) => replica.proposed.push(change),
+            Output::Resign(election) => replica.resignations.push(election),
             Output::ViewChanged => {}
             Output::Failed {
                 cause,
@@ -508,6 +512,13 @@ fn a_leader_whose_log_rots_gives_way_and_fetches_it_anew_without_a_restart() {
     pair.produce(0, 1);
     let end = pair.partition(0).log.end();
     assert!(pair.partition(0).is_damaged());
+    pair.pass(100);
+    let asked = &pair.replicas[0].resignations;
+    assert_eq!(asked.len(), 1, "it asks for another leader");
+    assert_eq!(asked[0].partition_epoch, pair.state.partition_epoch);
+    pair.pass(3000);
+    let times = pair.replicas[0].resignations.len();
+    assert_eq!(times, 3, "and again, after 1 s and then 2 s");
 
     // It takes no part in the election, and then fetches everything from the winner.
     assert_eq!(pair.fence(0, 2), (end, false));
@@ -537,6 +548,52 @@ fn a_leader_whose_log_rots_gives_way_and_fetches_it_anew_without_a_restart() {
     assert_eq!(back.new_isr.len(), 2, "and then lets it in again: {back:?}");
     pair.commit(Some(1), 2, &[0, 1]);
     assert!(pair.fence(0, 3).1);
+}
+
+#[test]
+fn a_damaged_leader_that_nobody_could_follow_goes_on_leading() {
+    let mut pair = Pair::new();
+    pair.tell();
+    pair.produce(0, 60);
+    pair.kill(1);
+    pair.partition(0).handle_follower_gone(node(1));
+    pair.rot_sealed_segment(0);
+    pair.read_all(0);
+    pair.pass(5000);
+    let asked = &pair.replicas[0].resignations;
+    assert!(
+        asked.is_empty(),
+        "an election would end nowhere and take the reads away: {asked:?}"
+    );
+}
+
+#[test]
+fn a_replica_that_missed_how_it_left_the_in_sync_set_has_it_done_again() {
+    let mut pair = Pair::new();
+    pair.tell();
+    pair.produce(0, 60);
+    pair.pass(200);
+    pair.rot_sealed_segment(1);
+    pair.read_all(1);
+    pair.pass(1000);
+    pair.assert_equal_logs();
+    let left = [pair.appointment(0)];
+    let proposed = &pair.replicas[0].proposed;
+    assert_eq!(proposed.last().unwrap().new_isr, left);
+
+    // It leaves and comes back, and is told of the end alone.
+    pair.state.isr = left.to_vec();
+    pair.state.partition_epoch = pair.state.partition_epoch.next();
+    let (now, state) = (pair.now, pair.state.clone());
+    pair.partition(0).handle_state(now, &state, true);
+    pair.commit(Some(0), 1, &[0, 1]);
+    assert!(!pair.partition(1).trusted);
+    pair.pass(1000);
+    let proposed = &pair.replicas[0].proposed;
+    assert_eq!(proposed.last().unwrap().new_isr, left);
+    pair.commit(Some(0), 1, &[0]);
+    pair.commit(Some(0), 1, &[0, 1]);
+    assert!(pair.partition(1).trusted);
 }
 
 #[test]

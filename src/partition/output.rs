@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use crate::metadata::ElectionStart;
 use crate::replication::{LeaderView, ProduceOutcome, ProduceTicket, SessionState};
 use crate::storage::SyncTicket;
 use crate::types::{ErrorCode, IsrChange, LeaderEpoch, LogPosition, NodeId, Offset, SessionId};
@@ -34,6 +35,9 @@ pub enum Output {
     },
     /// Propose this change to the controller, then call `Partition::handle_isr_outcome`. One is out at a time.
     ProposeIsr(IsrChange),
+    /// Ask the controller for an election: this leader's log is damaged, and others can take over. It is asked again while
+    /// this replica leads.
+    Resign(ElectionStart),
     /// What readers may see has changed: ask for `Partition::view`.
     ViewChanged,
     /// The log can no longer be written or trusted: `cause` is for the operator. The partition has stepped down and holds

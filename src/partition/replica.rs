@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use super::damage::Resignation;
 use super::output::{FenceAnswer, Frames, FramesReady, Output, PartitionView, RoleView};
 use super::producers::{producer_batch, remember_producer, snapshot_roll};
 use crate::record::{Batch, STAMP_LEN, stamped_prefix};
@@ -75,6 +76,8 @@ pub struct Partition {
     pub(super) must_leave_isr: bool,
     /// What a read found wrong with the log, until the log is set aside.
     pub(super) damage: Option<String>,
+    /// While this replica leads with a damaged log.
+    pub(super) resignation: Option<Resignation>,
     last_view: Option<PartitionView>,
     /// The durable end that the current role was last told of.
     pub(super) durable_told: LogPosition,
@@ -116,6 +119,7 @@ impl Partition {
             trusted: !options.log_lost && log_is_sound,
             must_leave_isr: false,
             damage: None,
+            resignation: None,
             last_view: None,
             durable_told: LogPosition::START,
             outputs: VecDeque::new(),
@@ -207,6 +211,7 @@ impl Partition {
             // An ISR change that names this incarnation was granted on what this very process acknowledged.
             self.trust();
         }
+        let tell_again = self.has_to_tell_again(state);
         self.state = Some(state.clone());
         if state.leader_epoch < self.promised {
             // A higher epoch is under way already; its state will come.
@@ -222,7 +227,13 @@ impl Partition {
             }
             (Role::Follower(follower), Some(appointed))
                 if follower.leader() == appointed.node
-                    && follower.epoch() == state.leader_epoch => {}
+                    && follower.epoch() == state.leader_epoch =>
+            {
+                if tell_again {
+                    follower.reopen(now);
+                    self.drain_follower();
+                }
+            }
             (_, leader) => {
                 self.step_down(ErrorCode::NotLeaderOrFollower);
                 self.promised = state.leader_epoch;
@@ -565,6 +576,7 @@ impl Partition {
             Role::Leader(leader) => {
                 leader.handle_tick(now, peers);
                 self.drain_leader();
+                self.resign_if_damaged(now, peers);
             }
             Role::Follower(follower) => {
                 follower.handle_tick(now);

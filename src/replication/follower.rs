@@ -160,6 +160,16 @@ impl Follower {
         self.session = SessionState::Disconnected;
     }
 
+    /// The session is opened anew, where there is one: the leader must hear something that only a hello says.
+    pub fn reopen(&mut self, now: MonotonicTime) {
+        if !matches!(
+            self.session,
+            SessionState::Disconnected | SessionState::Pausing { .. }
+        ) {
+            self.open(now);
+        }
+    }
+
     /// The leader has answered a hello.
     pub fn handle_answer(&mut self, now: MonotonicTime, answer: &SessionAnswer) {
         if let SessionOutcome::Refused(refusal) = answer.outcome {

@@ -640,6 +640,13 @@ impl World {
         self.propose(Command::StartElections { elections }, Origin::Operator);
     }
 
+    /// A leader with a damaged log gives way.
+    pub fn resign(&mut self, election: ElectionStart) {
+        self.figures.elections += 1;
+        let elections = vec![election];
+        self.propose(Command::StartElections { elections }, Origin::Operator);
+    }
+
     /// How many more replicas of a partition may lose what they hold without its becoming unavailable for good.
     pub fn may_lose_another(&self, partition: usize, node: usize) -> bool {
         let Some(state) = self.controller.image.partition(partition_id(partition)) else {

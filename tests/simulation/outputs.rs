@@ -194,6 +194,10 @@ impl World {
                 }
                 self.submit_isr_change(node, change);
             }
+            Output::Resign(election) => {
+                self.tell(|| format!("node {} asks for another leader", node + 1));
+                self.resign(election);
+            }
             Output::ViewChanged => {}
             Output::Failed {
                 cause,
