@@ -17,8 +17,8 @@ use quorate::storage::{FileSystem, RESERVED_BYTES, RealFileSystem};
 use quorate::types::{NodeId, TopicName};
 
 use support::cluster::{Cluster, quorate};
-use support::{PATIENCE, until};
 use support::workload::{Workload, check};
+use support::{PATIENCE, until};
 
 const NO_ERRORS: [&str; 0] = [];
 const SMALL_SEGMENTS: [(&str, &str); 2] =

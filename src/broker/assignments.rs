@@ -12,7 +12,7 @@ use super::leader_link::{self, LinkOptions};
 use super::shared::{PartitionHandle, Shared};
 use crate::metadata::{ClusterImage, FlushPolicy, Topic, TopicConfig};
 use crate::partition::{Partition, PartitionOptions};
-use crate::storage::{DataDir, Flush, LogConfig, LogOptions};
+use crate::storage::{DataDir, Flush, Impairment, ImpairmentReason, LogConfig, LogOptions};
 use crate::transport::CurrentIdentity;
 use crate::types::{LeaderEpoch, NodeId, Offset, PartitionState, TopicName, TopicPartition};
 
@@ -184,15 +184,15 @@ impl Assignments {
         let data_dir = self.data_dir.clone();
         let mut options = LogOptions::from(config);
         options.verify_all = self.verify_logs;
+        options.known_before = promised > LeaderEpoch::NONE || high_watermark > Offset::ZERO;
         let topic = topic.clone();
         let opened = tokio::task::spawn_blocking(move || {
             let dir = data_dir.partition_dir(id);
             let (log, report) = data_dir
                 .open_log(id, &topic, options)
                 .map_err(|error| error.to_string())?;
-            let known_before = promised > LeaderEpoch::NONE || high_watermark > Offset::ZERO;
-            let log_lost = report.created && known_before;
-            if log_lost {
+            let lost = |note: &Impairment| note.reason == ImpairmentReason::Lost;
+            if report.impairment.as_ref().is_some_and(lost) {
                 tracing::error!(
                     partition = %id, %topic, dir = %dir.display(),
                     "the log is gone: this replica neither votes nor leads until the in-sync set names it again"
@@ -213,7 +213,6 @@ impl Assignments {
                 promised,
                 high_watermark,
                 first_session,
-                log_lost,
             };
             Ok::<_, String>(Partition::new(options, log))
         })

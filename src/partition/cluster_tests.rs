@@ -172,7 +172,6 @@ impl Simulation {
             promised: replica.promised,
             high_watermark: Offset::ZERO,
             first_session: replica.incarnation << 32,
-            log_lost: false,
         };
         replica.partition = Some(Partition::new(options, log));
         replica.state_seen = (LeaderEpoch::NONE, PartitionEpoch(0));

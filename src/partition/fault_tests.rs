@@ -148,7 +148,6 @@ impl Pair {
             promised: replica.promised,
             high_watermark: Offset::ZERO,
             first_session: replica.incarnation << 32,
-            log_lost: false,
         };
         replica.report = report;
         replica.partition = Some(Partition::new(options, log));

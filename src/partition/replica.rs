@@ -32,9 +32,6 @@ pub struct PartitionOptions {
     pub high_watermark: Offset,
     /// Begins a range of 2³² session ids that no other partition of this process uses.
     pub first_session: u64,
-    /// Whether the log was missing where there should have been one. Such a replica, as one whose log carries an
-    /// impairment, neither votes nor leads until an ISR change names this incarnation.
-    pub log_lost: bool,
 }
 
 /// A batch to append.
@@ -116,7 +113,8 @@ impl Partition {
             connected: false,
             next_session: options.first_session,
             configured_min_insync: None,
-            trusted: !options.log_lost && log_is_sound,
+            // A log that lost something neither votes nor leads until an ISR change names this incarnation.
+            trusted: log_is_sound,
             must_leave_isr: false,
             damage: None,
             resignation: None,

@@ -28,6 +28,8 @@ pub enum ImpairmentReason {
     /// A read found a bad or missing frame while the node ran. The log is set aside when the replica next follows a leader,
     /// or when the node is started again and finds it once more.
     BadRead,
+    /// There was no log where there had been one.
+    Lost,
     /// A sync failed.
     SyncFailed,
     /// The machine went down under a log that does not sync each append (`flush=os`).

@@ -74,6 +74,9 @@ pub struct LogOptions {
     pub verify_all: bool,
     /// The machine was restarted since this data directory was last in use: a log with [`Flush::Os`] may have lost frames.
     pub machine_restarted: bool,
+    /// This node has made a promise for the partition, or has known a high watermark of it: a missing log is a loss, and is
+    /// noted as one.
+    pub known_before: bool,
     /// See [`TAIL_CACHE_BYTES`].
     pub tail_cache_bytes: usize,
     /// Of the disk that the log is on.
@@ -86,6 +89,7 @@ impl From<LogConfig> for LogOptions {
             config,
             verify_all: false,
             machine_restarted: false,
+            known_before: false,
             tail_cache_bytes: TAIL_CACHE_BYTES,
             space: DiskSpace::default(),
         }

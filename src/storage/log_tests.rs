@@ -1039,6 +1039,39 @@ fn a_machine_that_was_restarted_impairs_a_log_that_does_not_sync_and_no_other() 
 }
 
 #[test]
+fn a_log_that_vanished_is_noted_as_lost_over_restarts_until_it_is_cleared() {
+    let fs = disk(0);
+    let known = || LogOptions {
+        known_before: true,
+        ..LogOptions::from(config())
+    };
+    let reason = |report: &RecoveryReport| report.impairment.as_ref().map(|note| note.reason);
+    let (mut log, _) = filled(&fs, 5);
+    log.close().unwrap();
+    drop(log);
+    let (log, report) = try_open(&fs, known()).unwrap();
+    assert!(!report.created && log.impairment().is_none());
+    drop(log);
+    fs.shared().remove_dir_all(Path::new(DIR)).unwrap();
+    fs.shared().sync_dir(Path::new("/logs")).unwrap();
+    for restart in 0..3 {
+        let (mut log, report) = try_open(&fs, known()).unwrap();
+        assert_eq!(reason(&report), Some(ImpairmentReason::Lost), "{restart}");
+        assert_eq!(report.created, restart == 0);
+        // What it fetches meanwhile makes it no sounder.
+        log.append(&[start_frame(restart + 1, log.end())]).unwrap();
+        sync(&mut log).unwrap();
+        log.close().unwrap();
+        drop(log);
+        fs.kill();
+    }
+    let (mut log, _) = try_open(&fs, known()).unwrap();
+    log.clear_impairment().unwrap();
+    drop(log);
+    assert!(try_open(&fs, known()).unwrap().0.impairment().is_none());
+}
+
+#[test]
 fn an_unreadable_log_start_is_rebuilt_from_the_first_frame() {
     let fs = disk(0);
     let (mut log, _) = filled(&fs, 50);

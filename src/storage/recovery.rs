@@ -190,6 +190,17 @@ pub(super) fn open(
         report.cut = Some(Cut { at, end, bytes });
     }
     let flushed = Checkpoint::read(fs_ref, dir);
+    let created =
+        created || (quarantined.is_none() && flushed.is_none() && end == LogPosition::START);
+    if created && options.known_before && impairment.is_none() {
+        // Before the checkpoint, by which the next start would take the log for one that was always empty.
+        let note = Impairment {
+            reason: ImpairmentReason::Lost,
+            detail: "the log is gone".to_owned(),
+        };
+        impairment::write(fs_ref, dir, &note)?;
+        impairment = Some(note);
+    }
     let sync_had_failed = impairment
         .as_ref()
         .is_some_and(|note| note.reason == ImpairmentReason::SyncFailed);
@@ -226,8 +237,7 @@ pub(super) fn open(
     if flushed != Some(end) {
         checkpoint.write(fs_ref, dir, end)?;
     }
-    report.created =
-        created || (quarantined.is_none() && flushed.is_none() && end == LogPosition::START);
+    report.created = created;
     report.quarantined = quarantined;
     report.impairment = impairment.clone();
     // One where each segment begins is what retention will ask for, and the newest is the next replay's.

@@ -327,11 +327,11 @@ impl Process {
         let mut options = LogOptions::from(log_config(setup));
         options.tail_cache_bytes = setup.tail_cache_bytes;
         options.verify_all = verify_all;
+        options.known_before = promised > LeaderEpoch::NONE || high_watermark > Offset::ZERO;
         let (log, report) = self
             .data_dir
             .open_log(id, &topic_name(), options)
             .map_err(|error| error.to_string())?;
-        let known_before = promised > LeaderEpoch::NONE || high_watermark > Offset::ZERO;
         let opened = Opened {
             created: report.created,
             quarantined: report.quarantined.is_some(),
@@ -343,7 +343,6 @@ impl Process {
             promised,
             high_watermark,
             first_session,
-            log_lost: report.created && known_before,
         };
         let partition_core = Partition::new(options, log);
         self.replicas[partition] = Some(Replica {
