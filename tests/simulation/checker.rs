@@ -671,8 +671,14 @@ impl PartitionChecker {
     fn check_elected(&self, leader: Appointment, epoch: LeaderEpoch) -> Check {
         let replica = &self.replicas[index_of(leader.node)];
         let mirror = match &replica.void {
-            // It answered the fence, and its disk was lost before the appointment: nobody will lead in this epoch.
-            Some(void) if replica.directory != Some(leader.directory) => void,
+            // It answered the fence, and its disk was lost, or its log set aside by a later process, before the appointment:
+            // nobody will lead in this epoch.
+            Some(void)
+                if replica.directory != Some(leader.directory)
+                    || replica.incarnation != Some(leader.incarnation) =>
+            {
+                void
+            }
             _ => &replica.mirror,
         };
         for committed in self.committed.values() {
