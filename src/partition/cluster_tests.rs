@@ -350,7 +350,7 @@ impl Simulation {
                     }
                 }
                 Output::ProposeIsr(change) => self.proposals.push((i, change)),
-                Output::ViewChanged => {}
+                Output::ViewChanged | Output::HandedOver { .. } => {}
                 Output::Failed { cause, .. } => panic!("replica {i}: {cause}"),
             }
         }

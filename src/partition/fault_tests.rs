@@ -316,7 +316,7 @@ impl Pair {
                 .push((ticket, result.map(|outcome| outcome.base.get()))),
             // The test commits what it wants.
             Output::ProposeIsr(change) => replica.proposed.push(change),
-            Output::ViewChanged => {}
+            Output::ViewChanged | Output::HandedOver { .. } => {}
             Output::Failed {
                 cause,
                 stop_process,

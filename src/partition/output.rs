@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use super::hand_over::HandOverError;
 use crate::replication::{LeaderView, ProduceOutcome, ProduceTicket, SessionState};
 use crate::storage::SyncTicket;
 use crate::types::{ErrorCode, IsrChange, LeaderEpoch, LogPosition, NodeId, Offset, SessionId};
@@ -34,6 +35,11 @@ pub enum Output {
     },
     /// Propose this change to the controller, then call `Partition::handle_isr_outcome`. One is out at a time.
     ProposeIsr(IsrChange),
+    /// What came of `Partition::handle_hand_over`: `to` holds durably all that this leader does, or the reign goes on.
+    HandedOver {
+        to: NodeId,
+        result: Result<(), HandOverError>,
+    },
     /// What readers may see has changed: ask for `Partition::view`.
     ViewChanged,
     /// The log can no longer be written or trusted: `cause` is for the operator. The partition has stepped down and holds

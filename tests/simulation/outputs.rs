@@ -173,7 +173,7 @@ impl World {
                 }
                 self.submit_isr_change(node, change);
             }
-            Output::ViewChanged => {}
+            Output::ViewChanged | Output::HandedOver { .. } => {}
             Output::Failed {
                 cause,
                 stop_process,
