@@ -110,14 +110,14 @@ impl Fencer {
                         Err(FenceRefusal::Failed(cause.clone()))
                     }
                     (Some(partition::FenceAnswer::Promised { last, eligible }), None) => {
+                        let handle = self.shared.partition(item.partition);
+                        let view = handle.map(|handle| *handle.view.borrow());
                         Ok(FencePosition {
                             epoch: item.epoch,
                             last,
                             eligible,
-                            high_watermark: self
-                                .shared
-                                .partition(item.partition)
-                                .map(|handle| handle.view.borrow().high_watermark),
+                            high_watermark: view.map(|view| view.high_watermark),
+                            is_reluctant: view.is_some_and(|view| view.is_short_of_space),
                         })
                     }
                 };

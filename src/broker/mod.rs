@@ -19,6 +19,7 @@ mod links;
 mod offsets;
 mod producer_ids;
 mod promises;
+mod resignations;
 mod service;
 mod shard;
 mod shared;
@@ -126,6 +127,7 @@ impl Starting {
         );
         tasks.spawn(assignments.follow(controller.image()));
         tasks.spawn(isr_proposals::keep(shared.clone(), controller.clone()));
+        tasks.spawn(resignations::keep(shared.clone(), controller.clone()));
         tasks.spawn(checkpoint(shared.clone(), options.data_dir.clone()));
         tasks.spawn(watch_space(shared.clone(), options.data_dir.clone()));
         let producer_ids = Arc::new(ProducerIds::default());

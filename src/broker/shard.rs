@@ -16,6 +16,7 @@ use super::inbox::Inbox;
 use super::leader_channel::LeaderChannel;
 use super::shared::Shared;
 use crate::kafka::ProduceOutcome;
+use crate::metadata::ElectionStart;
 use crate::partition::{
     FenceAnswer, FramesReady, HandOverError, Output, Partition, PartitionView, ProduceRequest,
 };
@@ -617,6 +618,14 @@ impl Shard {
                         let _ = reply.send(result);
                     }
                 }
+                Output::Resign {
+                    leader_epoch,
+                    partition_epoch,
+                } => self.shared.resignations.push(ElectionStart {
+                    partition: id,
+                    leader_epoch,
+                    partition_epoch,
+                }),
                 Output::ViewChanged => owned.publish(),
                 Output::Failed {
                     cause,

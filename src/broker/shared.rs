@@ -11,6 +11,7 @@ use super::event::Event;
 use super::inbox::Inbox;
 use super::links::Links;
 use super::shard::{Internal, Promise, ShardHandle};
+use crate::metadata::ElectionStart;
 use crate::partition::PartitionView;
 use crate::storage::{GroupCommit, LogReader};
 use crate::types::{Appointment, IsrChange, NodeId, Offset, TopicPartition};
@@ -32,6 +33,8 @@ pub(super) struct Shared {
     pub(super) promises: Inbox<Promise>,
     /// Changes of in-sync sets on their way to the controller. At most one a partition.
     pub(super) isr_changes: Inbox<IsrChange>,
+    /// Elections that leaders here ask for, because they cannot lead. At most one a partition.
+    pub(super) resignations: Inbox<ElectionStart>,
     pub(super) links: Links,
     shards: OnceLock<Vec<ShardHandle>>,
     /// The partitions that are open on this node.
@@ -51,6 +54,7 @@ impl Shared {
             group_commit,
             promises: Inbox::new(),
             isr_changes: Inbox::new(),
+            resignations: Inbox::new(),
             links: Links::default(),
             shards: OnceLock::new(),
             partitions: RwLock::default(),

@@ -350,6 +350,7 @@ impl Driver {
             incarnation,
             last: position.last,
             eligible: position.eligible,
+            is_reluctant: position.is_reluctant,
         };
         match running.election.record(reply) {
             Ok(()) => true,

@@ -1,5 +1,8 @@
 //! Storage faults under a leader and a follower, one by one: what each replica does, and that nothing acknowledged is lost.
 
+mod hand_over;
+mod resign;
+
 use std::path::Path;
 use std::time::Duration;
 
@@ -10,7 +13,9 @@ use super::*;
 use crate::record::{Batch, BatchBuilder, Compression, ProducerStamp};
 use crate::replication::{Acks, MINIMUM_SUSPICION, Peers, ProduceTicket, ProducerStates};
 use crate::storage::faulty::FaultyFileSystem;
-use crate::storage::{Flush, ImpairmentReason, Log, LogConfig, LogOptions, RecoveryReport};
+use crate::storage::{
+    Flush, ImpairmentReason, Log, LogConfig, LogOptions, RecoveryReport, SyncTicket,
+};
 use crate::types::{
     Appointment, DirectoryId, ErrorCode, Incarnation, IsrChange, LeaderEpoch, LogPosition,
     MonotonicTime, NodeId, Offset, PartitionEpoch, PartitionIndex, PartitionState, ProducerId,
@@ -28,10 +33,13 @@ struct Replica {
     report: RecoveryReport,
     /// Sync tickets stay out while this is set.
     disk_hangs: bool,
+    hanging: Vec<SyncTicket>,
     /// What was said to the operator.
     failures: Vec<(String, bool)>,
     completed: Vec<(ProduceTicket, Result<u64, ErrorCode>)>,
     proposed: Vec<IsrChange>,
+    handed_over: Vec<Result<(), HandOverError>>,
+    resigned: Vec<LeaderEpoch>,
 }
 
 /// Two replicas whose messages arrive at once and in order.
@@ -87,9 +95,12 @@ impl Pair {
             promised: LeaderEpoch::NONE,
             report: RecoveryReport::default(),
             disk_hangs: false,
+            hanging: Vec::new(),
             failures: Vec::new(),
             completed: Vec::new(),
             proposed: Vec::new(),
+            handed_over: Vec::new(),
+            resigned: Vec::new(),
         };
         let mut options = LogOptions::from(config.clone());
         // Every read comes from the disk.
@@ -281,7 +292,7 @@ impl Pair {
         let from = self.appointment(i);
         let replica = &mut self.replicas[i];
         match output {
-            Output::Sync(ticket) if replica.disk_hangs => drop(ticket),
+            Output::Sync(ticket) if replica.disk_hangs => replica.hanging.push(ticket),
             Output::Sync(ticket) => {
                 let result = ticket.run();
                 self.partition(i).handle_synced(ticket, result);
@@ -316,7 +327,9 @@ impl Pair {
                 .push((ticket, result.map(|outcome| outcome.base.get()))),
             // The test commits what it wants.
             Output::ProposeIsr(change) => replica.proposed.push(change),
-            Output::ViewChanged | Output::HandedOver { .. } => {}
+            Output::HandedOver { result, .. } => replica.handed_over.push(result),
+            Output::Resign { leader_epoch, .. } => replica.resigned.push(leader_epoch),
+            Output::ViewChanged => {}
             Output::Failed {
                 cause,
                 stop_process,

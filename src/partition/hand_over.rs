@@ -1,8 +1,8 @@
 //! A leader makes way for another replica, and nobody loses anything.
 //!
 //! While it hands over, the leader takes nothing new, and produce requests wait. So its log stands still, and as soon as the
-//! other replica holds all of it durably, an election may pick that one: none can hold more. What waits is answered when
-//! the reign ends, and its producers go on at the next leader.
+//! other replica holds all of it durably, an election may pick that one: none can hold more. What waits is sent away when the
+//! next leader is known here, and not when the reign ends: its producers would look for a leader where there is none yet.
 //!
 //! It is a courtesy and no promise. If the controller goes away in the middle, the deadline passes, what waits is appended
 //! in the order in which it came, and the reign goes on.
@@ -41,6 +41,8 @@ pub(super) struct HandOver {
     deadline: MonotonicTime,
     /// `to` holds everything, and the caller knows.
     is_announced: bool,
+    /// The reign has ended; who comes next is not known yet.
+    has_ended: bool,
     /// In the order in which they came.
     held: VecDeque<ProduceRequest>,
     held_bytes: usize,
@@ -64,7 +66,7 @@ impl HandOver {
 impl Partition {
     /// The controller wants `to` to lead. If this replica leads in `epoch` and `to` is in sync, new produce requests wait
     /// from here on, and [`Output::HandedOver`] says once when `to` holds everything, or that it did not until `deadline`. They
-    /// wait until the reign ends; if it has not by `deadline`, they are appended and it goes on.
+    /// wait until the next leader is known; if the reign has not ended by `deadline`, they are appended and it goes on.
     ///
     /// Asked again, it begins with the new `to` and `deadline`; what waits goes on waiting.
     pub fn handle_hand_over(
@@ -86,6 +88,7 @@ impl Partition {
             to,
             deadline,
             is_announced: false,
+            has_ended: false,
             held: VecDeque::new(),
             held_bytes: 0,
             is_full: false,
@@ -130,6 +133,10 @@ impl Partition {
             return;
         };
         let is_over = now >= hand_over.deadline;
+        if is_over && hand_over.has_ended {
+            self.end_hand_over(ErrorCode::NotLeaderOrFollower);
+            return;
+        }
         let is_lost =
             matches!(&self.role, Role::Leader(leader) if !leader.is_in_sync(hand_over.to));
         let error = if hand_over.is_announced {
@@ -170,7 +177,30 @@ impl Partition {
         }
     }
 
-    /// The reign ends: what has waited is answered `error`.
+    /// The reign ends. Where the election was asked for, what has waited goes on waiting until that has an outcome.
+    pub(super) fn interrupt_hand_over(&mut self, error: ErrorCode) {
+        match &mut self.hand_over {
+            Some(hand_over)
+                if hand_over.is_announced && error == ErrorCode::NotLeaderOrFollower =>
+            {
+                hand_over.has_ended = true;
+            }
+            _ => self.end_hand_over(error),
+        }
+    }
+
+    /// A state was taken in: if it names a leader, what has waited since the reign ended is sent there.
+    pub(super) fn hand_over_to_next_leader(&mut self) {
+        let is_led = self
+            .state
+            .as_ref()
+            .is_some_and(|state| state.leader.is_some());
+        if is_led && self.hand_over.as_ref().is_some_and(|ended| ended.has_ended) {
+            self.end_hand_over(ErrorCode::NotLeaderOrFollower);
+        }
+    }
+
+    /// What has waited is answered `error`.
     pub(super) fn end_hand_over(&mut self, error: ErrorCode) {
         let Some(hand_over) = self.hand_over.take() else {
             return;

@@ -14,6 +14,7 @@ mod output;
 mod produce;
 mod producers;
 mod replica;
+mod resign;
 
 pub use hand_over::HandOverError;
 pub use output::{FenceAnswer, Frames, FramesReady, Hello, Output, PartitionView, RoleView};

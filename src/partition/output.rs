@@ -5,7 +5,9 @@ use bytes::Bytes;
 use super::hand_over::HandOverError;
 use crate::replication::{LeaderView, ProduceOutcome, ProduceTicket, SessionState};
 use crate::storage::SyncTicket;
-use crate::types::{ErrorCode, IsrChange, LeaderEpoch, LogPosition, NodeId, Offset, SessionId};
+use crate::types::{
+    ErrorCode, IsrChange, LeaderEpoch, LogPosition, NodeId, Offset, PartitionEpoch, SessionId,
+};
 use crate::wire::{Ack, OpenSession, SessionAnswer};
 
 /// An effect for the caller to carry out. The order of outputs is the order in which they must take effect.
@@ -39,6 +41,12 @@ pub enum Output {
     HandedOver {
         to: NodeId,
         result: Result<(), HandOverError>,
+    },
+    /// Ask the controller to elect another leader of this partition, if it still stands as these epochs say. It may be said
+    /// again when nothing comes of it.
+    Resign {
+        leader_epoch: LeaderEpoch,
+        partition_epoch: PartitionEpoch,
     },
     /// What readers may see has changed: ask for `Partition::view`.
     ViewChanged,
@@ -103,6 +111,8 @@ pub struct PartitionView {
     pub high_watermark: Offset,
     pub log_start: Offset,
     pub log_end: Offset,
+    /// The disk has no room for records: it should lead only where no other can.
+    pub is_short_of_space: bool,
 }
 
 /// A partition's role, in detail, for views and metrics.

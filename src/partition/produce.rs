@@ -69,6 +69,7 @@ impl Partition {
                 if let Err(error) = self.log.append(&[frame]) {
                     return Err(self.append_failed(error));
                 }
+                self.found_no_room = false;
                 if !self.log.take_rolls().is_empty() {
                     snapshot_roll(&mut self.log, leader.producers(), previous);
                 }
@@ -85,6 +86,7 @@ impl Partition {
     pub(super) fn append_failed(&mut self, error: AppendError) -> ErrorCode {
         if matches!(error, AppendError::NoSpace { .. }) {
             // The write was cut back: the log is whole, reads go on, and the next append may succeed.
+            self.found_no_room = true;
             self.outputs.push_back(Output::Failed {
                 cause: format!("cannot append to partition {}: {error}", self.id),
                 stop_process: false,

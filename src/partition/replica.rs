@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use super::hand_over::HandOver;
 use super::output::{FenceAnswer, Frames, FramesReady, Output, PartitionView, RoleView};
 use super::producers::{remember_producer, snapshot_roll};
+use super::resign::Resignation;
 use crate::replication::{
     AckRefused, Follower, FramesRefused, IsrOutcome, Leader, LeaderAction, LogEnds, Peers,
     ProducerStates,
@@ -65,6 +66,9 @@ pub struct Partition {
     pub(super) damage: Option<String>,
     /// While this replica leads and makes way for another.
     pub(super) hand_over: Option<HandOver>,
+    /// The last append found no room on the disk.
+    pub(super) found_no_room: bool,
+    pub(super) resignation: Resignation,
     last_view: Option<PartitionView>,
     /// The durable end that the current role was last told of.
     pub(super) durable_told: LogPosition,
@@ -107,6 +111,8 @@ impl Partition {
             must_leave_isr: false,
             damage: None,
             hand_over: None,
+            found_no_room: false,
+            resignation: Resignation::default(),
             last_view: None,
             durable_told: LogPosition::START,
             outputs: VecDeque::new(),
@@ -163,6 +169,7 @@ impl Partition {
             high_watermark: self.high_watermark,
             log_start: self.log.start().offset,
             log_end: self.log.end().offset,
+            is_short_of_space: self.is_short_of_space(),
         }
     }
 
@@ -226,6 +233,7 @@ impl Partition {
                 }
             }
         }
+        self.hand_over_to_next_leader();
         self.changed();
     }
 
@@ -452,6 +460,7 @@ impl Partition {
                 }
                 remember_producer(&mut self.producers, frame);
             }
+            self.found_no_room = false;
             follower.handle_appended(self.log.end());
         }
         follower.handle_watermark(session, high_watermark);
@@ -502,7 +511,6 @@ impl Partition {
             Role::Leader(leader) => {
                 leader.handle_tick(now, peers);
                 self.drain_leader();
-                self.look_after_hand_over(now, peers);
             }
             Role::Follower(follower) => {
                 follower.handle_tick(now);
@@ -511,6 +519,8 @@ impl Partition {
             }
             Role::Idle | Role::Failed => {}
         }
+        self.look_after_hand_over(now, peers);
+        self.consider_resigning(now);
         self.changed();
     }
 
@@ -555,6 +565,7 @@ impl Partition {
     /// The process stops, or the partition leaves this node: everyone who waits is answered. The caller closes the log.
     pub fn close(mut self) -> (Vec<Output>, Log) {
         self.step_down(ErrorCode::NotLeaderOrFollower);
+        self.end_hand_over(ErrorCode::NotLeaderOrFollower);
         if !matches!(self.role, Role::Failed) {
             self.keep_last_snapshot();
         }
@@ -639,7 +650,7 @@ impl Partition {
 
     /// Leaves the current role. What waits is answered `error`; sessions are void from here.
     pub(super) fn step_down(&mut self, error: ErrorCode) {
-        self.end_hand_over(error);
+        self.interrupt_hand_over(error);
         match std::mem::replace(&mut self.role, Role::Idle) {
             Role::Leader(leader) => {
                 let (actions, producers) = leader.resign(error);

@@ -173,7 +173,7 @@ impl World {
                 }
                 self.submit_isr_change(node, change);
             }
-            Output::ViewChanged | Output::HandedOver { .. } => {}
+            Output::ViewChanged | Output::HandedOver { .. } | Output::Resign { .. } => {}
             Output::Failed {
                 cause,
                 stop_process,
