@@ -47,7 +47,6 @@ fn open(dir: &Path) -> (Partition, Duration, Duration, u64) {
         promised: LeaderEpoch::NONE,
         high_watermark: Offset::ZERO,
         first_session: 1,
-        log_lost: false,
     };
     let begin = Instant::now();
     let partition = Partition::new(options, log);

@@ -130,7 +130,7 @@ async fn leadership_moves_by_command_and_a_producer_does_not_fail() {
     let topic = cluster.create_topic(&client, "orders", 1).await;
     let workload = produce(&client, &topic, &[0]);
     workload.until_acknowledged(&[0], 200).await;
-    for _ in 0..3 {
+    for _ in 0..10 {
         let old = leader(&cluster, &topic).await;
         let next = cluster.ids().into_iter().find(|id| *id != old).unwrap();
         workload.forget_gaps();
@@ -167,6 +167,37 @@ async fn leadership_moves_by_command_and_a_producer_does_not_fail() {
     done(&cluster, "cluster transfer-leader --preferred").await;
     let status = cluster.partition(node(1), &topic, 0).await.unwrap();
     assert_eq!(leader(&cluster, &topic).await, status.replicas[0]);
+    let story = workload.finish().await;
+    assert_eq!(story.errors, NO_ERRORS);
+    let ends = check(&client, &topic, &story).await;
+    cluster.until_digests_agree(&topic, &ends).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_are_restarted_one_after_the_other_and_a_producer_does_not_fail() {
+    let mut cluster = cluster_of(3).await;
+    let client = cluster.client().await;
+    let all = [0, 1, 2];
+    let topic = cluster.create_topic(&client, "orders", 3).await;
+    let workload = produce(&client, &topic, &all);
+    workload.until_acknowledged(&all, 100).await;
+    for id in cluster.ids() {
+        workload.forget_gaps();
+        let begin = Instant::now();
+        let ended = cluster.stop(id).await;
+        let took = begin.elapsed();
+        assert_eq!(ended.code(), Some(0));
+        cluster.spawn(id);
+        cluster.until_healthy().await;
+        for index in all {
+            cluster.until_isr(&topic, index, &cluster.ids()).await;
+        }
+        workload.until_acknowledged(&all, 50).await;
+        let gap = workload.story().longest_gap();
+        println!(
+            "node {id} stopped within {took:?}, the longest gap between acknowledgements was {gap:?}"
+        );
+    }
     let story = workload.finish().await;
     assert_eq!(story.errors, NO_ERRORS);
     let ends = check(&client, &topic, &story).await;

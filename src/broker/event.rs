@@ -8,7 +8,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 use super::follower_channel::FollowerChannel;
 use super::leader_channel::LeaderChannel;
 use crate::kafka::ProduceOutcome;
-use crate::partition::{FenceAnswer, Partition, PartitionView, RoleView};
+use crate::partition::{FenceAnswer, HandOverError, Partition, PartitionView, RoleView};
 use crate::record::Batch;
 use crate::replication::Acks;
 use crate::storage::LogConfig;
@@ -80,6 +80,14 @@ pub(super) enum Event {
         items: Vec<(TopicPartition, LeaderEpoch)>,
         reply: oneshot::Sender<Vec<(TopicPartition, Option<FenceAnswer>)>>,
     },
+    /// The controller wants another replica to lead. Answered once that one holds everything, or cannot.
+    HandOver {
+        id: TopicPartition,
+        epoch: LeaderEpoch,
+        to: NodeId,
+        within: Duration,
+        reply: HandOverReply,
+    },
     /// A reader on another thread found that the log has lost something.
     Damaged {
         id: TopicPartition,
@@ -100,6 +108,8 @@ pub(super) enum Event {
         done: oneshot::Sender<()>,
     },
 }
+
+pub(super) type HandOverReply = oneshot::Sender<Result<(), HandOverError>>;
 
 pub(super) struct Adoption {
     pub(super) partition: Partition,

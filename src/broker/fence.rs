@@ -13,9 +13,12 @@ use crate::controller::{
     FenceAnswer, FenceHandler, FenceItem, FencePosition, FenceRefusal, HandOverAnswer,
     HandOverItem, HandOverRefusal,
 };
-use crate::partition;
+use crate::partition::{self, HandOverError};
 use crate::storage::{DataDir, PromiseError};
 use crate::types::{LeaderEpoch, TopicPartition};
+
+/// Added to what a leader has for handing over, because it looks at its deadline once in a while only.
+const HAND_OVER_MARGIN: Duration = Duration::from_millis(200);
 
 /// Fences this node's replicas.
 pub(super) struct Fencer {
@@ -31,17 +34,59 @@ impl FenceHandler for Fencer {
     fn hand_over(
         &self,
         items: Vec<HandOverItem>,
-        _within: Duration,
+        within: Duration,
     ) -> BoxFuture<'_, Vec<HandOverAnswer>> {
-        let answers = items.into_iter().map(|item| HandOverAnswer {
-            partition: item.partition,
-            result: Err(HandOverRefusal::NotSupported),
-        });
-        Box::pin(std::future::ready(answers.collect()))
+        Box::pin(self.hand_over_all(items, within))
     }
 }
 
 impl Fencer {
+    /// Asks the owners of all partitions, then waits for each of them.
+    async fn hand_over_all(
+        &self,
+        items: Vec<HandOverItem>,
+        within: Duration,
+    ) -> Vec<HandOverAnswer> {
+        let mut waiting = Vec::with_capacity(items.len());
+        for HandOverItem {
+            partition,
+            epoch,
+            to,
+        } in items
+        {
+            let (reply, answer) = oneshot::channel();
+            let event = Event::HandOver {
+                id: partition,
+                epoch,
+                to,
+                within,
+                reply,
+            };
+            let delivered = self.shared.deliver(partition, event).await;
+            waiting.push((partition, delivered, answer));
+        }
+        let until = tokio::time::Instant::now() + within + HAND_OVER_MARGIN;
+        let mut answers = Vec::with_capacity(waiting.len());
+        for (partition, delivered, answer) in waiting {
+            let result = match delivered {
+                Err(cause) => Err(HandOverRefusal::Failed(cause)),
+                Ok(()) => match tokio::time::timeout_at(until, answer).await {
+                    Ok(Ok(result)) => result.map_err(|error| match error {
+                        HandOverError::NotLeader => HandOverRefusal::NotLeader,
+                        HandOverError::NotFollowing => HandOverRefusal::NotFollowing,
+                        HandOverError::TimedOut => HandOverRefusal::TimedOut,
+                    }),
+                    Ok(Err(_)) => Err(HandOverRefusal::Failed(
+                        "another hand-over has taken its place, or the node stops".to_owned(),
+                    )),
+                    Err(_elapsed) => Err(HandOverRefusal::TimedOut),
+                },
+            };
+            answers.push(HandOverAnswer { partition, result });
+        }
+        answers
+    }
+
     /// Every replica steps down first; then all promises are made durable with one fsync; only then is anything answered.
     async fn fence_all(&self, items: Vec<FenceItem>) -> Vec<FenceAnswer> {
         let stepped_down = self.step_down(items).await;
@@ -65,14 +110,14 @@ impl Fencer {
                         Err(FenceRefusal::Failed(cause.clone()))
                     }
                     (Some(partition::FenceAnswer::Promised { last, eligible }), None) => {
+                        let handle = self.shared.partition(item.partition);
+                        let view = handle.map(|handle| *handle.view.borrow());
                         Ok(FencePosition {
                             epoch: item.epoch,
                             last,
                             eligible,
-                            high_watermark: self
-                                .shared
-                                .partition(item.partition)
-                                .map(|handle| handle.view.borrow().high_watermark),
+                            high_watermark: view.map(|view| view.high_watermark),
+                            is_reluctant: view.is_some_and(|view| view.is_short_of_space),
                         })
                     }
                 };

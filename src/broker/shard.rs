@@ -10,14 +10,15 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::clock::Clock;
-use super::event::{Adoption, Event, FramesEvent, ProduceEvent};
+use super::event::{Adoption, Event, FramesEvent, HandOverReply, ProduceEvent};
 use super::follower_channel::FollowerChannel;
 use super::inbox::Inbox;
 use super::leader_channel::LeaderChannel;
 use super::shared::Shared;
 use crate::kafka::ProduceOutcome;
+use crate::metadata::ElectionStart;
 use crate::partition::{
-    FenceAnswer, FramesReady, Output, Partition, PartitionView, ProduceRequest,
+    FenceAnswer, FramesReady, HandOverError, Output, Partition, PartitionView, ProduceRequest,
 };
 use crate::replication::{AckRefused, FramesRefused, IsrOutcome, Peers, ProduceTicket};
 use crate::storage::{SyncError, SyncTicket};
@@ -83,6 +84,8 @@ struct Owned {
     watermark: watch::Sender<Offset>,
     /// The session of each follower, and the connection that it came on. Bounded by the replicas.
     sessions: HashMap<NodeId, FollowerSession>,
+    /// Waits for what comes of a hand-over.
+    hand_over: Option<HandOverReply>,
 }
 
 struct FollowerSession {
@@ -250,6 +253,13 @@ impl Shard {
                     .collect();
                 let _ = reply.send(answers);
             }
+            Event::HandOver {
+                id,
+                epoch,
+                to,
+                within,
+                reply,
+            } => self.handle_hand_over(id, (epoch, to), within, reply),
             Event::Damaged { id, cause } => {
                 if let Some(owned) = self.partitions.get_mut(&id) {
                     owned.partition.handle_damage(&cause);
@@ -299,6 +309,28 @@ impl Shard {
         Some(answer)
     }
 
+    fn handle_hand_over(
+        &mut self,
+        id: TopicPartition,
+        (epoch, to): (LeaderEpoch, NodeId),
+        within: Duration,
+        reply: HandOverReply,
+    ) {
+        let deadline = self.clock.now() + within;
+        let Some(owned) = self.partitions.get_mut(&id) else {
+            let _ = reply.send(Err(HandOverError::NotLeader));
+            return;
+        };
+        match owned.partition.handle_hand_over(epoch, to, deadline) {
+            // Who asked before gets no answer, because this one has taken its place.
+            Ok(()) => owned.hand_over = Some(reply),
+            Err(error) => {
+                let _ = reply.send(Err(error));
+            }
+        }
+        self.drain(id);
+    }
+
     fn ids(&self) -> Vec<TopicPartition> {
         self.partitions.keys().copied().collect()
     }
@@ -312,6 +344,7 @@ impl Shard {
                 view: adoption.view,
                 watermark: adoption.watermark,
                 sessions: HashMap::new(),
+                hand_over: None,
             },
         );
         self.drain(id);
@@ -586,7 +619,25 @@ impl Shard {
                     }
                 }
                 Output::ProposeIsr(change) => self.shared.isr_changes.push(change),
-                Output::Resign(election) => self.shared.resignations.push(election),
+                Output::HandedOver { to, result } => {
+                    match &result {
+                        Ok(()) => tracing::info!(partition = %id, %to, "handed over"),
+                        Err(error) => {
+                            tracing::warn!(partition = %id, %to, cause = %error, "not handed over");
+                        }
+                    }
+                    if let Some(reply) = owned.hand_over.take() {
+                        let _ = reply.send(result);
+                    }
+                }
+                Output::Resign {
+                    leader_epoch,
+                    partition_epoch,
+                } => self.shared.resignations.push(ElectionStart {
+                    partition: id,
+                    leader_epoch,
+                    partition_epoch,
+                }),
                 Output::ViewChanged => owned.publish(),
                 Output::Failed {
                     cause,

@@ -33,7 +33,7 @@ pub(super) struct Shared {
     pub(super) promises: Inbox<Promise>,
     /// Changes of in-sync sets on their way to the controller. At most one a partition.
     pub(super) isr_changes: Inbox<IsrChange>,
-    /// Leaders that ask to be replaced. At most one a partition and second.
+    /// Elections that leaders here ask for, because they cannot lead. At most one a partition.
     pub(super) resignations: Inbox<ElectionStart>,
     pub(super) links: Links,
     shards: OnceLock<Vec<ShardHandle>>,

@@ -105,6 +105,7 @@ impl FenceHandler for Replicas {
                     last: last.unwrap_or(LogPosition::START),
                     eligible: true,
                     high_watermark: None,
+                    is_reluctant: false,
                 }),
             }
         };

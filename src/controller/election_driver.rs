@@ -193,7 +193,7 @@ impl Driver {
                 let _ = ends.send(end).await;
             });
         }
-        let elections = self.transfers.to_vacate(image);
+        let elections = self.transfers.take_vacancies(image);
         if !elections.is_empty() {
             self.write(Command::StartElections { elections }).await;
         }
@@ -350,6 +350,7 @@ impl Driver {
             incarnation,
             last: position.last,
             eligible: position.eligible,
+            is_reluctant: position.is_reluctant,
         };
         match running.election.record(reply) {
             Ok(()) => true,

@@ -191,6 +191,9 @@ pub struct FencePosition {
     /// costs.
     #[serde(default)]
     pub high_watermark: Option<Offset>,
+    /// It could not take records, because its disk is full: it should lead only where no other can.
+    #[serde(default)]
+    pub is_reluctant: bool,
 }
 
 /// Why a replica did not promise. The controller asks again while the election lasts.

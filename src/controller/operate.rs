@@ -27,7 +27,7 @@ type Ended = Result<OperationOutcome, Stopped>;
 pub(super) enum Stopped {
     Refused(OperationRefusal),
     /// Not active any more, or no majority answers.
-    Response(Response),
+    Response(Box<Response>),
 }
 
 impl From<OperationRefusal> for Stopped {
@@ -53,7 +53,7 @@ impl Shared {
         match self.carry_out(operation, deadline).await {
             Ok(outcome) => Response::Operated(Ok(outcome)),
             Err(Stopped::Refused(refusal)) => Response::Operated(Err(refusal)),
-            Err(Stopped::Response(response)) => response,
+            Err(Stopped::Response(response)) => *response,
         }
     }
 
@@ -166,7 +166,7 @@ impl Shared {
         for wanted in moves {
             let (answer, answered) = oneshot::channel();
             if self.orders.send(Order { wanted, answer }).await.is_err() {
-                return Err(Stopped::Response(self.not_active()));
+                return Err(Stopped::Response(Box::new(self.not_active())));
             }
             answers.push((wanted.partition, answered));
         }
@@ -192,7 +192,7 @@ impl Shared {
                 reassignments: chunk.to_vec(),
             };
             let Outcome::Partitions(results) = self.commit(command, deadline).await? else {
-                return Err(Stopped::Response(Response::NoQuorum));
+                return Err(Stopped::Response(Box::new(Response::NoQuorum)));
             };
             let told = partitions.into_iter().zip(results);
             outcomes.extend(told.map(|(partition, result)| {
@@ -291,6 +291,6 @@ fn outcome_of(response: Response) -> Result<Outcome, Stopped> {
             result: Err(rejection),
             ..
         } => Err(OperationRefusal::Rejected(rejection).into()),
-        response => Err(Stopped::Response(response)),
+        response => Err(Stopped::Response(Box::new(response))),
     }
 }

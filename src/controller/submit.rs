@@ -12,7 +12,7 @@ use super::message::{MAX_COMMAND_BYTES, Proposal, Refusal, Request, Response};
 use super::operation::{Operation, OperationOutcome};
 use super::peers::PeerError;
 use super::raft::node_id;
-use crate::metadata::{ClusterImage, Command, Outcome, Rejection};
+use crate::metadata::{ClusterImage, Command, ElectionStart, Outcome, Rejection};
 use crate::types::NodeId;
 
 /// Pauses between attempts to submit, with jitter.
@@ -336,13 +336,16 @@ fn check_proposer(
                 .partition(change.partition)
                 .is_none_or(|state| state.leader_node().is_none_or(|leader| leader == from))
         }),
-        // A leader may give way.
-        Command::StartElections { elections } => elections.iter().all(|election| {
-            from == me
-                || image
-                    .partition(election.partition)
-                    .is_some_and(|state| state.leader_node() == Some(from))
-        }),
+        // A leader that cannot lead asks for another.
+        Command::StartElections { elections } => {
+            let leads = |start: &ElectionStart| {
+                // Of other epochs than there are, it is refused when it is applied.
+                image.partition(start.partition).is_none_or(|state| {
+                    state.leader_node() == Some(from) || state.leader_epoch != start.leader_epoch
+                })
+            };
+            from == me || elections.iter().all(leads)
+        }
         Command::InitCluster { .. }
         | Command::AppointLeaders { .. }
         | Command::RaiseMetadataVersion { .. }
@@ -402,9 +405,15 @@ pub(super) fn jittered(pause: Duration) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
     use super::*;
-    use crate::metadata::PartitionChange;
-    use crate::types::{LeaderEpoch, PartitionEpoch};
+    use crate::metadata::{
+        CreateTopicRequest, Endpoint, METADATA_VERSION, PartitionChange, Registration,
+    };
+    use crate::types::{
+        ClusterId, DirectoryId, Incarnation, LeaderEpoch, PartitionEpoch, TopicId, TopicName,
+    };
 
     #[test]
     fn a_refused_isr_change_is_definite_only_when_its_epochs_are_past() {
@@ -425,20 +434,60 @@ mod tests {
         assert!(may_still_happen(&proposal, &open));
     }
 
+    /// Of one partition.
+    fn led_by(node: NodeId) -> ClusterImage {
+        let registration = Registration {
+            node,
+            directory: DirectoryId::from_random_bits(1),
+            incarnation: Incarnation::from_random_bits(1),
+            quic: Endpoint {
+                host: "a".to_owned(),
+                port: 1,
+            },
+            kafka: None,
+            boot_id: None,
+            metadata_version: METADATA_VERSION,
+        };
+        let mut image = ClusterImage::new();
+        let cluster_id = ClusterId::from_random_bits(1);
+        image.apply(&Command::InitCluster { cluster_id }).unwrap();
+        image
+            .apply(&Command::RegisterNode { registration })
+            .unwrap();
+        let request = CreateTopicRequest {
+            name: TopicName::new("t").unwrap(),
+            id: TopicId::from_random_bits(1),
+            partitions: None,
+            replication_factor: None,
+            assignment: Some(vec![vec![node]]),
+            config: BTreeMap::new(),
+        };
+        let create = request.resolve(&image, &BTreeSet::from([node])).unwrap();
+        image.apply(&create).unwrap();
+        image
+    }
+
     #[test]
     fn nodes_speak_for_themselves() {
-        let one = NodeId::new(1).unwrap();
-        let two = NodeId::new(2).unwrap();
-        let image = ClusterImage::new();
+        let [one, two, three] = [1, 2, 3].map(|id| NodeId::new(id).unwrap());
+        let image = led_by(two);
         let check = |from, command: &Command| check_proposer(from, one, command, &image).is_ok();
         let ids = Command::AllocateProducerIds {
             node: two,
             count: 1,
         };
         assert!(check(two, &ids) && !check(one, &ids));
-        let elections = Command::StartElections {
-            elections: Vec::new(),
+        let (partition, state) = image.partitions().next().unwrap();
+        let start = ElectionStart {
+            partition,
+            leader_epoch: state.leader_epoch,
+            partition_epoch: state.partition_epoch,
         };
-        assert!(check(one, &elections) && !check(two, &elections));
+        let elections = Command::StartElections {
+            elections: vec![start],
+        };
+        assert!(check(one, &elections), "the active controller");
+        assert!(check(two, &elections), "the leader");
+        assert!(!check(three, &elections));
     }
 }

@@ -192,7 +192,7 @@ impl Transfers {
     }
 
     /// The elections to start: their leaders have handed over. Each is given once.
-    pub(super) fn to_vacate(&mut self, image: &ClusterImage) -> Vec<ElectionStart> {
+    pub(super) fn take_vacancies(&mut self, image: &ClusterImage) -> Vec<ElectionStart> {
         let mut starts = Vec::new();
         for (&partition, transfer) in &mut self.running {
             if transfer.stage != Stage::ToBeVacated {

@@ -120,6 +120,7 @@ async fn force(
             incarnation: *incarnation,
             last: position.last,
             eligible: position.eligible,
+            is_reluctant: position.is_reluctant,
         });
     }
     if election.has_quorum(&image) {

@@ -57,6 +57,8 @@ pub struct FenceReply {
     /// `false` when the replica knows that it may have lost what it once acknowledged: a missing or quarantined log, a stop
     /// on EIO, another kernel boot id under `flush=os`, and no ISR change since that names its present incarnation.
     pub eligible: bool,
+    /// The replica would rather not lead, because it has no room for records.
+    pub is_reluctant: bool,
 }
 
 /// Why a reply was not taken.
@@ -139,8 +141,9 @@ impl Election {
     /// replied: a short grace lets the preferred leader win when several hold the same.
     ///
     /// It holds the highest durable log position among the replies of *some* election quorum: each has a member of every
-    /// commit quorum in it, so which one is counted is free. Of the replicas that one can be counted for, a draining one
-    /// leads only if no other can; then the highest position wins, and of equal ones the first in the order of `replicas`.
+    /// commit quorum in it, so which one is counted is free. Of the replicas that one can be counted for, one that is
+    /// draining or reluctant leads only if no other can; then the highest position wins, and of equal ones the first in the
+    /// order of `replicas`.
     ///
     /// `image` says which process of each node is registered now: a reply of an earlier one does not count, because that
     /// process cannot be appointed, and a directory other than the one that was admitted holds nothing that was
@@ -178,6 +181,7 @@ impl Election {
             .filter(|reply| self.is_highest_of_a_quorum(&replies, reply))
             .max_by_key(|reply| {
                 (
+                    !reply.is_reluctant,
                     !image.is_draining(reply.node),
                     reply.last,
                     std::cmp::Reverse(rank(reply.node)),
@@ -269,6 +273,7 @@ mod tests {
             incarnation: image.registered(node(id)).unwrap().incarnation,
             last: LogPosition::new(Offset::new(offset).unwrap(), epoch),
             eligible: true,
+            is_reluctant: false,
         }
     }
 
@@ -346,6 +351,26 @@ mod tests {
             Some(3),
             "by the replies of 2 and 3"
         );
+    }
+
+    #[test]
+    fn a_replica_without_room_for_records_leads_only_what_no_other_can() {
+        let (image, mut election) = electing();
+        let full = |offset| FenceReply {
+            is_reluctant: true,
+            ..reply(&image, 1, 1, offset)
+        };
+        election.record(full(90)).unwrap();
+        election.record(reply(&image, 2, 1, 90)).unwrap();
+        assert_eq!(winner(&election, &image, false), Some(2));
+        election.record(full(91)).unwrap();
+        assert_eq!(
+            winner(&election, &image, false),
+            Some(1),
+            "what it holds more may be committed"
+        );
+        election.record(reply(&image, 3, 1, 89)).unwrap();
+        assert_eq!(winner(&election, &image, false), Some(2));
     }
 
     #[test]

@@ -80,6 +80,7 @@ struct Simulation {
     /// Changes of the in-sync set on their way to the controller, and who proposed them.
     proposals: Vec<(usize, IsrChange)>,
     elections: usize,
+    hand_overs: usize,
     /// Changes that made the in-sync set smaller, and larger.
     shrunk: usize,
     grown: usize,
@@ -133,6 +134,7 @@ impl Simulation {
             acknowledged: BTreeMap::new(),
             proposals: Vec::new(),
             elections: 0,
+            hand_overs: 0,
             shrunk: 0,
             grown: 0,
             committed_in: BTreeSet::new(),
@@ -349,9 +351,37 @@ impl Simulation {
                     }
                 }
                 Output::ProposeIsr(change) => self.proposals.push((i, change)),
-                Output::ViewChanged => {}
-                Output::Resign(election) => panic!("replica {i}: {election:?}"),
+                Output::HandedOver { to, result: Ok(()) } => self.check_handed_over(i, index(to)),
+                Output::HandedOver { .. } => {}
+                Output::ViewChanged | Output::Resign { .. } => {}
                 Output::Failed { cause, .. } => panic!("replica {i}: {cause}"),
+            }
+        }
+    }
+
+    /// What the leader of `from` has, `to` has too, unless another epoch has begun for it.
+    fn check_handed_over(&self, from: usize, to: usize) {
+        if let (Some(from), Some(to)) =
+            (&self.replicas[from].partition, &self.replicas[to].partition)
+            && from.promised() == to.promised()
+        {
+            assert_eq!(from.durable_end(), to.durable_end());
+        }
+    }
+
+    /// The controller asks whoever leads to make way.
+    fn hand_over(&mut self, to: usize) {
+        let deadline = self.now + Duration::from_millis(self.random.below(2000) as u64);
+        for i in 0..NODES {
+            if let Some(partition) = &mut self.replicas[i].partition {
+                let epoch = partition.promised();
+                if partition
+                    .handle_hand_over(epoch, node(to), deadline)
+                    .is_ok()
+                {
+                    self.hand_overs += 1;
+                }
+                self.drain(i);
             }
         }
     }
@@ -510,6 +540,7 @@ impl Simulation {
             45..=49 => self.persist_promise(i),
             50..=53 => self.tick(),
             54..=57 => self.settle(),
+            58 => self.hand_over(i),
             _ if i != j => {
                 let to_leader = self.random.below(2) == 0;
                 self.deliver(i, j, to_leader);

@@ -5,53 +5,14 @@
 //! A follower sets its log aside and fetches it anew. A leader asks to be replaced as soon as the others can elect a leader
 //! without it, and keeps what is left, which may be all that there is, until another leads.
 
-use std::time::Duration;
-
 use super::Partition;
 use super::output::Output;
 use super::replica::Role;
-use crate::metadata::ElectionStart;
-use crate::replication::{Peers, ProducerStates};
+use super::resign::Resignation;
+use crate::replication::ProducerStates;
 use crate::types::{ErrorCode, LeaderEpoch, MonotonicTime, Offset, PartitionState};
 
-/// The pauses between two requests to be replaced: they double. What submits them adds jitter.
-const FIRST_RESIGNATION_PAUSE: Duration = Duration::from_secs(1);
-const LAST_RESIGNATION_PAUSE: Duration = Duration::from_secs(16);
-
-/// When a damaged leader asks again to be replaced.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Resignation {
-    again_at: MonotonicTime,
-    pause: Duration,
-}
-
 impl Partition {
-    /// What a leader does about damage, at every tick: its own vote is void, so it gives way only where the others are enough.
-    pub(super) fn resign_if_damaged(&mut self, now: MonotonicTime, peers: &Peers) {
-        let Role::Leader(leader) = &self.role else {
-            return;
-        };
-        let due = self.resignation.is_none_or(|last| last.again_at <= now);
-        if self.damage.is_none() || self.trusted || !due || !leader.is_dispensable(now, peers) {
-            return;
-        }
-        let Some(state) = &self.state else {
-            return;
-        };
-        self.outputs.push_back(Output::Resign(ElectionStart {
-            partition: self.id,
-            leader_epoch: state.leader_epoch,
-            partition_epoch: state.partition_epoch,
-        }));
-        let pause = self
-            .resignation
-            .map_or(FIRST_RESIGNATION_PAUSE, |last| last.pause);
-        self.resignation = Some(Resignation {
-            again_at: now + pause,
-            pause: (pause * 2).min(LAST_RESIGNATION_PAUSE),
-        });
-    }
-
     /// Where the log was damaged while this very process was a member of the in-sync set, being named in it says nothing until
     /// a state without it was seen. Such a state may have been passed over, so if one is missing between the last state and
     /// this one, the leader is told again, which takes this replica out of the set once more.
@@ -133,7 +94,7 @@ impl Partition {
             }
         };
         self.damage = None;
-        self.resignation = None;
+        self.resignation = Resignation::default();
         self.trusted = false;
         self.must_leave_isr = true;
         self.high_watermark = Offset::ZERO;

@@ -1,5 +1,8 @@
 //! Storage faults under a leader and a follower, one by one: what each replica does, and that nothing acknowledged is lost.
 
+mod hand_over;
+mod resign;
+
 use std::path::Path;
 use std::time::Duration;
 
@@ -7,11 +10,12 @@ use bytes::Bytes;
 
 use super::replica::Role;
 use super::*;
-use crate::metadata::ElectionStart;
 use crate::record::{Batch, BatchBuilder, Compression, ProducerStamp};
 use crate::replication::{Acks, MINIMUM_SUSPICION, Peers, ProduceTicket, ProducerStates};
 use crate::storage::faulty::FaultyFileSystem;
-use crate::storage::{Flush, ImpairmentReason, Log, LogConfig, LogOptions, RecoveryReport};
+use crate::storage::{
+    Flush, ImpairmentReason, Log, LogConfig, LogOptions, RecoveryReport, SyncTicket,
+};
 use crate::types::{
     Appointment, DirectoryId, ErrorCode, Incarnation, IsrChange, LeaderEpoch, LogPosition,
     MonotonicTime, NodeId, Offset, PartitionEpoch, PartitionIndex, PartitionState, ProducerId,
@@ -29,11 +33,13 @@ struct Replica {
     report: RecoveryReport,
     /// Sync tickets stay out while this is set.
     disk_hangs: bool,
+    hanging: Vec<SyncTicket>,
     /// What was said to the operator.
     failures: Vec<(String, bool)>,
     completed: Vec<(ProduceTicket, Result<u64, ErrorCode>)>,
     proposed: Vec<IsrChange>,
-    resignations: Vec<ElectionStart>,
+    handed_over: Vec<Result<(), HandOverError>>,
+    resigned: Vec<LeaderEpoch>,
 }
 
 /// Two replicas whose messages arrive at once and in order.
@@ -89,10 +95,12 @@ impl Pair {
             promised: LeaderEpoch::NONE,
             report: RecoveryReport::default(),
             disk_hangs: false,
+            hanging: Vec::new(),
             failures: Vec::new(),
             completed: Vec::new(),
             proposed: Vec::new(),
-            resignations: Vec::new(),
+            handed_over: Vec::new(),
+            resigned: Vec::new(),
         };
         let mut options = LogOptions::from(config.clone());
         // Every read comes from the disk.
@@ -283,7 +291,7 @@ impl Pair {
         let from = self.appointment(i);
         let replica = &mut self.replicas[i];
         match output {
-            Output::Sync(ticket) if replica.disk_hangs => drop(ticket),
+            Output::Sync(ticket) if replica.disk_hangs => replica.hanging.push(ticket),
             Output::Sync(ticket) => {
                 let result = ticket.run();
                 self.partition(i).handle_synced(ticket, result);
@@ -318,7 +326,8 @@ impl Pair {
                 .push((ticket, result.map(|outcome| outcome.base.get()))),
             // The test commits what it wants.
             Output::ProposeIsr(change) => replica.proposed.push(change),
-            Output::Resign(election) => replica.resignations.push(election),
+            Output::HandedOver { result, .. } => replica.handed_over.push(result),
+            Output::Resign { leader_epoch, .. } => replica.resigned.push(leader_epoch),
             Output::ViewChanged => {}
             Output::Failed {
                 cause,
@@ -512,12 +521,11 @@ fn a_leader_whose_log_rots_gives_way_and_fetches_it_anew_without_a_restart() {
     let end = pair.partition(0).log.end();
     assert!(pair.partition(0).is_damaged());
     pair.pass(100);
-    let asked = &pair.replicas[0].resignations;
-    assert_eq!(asked.len(), 1, "it asks for another leader");
-    assert_eq!(asked[0].partition_epoch, pair.state.partition_epoch);
-    pair.pass(3000);
-    let times = pair.replicas[0].resignations.len();
-    assert_eq!(times, 3, "and again, after 1 s and then 2 s");
+    let times = pair.replicas[0].resigned.len();
+    assert_eq!(times, 1, "it asks for another leader");
+    pair.pass(15_000);
+    let times = pair.replicas[0].resigned.len();
+    assert_eq!(times, 3, "and again, after 5 s and then 10 s");
 
     // It takes no part in the election, and then fetches everything from the winner.
     assert_eq!(pair.fence(0, 2), (end, false));
@@ -559,7 +567,7 @@ fn a_damaged_leader_that_nobody_could_follow_goes_on_leading() {
     pair.rot_sealed_segment(0);
     pair.read_all(0);
     pair.pass(5000);
-    let asked = &pair.replicas[0].resignations;
+    let asked = &pair.replicas[0].resigned;
     assert!(
         asked.is_empty(),
         "an election would end nowhere and take the reads away: {asked:?}"

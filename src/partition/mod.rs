@@ -9,9 +9,14 @@ mod cluster_tests;
 mod damage;
 #[cfg(test)]
 mod fault_tests;
+mod hand_over;
 mod output;
+mod produce;
 mod producers;
 mod replica;
+mod resign;
 
+pub use hand_over::HandOverError;
 pub use output::{FenceAnswer, Frames, FramesReady, Hello, Output, PartitionView, RoleView};
-pub use replica::{Partition, PartitionOptions, ProduceRequest};
+pub use produce::ProduceRequest;
+pub use replica::{Partition, PartitionOptions};

@@ -2,10 +2,12 @@
 
 use bytes::Bytes;
 
-use crate::metadata::ElectionStart;
+use super::hand_over::HandOverError;
 use crate::replication::{LeaderView, ProduceOutcome, ProduceTicket, SessionState};
 use crate::storage::SyncTicket;
-use crate::types::{ErrorCode, IsrChange, LeaderEpoch, LogPosition, NodeId, Offset, SessionId};
+use crate::types::{
+    ErrorCode, IsrChange, LeaderEpoch, LogPosition, NodeId, Offset, PartitionEpoch, SessionId,
+};
 use crate::wire::{Ack, OpenSession, SessionAnswer};
 
 /// An effect for the caller to carry out. The order of outputs is the order in which they must take effect.
@@ -35,9 +37,17 @@ pub enum Output {
     },
     /// Propose this change to the controller, then call `Partition::handle_isr_outcome`. One is out at a time.
     ProposeIsr(IsrChange),
-    /// Ask the controller for an election: this leader's log is damaged, and others can take over. It is asked again while
-    /// this replica leads.
-    Resign(ElectionStart),
+    /// What came of `Partition::handle_hand_over`: `to` holds durably all that this leader does, or the reign goes on.
+    HandedOver {
+        to: NodeId,
+        result: Result<(), HandOverError>,
+    },
+    /// Ask the controller to elect another leader of this partition, if it still stands as these epochs say. It may be said
+    /// again when nothing comes of it.
+    Resign {
+        leader_epoch: LeaderEpoch,
+        partition_epoch: PartitionEpoch,
+    },
     /// What readers may see has changed: ask for `Partition::view`.
     ViewChanged,
     /// The log can no longer be written or trusted: `cause` is for the operator. The partition has stepped down and holds
@@ -101,6 +111,8 @@ pub struct PartitionView {
     pub high_watermark: Offset,
     pub log_start: Offset,
     pub log_end: Offset,
+    /// The disk has no room for records: it should lead only where no other can.
+    pub is_short_of_space: bool,
 }
 
 /// A partition's role, in detail, for views and metrics.

@@ -2,17 +2,15 @@
 
 use std::collections::VecDeque;
 
-use super::damage::Resignation;
+use super::hand_over::HandOver;
 use super::output::{FenceAnswer, Frames, FramesReady, Output, PartitionView, RoleView};
-use super::producers::{producer_batch, remember_producer, snapshot_roll};
-use crate::record::{Batch, STAMP_LEN, stamped_prefix};
+use super::producers::{remember_producer, snapshot_roll};
+use super::resign::Resignation;
 use crate::replication::{
-    AckRefused, Acks, Admission, Follower, FramesRefused, IsrOutcome, Leader, LeaderAction,
-    LogEnds, Peers, ProduceTicket, ProducerStates,
+    AckRefused, Follower, FramesRefused, IsrOutcome, Leader, LeaderAction, LogEnds, Peers,
+    ProducerStates,
 };
-use crate::storage::{
-    AppendError, IoFailure, Log, LogConfig, LogReader, ReadError, SyncError, SyncTicket,
-};
+use crate::storage::{IoFailure, Log, LogConfig, LogReader, ReadError, SyncError, SyncTicket};
 use crate::types::{
     Appointment, ErrorCode, IsrChange, LeaderEpoch, LogPosition, MonotonicTime, NodeId, Offset,
     PartitionState, SessionId, TopicPartition,
@@ -34,20 +32,10 @@ pub struct PartitionOptions {
     pub first_session: u64,
 }
 
-/// A batch to append.
-#[derive(Debug)]
-pub struct ProduceRequest {
-    pub ticket: ProduceTicket,
-    /// Checked already: structure, CRC, codec, size, and `last_offset_delta + 1 == record_count`.
-    pub batch: Batch,
-    pub acks: Acks,
-    pub deadline: MonotonicTime,
-}
-
 /// One replica. All calls come from the one thread that owns it.
 pub struct Partition {
     pub id: TopicPartition,
-    me: Appointment,
+    pub(super) me: Appointment,
     pub(super) log: Log,
     pub(super) role: Role,
     /// The highest leader epoch that this replica has promised to serve under. Never falls. It refuses appointments,
@@ -73,8 +61,11 @@ pub struct Partition {
     pub(super) must_leave_isr: bool,
     /// What a read found wrong with the log, until the log is set aside.
     pub(super) damage: Option<String>,
-    /// While this replica leads with a damaged log.
-    pub(super) resignation: Option<Resignation>,
+    /// While this replica leads and makes way for another.
+    pub(super) hand_over: Option<HandOver>,
+    /// The last append found no room on the disk.
+    pub(super) found_no_room: bool,
+    pub(super) resignation: Resignation,
     last_view: Option<PartitionView>,
     /// The durable end that the current role was last told of.
     pub(super) durable_told: LogPosition,
@@ -117,7 +108,9 @@ impl Partition {
             trusted: log_is_sound,
             must_leave_isr: false,
             damage: None,
-            resignation: None,
+            hand_over: None,
+            found_no_room: false,
+            resignation: Resignation::default(),
             last_view: None,
             durable_told: LogPosition::START,
             outputs: VecDeque::new(),
@@ -174,6 +167,7 @@ impl Partition {
             high_watermark: self.high_watermark,
             log_start: self.log.start().offset,
             log_end: self.log.end().offset,
+            is_short_of_space: self.is_short_of_space(),
         }
     }
 
@@ -244,6 +238,7 @@ impl Partition {
                 }
             }
         }
+        self.hand_over_to_next_leader();
         self.changed();
     }
 
@@ -273,61 +268,6 @@ impl Partition {
     pub fn handle_promise_durable(&mut self, now: MonotonicTime, epoch: LeaderEpoch) {
         self.promised_durably = self.promised_durably.max(epoch);
         self.connect_if_ready(now);
-    }
-
-    /// Appends a batch, or refuses it before anything is written.
-    pub fn handle_produce(&mut self, now: MonotonicTime, request: ProduceRequest, peers: &Peers) {
-        let ticket = request.ticket;
-        if let Err(error) = self.append_batch(now, request, peers) {
-            self.outputs.push_back(Output::Complete {
-                ticket,
-                result: Err(error),
-            });
-        }
-        self.changed();
-    }
-
-    fn append_batch(
-        &mut self,
-        now: MonotonicTime,
-        request: ProduceRequest,
-        peers: &Peers,
-    ) -> Result<(), ErrorCode> {
-        let Role::Leader(leader) = &mut self.role else {
-            return Err(match self.role {
-                Role::Failed => ErrorCode::KafkaStorageError,
-                _ => ErrorCode::NotLeaderOrFollower,
-            });
-        };
-        let batch = producer_batch(&request.batch).ok_or(ErrorCode::InvalidRecord)?;
-        let mut acks = request.acks;
-        let (base, end) = match leader.admit(now, batch, acks, peers)? {
-            Admission::Duplicate { base, end } => {
-                // Whatever the producer asks for now, it is told that its batch is there only once it is there to stay.
-                if acks == Acks::Leader {
-                    acks = Acks::All;
-                }
-                (base, end)
-            }
-            Admission::Append { previous, end } => {
-                let prefix = stamped_prefix(&request.batch, previous.offset, leader.epoch());
-                let rest = &request.batch.bytes[STAMP_LEN..];
-                let frame = Frame::records(leader.epoch(), previous, end, &[&prefix, rest]);
-                let appended = frame.end();
-                if let Err(error) = self.log.append(&[frame]) {
-                    return Err(self.append_failed(error));
-                }
-                if !self.log.take_rolls().is_empty() {
-                    snapshot_roll(&mut self.log, leader.producers(), previous);
-                }
-                leader.handle_appended(batch, previous.offset, appended);
-                (previous.offset, end)
-            }
-        };
-        leader.wait(request.ticket, acks, base, end, request.deadline);
-        self.drain_leader();
-        self.sync();
-        Ok(())
     }
 
     /// A follower opens a session.
@@ -381,6 +321,7 @@ impl Partition {
         };
         let freed = leader.handle_ack(now, from, ack)?;
         self.drain_leader();
+        self.announce_hand_over();
         self.changed();
         Ok(freed)
     }
@@ -524,6 +465,7 @@ impl Partition {
                 }
                 remember_producer(&mut self.producers, frame);
             }
+            self.found_no_room = false;
             follower.handle_appended(self.log.end());
         }
         follower.handle_watermark(session, high_watermark);
@@ -574,7 +516,6 @@ impl Partition {
             Role::Leader(leader) => {
                 leader.handle_tick(now, peers);
                 self.drain_leader();
-                self.resign_if_damaged(now, peers);
             }
             Role::Follower(follower) => {
                 follower.handle_tick(now);
@@ -583,6 +524,8 @@ impl Partition {
             }
             Role::Idle | Role::Failed => {}
         }
+        self.look_after_hand_over(now, peers);
+        self.consider_resigning(now, peers);
         self.changed();
     }
 
@@ -627,6 +570,7 @@ impl Partition {
     /// The process stops, or the partition leaves this node: everyone who waits is answered. The caller closes the log.
     pub fn close(mut self) -> (Vec<Output>, Log) {
         self.step_down(ErrorCode::NotLeaderOrFollower);
+        self.end_hand_over(ErrorCode::NotLeaderOrFollower);
         if !matches!(self.role, Role::Failed) {
             self.keep_last_snapshot();
         }
@@ -711,6 +655,7 @@ impl Partition {
 
     /// Leaves the current role. What waits is answered `error`; sessions are void from here.
     pub(super) fn step_down(&mut self, error: ErrorCode) {
+        self.interrupt_hand_over(error);
         match std::mem::replace(&mut self.role, Role::Idle) {
             Role::Leader(leader) => {
                 let (actions, producers) = leader.resign(error);
@@ -738,6 +683,7 @@ impl Partition {
             Role::Leader(leader) => {
                 leader.handle_durable(durable);
                 self.drain_leader();
+                self.announce_hand_over();
             }
             Role::Follower(follower) => {
                 follower.handle_durable(durable);
@@ -748,27 +694,11 @@ impl Partition {
     }
 
     /// Asks for a sync, if something is not durable and none is out. With `flush=os` what is written counts at once.
-    fn sync(&mut self) {
+    pub(super) fn sync(&mut self) {
         match self.log.begin_sync() {
             Some(ticket) => self.outputs.push_back(Output::Sync(ticket)),
             None => self.durable_moved(),
         }
-    }
-
-    fn append_failed(&mut self, error: AppendError) -> ErrorCode {
-        if matches!(error, AppendError::NoSpace { .. }) {
-            // The write was cut back: the log is whole, reads go on, and the next append may succeed.
-            self.outputs.push_back(Output::Failed {
-                cause: format!("cannot append to partition {}: {error}", self.id),
-                stop_process: false,
-            });
-        } else {
-            self.fail(
-                format!("cannot append to partition {}: {error}", self.id),
-                true,
-            );
-        }
-        ErrorCode::KafkaStorageError
     }
 
     pub(super) fn fail(&mut self, cause: String, stop_process: bool) {

@@ -14,7 +14,7 @@ use super::producer_state::{BatchSequence, ProducerStates, SequenceCheck};
 use super::progress::{Progress, SEND_BYTES};
 use crate::types::{
     Appointment, EpochHistory, ErrorCode, Incarnation, IsrChange, LeaderEpoch, LogPosition,
-    MonotonicTime, NodeId, Offset, PartitionState, SessionId, TopicPartition, quorum,
+    MonotonicTime, NodeId, Offset, PartitionState, SessionId, TopicPartition,
 };
 use crate::wire::{
     Ack, OpenSession, ProducerSnapshot, SessionAnswer, SessionOutcome, SessionRefusal,
@@ -304,15 +304,13 @@ impl Leader {
         })
     }
 
-    /// Whether the others could elect a leader among themselves: an election quorum of the in-sync set, without this node, has
-    /// sessions here, is heard, and has lost nothing.
-    pub fn is_dispensable(&self, now: MonotonicTime, peers: &Peers) -> bool {
-        let set = self.in_sync.committed();
+    /// How many of the in-sync set, beside this node, could take over: they have sessions here, are heard, and have lost
+    /// nothing.
+    pub fn successors(&self, now: MonotonicTime, peers: &Peers) -> usize {
         let able = |member: &&Appointment| {
             self.is_in_sync(member.node) && peers.is_heard(member.node, self.since, now)
         };
-        let able = set.members.iter().filter(able).count();
-        able >= quorum::election_quorum(set.members.len(), set.min_insync)
+        self.in_sync.committed().members.iter().filter(able).count()
     }
 
     /// Whether `node` is known to hold everything durably that is in this log, and everything here is durable as well.

@@ -299,6 +299,11 @@ impl Log {
         Ok(())
     }
 
+    /// Whether records are refused because the disk is nearly full.
+    pub fn is_short_of_space(&self) -> bool {
+        self.space.is_short()
+    }
+
     /// Takes out what must be synced: `None` when there is nothing to sync or a ticket is out already. With
     /// [`Flush::Os`] only sealed segments are synced, once each.
     ///

@@ -427,11 +427,14 @@ fn check_fate(violations: &mut Violations, id: Id, fate: Fate, offsets: &[u64]) 
 mod tests {
     use super::*;
 
+    /// Offsets and values, by partition.
+    type Logs = BTreeMap<u32, Vec<(u64, Vec<u8>)>>;
+
     const READER: u32 = 7;
 
     /// Producer 1 with acks=all and producer 2 with acks=1, `count` records each, in turn, in partition 0. Everything is
     /// acknowledged and read.
-    fn good(count: u64) -> (History, BTreeMap<u32, Vec<(u64, Vec<u8>)>>) {
+    fn good(count: u64) -> (History, Logs) {
         let mut history = History::new();
         history.add_producer(1, Promise::All);
         history.add_producer(2, Promise::Leader);

@@ -173,7 +173,7 @@ impl Relay {
             };
             let now = Instant::now();
             let known = self.flows.get(&from);
-            if !known.is_some_and(|flow| now - flow.last < SILENCE) {
+            if known.is_none_or(|flow| now - flow.last >= SILENCE) {
                 let party = owner(from, &self.pids);
                 self.meet(from, party, now, &mut answers).await;
             }

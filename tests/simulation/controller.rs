@@ -551,6 +551,7 @@ impl World {
                     incarnation,
                     last,
                     eligible: eligible || always_eligible,
+                    is_reluctant: false,
                 };
                 promised += usize::from(running.election.record(reply).is_ok());
             }

@@ -1,6 +1,7 @@
 //! Carries out what a partition asks for, as the broker's owner threads do, and shows the checks what it did.
 
 use bytes::BytesMut;
+use quorate::metadata::ElectionStart;
 use quorate::partition::{Frames, FramesReady, Output, RoleView};
 use quorate::replication::IsrOutcome;
 use quorate::types::{IsrChange, LogPosition, NodeId};
@@ -9,7 +10,7 @@ use quorate::wire::{ControlMessage, LaneMessage, SessionAnswer, SessionOutcome};
 use super::checker::Check;
 use super::event::Event;
 use super::network::StreamId;
-use super::node::{index_of, partition_index};
+use super::node::{index_of, partition_id, partition_index};
 use super::planted::Planted;
 use super::world::{World, unexpected};
 
@@ -194,11 +195,18 @@ impl World {
                 }
                 self.submit_isr_change(node, change);
             }
-            Output::Resign(election) => {
+            Output::Resign {
+                leader_epoch,
+                partition_epoch,
+            } => {
                 self.tell(|| format!("node {} asks for another leader", node + 1));
-                self.resign(election);
+                self.resign(ElectionStart {
+                    partition: partition_id(partition),
+                    leader_epoch,
+                    partition_epoch,
+                });
             }
-            Output::ViewChanged => {}
+            Output::ViewChanged | Output::HandedOver { .. } => {}
             Output::Failed {
                 cause,
                 stop_process,

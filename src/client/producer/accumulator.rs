@@ -121,6 +121,8 @@ pub(super) struct PartitionQueue {
     /// How many batches take no more records.
     closed_batches: u64,
     random: Random,
+    /// The newest leader epoch that is known; −1 where none is.
+    leader_epoch: i32,
 }
 
 #[derive(Debug)]
@@ -235,6 +237,7 @@ impl PartitionQueue {
             next_id: 0,
             closed_batches: 0,
             random: Random::new(seed),
+            leader_epoch: -1,
         }
     }
 
@@ -555,6 +558,20 @@ impl PartitionQueue {
                 );
                 effects.refresh_metadata = code.is_retriable();
                 code.is_retriable()
+            }
+        }
+    }
+
+    /// The partition has a leader, of this epoch. Where that is a new one, nobody waits on because of what an earlier leader
+    /// has answered.
+    pub(super) fn handle_leader(&mut self, epoch: i32, now: Instant) {
+        if epoch <= self.leader_epoch {
+            return;
+        }
+        self.leader_epoch = epoch;
+        for batch in &mut self.batches {
+            if let State::Waiting { not_before } = &mut batch.state {
+                *not_before = now.min(*not_before);
             }
         }
     }
@@ -899,6 +916,22 @@ mod tests {
             .map(|sent| sequence(&sent))
             .collect();
         assert_eq!(sequences, [0, 1, 2, 3].map(|s| (101, s)));
+    }
+
+    #[test]
+    fn a_new_leader_ends_the_wait_once() {
+        let mut t = Test::new(true);
+        drop(t.batch());
+        t.queue.handle_leader(4, t.now);
+        let first = t.take().unwrap();
+        t.refuse(first, ErrorCode::NotLeaderOrFollower);
+        t.queue.handle_leader(4, t.now);
+        assert!(t.take().is_none(), "the same that refused it");
+        t.queue.handle_leader(5, t.now);
+        let again = t.take().unwrap();
+        t.refuse(again, ErrorCode::NotLeaderOrFollower);
+        t.queue.handle_leader(5, t.now);
+        assert!(t.take().is_none());
     }
 
     #[test]

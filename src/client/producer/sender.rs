@@ -175,10 +175,11 @@ impl Sender {
                 if let Some(identity) = self.identity {
                     queue.offer_identity(identity, now);
                 }
-                let Some((leader, _, _)) = view.leader(&name.topic, name.partition) else {
+                let Some((leader, _, epoch)) = view.leader(&name.topic, name.partition) else {
                     leaderless |= !queue.is_empty();
                     continue;
                 };
+                queue.handle_leader(epoch, now);
                 let key = (leader, lane_of(name, shared.config.lanes));
                 match self.lanes.get(&key) {
                     Some(LaneSlot::Open(open)) if open.lane.is_broken() => {
