@@ -277,6 +277,7 @@ impl ClusterImage {
             partition_epoch: PartitionEpoch(0),
             min_insync,
             target_replicas: Vec::new(),
+            forced_epoch: LeaderEpoch::NONE,
         })
     }
 

@@ -183,6 +183,7 @@ impl ClusterImage {
         let next = PartitionState {
             leader: Some(forced.leader),
             isr: vec![forced.leader],
+            forced_epoch: state.leader_epoch,
             ..state.clone()
         };
         self.replace(forced.partition, next)

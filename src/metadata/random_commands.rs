@@ -620,6 +620,7 @@ fn a_forced_leader_is_alone_in_sync_and_only_where_nobody_leads() {
     assert_eq!(state.leader, image.registered(node(3)));
     assert_eq!(state.isr, state.leader.into_iter().collect::<Vec<_>>());
     assert_eq!(ids(&state.replicas), [1, 2, 3]);
+    assert_eq!(state.forced_epoch, state.leader_epoch);
 }
 
 #[test]

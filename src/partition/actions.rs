@@ -88,6 +88,21 @@ impl Partition {
                 }
                 FollowerAction::WatermarkMoved => self.high_watermark = follower.high_watermark(),
                 FollowerAction::Truncate { to } => {
+                    let ends_before_forced_epoch = self
+                        .state
+                        .as_ref()
+                        .is_some_and(|state| self.log.end().epoch < state.forced_epoch);
+                    if to.offset < self.high_watermark && ends_before_forced_epoch {
+                        self.outputs.push_back(Output::Failed {
+                            cause: format!(
+                                "partition {} is cut at {to}, below its committed offset {}: an operator forced a leader that did not have what is lost",
+                                self.id, self.high_watermark
+                            ),
+                            stop_process: false,
+                        });
+                        self.high_watermark = to.offset;
+                        follower.forget_watermark(to.offset);
+                    }
                     if to.offset < self.high_watermark {
                         // A leader at or above the committing epoch never asks for this (invariant 9).
                         self.fail(

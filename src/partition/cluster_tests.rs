@@ -127,6 +127,7 @@ impl Simulation {
                 partition_epoch: PartitionEpoch(1),
                 min_insync: 1 + (seed % 2) as u32,
                 target_replicas: Vec::new(),
+                forced_epoch: LeaderEpoch::NONE,
             },
             connections: BTreeMap::new(),
             next_value: 0,

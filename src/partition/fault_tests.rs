@@ -115,6 +115,7 @@ impl Pair {
                 partition_epoch: PartitionEpoch(1),
                 min_insync: 1,
                 target_replicas: Vec::new(),
+                forced_epoch: LeaderEpoch::NONE,
             },
             now: MonotonicTime::ZERO,
             config,
@@ -555,6 +556,50 @@ fn a_leader_whose_log_rots_gives_way_and_fetches_it_anew_without_a_restart() {
     assert_eq!(back.new_isr.len(), 2, "and then lets it in again: {back:?}");
     pair.commit(Some(1), 2, &[0, 1]);
     assert!(pair.fence(0, 3).1);
+}
+
+#[test]
+fn what_an_operator_gave_up_is_cut_even_where_it_was_committed_and_nothing_else_is() {
+    for forced in [true, false] {
+        let mut pair = Pair::new();
+        pair.tell();
+        pair.produce(0, 3);
+        let shared_sequence = pair.next_sequence;
+        // The leader goes on alone, commits, and is gone; the other one is made leader.
+        pair.kill(1);
+        pair.commit(Some(0), 1, &[0]);
+        pair.produce(0, 3);
+        let committed = pair.partition(0).high_watermark();
+        pair.stop(0);
+        pair.start(1);
+        if forced {
+            pair.state.forced_epoch = LeaderEpoch::new(2).unwrap();
+        }
+        pair.next_sequence = shared_sequence;
+        pair.commit(Some(1), 2, &[1]);
+        pair.produce(1, 1);
+        pair.start(0);
+        pair.partition(0).high_watermark = committed;
+        pair.tell();
+        pair.pass(500);
+        let failed = matches!(
+            pair.partition(0).role_view(MonotonicTime::ZERO),
+            RoleView::Failed
+        );
+        let (told, stop) = pair.replicas[0].failures.last().unwrap().clone();
+        assert!(
+            told.contains("below its committed offset") && !stop,
+            "{told}"
+        );
+        assert_eq!(failed, !forced, "{told}");
+        if forced {
+            assert!(told.contains("an operator forced a leader"), "{told}");
+            pair.assert_equal_logs();
+            pair.commit(Some(1), 2, &[1, 0]);
+            pair.produce(1, 2);
+            pair.assert_equal_logs();
+        }
+    }
 }
 
 #[test]

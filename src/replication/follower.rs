@@ -328,6 +328,13 @@ impl Follower {
         }
     }
 
+    /// What was committed above `offset` is lost: an operator forced a leader that did not have it. The only way in which the
+    /// watermark falls.
+    pub fn forget_watermark(&mut self, offset: Offset) {
+        self.high_watermark = self.high_watermark.min(offset);
+        self.told_watermark = self.told_watermark.min(offset);
+    }
+
     /// Above the durable end the watermark would speak of records that a reader of this directory may not find after a crash.
     /// From a hello to its answer it stands still: the answer cuts the log to what the hello said was durable, and what has
     /// become durable since is committed elsewhere but not kept here.

@@ -237,6 +237,7 @@ mod tests {
             partition_epoch: PartitionEpoch(partition_epoch),
             min_insync,
             target_replicas: Vec::new(),
+            forced_epoch: LeaderEpoch::NONE,
         }
     }
 

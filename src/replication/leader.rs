@@ -850,6 +850,7 @@ mod tests {
             partition_epoch: PartitionEpoch(1),
             min_insync,
             target_replicas: Vec::new(),
+            forced_epoch: LeaderEpoch::NONE,
         }
     }
 

@@ -77,6 +77,10 @@ pub struct PartitionState {
     /// others out of it, and then the controller drops them.
     #[serde(default)]
     pub target_replicas: Vec<NodeId>,
+    /// The last leader epoch whose leader an operator forced, or [`LeaderEpoch::NONE`]. What was committed before it may be
+    /// cut by it: the loss that the operator chose.
+    #[serde(default)]
+    pub forced_epoch: LeaderEpoch,
 }
 
 /// Replaces ISR and `m`, by compare-and-swap on both epochs and on each member's registration.
