@@ -14,12 +14,15 @@ use super::operation::{
 };
 use super::raft::node_id;
 use super::transfers::Order;
-use super::{duties, unclean};
+use super::{duties, unclean, upkeep};
 use crate::metadata::{
     ClusterImage, Command, MAX_CHANGES_PER_COMMAND, MAX_CONTROLLERS, Move, Outcome, Reassignment,
     Rejection, evacuate,
 };
 use crate::types::{NodeId, TopicPartition};
+
+/// How long an operation waits for a metadata version that is about to rise.
+const VERSION_WAIT: Duration = Duration::from_secs(5);
 
 /// How an operation ends: with an outcome or refusal, or with a response that says that this controller cannot tell.
 type Ended = Result<OperationOutcome, Stopped>;
@@ -276,8 +279,15 @@ impl Shared {
         command: Command,
         deadline: Instant,
     ) -> Result<Outcome, Stopped> {
-        let left = deadline.saturating_duration_since(Instant::now());
-        outcome_of(self.write(command, left).await)
+        let left = || deadline.saturating_duration_since(Instant::now());
+        let outcome = outcome_of(self.write(command.clone(), left()).await);
+        if let Err(Stopped::Refused(OperationRefusal::Rejected(refused))) = &outcome
+            && let Rejection::VersionTooLow { needed, .. } = *refused
+            && upkeep::reaches_version(self, needed, left().min(VERSION_WAIT)).await
+        {
+            return outcome_of(self.write(command, left()).await);
+        }
+        outcome
     }
 }
 

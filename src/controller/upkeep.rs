@@ -44,6 +44,17 @@ pub(super) async fn run(shared: Arc<Shared>) {
     }
 }
 
+/// Whether the cluster's metadata version is, or within `wait` becomes, at least `needed`: a cluster that has just been founded,
+/// or whose last node was upgraded just now, is about to raise it.
+pub(super) async fn reaches_version(shared: &Shared, needed: u32, wait: Duration) -> bool {
+    let mut images = shared.image.clone();
+    let about_to_rise =
+        next_version(shared, &images.borrow_and_update()).is_some_and(|version| version >= needed);
+    let risen = images.wait_for(|image| image.metadata_version() >= needed);
+    let wait = if about_to_rise { wait } else { Duration::ZERO };
+    matches!(tokio::time::timeout(wait, risen).await, Ok(Ok(_)))
+}
+
 /// What every member of the cluster understands, if that is more than is used.
 fn next_version(shared: &Shared, image: &ClusterImage) -> Option<u32> {
     // A controller that is not registered yet may be of an older version, and could not read what comes.

@@ -71,6 +71,10 @@ pub(super) struct InSync {
     proposal: Option<Proposal>,
     /// Before the next attempt at the same.
     pause: Duration,
+    /// No other change is proposed before then: the last one was refused, and the next may be for the same reason.
+    not_before: MonotonicTime,
+    /// After the next refusal. Grows until a change is accepted.
+    refusal_pause: Duration,
 }
 
 #[derive(Debug)]
@@ -91,6 +95,8 @@ impl InSync {
             partition_epoch: state.partition_epoch,
             proposal: None,
             pause: FIRST_RETRY,
+            not_before: MonotonicTime::ZERO,
+            refusal_pause: FIRST_RETRY,
         }
     }
 
@@ -100,7 +106,12 @@ impl InSync {
         if state.partition_epoch == self.partition_epoch {
             return;
         }
-        self.committed = counted_set(state);
+        let committed = counted_set(state);
+        if committed != self.committed {
+            self.committed = committed;
+            self.not_before = MonotonicTime::ZERO;
+            self.refusal_pause = FIRST_RETRY;
+        }
         self.partition_epoch = state.partition_epoch;
         self.proposal = None;
         self.pause = FIRST_RETRY;
@@ -150,6 +161,11 @@ impl InSync {
             .all(|set| set.heard(&is_heard) >= set.min_insync)
     }
 
+    /// Whether another change may be proposed now.
+    pub(super) fn may_propose(&self, now: MonotonicTime) -> bool {
+        self.proposal.is_none() && now >= self.not_before
+    }
+
     pub(super) fn propose(&mut self, change: IsrChange) {
         self.proposal = Some(Proposal {
             set: CountedSet {
@@ -190,6 +206,8 @@ impl InSync {
             // The state will come; it is asked for again should it fail to.
             IsrOutcome::Accepted | IsrOutcome::Unknown => {}
             IsrOutcome::Refused => {
+                self.not_before = now + self.refusal_pause;
+                self.refusal_pause = (self.refusal_pause * 2).min(LAST_RETRY);
                 proposal.attempt.new_isr = self.committed.members.clone();
                 proposal.attempt.min_insync =
                     u32::try_from(self.committed.min_insync).unwrap_or(u32::MAX);
@@ -320,5 +338,27 @@ mod tests {
         in_sync.handle_outcome(at(100), &change(&[1, 2, 3], 2), IsrOutcome::Accepted);
         in_sync.handle_state(&state(&[1, 2, 3], 2, 2));
         assert_eq!(in_sync.proposed(), None);
+    }
+
+    #[test]
+    fn after_refusals_the_next_change_waits_longer_and_longer() {
+        let mut in_sync = InSync::new(&state(&[1, 2, 3], 2, 1));
+        let refuse = |in_sync: &mut InSync, now, partition_epoch| {
+            let mut refused = change(&[1, 2], 2);
+            refused.partition_epoch = PartitionEpoch(partition_epoch);
+            assert!(in_sync.may_propose(now));
+            in_sync.propose(refused.clone());
+            in_sync.handle_outcome(now, &refused, IsrOutcome::Refused);
+            // The present set again settles it.
+            in_sync.handle_state(&state(&[1, 2, 3], 2, partition_epoch + 1));
+        };
+        refuse(&mut in_sync, at(0), 1);
+        assert!(!in_sync.may_propose(at(99)));
+        refuse(&mut in_sync, at(100), 2);
+        assert!(!in_sync.may_propose(at(299)));
+        refuse(&mut in_sync, at(300), 3);
+        assert!(!in_sync.may_propose(at(699)));
+        in_sync.handle_state(&state(&[1, 2], 2, 5));
+        assert!(in_sync.may_propose(at(301)), "something was accepted");
     }
 }

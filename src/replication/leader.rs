@@ -590,6 +590,9 @@ impl Leader {
             self.actions.extend(retry.map(LeaderAction::ProposeIsr));
             return;
         }
+        if !self.in_sync.may_propose(now) {
+            return;
+        }
         let standing = |&node: &NodeId| Standing {
             node,
             session: self.followers.get(&node).map(|progress| progress.replica),
