@@ -50,6 +50,12 @@ pub enum Step {
         to: String,
         count: Option<usize>,
     },
+    /// The newest message that is held comes first: it took another connection than those before it.
+    #[command(name = "deliver-newest")]
+    DeliverNewest {
+        from: String,
+        to: String,
+    },
     /// The oldest messages that are held are lost.
     Drop {
         from: String,
@@ -84,6 +90,10 @@ pub enum Step {
     /// The next write to this node's disk is cut short by the process's death.
     #[command(name = "crash-in-next-write")]
     CrashInNextWrite {
+        node: String,
+    },
+    /// A bit of the first record on this node's disk has flipped; the next start reads the log through and finds it.
+    Rot {
         node: String,
     },
     /// `restart b`, or `restart b disk=new`.

@@ -122,6 +122,15 @@ impl Network {
         self.pending.remove(at)
     }
 
+    /// The newest from `from` to `to`, held or not.
+    pub fn take_newest(&mut self, from: Party, to: Party) -> Option<Pending> {
+        let at = self
+            .pending
+            .iter()
+            .rposition(|pending| pending.from == from && pending.to == to)?;
+        self.pending.remove(at)
+    }
+
     /// The oldest from `from` to `to`, held or not.
     pub fn take(&mut self, from: Party, to: Party) -> Option<Pending> {
         let at = self

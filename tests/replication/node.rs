@@ -1,5 +1,6 @@
 //! A node of a transcript: its disk, and its process while it has one.
 
+use std::io;
 use std::path::Path;
 
 use quorate::metadata::{Endpoint, METADATA_VERSION, Registration};
@@ -27,6 +28,8 @@ pub struct Node {
     disks: u64,
     /// Processes that this node has had.
     boots: u64,
+    /// Its operator has reason to have the log read through at the next start.
+    is_rotten: bool,
     pub process: Option<Process>,
 }
 
@@ -78,6 +81,7 @@ impl Node {
             disk: FaultyFileSystem::new(index as u64),
             disks: 1,
             boots: 0,
+            is_rotten: false,
             process: None,
         }
     }
@@ -86,6 +90,18 @@ impl Node {
     pub fn change_disk(&mut self) {
         self.disks += 1;
         self.disk = FaultyFileSystem::new(self.index as u64 + 100 * self.disks);
+    }
+
+    /// A bit of the first record flips, unnoticed.
+    pub fn rot(&mut self) -> io::Result<()> {
+        let segment = Path::new(DATA_DIR)
+            .join("partitions")
+            .join(PARTITION.to_string())
+            .join("00000000000000000000.wal");
+        // The epoch start takes 40 bytes, the header of the record's frame as many: this one is in the batch.
+        self.disk.flip_bit(&segment, 8 * 100)?;
+        self.is_rotten = true;
+        Ok(())
     }
 
     /// Starts a process on the disk, as `server start` does: lock, recovery, the promises that were made.
@@ -110,6 +126,7 @@ impl Node {
         let promised = data_dir.promises().get(PARTITION);
         let mut options = LogOptions::from(LogConfig::default());
         options.known_before = promised > LeaderEpoch::NONE;
+        options.verify_all = std::mem::take(&mut self.is_rotten);
         let (log, report) = data_dir
             .open_log(PARTITION, &topic_name(), options)
             .map_err(|error| error.to_string())?;

@@ -3,7 +3,6 @@
 use std::error::Error;
 use std::time::Duration;
 
-use bytes::Bytes;
 use goldenscript::Context;
 use quorate::metadata::{Command, ConfigChange};
 use quorate::partition::{ProduceRequest, RoleView};
@@ -91,6 +90,11 @@ impl World {
                     self.arrive(pending);
                 }
             }
+            Step::DeliverNewest { from, to } => {
+                let (from, to) = (self.party(from)?, self.party(to)?);
+                let newest = self.network.take_newest(from, to);
+                self.arrive(newest.ok_or("nothing is under way")?);
+            }
             Step::Drop { from, to, count } => {
                 let (from, to) = (self.party(from)?, self.party(to)?);
                 for _ in 0..count.unwrap_or(1) {
@@ -120,20 +124,26 @@ impl World {
                 let node = self.node(node)?;
                 self.nodes[node].disk.crash_after(1);
             }
+            Step::Rot { node } => {
+                let node = self.node(node)?;
+                self.nodes[node].rot()?;
+            }
             Step::Restart { node, disk } => {
                 let node = self.node(node)?;
                 self.restart(node, disk.is_some())?;
             }
-            Step::Elect => {
-                self.elect()?;
-                self.settle();
-                self.tell_election();
-            }
+            Step::Elect => self.elect()?,
             Step::Configure { min_insync } => self.configure(*min_insync)?,
             Step::Tick { time } => self.tick(time.0),
             Step::Show(nodes) => self.show(nodes)?,
         }
         self.settle();
+        if matches!(
+            step,
+            Step::Elect | Step::Restart { .. } | Step::Release { .. }
+        ) {
+            self.tell_election();
+        }
         Ok(())
     }
 
@@ -195,7 +205,7 @@ impl World {
         };
         let request = ProduceRequest {
             ticket,
-            batch: Batch::decode(&Bytes::from(bytes))?,
+            batch: Batch::decode(&bytes)?,
             acks,
             deadline: now + DELIVERY_TIMEOUT,
         };
@@ -406,6 +416,9 @@ impl World {
                 "{name} finds a frame that is not whole after {}, and cuts it off",
                 cut.end
             ));
+        }
+        if report.quarantined.is_some() {
+            self.tell(format!("{name} finds its log damaged, and sets it aside"));
         }
         self.tell(format!(
             "{name} starts, promised epoch {}: {log}",
