@@ -110,6 +110,7 @@ transcripts! {
     push_duplicate_produce,
     push_isr_answer_lost_in_an_election,
     push_isr_proposal_during_an_election,
+    push_leader_restarts_in_its_epoch,
     push_restart_in_mid_frame_follower,
     push_restart_in_mid_frame_leader,
     push_seam_between_catch_up_and_live,
