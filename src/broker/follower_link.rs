@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use quinn::Connection;
+use quinn::{Connection, ConnectionError};
 
 use super::event::Event;
 use super::follower_channel::{FOLLOWER_BUDGET_BYTES, FollowerChannel};
@@ -73,9 +73,10 @@ pub(super) async fn serve(
                 );
                 let cause = run(&shared, &connection, &channel, parts).await;
                 channel.broken.cancel();
+                let idle = is_done(&connection);
                 shared
                     .links
-                    .remove(LinkDirection::ToFollower, node, channel.id);
+                    .remove(LinkDirection::ToFollower, node, channel.id, &cause, idle);
                 for shard in shared.shards() {
                     let channel = channel.clone();
                     let _ = shard.mailbox.send(Event::FollowerGone { channel }).await;
@@ -93,6 +94,15 @@ pub(super) async fn serve(
         };
     CloseReason::Done.close(&connection, &cause);
     tracing::info!(follower = %node, address = %connection.remote_address(), cause, "follower disconnected");
+}
+
+/// Whether the follower closed the connection because it follows nothing here any more.
+fn is_done(connection: &Connection) -> bool {
+    matches!(
+        connection.close_reason(),
+        Some(ConnectionError::ApplicationClosed(closed))
+            if closed.error_code == CloseReason::Done.var_int()
+    )
 }
 
 struct Parts {

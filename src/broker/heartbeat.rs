@@ -9,6 +9,7 @@ use super::clock::Clock;
 use super::event::Event;
 use super::shared::Shared;
 use crate::replication::suspicion_time;
+use crate::transport::PathSigns;
 use crate::types::{MonotonicTime, NodeId};
 use crate::wire::Heartbeat;
 
@@ -113,8 +114,10 @@ pub(super) async fn watch_silence(connection: &Connection, heard: &LastHeard) ->
     }
 }
 
-/// quinn tells the smoothed round trip but not its variance; half of it stands in, as at the start of RFC 9002's estimate.
+/// How long a silence of the peer is normal.
 pub(super) fn suspicion_of(connection: &Connection) -> Duration {
     let rtt = connection.rtt();
-    suspicion_time(rtt, rtt / 2)
+    // Without figures, half of the round trip stands in for the variance, as at the start of RFC 9002's estimate.
+    let variance = PathSigns::of(connection).map_or(rtt / 2, |signs| signs.rtt_variance());
+    suspicion_time(rtt, variance)
 }

@@ -60,10 +60,16 @@ pub(super) async fn keep(
         let host_port = address.borrow_and_update().clone();
         let peer = PeerAddress::node(leader, host_port);
         let started = std::time::Instant::now();
-        shared.links.count_dial(leader);
+        shared.links.count_dial(leader, &peer.host_port);
         let (worked, cause) = run(&shared, &options, &peer, &mut address, &stop).await;
         if stop.is_cancelled() {
+            shared.links.rest(leader);
             return;
+        }
+        if !worked {
+            shared
+                .links
+                .note_error(LinkDirection::ToLeader, leader, &cause);
         }
         pause = next_pause(pause, worked);
         // Half of the pause is drawn at random, so that followers that lost one leader do not come back in step.
@@ -141,9 +147,10 @@ async fn run(
     )
     .await;
     channel.broken.cancel();
+    let idle = stop.is_cancelled();
     shared
         .links
-        .remove(LinkDirection::ToLeader, process.node, id);
+        .remove(LinkDirection::ToLeader, process.node, id, &cause, idle);
     for shard in shared.shards() {
         let channel = channel.clone();
         let _ = shard.mailbox.send(Event::LeaderGone { channel }).await;

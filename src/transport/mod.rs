@@ -15,6 +15,7 @@ mod endpoint_keys;
 mod explain;
 mod identity;
 mod lanes;
+mod path_watch;
 mod private_file;
 mod protocol;
 mod rpc;
@@ -42,6 +43,7 @@ pub use lanes::{
     CHUNK_BYTES, COALESCE_BELOW, LaneClosed, LaneOptions, LaneReadError, LaneReader, LaneWriter,
     Measure, PIECE_OVERHEAD, PushError,
 };
+pub use path_watch::PathSigns;
 pub use private_file::{FileError, shell_word};
 pub use protocol::{Alpn, CloseReason};
 pub use rpc::{
