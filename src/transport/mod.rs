@@ -15,6 +15,7 @@ mod endpoint_keys;
 mod explain;
 mod identity;
 mod lanes;
+mod link_keeper;
 mod path_watch;
 mod private_file;
 mod protocol;
@@ -42,6 +43,10 @@ pub use identity::{CurrentIdentity, Identity, IdentityError};
 pub use lanes::{
     CHUNK_BYTES, COALESCE_BELOW, LaneClosed, LaneOptions, LaneReadError, LaneReader, LaneWriter,
     Measure, PIECE_OVERHEAD, PushError,
+};
+pub use link_keeper::{
+    DialCause, DialId, EndCause, FIRST_REDIAL_PAUSE, JOIN_AFTER, KeeperAction, KeeperReport, LASTING,
+    LOOK_EVERY, LinkKeeper, MAX_DIALS, MAX_REDIAL_PAUSE,
 };
 pub use path_watch::PathSigns;
 pub use private_file::{FileError, shell_word};
