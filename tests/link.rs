@@ -20,7 +20,6 @@
 //! stop                   the link is needed no more
 //! ```
 
-use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use std::{env, fs};
@@ -75,7 +74,7 @@ fn play(name: &str, text: &str) -> String {
         if command.starts_with(' ') {
             continue;
         }
-        writeln!(run.out, "{command}").unwrap();
+        run.out.push_str(&format!("{command}\n"));
         if !command.is_empty() && !command.starts_with('#') {
             run.carry_out(command)
                 .unwrap_or_else(|| panic!("{name}:{}: cannot read {command:?}", line + 1));
@@ -162,7 +161,8 @@ impl Run {
     fn tell(&mut self) {
         while let Some(action) = self.keeper.as_mut().and_then(LinkKeeper::poll_action) {
             let at = self.now.as_micros() as f64 / 1e6;
-            writeln!(self.out, "  {at:7.3}  {}", show(&action)).unwrap();
+            let line = format!("  {at:7.3}  {}\n", show(&action));
+            self.out.push_str(&line);
             if let KeeperAction::Dial { dial, .. } = action
                 && let Some(cause) = self.refusal.clone()
                 && let Some(keeper) = &mut self.keeper

@@ -526,3 +526,150 @@ impl LinkKeeper {
         z ^ (z >> 31)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    const ADDRESS: &str = "db1:9292";
+
+    fn at(millis: u64) -> MonotonicTime {
+        MonotonicTime::ZERO + Duration::from_millis(millis)
+    }
+
+    fn dials(keeper: &mut LinkKeeper) -> Vec<DialId> {
+        let mut made = Vec::new();
+        while let Some(action) = keeper.poll_action() {
+            if let KeeperAction::Dial { dial, .. } = action {
+                made.push(dial);
+            }
+        }
+        made
+    }
+
+    #[test]
+    fn a_lost_link_is_dialled_at_once_and_a_leader_that_is_down_each_second_at_least() {
+        for seed in 0..50 {
+            let mut keeper = LinkKeeper::new(at(0), ADDRESS.to_owned(), seed);
+            let first = dials(&mut keeper)[0];
+            keeper.handle_dialled(at(10), first);
+            keeper.handle_closed(at(5000), first, "gone");
+            let mut last = dials(&mut keeper)[0];
+            let mut pauses = Vec::new();
+            let mut now = 5000;
+            while pauses.len() < 8 {
+                keeper.handle_failed(at(now), last, "nothing listens there");
+                let failed = now;
+                last = loop {
+                    now += 1;
+                    keeper.handle_look(at(now));
+                    if let [dial] = dials(&mut keeper)[..] {
+                        break dial;
+                    }
+                };
+                pauses.push(now - failed);
+            }
+            for (pause, full) in pauses
+                .iter()
+                .zip([50, 100, 200, 400, 800, 1000, 1000, 1000])
+            {
+                let expected = full / 2..=full;
+                assert!(expected.contains(pause), "seed {seed}: {pauses:?}");
+            }
+        }
+    }
+
+    /// Whatever happens in whatever order: dials and connections stay bounded, one connection is in use at most and is one
+    /// that was dialled, nothing is closed or given up that is not there, and a link that nobody has stopped is never left
+    /// without a connection and without a dial to come.
+    #[test]
+    fn no_order_of_events_leaves_a_link_for_dead() {
+        for seed in 0..3000 {
+            let mut random = LinkKeeper::resting(at(0), ADDRESS.to_owned(), seed);
+            let mut keeper = LinkKeeper::new(at(0), ADDRESS.to_owned(), seed);
+            let mut under_way = BTreeSet::new();
+            let mut standing = BTreeSet::new();
+            let mut now = 0;
+            for step in 0..200 {
+                while let Some(action) = keeper.poll_action() {
+                    let story = format!("seed {seed}, step {step}: {action:?}");
+                    match action {
+                        KeeperAction::Dial { dial, .. } => {
+                            assert!(under_way.insert(dial), "{story}")
+                        }
+                        KeeperAction::GiveUp { dial, .. } => {
+                            assert!(under_way.remove(&dial), "{story}");
+                        }
+                        KeeperAction::Adopt { connection } => {
+                            assert!(standing.contains(&connection), "{story}");
+                        }
+                        KeeperAction::Close { connection, .. } => {
+                            assert!(standing.remove(&connection), "{story}");
+                        }
+                        KeeperAction::Rebind { connection } => {
+                            assert_eq!(keeper.current(), Some(connection), "{story}");
+                        }
+                        KeeperAction::Report(_) => {}
+                    }
+                }
+                let story = format!("seed {seed}, step {step}: {keeper:?}");
+                assert!(under_way.len() <= MAX_DIALS, "{story}");
+                assert!(standing.len() <= 1, "{story}");
+                assert_eq!(keeper.current(), standing.first().copied(), "{story}");
+                assert!(
+                    keeper.current().is_some() || keeper.due.is_some(),
+                    "{story}"
+                );
+
+                let pick = |from: &BTreeSet<DialId>, draw: u64| {
+                    let count = from.len().max(1) as u64;
+                    from.iter().nth((draw % count) as usize).copied()
+                };
+                let (draw, choice) = (random.draw(), random.draw() % 8);
+                match choice {
+                    0 | 1 => {
+                        now += 25;
+                        keeper.handle_look(at(now));
+                    }
+                    2 => now += draw % 400,
+                    3 => {
+                        if let Some(dial) = pick(&under_way, draw) {
+                            under_way.remove(&dial);
+                            standing.insert(dial);
+                            keeper.handle_dialled(at(now), dial);
+                        }
+                    }
+                    4 => {
+                        if let Some(dial) = pick(&under_way, draw) {
+                            under_way.remove(&dial);
+                            keeper.handle_failed(at(now), dial, "refused");
+                        }
+                    }
+                    5 => {
+                        if let Some(connection) = pick(&standing, draw) {
+                            keeper.handle_heard(at(now), connection);
+                        }
+                    }
+                    6 if draw.is_multiple_of(4) => {
+                        if let Some(connection) = pick(&standing, draw) {
+                            standing.remove(&connection);
+                            keeper.handle_closed(at(now), connection, "gone");
+                        }
+                    }
+                    7 if draw.is_multiple_of(4) => {
+                        keeper.handle_address(
+                            at(now),
+                            ["db1:9292", "db2:9292"][(draw / 4 % 2) as usize],
+                        );
+                    }
+                    _ => {
+                        now += 25;
+                        keeper.handle_look(at(now));
+                    }
+                }
+            }
+        }
+    }
+}
