@@ -13,9 +13,8 @@ use super::follower_channel::{FOLLOWER_BUDGET_BYTES, FollowerChannel};
 use super::heartbeat::{self, Ear, LastHeard, suspicion_of};
 use super::leader_connection::{control_reader, read_control};
 use super::links::LinkDirection;
-use super::log_limit::LogLimit;
 use super::shared::Shared;
-use crate::transport::{CloseReason, LOOK_EVERY, LaneOptions, LaneReader, LaneWriter};
+use crate::transport::{CloseReason, LOOK_EVERY, LaneOptions, LaneReader, LaneWriter, LogLimit};
 use crate::types::{Appointment, ClusterId, NodeId, SessionId, TopicPartition};
 use crate::wire::{Ack, AckMessage, ControlMessage, Hello, LaneHeader, PROTOCOL_VERSION, Welcome};
 

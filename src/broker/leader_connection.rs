@@ -38,7 +38,7 @@ pub(super) async fn serve(
     shared: &Arc<Shared>,
     greeted: Greeted,
     channel: &Arc<LeaderChannel>,
-    mut control: mpsc::Receiver<Bytes>,
+    control: &mut mpsc::Receiver<Bytes>,
     heard: &Arc<LastHeard>,
     end: &CancellationToken,
 ) -> String {

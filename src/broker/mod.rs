@@ -17,7 +17,6 @@ mod leader_channel;
 mod leader_connection;
 mod leader_link;
 mod links;
-mod log_limit;
 mod offsets;
 mod producer_ids;
 mod promises;

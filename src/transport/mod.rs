@@ -16,6 +16,7 @@ mod explain;
 mod identity;
 mod lanes;
 mod link_keeper;
+mod log_limit;
 mod path_watch;
 mod private_file;
 mod protocol;
@@ -45,9 +46,10 @@ pub use lanes::{
     Measure, PIECE_OVERHEAD, PushError,
 };
 pub use link_keeper::{
-    DialCause, DialId, EndCause, FIRST_REDIAL_PAUSE, JOIN_AFTER, KeeperAction, KeeperReport, LASTING,
-    LOOK_EVERY, LinkKeeper, MAX_DIALS, MAX_REDIAL_PAUSE,
+    DialCause, DialId, EndCause, FIRST_REDIAL_PAUSE, JOIN_AFTER, KeeperAction, KeeperReport,
+    LASTING, LOOK_EVERY, LinkKeeper, MAX_DIALS, MAX_REDIAL_PAUSE,
 };
+pub use log_limit::LogLimit;
 pub use path_watch::PathSigns;
 pub use private_file::{FileError, shell_word};
 pub use protocol::{Alpn, CloseReason};

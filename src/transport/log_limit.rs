@@ -1,20 +1,20 @@
-//! Keeps a link that flaps from filling the log.
+//! Keeps a link that flaps, or a peer that is refused again and again, from filling the log.
 
 use std::time::{Duration, Instant};
 
 /// Lines of one kind, about one peer, are at least this far apart.
 const APART: Duration = Duration::from_secs(1);
 
-/// Lets one line a second through and counts the others.
+/// Lets one line a second through and counts the others. One for each kind of line and each peer that it is about.
 #[derive(Debug, Default)]
-pub(super) struct LogLimit {
+pub struct LogLimit {
     last: Option<Instant>,
     suppressed: u64,
 }
 
 impl LogLimit {
     /// `Some` with the number of lines left out since the last one, if a line may be written now.
-    pub(super) fn allow(&mut self) -> Option<u64> {
+    pub fn allow(&mut self) -> Option<u64> {
         self.allow_at(Instant::now())
     }
 
