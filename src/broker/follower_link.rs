@@ -26,6 +26,9 @@ const LIVE_PRIORITY: i32 = 1;
 const CATCH_UP_PRIORITY: i32 = 0;
 /// How long a connection may take to say hello.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+/// A connection on which nothing was heard for so long is closed if the follower has a newer one: it belongs to a process that
+/// is gone, or its end was lost on the way. Else what it holds would stay until QUIC's idle timeout.
+const REPLACED_PATIENCE: Duration = Duration::from_secs(2);
 /// The most sessions of one connection: one of each partition that a cluster can have.
 const MAX_SESSIONS: usize = crate::metadata::MAX_PARTITIONS;
 
@@ -273,7 +276,7 @@ async fn run(
         cause = heartbeat::send(connection, &heard) => cause,
         cause = heartbeat::receive(connection, &heard) => cause,
         cause = heartbeat::report(shared, connection, node, &heard) => cause,
-        () = watch(shared, connection, channel, &heard) => "nobody watches the connection".to_owned(),
+        cause = watch(shared, connection, channel, &heard) => cause,
         error = connection.closed() => error.to_string(),
         () = channel.broken.cancelled() => "the connection was given up".to_owned(),
         () = shared.stopping.cancelled() => "this node is stopping".to_owned(),
@@ -281,13 +284,13 @@ async fn run(
 }
 
 /// Notices what the connection does by itself: a follower that moves, that falls silent, that is heard again. This end has
-/// nothing to do about it; it lets it be known.
+/// nothing to do about it; it lets it be known. Ends when a newer connection has taken this one's place.
 async fn watch(
     shared: &Shared,
     connection: &Connection,
     channel: &FollowerChannel,
     heard: &LastHeard,
-) {
+) -> String {
     let (direction, follower) = (LinkDirection::ToFollower, channel.peer.node);
     let mut ear = Ear::new(connection);
     let mut address = connection.remote_address();
@@ -315,6 +318,9 @@ async fn watch(
             address = now_at;
         }
         let (silence, allowed) = (heard.silence(), suspicion_of(connection));
+        if silence > REPLACED_PATIENCE && shared.links.has_newer(direction, follower, channel.id) {
+            return "a newer connection took its place, and nothing comes over this one".to_owned();
+        }
         if silence > allowed {
             longest = silence;
             if !silent {

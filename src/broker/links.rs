@@ -67,7 +67,7 @@ pub struct FollowerLag {
     pub unknown: usize,
     /// Records that it does not hold durably.
     pub records: Option<u64>,
-    /// Bytes of frames that it does not hold durably; `None` too where that is not known without reading the log.
+    /// Bytes of frames that it does not hold durably; about so many while it catches up from the log.
     pub bytes: Option<u64>,
     /// For how long it has not had everything, in ms: of the partition that is furthest behind. Also grows while nothing is
     /// heard of a follower that had everything.
@@ -398,6 +398,13 @@ impl Links {
             }
         }
         change(records.entry((direction, peer)).or_insert_with(Record::new));
+    }
+
+    /// Whether a newer connection to the same peer stands than `id`.
+    pub(super) fn has_newer(&self, direction: LinkDirection, peer: NodeId, id: u64) -> bool {
+        let records = self.lock();
+        let live = records.get(&(direction, peer)).map(|record| &record.live);
+        live.is_some_and(|live| live.last().is_some_and(|newest| newest.id > id))
     }
 
     fn change_live(
