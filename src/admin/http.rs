@@ -118,7 +118,10 @@ async fn answer(sources: &Sources, request: &Request<Incoming>) -> Response<Full
             respond(StatusCode::OK, exposition::CONTENT_TYPE, page)
         }
         "/cluster" => json(StatusCode::OK, &status(sources).await),
-        "/links" => json(StatusCode::OK, &sources.broker.links()),
+        "/links" => {
+            let views = sources.broker.views().await;
+            json(StatusCode::OK, &sources.broker.link_views(&views))
+        }
         _ => text(
             StatusCode::NOT_FOUND,
             "there are /health/live, /health/ready, /metrics, /cluster and /links\n",

@@ -12,9 +12,9 @@ use crate::types::{Appointment, NodeId, TopicPartition};
 pub async fn node_status(broker: &Broker) -> NodeStatus {
     let image = broker.image();
     let me = broker.me();
-    let local: HashMap<TopicPartition, ReplicaRole> = broker
-        .views()
-        .await
+    let views = broker.views().await;
+    let links = broker.link_views(&views);
+    let local: HashMap<TopicPartition, ReplicaRole> = views
         .into_iter()
         .map(|(id, view, role)| (id, replica_role(view, role)))
         .collect();
@@ -65,7 +65,7 @@ pub async fn node_status(broker: &Broker) -> NodeStatus {
         wanted_voters: broker.controller().wanted_voters(),
         nodes,
         partitions,
-        links: broker.links(),
+        links,
     }
 }
 

@@ -15,6 +15,9 @@ mod endpoint_keys;
 mod explain;
 mod identity;
 mod lanes;
+mod link_keeper;
+mod log_limit;
+mod path_watch;
 mod private_file;
 mod protocol;
 mod rpc;
@@ -42,6 +45,12 @@ pub use lanes::{
     CHUNK_BYTES, COALESCE_BELOW, LaneClosed, LaneOptions, LaneReadError, LaneReader, LaneWriter,
     Measure, PIECE_OVERHEAD, PushError,
 };
+pub use link_keeper::{
+    DialCause, DialId, EndCause, FIRST_REDIAL_PAUSE, JOIN_AFTER, KeeperAction, KeeperReport,
+    LASTING, LOOK_EVERY, LinkKeeper, MAX_DIALS, MAX_REDIAL_PAUSE,
+};
+pub use log_limit::LogLimit;
+pub use path_watch::PathSigns;
 pub use private_file::{FileError, shell_word};
 pub use protocol::{Alpn, CloseReason};
 pub use rpc::{

@@ -11,6 +11,7 @@ use quinn::congestion::{Controller, ControllerFactory, ControllerMetrics, CubicC
 use quinn::{AckFrequencyConfig, Connection, IdleTimeout, TransportConfig, VarInt};
 use quinn_proto::RttEstimator;
 
+use super::path_watch::Watched;
 use super::protocol::Alpn;
 
 /// Streams that a client may have open at once on one connection: each is a Kafka connection. At the cap its next
@@ -36,7 +37,7 @@ pub const REPLICATION_STREAM_WINDOW: u32 = 16 * 1024 * 1024;
 pub const DATAGRAM_BUFFER: usize = 64 * 1024;
 
 /// A first guess of the round trip. quinn's 333 ms would make a lost first packet cost a second.
-const INITIAL_RTT: Duration = Duration::from_millis(30);
+pub(super) const INITIAL_RTT: Duration = Duration::from_millis(30);
 /// Asked of the peer; it is part of every probe timeout.
 const MAX_ACK_DELAY: Duration = Duration::from_millis(2);
 /// How many probe timeouts of loss count as a collapse of the path. A blackout is no congestion: quinn's 3 would leave a
@@ -71,7 +72,7 @@ pub(super) fn server() -> TransportConfig {
     client_windows(&mut config)
         .max_concurrent_bidi_streams(VarInt::from_u32(CLIENT_STREAMS))
         .max_concurrent_uni_streams(VarInt::from_u32(UNKNOWN_UNI_STREAMS))
-        .congestion_controller_factory(Arc::new(cubic(SERVER_INITIAL_WINDOW)));
+        .congestion_controller_factory(Arc::new(Watched::new(cubic(SERVER_INITIAL_WINDOW))));
     config
 }
 
@@ -89,22 +90,22 @@ pub(super) fn dialler(alpn: Alpn) -> TransportConfig {
             .send_window(u64::from(CLIENT_WINDOW))
             .max_concurrent_bidi_streams(VarInt::from_u32(CALL_STREAMS))
             .max_concurrent_uni_streams(VarInt::from_u32(LANE_STREAMS))
-            .congestion_controller_factory(Arc::new(WithFloor {
+            .congestion_controller_factory(Arc::new(Watched::new(WithFloor {
                 inner: Arc::new(cubic(FOLLOWER_WINDOW_FLOOR)),
                 floor: FOLLOWER_WINDOW_FLOOR,
-            })),
+            }))),
         // A server opens no streams to those who call it.
         Alpn::Controller => client_windows(&mut config)
             .max_concurrent_bidi_streams(VarInt::from_u32(0))
             .max_concurrent_uni_streams(VarInt::from_u32(UNKNOWN_UNI_STREAMS))
-            .congestion_controller_factory(Arc::new(WithFloor {
+            .congestion_controller_factory(Arc::new(Watched::new(WithFloor {
                 inner: Arc::new(cubic(SERVER_INITIAL_WINDOW)),
                 floor: CALLER_WINDOW_FLOOR,
-            })),
+            }))),
         Alpn::Client | Alpn::Admin => client_windows(&mut config)
             .max_concurrent_bidi_streams(VarInt::from_u32(0))
             .max_concurrent_uni_streams(VarInt::from_u32(UNKNOWN_UNI_STREAMS))
-            .congestion_controller_factory(Arc::new(cubic(SERVER_INITIAL_WINDOW))),
+            .congestion_controller_factory(Arc::new(Watched::new(cubic(SERVER_INITIAL_WINDOW)))),
     };
     config
 }
