@@ -364,7 +364,7 @@ pub fn explain_refused_peer(remote: SocketAddr, error: &ConnectionError) -> Stri
     }
 }
 
-fn alert_of(code: TransportErrorCode) -> Option<AlertDescription> {
+pub(super) fn alert_of(code: TransportErrorCode) -> Option<AlertDescription> {
     let code = u64::from(code);
     match code {
         0x100..0x200 => Some(AlertDescription::from(code as u8)),
@@ -373,7 +373,7 @@ fn alert_of(code: TransportErrorCode) -> Option<AlertDescription> {
 }
 
 /// A peer's text, made fit for a terminal and a log: no control characters, and not long.
-fn tame(text: &str) -> String {
+pub(super) fn tame(text: &str) -> String {
     text.chars()
         .filter(|c| !c.is_control())
         .take(MAX_PEER_TEXT)

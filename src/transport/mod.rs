@@ -15,10 +15,13 @@ mod endpoint_keys;
 mod explain;
 mod identity;
 mod lanes;
+mod look;
+mod path_sample;
 mod path_watch;
 mod private_file;
 mod protocol;
 mod rpc;
+mod scout;
 mod server;
 mod socket;
 mod tcp_tls;
@@ -43,12 +46,18 @@ pub use lanes::{
     CHUNK_BYTES, COALESCE_BELOW, LaneClosed, LaneOptions, LaneReadError, LaneReader, LaneWriter,
     Measure, PIECE_OVERHEAD, PushError,
 };
+pub use look::{LookFailure, Seen, look, look_for_protocol};
+pub use path_sample::{PathSample, sample_path};
 pub use path_watch::PathSigns;
 pub use private_file::{FileError, shell_word};
 pub use protocol::{Alpn, CloseReason};
 pub use rpc::{
     CallError, CallHandler, CallPool, MAX_BACKOFF, MAX_CALL_BYTES, MAX_CALL_BYTES_HELD,
     MAX_POOLED_PEERS, MIN_BACKOFF, PeerCalls, serve_calls,
+};
+pub use scout::{
+    Passage, QUIC_DATAGRAM_BYTES, QUIC_VERSION, TcpAnswer, UdpAnswer, UdpBuffers, ask_passage,
+    ask_tcp, ask_udp, known_path_mtu, probe_udp_socket,
 };
 pub use server::{
     ACCEPT_QUEUE, Accepted, HANDSHAKE_TIMEOUT, MAX_CONNECTIONS, MAX_HANDSHAKES, RESERVED_FOR_NODES,

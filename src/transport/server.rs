@@ -14,6 +14,7 @@ use super::endpoint_keys::EndpointKeys;
 use super::explain::explain_refused_peer;
 use super::identity::{Chain, Identity};
 use super::protocol::{Alpn, CloseReason};
+use super::scout::UdpBuffers;
 use super::socket::{BindError, UDP_BUFFER_BYTES, bind_udp, granted_buffers};
 use super::{tls, tuning};
 
@@ -85,6 +86,7 @@ impl Default for ServerLimits {
 pub struct Server {
     endpoint: Endpoint,
     alpns: Arc<[Alpn]>,
+    buffers: UdpBuffers,
 }
 
 impl Server {
@@ -125,6 +127,11 @@ impl Server {
         let server = Server {
             endpoint,
             alpns: options.alpns.into(),
+            buffers: UdpBuffers {
+                asked: UDP_BUFFER_BYTES,
+                receive: granted.receive,
+                send: granted.send,
+            },
         };
         Ok((server, receiver))
     }
@@ -132,6 +139,11 @@ impl Server {
     /// The bound address, with the port that was chosen for port 0.
     pub fn local_addr(&self) -> std::io::Result<SocketAddr> {
         self.endpoint.local_addr()
+    }
+
+    /// What the kernel granted the socket.
+    pub fn udp_buffers(&self) -> UdpBuffers {
+        self.buffers
     }
 
     /// Connections that are open, handshakes included.
