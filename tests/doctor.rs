@@ -740,6 +740,16 @@ async fn a_path_too_narrow_for_quic_is_named_by_its_mtu() {
         "fail",
         &["MTU is 1100", "1228", "raise the MTU"],
     );
+    // So do those that only meant to connect.
+    let mut command = wire.inside(0, &quorate());
+    command
+        .args(["cluster", "status", "--timeout", "2s", "-b", &far.address])
+        .arg("--certs-dir")
+        .arg(&far.dir);
+    let output = tokio::task::spawn_blocking(move || command.output().unwrap());
+    let said = String::from_utf8(output.await.unwrap().stderr).unwrap();
+    assert!(said.contains("the path's MTU is 1100 bytes"), "{said}");
+
     // A link that swallows what is too large, without a word.
     wire.set_mtu(0, 1500);
     wire.set_mtu(1, 1100);

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use bytes::{Bytes, BytesMut};
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio_util::sync::CancellationToken;
 
 use crate::partition::Frames;
@@ -62,7 +63,11 @@ impl FollowerChannel {
 
     /// Sends a control message, or breaks the connection if too many wait already.
     pub(super) fn send_control(&self, message: &ControlMessage) {
-        if self.control.try_send(message.encode()).is_err() && !self.broken.is_cancelled() {
+        let sent = self.control.try_send(message.encode());
+        // A queue that is closed belongs to a connection that has just ended.
+        if let Err(TrySendError::Full(_)) = sent
+            && !self.broken.is_cancelled()
+        {
             tracing::warn!(
                 follower = %self.peer.node,
                 "closing the replication connection: the follower does not read its control messages"

@@ -10,11 +10,11 @@ use quinn::{Connection, ConnectionError};
 
 use super::event::Event;
 use super::follower_channel::{FOLLOWER_BUDGET_BYTES, FollowerChannel};
-use super::heartbeat::{self, LastHeard};
-use super::leader_link::{control_reader, read_control};
+use super::heartbeat::{self, Ear, LastHeard, suspicion_of};
+use super::leader_connection::{control_reader, read_control};
 use super::links::LinkDirection;
 use super::shared::Shared;
-use crate::transport::{CloseReason, LaneOptions, LaneReader, LaneWriter};
+use crate::transport::{CloseReason, LOOK_EVERY, LaneOptions, LaneReader, LaneWriter, LogLimit};
 use crate::types::{Appointment, ClusterId, NodeId, SessionId, TopicPartition};
 use crate::wire::{Ack, AckMessage, ControlMessage, Hello, LaneHeader, PROTOCOL_VERSION, Welcome};
 
@@ -62,6 +62,7 @@ pub(super) async fn serve(
     node: NodeId,
     connection: Connection,
 ) {
+    let begin = std::time::Instant::now();
     let cause =
         match tokio::time::timeout(HELLO_TIMEOUT, greet(&shared, cluster, node, &connection)).await
         {
@@ -93,7 +94,10 @@ pub(super) async fn serve(
             }
         };
     CloseReason::Done.close(&connection, &cause);
-    tracing::info!(follower = %node, address = %connection.remote_address(), cause, "follower disconnected");
+    tracing::info!(
+        follower = %node, address = %connection.remote_address(), cause,
+        lived_ms = begin.elapsed().as_millis() as u64, "follower disconnected"
+    );
 }
 
 /// Whether the follower closed the connection because it follows nothing here any more.
@@ -266,12 +270,75 @@ async fn run(
         cause = write_control => cause,
         cause = read_control => cause,
         cause = read_acks => cause,
-        cause = heartbeat::send(connection) => cause,
+        cause = heartbeat::send(connection, &heard) => cause,
         cause = heartbeat::receive(connection, &heard) => cause,
         cause = heartbeat::report(shared, connection, node, &heard) => cause,
+        () = watch(shared, connection, channel, &heard) => "nobody watches the connection".to_owned(),
         error = connection.closed() => error.to_string(),
         () = channel.broken.cancelled() => "the connection was given up".to_owned(),
         () = shared.stopping.cancelled() => "this node is stopping".to_owned(),
+    }
+}
+
+/// Notices what the connection does by itself: a follower that moves, that falls silent, that is heard again. This end has
+/// nothing to do about it; it lets it be known.
+async fn watch(
+    shared: &Shared,
+    connection: &Connection,
+    channel: &FollowerChannel,
+    heard: &LastHeard,
+) {
+    let (direction, follower) = (LinkDirection::ToFollower, channel.peer.node);
+    let mut ear = Ear::new(connection);
+    let mut address = connection.remote_address();
+    let mut silent = false;
+    let mut longest = Duration::ZERO;
+    let [mut moves, mut silences, mut returns] = [(); 3].map(|()| LogLimit::default());
+    let mut look = tokio::time::interval(LOOK_EVERY);
+    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        look.tick().await;
+        if ear.has_heard(connection) {
+            heard.touch();
+        }
+        let now_at = connection.remote_address();
+        if now_at != address {
+            shared
+                .links
+                .count_migration(direction, follower, channel.id);
+            if let Some(suppressed) = moves.allow() {
+                tracing::info!(
+                    %follower, from = %address, to = %now_at, suppressed,
+                    "follower moved to another address; its connection goes on"
+                );
+            }
+            address = now_at;
+        }
+        let (silence, allowed) = (heard.silence(), suspicion_of(connection));
+        if silence > allowed {
+            longest = silence;
+            if !silent {
+                silent = true;
+                shared.links.suspect(direction, follower, channel.id);
+                let cause = format!("nothing heard for {} ms", silence.as_millis());
+                shared.links.note_error(direction, follower, &cause);
+                if let Some(suppressed) = silences.allow() {
+                    tracing::warn!(
+                        %follower, silence_ms = silence.as_millis() as u64,
+                        allowed_ms = allowed.as_millis() as u64, suppressed, "follower silent"
+                    );
+                }
+            }
+        } else if silent {
+            silent = false;
+            shared.links.heard_again(direction, follower, channel.id);
+            if let Some(suppressed) = returns.allow() {
+                tracing::info!(
+                    %follower, silence_ms = longest.as_millis() as u64, suppressed,
+                    "follower heard again"
+                );
+            }
+        }
     }
 }
 

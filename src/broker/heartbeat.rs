@@ -17,9 +17,10 @@ use crate::wire::Heartbeat;
 /// end's packet that wakes a sender.
 pub(super) const HEARTBEAT_EVERY: Duration = Duration::from_millis(100);
 
-/// A follower redials after this many suspicion times of silence: the connection may be dead without either end having been
-/// told.
-const REDIAL_AFTER_SUSPICIONS: u32 = 4;
+/// After this much silence an end sends twice as often, and is allowed to though its window be full: after a blackout the
+/// first heartbeat that gets through is what everything else waits for.
+const QUIET_AFTER: Duration = Duration::from_millis(200);
+const QUIET_HEARTBEAT_EVERY: Duration = Duration::from_millis(50);
 
 /// When the peer was last heard on one connection.
 #[derive(Debug)]
@@ -50,18 +51,54 @@ impl LastHeard {
     }
 }
 
+/// Notices whatever arrives on a connection, be it an acknowledgement alone.
+#[derive(Debug)]
+pub(super) struct Ear {
+    datagrams: u64,
+}
+
+impl Ear {
+    pub(super) fn new(connection: &Connection) -> Ear {
+        Ear {
+            datagrams: connection.stats().udp_rx.datagrams,
+        }
+    }
+
+    /// Whether anything has arrived since the last look.
+    pub(super) fn has_heard(&mut self, connection: &Connection) -> bool {
+        let before = self.datagrams;
+        self.datagrams = connection.stats().udp_rx.datagrams;
+        self.datagrams != before
+    }
+}
+
 /// Sends heartbeats until the connection is gone.
-pub(super) async fn send(connection: &Connection) -> String {
-    let mut every = tokio::time::interval(HEARTBEAT_EVERY);
-    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+pub(super) async fn send(connection: &Connection, heard: &LastHeard) -> String {
     let mut sequence = 0;
+    let mut allowed = false;
     loop {
-        every.tick().await;
+        let quiet = heard.silence() >= QUIET_AFTER;
+        if quiet || allowed {
+            if let Some(signs) = PathSigns::of(connection) {
+                if quiet {
+                    signs.allow_one_more();
+                } else {
+                    signs.allow_no_more();
+                }
+            }
+            allowed = quiet;
+        }
         sequence += 1;
         // A full datagram buffer drops the oldest one, which is the one that matters least.
         if let Err(error) = connection.send_datagram(Heartbeat { sequence }.encode()) {
             return format!("cannot send a heartbeat: {error}");
         }
+        let every = if quiet {
+            QUIET_HEARTBEAT_EVERY
+        } else {
+            HEARTBEAT_EVERY
+        };
+        tokio::time::sleep(every).await;
     }
 }
 
@@ -99,18 +136,6 @@ pub(super) async fn report(
             // A full mailbox means that the thread is busy with this peer's traffic or others'; the next report will do.
             let _ = shard.mailbox.try_send(event);
         }
-    }
-}
-
-/// Ends when the silence of the peer says that the connection should be dialled anew.
-pub(super) async fn watch_silence(connection: &Connection, heard: &LastHeard) -> String {
-    loop {
-        let patience = suspicion_of(connection) * REDIAL_AFTER_SUSPICIONS;
-        let silence = heard.silence();
-        if silence >= patience {
-            return format!("nothing heard for {} ms", silence.as_millis());
-        }
-        tokio::time::sleep(patience - silence).await;
     }
 }
 

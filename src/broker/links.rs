@@ -19,6 +19,8 @@ use crate::types::{MonotonicTime, NodeId, TopicPartition};
 /// Links that are remembered: one each way to every node that a cluster may have. At the cap the one that has been without a
 /// connection for longest is forgotten.
 const MAX_LINKS: usize = 2 * MAX_NODES;
+/// Connections of one link that are remembered; beyond it the oldest is forgotten.
+const MAX_CONNECTIONS: usize = 8;
 
 /// Which end of the connection this node is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -133,7 +135,9 @@ struct Record {
     since: Instant,
     /// Where the peer is, or is dialled.
     address: String,
-    live: Option<Live>,
+    /// The connections that stand, the newest last: for a moment there are two, when one takes the other's place. At most
+    /// [`MAX_CONNECTIONS`].
+    live: Vec<Live>,
     /// When the peer was last heard on a connection that is gone; at first when the link came to be.
     heard_before: Instant,
     dials: u64,
@@ -158,7 +162,7 @@ impl Record {
             state: LinkState::Down,
             since: now,
             address: String::new(),
-            live: None,
+            live: Vec::new(),
             heard_before: now,
             dials: 0,
             handshakes: 0,
@@ -204,7 +208,7 @@ impl Record {
             }),
             lag: None,
         };
-        if let Some(live) = &self.live {
+        if let Some(live) = self.live.last() {
             live.fill(&mut view);
         }
         view
@@ -251,7 +255,10 @@ impl Links {
     ) {
         self.change(direction, peer, |record| {
             record.address = connection.remote_address().to_string();
-            record.live = Some(Live {
+            if record.live.len() >= MAX_CONNECTIONS {
+                record.live.remove(0);
+            }
+            record.live.push(Live {
                 id,
                 connection,
                 heard,
@@ -272,14 +279,15 @@ impl Links {
         idle: bool,
     ) {
         self.change(direction, peer, |record| {
-            if record.live.as_ref().is_none_or(|live| live.id != id) {
+            let Some(place) = record.live.iter().position(|live| live.id == id) else {
+                return;
+            };
+            let silence = record.live.remove(place).heard.silence();
+            if !record.live.is_empty() {
                 return;
             }
-            if let Some(live) = record.live.take() {
-                let silence = live.heard.silence();
-                let now = Instant::now();
-                record.heard_before = now.checked_sub(silence).unwrap_or(now);
-            }
+            let now = Instant::now();
+            record.heard_before = now.checked_sub(silence).unwrap_or(now);
             if idle {
                 record.enter(LinkState::Idle);
             } else {
@@ -293,7 +301,7 @@ impl Links {
     pub(super) fn count_dial(&self, leader: NodeId, address: &str) {
         self.change(LinkDirection::ToLeader, leader, |record| {
             record.dials += 1;
-            if record.live.is_none() {
+            if record.live.is_empty() {
                 record.address = address.to_owned();
                 record.enter(LinkState::Down);
             }
@@ -328,7 +336,7 @@ impl Links {
     /// This node follows nothing at a leader any more.
     pub(super) fn rest(&self, leader: NodeId) {
         self.change(LinkDirection::ToLeader, leader, |record| {
-            record.live = None;
+            record.live.clear();
             record.enter(LinkState::Idle);
         });
     }
@@ -382,7 +390,7 @@ impl Links {
         if records.len() >= MAX_LINKS && !records.contains_key(&(direction, peer)) {
             let longest_gone = records
                 .iter()
-                .filter(|(_, record)| record.live.is_none())
+                .filter(|(_, record)| record.live.is_empty())
                 .min_by_key(|(_, record)| record.since)
                 .map(|(&key, _)| key);
             if let Some(key) = longest_gone {
@@ -401,7 +409,7 @@ impl Links {
     ) {
         let mut records = self.lock();
         if let Some(record) = records.get_mut(&(direction, peer))
-            && record.live.as_ref().is_some_and(|live| live.id == id)
+            && record.live.last().is_some_and(|live| live.id == id)
         {
             change(record);
         }
@@ -451,4 +459,139 @@ fn millis(duration: Duration) -> u64 {
 
 fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::replication::{FollowerView, LeaderView};
+    use crate::types::{LeaderEpoch, Offset, PartitionIndex, TopicId};
+
+    fn node(id: u32) -> NodeId {
+        NodeId::new(id).unwrap()
+    }
+
+    fn follower(id: u32, lag: Option<u64>, bytes: Option<u64>, caught_up_ms: u64) -> FollowerView {
+        FollowerView {
+            node: node(id),
+            incarnation: None,
+            lag_records: lag,
+            lag_bytes: bytes,
+            durable: None,
+            unacknowledged_bytes: 0,
+            catching_up: false,
+            caught_up_at: Some(MonotonicTime::ZERO + Duration::from_millis(caught_up_ms)),
+        }
+    }
+
+    fn led(index: u32, followers: Vec<FollowerView>) -> (TopicPartition, PartitionView, RoleView) {
+        let id = TopicPartition {
+            topic: TopicId::from_random_bits(1),
+            partition: PartitionIndex(index),
+        };
+        let view = PartitionView {
+            leader_epoch: LeaderEpoch::new(1).unwrap(),
+            is_leader: true,
+            watermark_known: true,
+            high_watermark: Offset::ZERO,
+            log_start: Offset::ZERO,
+            log_end: Offset::ZERO,
+            is_short_of_space: false,
+        };
+        let role = RoleView::Leader(LeaderView {
+            epoch: view.leader_epoch,
+            epoch_started: true,
+            waiting_produces: 0,
+            followers,
+            isr: Vec::new(),
+            proposed_isr: None,
+            stalled: Duration::ZERO,
+        });
+        (id, view, role)
+    }
+
+    #[test]
+    fn lags_are_summed_over_partitions_and_what_cannot_be_heard_is_no_lag_of_0() {
+        let views = [
+            led(
+                0,
+                vec![
+                    follower(2, Some(3), Some(300), 900),
+                    follower(3, Some(0), Some(0), 990),
+                ],
+            ),
+            led(
+                1,
+                vec![
+                    follower(2, Some(4), None, 400),
+                    follower(3, None, None, 100),
+                ],
+            ),
+        ];
+        let now = MonotonicTime::ZERO + Duration::from_millis(1000);
+        let lags = follower_lags(&views, now);
+        let two = FollowerLag {
+            partitions: 2,
+            unknown: 0,
+            records: Some(7),
+            bytes: None,
+            behind_ms: Some(600),
+        };
+        let three = FollowerLag {
+            partitions: 2,
+            unknown: 1,
+            records: None,
+            bytes: None,
+            behind_ms: Some(900),
+        };
+        assert_eq!(lags, BTreeMap::from([(node(2), two), (node(3), three)]));
+        // Neither has ever dialled: both have a link, and it is down.
+        let links = Links::default().views_with_lags(&lags);
+        let seen: Vec<_> = links
+            .iter()
+            .map(|link| (link.peer, link.state, link.heard))
+            .collect();
+        assert_eq!(
+            seen,
+            [
+                (node(2), LinkState::Down, false),
+                (node(3), LinkState::Down, false)
+            ]
+        );
+        assert_eq!(links[1].lag, Some(three));
+    }
+
+    #[test]
+    fn a_leader_that_was_never_reached_shows_how_often_it_was_dialled_and_what_was_wrong() {
+        let links = Links::default();
+        let leader = node(1);
+        for _ in 0..3 {
+            links.count_dial(leader, "db1:9292");
+            links.note_error(LinkDirection::ToLeader, leader, "nothing listens there");
+        }
+        let [view] = &links.views()[..] else {
+            panic!("one link");
+        };
+        assert_eq!(
+            (view.state, view.redials, view.handshakes),
+            (LinkState::Down, 2, 0)
+        );
+        assert_eq!(view.remote_address, "db1:9292");
+        assert_eq!(
+            view.last_error.as_ref().unwrap().cause,
+            "nothing listens there"
+        );
+        links.rest(leader);
+        assert_eq!(links.views(), []);
+        assert_eq!(links.dials()[&leader], 3);
+    }
+
+    #[test]
+    fn links_are_bounded() {
+        let links = Links::default();
+        for id in 1..=2 * MAX_LINKS as u32 {
+            links.count_dial(node(id), "x:1");
+        }
+        assert_eq!(links.views().len(), MAX_LINKS);
+    }
 }

@@ -14,6 +14,7 @@ mod heartbeat;
 mod inbox;
 mod isr_proposals;
 mod leader_channel;
+mod leader_connection;
 mod leader_link;
 mod links;
 mod offsets;

@@ -42,7 +42,10 @@ enum ServerCommand {
 ///
 /// A node alone needs only --data-dir: it is its own controller, and makes certificates under its data directory. A flag
 /// wins over the environment, the environment over the configuration file.
-#[derive(Args, Debug)]
+///
+/// On SIGHUP it reads the configuration file again and, if others are to reach it elsewhere now (advertise,
+/// kafka_advertise), tells the cluster at once. Other settings are read at the start only.
+#[derive(Args, Debug, Clone)]
 struct StartArgs {
     /// Configuration file in TOML; its keys are the flags' names with underscores
     #[arg(long, env = "QUORATE_CONFIG", value_name = "FILE")]
@@ -184,11 +187,18 @@ struct ConfigFile {
 pub(super) fn run(options: &GlobalOptions, args: ServerArgs) -> anyhow::Result<Exit> {
     let ServerCommand::Start(args) = args.command;
     let exit_with_stdin = args.exit_with_stdin;
-    let config = resolve(options, *args)?;
-    serve(config, exit_with_stdin)
+    let config = resolve(options, (*args).clone())?;
+    serve(config, exit_with_stdin, || {
+        resolve(options, (*args).clone())
+    })
 }
 
-fn serve(config: NodeConfig, exit_with_stdin: bool) -> anyhow::Result<Exit> {
+/// `reload` reads the configuration again.
+fn serve(
+    config: NodeConfig,
+    exit_with_stdin: bool,
+    reload: impl Fn() -> anyhow::Result<NodeConfig>,
+) -> anyhow::Result<Exit> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -196,6 +206,8 @@ fn serve(config: NodeConfig, exit_with_stdin: bool) -> anyhow::Result<Exit> {
     runtime.block_on(async {
         let mut signals =
             Signals::new(exit_with_stdin).context("cannot listen for SIGTERM and Ctrl-C")?;
+        let mut hangup = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup())
+            .context("cannot listen for SIGHUP")?;
         let node = tokio::select! {
             node = Node::start(config) => node?,
             exit = signals.next() => return Ok(exit),
@@ -208,9 +220,18 @@ fn serve(config: NodeConfig, exit_with_stdin: bool) -> anyhow::Result<Exit> {
             node.admin_address()
                 .map_or_else(String::new, |address| format!(", on {address} for HTTP"))
         ));
-        let (exit, failure) = tokio::select! {
-            exit = signals.next() => (exit, None),
-            cause = node.failed() => (Exit::Failure, Some(cause)),
+        let (exit, failure) = loop {
+            tokio::select! {
+                exit = signals.next() => break (exit, None),
+                cause = node.failed() => break (Exit::Failure, Some(cause)),
+                _ = hangup.recv() => match reload() {
+                    Ok(config) => node.move_to(&config),
+                    Err(error) => tracing::error!(
+                        cause = format!("{error:#}"),
+                        "the configuration cannot be read again; the node goes on as it was"
+                    ),
+                },
+            }
         };
         if failure.is_none() {
             tokio::select! {

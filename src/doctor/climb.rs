@@ -95,7 +95,8 @@ pub async fn climb(
     let mut climb = ladder.climb;
     for rung in rungs {
         let is_there = climb.findings.iter().any(|found| found.check == *rung);
-        if !is_there && !(*rung == Check::Cluster && climb.answered.is_some()) {
+        let is_callers = *rung == Check::Cluster && climb.answered.is_some();
+        if !is_there && !is_callers {
             let skipped = Verdict::skipped(NOT_REACHED, AFTER_THAT);
             climb
                 .findings

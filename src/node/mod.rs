@@ -307,6 +307,17 @@ impl Node {
         }
     }
 
+    /// Others are to reach this node where `config` says from now on: the cluster is told at once, and the node's followers
+    /// dial it there while they still use the connections that they have. Nothing else of `config` is looked at.
+    pub fn move_to(&self, config: &NodeConfig) {
+        let (quic, kafka) = endpoints(config, self.quic_address, self.kafka_address);
+        tracing::info!(
+            %quic, kafka = kafka.as_ref().map(tracing::field::display),
+            "others are told where to reach this node"
+        );
+        self.controller.set_endpoints(quic, kafka);
+    }
+
     /// Hands this node's leaderships over to others, so that nobody has to wait for an election when it stops. Ends when it
     /// leads nothing that another node could, and after `within` in any case.
     pub async fn drain(&self, within: Duration) {
@@ -341,24 +352,32 @@ fn registration(
     quic: SocketAddr,
     kafka: Option<SocketAddr>,
 ) -> Registration {
+    let (quic, kafka) = endpoints(config, quic, kafka);
     Registration {
         node: config.node_id,
         directory: data_dir.directory_id(),
         incarnation: Incarnation::from_random_bits(rand::random()),
-        quic: config
-            .advertise
-            .clone()
-            .unwrap_or_else(|| endpoint_of(quic)),
-        kafka: kafka.map(|address| {
-            config
-                .kafka
-                .as_ref()
-                .and_then(|listener| listener.advertise.clone())
-                .unwrap_or_else(|| endpoint_of(address))
-        }),
+        quic,
+        kafka,
         boot_id: boot_id(),
         metadata_version: METADATA_VERSION,
     }
+}
+
+/// Where others reach a node that listens at these addresses.
+fn endpoints(
+    config: &NodeConfig,
+    quic: SocketAddr,
+    kafka: Option<SocketAddr>,
+) -> (Endpoint, Option<Endpoint>) {
+    let advertised = config.advertise.clone();
+    let kafka = kafka.map(|address| {
+        let listener = config.kafka.as_ref();
+        listener
+            .and_then(|listener| listener.advertise.clone())
+            .unwrap_or_else(|| endpoint_of(address))
+    });
+    (advertised.unwrap_or_else(|| endpoint_of(quic)), kafka)
 }
 
 /// What others can dial, where nothing was configured: the address itself. The configuration has refused a wildcard

@@ -68,6 +68,14 @@ pub enum ConnectFailure {
     )]
     Unreachable { address: String, waited: Duration },
     #[error(
+        "{address} cannot be reached with QUIC's packets: the path's MTU is {mtu} bytes, and {needed} are needed. Raise the MTU of the interface or tunnel on the way"
+    )]
+    PathTooNarrow {
+        address: String,
+        mtu: u32,
+        needed: u32,
+    },
+    #[error(
         "the certificate of {address} was signed by {issuer:?}, and this end trusts only {trusted} (wrong CA): use the cluster's ca.crt in place of {ca}"
     )]
     ServerUnknownCa {
@@ -185,6 +193,7 @@ impl ConnectFailure {
                 | Socket { .. }
                 | NothingListens { .. }
                 | Unreachable { .. }
+                | PathTooNarrow { .. }
                 | Overloaded { .. }
                 | Closed { .. }
                 | Restarted { .. }

@@ -15,6 +15,8 @@ mod endpoint_keys;
 mod explain;
 mod identity;
 mod lanes;
+mod link_keeper;
+mod log_limit;
 mod look;
 mod path_sample;
 mod path_watch;
@@ -46,6 +48,11 @@ pub use lanes::{
     CHUNK_BYTES, COALESCE_BELOW, LaneClosed, LaneOptions, LaneReadError, LaneReader, LaneWriter,
     Measure, PIECE_OVERHEAD, PushError,
 };
+pub use link_keeper::{
+    DialCause, DialId, EndCause, FIRST_REDIAL_PAUSE, JOIN_AFTER, KeeperAction, KeeperReport,
+    LASTING, LOOK_EVERY, LinkKeeper, MAX_DIALS, MAX_REDIAL_PAUSE,
+};
+pub use log_limit::LogLimit;
 pub use look::{LookFailure, Seen, look, look_for_protocol};
 pub use path_sample::{PathSample, sample_path};
 pub use path_watch::PathSigns;

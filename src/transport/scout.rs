@@ -124,23 +124,21 @@ pub async fn ask_udp(remote: SocketAddr, within: Duration) -> UdpAnswer {
             }
             Err(error) => return unsendable(&error, path_mtu(&socket, remote)),
         }
-        loop {
-            match timeout_at(until, socket.recv(&mut buffer)).await {
-                Ok(Ok(length)) => {
-                    return match question.versions_in(&buffer[..length]) {
-                        Some(versions) => UdpAnswer::Quic {
-                            versions,
-                            waited: start.elapsed(),
-                        },
-                        None => UdpAnswer::Other { bytes: length },
-                    };
-                }
-                Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                    return UdpAnswer::Closed;
-                }
-                Ok(Err(error)) => return unsendable(&error, path_mtu(&socket, remote)),
-                Err(_) => break,
+        match timeout_at(until, socket.recv(&mut buffer)).await {
+            Ok(Ok(length)) => {
+                return match question.versions_in(&buffer[..length]) {
+                    Some(versions) => UdpAnswer::Quic {
+                        versions,
+                        waited: start.elapsed(),
+                    },
+                    None => UdpAnswer::Other { bytes: length },
+                };
             }
+            Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                return UdpAnswer::Closed;
+            }
+            Ok(Err(error)) => return unsendable(&error, path_mtu(&socket, remote)),
+            Err(_) => {}
         }
     }
     // A router may have said meanwhile that the datagrams are too large.
@@ -154,12 +152,17 @@ pub async fn ask_udp(remote: SocketAddr, within: Duration) -> UdpAnswer {
 
 /// Whether QUIC's datagrams fit a path of this MTU.
 fn fits(mtu: u32, remote: SocketAddr) -> bool {
+    mtu >= needed_mtu(remote)
+}
+
+/// The smallest MTU of a path to `remote` by which QUIC works, in bytes.
+pub(super) fn needed_mtu(remote: SocketAddr) -> u32 {
     let headers = if remote.is_ipv4() {
         HEADERS_V4
     } else {
         HEADERS_V6
     };
-    mtu as usize >= QUIC_DATAGRAM_BYTES + headers as usize
+    QUIC_DATAGRAM_BYTES as u32 + headers
 }
 
 fn unsendable(error: &io::Error, mtu: Option<u32>) -> UdpAnswer {

@@ -1,7 +1,7 @@
 //! The accepting end: one UDP port, every protocol, only peers of our CA.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use quinn::crypto::rustls::HandshakeData;
@@ -13,6 +13,7 @@ use super::certificate_info::{PeerIdentity, peer_identity};
 use super::endpoint_keys::EndpointKeys;
 use super::explain::explain_refused_peer;
 use super::identity::{Chain, Identity};
+use super::log_limit::LogLimit;
 use super::protocol::{Alpn, CloseReason};
 use super::scout::UdpBuffers;
 use super::socket::{BindError, UDP_BUFFER_BYTES, bind_udp, granted_buffers};
@@ -183,6 +184,8 @@ fn server_config(identity: &Identity, alpns: &[Alpn]) -> Result<quinn::ServerCon
 
 async fn accept_loop(endpoint: Endpoint, accepted: mpsc::Sender<Accepted>, limits: ServerLimits) {
     let handshakes = Arc::new(Semaphore::new(limits.handshakes));
+    // Whoever comes with a wrong certificate comes again and again.
+    let refusals = Arc::new(Mutex::new(LogLimit::default()));
     while let Some(incoming) = endpoint.accept().await {
         let remote = incoming.remote_address();
         let open = endpoint.open_connections();
@@ -205,7 +208,8 @@ async fn accept_loop(endpoint: Endpoint, accepted: mpsc::Sender<Accepted>, limit
             continue;
         };
         let crowded = open >= limits.connections.saturating_sub(limits.reserved_for_nodes);
-        tokio::spawn(handshake(incoming, crowded, accepted.clone(), permit));
+        let (accepted, refusals) = (accepted.clone(), refusals.clone());
+        tokio::spawn(handshake(incoming, crowded, accepted, refusals, permit));
     }
 }
 
@@ -213,13 +217,17 @@ async fn handshake(
     incoming: Incoming,
     crowded: bool,
     accepted: mpsc::Sender<Accepted>,
+    refusals: Arc<Mutex<LogLimit>>,
     _permit: OwnedSemaphorePermit,
 ) {
     let remote = incoming.remote_address();
     let connection = match timeout(HANDSHAKE_TIMEOUT, incoming.into_future()).await {
         Ok(Ok(connection)) => connection,
         Ok(Err(error)) => {
-            tracing::warn!("{}", explain_refused_peer(remote, &error));
+            let allowed = refusals.lock().unwrap_or_else(|e| e.into_inner()).allow();
+            if let Some(suppressed) = allowed {
+                tracing::warn!(suppressed, "{}", explain_refused_peer(remote, &error));
+            }
             return;
         }
         Err(_) => {

@@ -1,0 +1,257 @@
+//! What becomes of links, and of those who produce over them, when addresses change and nothing gets through: whole nodes as
+//! processes, with a gate before each through which followers and clients reach it.
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::process::Command;
+
+use quorate::broker::{LinkDirection, LinkState, LinkView};
+use quorate::client::{Client, ProducerConfig};
+use quorate::types::NodeId;
+
+use support::cluster::{Cluster, free_port};
+use support::relay::{Gate, Way};
+use support::workload::{Workload, check};
+use support::{node, until};
+
+/// Three nodes, each of which is reached through its gate by all but the controllers.
+struct Gated {
+    cluster: Cluster,
+    gates: BTreeMap<NodeId, Gate>,
+}
+
+impl Gated {
+    async fn start() -> Gated {
+        let mut cluster = Cluster::prepare(3).await;
+        let mut gates = BTreeMap::new();
+        for spec in &mut cluster.specs {
+            let gate = Gate::before(spec.quic, free_port()).await;
+            // In a file, so that it can be changed while the node runs.
+            let config = spec.data_dir.with_extension("toml");
+            write_advertise(&config, &gate);
+            spec.flags = vec!["--config".to_owned(), config.display().to_string()];
+            gates.insert(spec.id, gate);
+        }
+        cluster.start_all().await;
+        Gated { cluster, gates }
+    }
+
+    /// A client that comes to every node through its gate.
+    async fn client(&self) -> Client {
+        let mut config = self.cluster.client_config();
+        config.bootstrap = self.gates.values().map(|g| g.address.to_string()).collect();
+        self.cluster.client_with(config).await
+    }
+
+    async fn links(&self, id: NodeId, direction: LinkDirection) -> Result<Vec<LinkView>, String> {
+        let status = self.cluster.status(id).await?;
+        let mut links = status.links;
+        links.retain(|link| link.direction == direction);
+        Ok(links)
+    }
+
+    /// The links of the others to `leader`, once all of them stand and have nothing left to do.
+    async fn links_to(&self, leader: NodeId) -> Vec<LinkView> {
+        until(&format!("all links to node {leader} are up"), async || {
+            let mut links = Vec::new();
+            for id in self.cluster.ids().into_iter().filter(|id| *id != leader) {
+                let own = self.links(id, LinkDirection::ToLeader).await?;
+                let link = own.into_iter().find(|link| link.peer == leader);
+                let link = link.ok_or_else(|| format!("node {id} has no link"))?;
+                if link.state != LinkState::Up || !link.heard {
+                    return Err(format!("node {id}: {link:?}"));
+                }
+                links.push(link);
+            }
+            Ok(links)
+        })
+        .await
+    }
+
+    fn sessions_opened(&self, leader: NodeId) -> usize {
+        let log = self.cluster.spec(leader).log_text();
+        log.matches("session opened").count()
+    }
+}
+
+fn write_advertise(file: &std::path::Path, gate: &Gate) {
+    fs::write(file, format!("advertise = \"{}\"\n", gate.address)).unwrap();
+}
+
+fn handshakes(links: &[LinkView]) -> u64 {
+    links.iter().map(|link| link.handshakes).sum()
+}
+
+/// Everybody who talks to the leader comes from another port all of a sudden, in the middle of producing: nobody shakes hands
+/// anew, no session is opened again, no produce fails, nothing is doubled.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_comes_from_another_address_is_still_the_same() {
+    let gated = Gated::start().await;
+    let client = gated.client().await;
+    let topic = gated.cluster.create_topic(&client, "moving", 1).await;
+    let leader = gated.cluster.until_led(&topic, 0, |_| true).await;
+    gated
+        .cluster
+        .until_isr(&topic, 0, &gated.cluster.ids())
+        .await;
+    let gate = &gated.gates[&leader];
+    let workload = Workload::start(&client, &topic, &[0], 100, ProducerConfig::default());
+    workload.until_acknowledged(&[0], 100).await;
+
+    let before = gated.links_to(leader).await;
+    let sessions = gated.sessions_opened(leader);
+    let client_before = client.links();
+    for turn in 1..=3u64 {
+        gate.rebind();
+        until("the leader sees both followers elsewhere", async || {
+            let links = gated.links(leader, LinkDirection::ToFollower).await?;
+            if links.len() == 2 && links.iter().all(|link| link.migrations >= turn) {
+                return Ok(());
+            }
+            Err(format!("{links:?}"))
+        })
+        .await;
+        workload.until_acknowledged(&[0], 100).await;
+    }
+    let after = gated.links_to(leader).await;
+    assert_eq!(handshakes(&after), handshakes(&before), "{after:?}");
+    assert_eq!(gated.sessions_opened(leader), sessions);
+    let made = |client: &[quorate::client::ClientLink]| -> u64 {
+        client.iter().map(|link| link.handshakes).sum()
+    };
+    assert_eq!(made(&client.links()), made(&client_before));
+
+    let story = workload.finish().await;
+    assert_eq!(story.errors, Vec::<String>::new());
+    let ends = check(&client, &topic, &story).await;
+    let acknowledged: u64 = story.acknowledged[&0].len() as u64;
+    assert_eq!(ends[&0], acknowledged, "something is there twice");
+}
+
+/// Nothing gets through to the leader or back: its followers move to other sockets and dial beside, and when it is over
+/// everything goes on, with nothing lost and nothing doubled.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_blackout_everything_goes_on() {
+    let gated = Gated::start().await;
+    let client = gated.client().await;
+    let topic = gated.cluster.create_topic(&client, "dark", 1).await;
+    let leader = gated.cluster.until_led(&topic, 0, |_| true).await;
+    gated
+        .cluster
+        .until_isr(&topic, 0, &gated.cluster.ids())
+        .await;
+    let gate = &gated.gates[&leader];
+    let workload = Workload::start(&client, &topic, &[0], 1000, ProducerConfig::default());
+    workload.until_acknowledged(&[0], 100).await;
+    let followers: Vec<NodeId> = gated
+        .cluster
+        .ids()
+        .into_iter()
+        .filter(|id| *id != leader)
+        .collect();
+    let before = gated.links_to(leader).await;
+
+    gate.shut();
+    for id in &followers {
+        until("the follower has moved, and dials beside", async || {
+            let links = gated.links(*id, LinkDirection::ToLeader).await?;
+            let link = links.iter().find(|link| link.peer == leader);
+            let known = before.iter().map(|link| link.redials).max().unwrap_or(0);
+            let link = link.ok_or("no link")?;
+            if link.state == LinkState::Silent
+                && link.suspicions >= 1
+                && link.migrations >= 1
+                && link.redials >= known + 3
+                && link.last_error.is_some()
+            {
+                return Ok(());
+            }
+            Err(format!("{link:?}"))
+        })
+        .await;
+    }
+    let seen = until("the leader says that it hears nobody", async || {
+        let links = gated.links(leader, LinkDirection::ToFollower).await?;
+        let silent = |link: &LinkView| link.state == LinkState::Silent && !link.heard;
+        if links.len() == 2 && links.iter().all(silent) {
+            return Ok(links);
+        }
+        Err(format!("{links:?}"))
+    })
+    .await;
+    for link in seen {
+        let lag = link.lag.unwrap();
+        assert_eq!(lag.partitions, 1);
+        assert_ne!(lag.behind_ms, Some(0), "it cannot be heard");
+    }
+    // Both ends go on sending, at a rate that does not fade: what comes first after the end of it is never far.
+    for way in [Way::There, Way::Back] {
+        let so_far = gate.stopped(way);
+        until("both ends go on sending", async || {
+            let more = gate.stopped(way) - so_far;
+            (more >= 100).then_some(()).ok_or(format!("{more} more"))
+        })
+        .await;
+    }
+
+    gate.open();
+    workload.until_acknowledged(&[0], 300).await;
+    gated.links_to(leader).await;
+    gated
+        .cluster
+        .until_isr(&topic, 0, &gated.cluster.ids())
+        .await;
+    let story = workload.finish().await;
+    assert_eq!(story.errors, Vec::<String>::new());
+    let ends = check(&client, &topic, &story).await;
+    assert_eq!(ends[&0], story.acknowledged[&0].len() as u64);
+}
+
+/// A leader registers another address and is not to be had at the old one any more: followers and clients find it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_moves_is_followed() {
+    let gated = Gated::start().await;
+    let client = gated.client().await;
+    let topic = gated.cluster.create_topic(&client, "elsewhere", 1).await;
+    let leader = gated.cluster.until_led(&topic, 0, |_| true).await;
+    gated
+        .cluster
+        .until_isr(&topic, 0, &gated.cluster.ids())
+        .await;
+    let workload = Workload::start(&client, &topic, &[0], 100, ProducerConfig::default());
+    workload.until_acknowledged(&[0], 100).await;
+    let before = gated.links_to(leader).await;
+
+    let spec = gated.cluster.spec(leader);
+    let elsewhere = Gate::before(spec.quic, free_port()).await;
+    write_advertise(&spec.data_dir.with_extension("toml"), &elsewhere);
+    let pid = gated.cluster.pid(leader).to_string();
+    let told = Command::new("kill").args(["-HUP", &pid]).status().unwrap();
+    assert!(told.success());
+    let place = elsewhere.address.to_string();
+    until("both followers have dialled it there", async || {
+        for id in gated.cluster.ids().into_iter().filter(|id| *id != leader) {
+            let links = gated.links(id, LinkDirection::ToLeader).await?;
+            let link = links.iter().find(|link| link.peer == leader);
+            if !link.is_some_and(|link| link.heard && link.remote_address == place) {
+                return Err(format!("node {id}: {link:?}"));
+            }
+        }
+        Ok(())
+    })
+    .await;
+    gated.gates[&leader].shut();
+    let after = gated.links_to(leader).await;
+    assert_eq!(handshakes(&after), handshakes(&before) + 2, "{after:?}");
+
+    workload.until_acknowledged(&[0], 200).await;
+    let story = workload.finish().await;
+    assert_eq!(story.errors, Vec::<String>::new());
+    let ends = check(&client, &topic, &story).await;
+    assert_eq!(ends[&0], story.acknowledged[&0].len() as u64);
+    let now_leads = gated.cluster.until_led(&topic, 0, |_| true).await;
+    assert_eq!(now_leads, leader, "it never stopped leading");
+    assert_eq!(gated.cluster.running().len(), 3, "{:?}", node(1));
+}
