@@ -8,7 +8,7 @@ use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
 use futures_util::future::join_all;
 use tokio::time::{Instant, timeout};
@@ -220,10 +220,14 @@ async fn ask_one(
     kept: Option<Dialled>,
     within: Duration,
 ) -> anyhow::Result<(Dialled, NodeLinks)> {
-    if let Some(dialled) = kept
-        && let Ok(Ok(links)) = timeout(within, ask_links(&dialled.connection)).await
-    {
-        return Ok((dialled, links));
+    if let Some(dialled) = kept {
+        match timeout(within, ask_links(&dialled.connection)).await {
+            Ok(Ok(links)) => return Ok((dialled, links)),
+            // It has broken, and another one may do.
+            Ok(Err(_)) => {}
+            // A node that hangs would not answer a new one either.
+            Err(_) => bail!("{address} did not answer within {} s", within.as_secs_f64()),
+        }
     }
     let peer = PeerAddress {
         node,
