@@ -1,12 +1,13 @@
 //! `quorate server start`: one node, in the foreground.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, FromArgMatches, Subcommand, ValueEnum};
 use serde::Deserialize;
 use tokio::sync::oneshot;
 
@@ -298,6 +299,23 @@ fn stdin_end() -> std::io::Result<oneshot::Receiver<()>> {
             drop(sender);
         })?;
     Ok(receiver)
+}
+
+/// The configuration with which `server start --config FILE` would start here, environment included. Starts nothing.
+pub(super) fn configuration(
+    options: &GlobalOptions,
+    file: &Path,
+    data_dir: Option<&Path>,
+) -> anyhow::Result<NodeConfig> {
+    let mut words: Vec<OsString> = vec!["start".into(), "--config".into(), file.into()];
+    if let Some(data_dir) = data_dir {
+        words.extend(["--data-dir".into(), data_dir.into()]);
+    }
+    let matches = StartArgs::augment_args(clap::Command::new("start"))
+        .try_get_matches_from(words)
+        .map_err(|error| usage(error.to_string()))?;
+    let args = StartArgs::from_arg_matches(&matches).map_err(|error| usage(error.to_string()))?;
+    resolve(options, args)
 }
 
 fn resolve(options: &GlobalOptions, args: StartArgs) -> anyhow::Result<NodeConfig> {

@@ -175,11 +175,17 @@ impl Node {
         let shutdown = CancellationToken::new();
         let tasks = TaskTracker::new();
         let kafka = kafka::Server::new(broker.clone(), config.kafka_api);
+        let sources = Arc::new(admin::Sources::new(
+            broker.clone(),
+            kafka.clone(),
+            server.clone(),
+        ));
         tasks.spawn(quic_listener::run(quic_listener::Listener {
             accepted,
             broker: broker.clone(),
             controller: controller.clone(),
             kafka: kafka.clone(),
+            sources: sources.clone(),
             shutdown: shutdown.clone(),
             tasks: tasks.clone(),
         }));
@@ -191,11 +197,10 @@ impl Node {
                 )?)),
                 true => None,
             };
-            let sources = admin::Sources::new(broker.clone(), kafka.clone(), server.clone());
             tasks.spawn(admin_listener::run(
                 socket,
                 tls,
-                Arc::new(sources),
+                sources,
                 shutdown.clone(),
                 tasks.clone(),
             ));

@@ -17,10 +17,13 @@ mod identity;
 mod lanes;
 mod link_keeper;
 mod log_limit;
+mod look;
+mod path_sample;
 mod path_watch;
 mod private_file;
 mod protocol;
 mod rpc;
+mod scout;
 mod server;
 mod socket;
 mod tcp_tls;
@@ -50,12 +53,18 @@ pub use link_keeper::{
     LASTING, LOOK_EVERY, LinkKeeper, MAX_DIALS, MAX_REDIAL_PAUSE,
 };
 pub use log_limit::LogLimit;
+pub use look::{LookFailure, Seen, look, look_for_protocol};
+pub use path_sample::{PathSample, sample_path};
 pub use path_watch::PathSigns;
 pub use private_file::{FileError, shell_word};
 pub use protocol::{Alpn, CloseReason};
 pub use rpc::{
     CallError, CallHandler, CallPool, MAX_BACKOFF, MAX_CALL_BYTES, MAX_CALL_BYTES_HELD,
     MAX_POOLED_PEERS, MIN_BACKOFF, PeerCalls, serve_calls,
+};
+pub use scout::{
+    Passage, QUIC_DATAGRAM_BYTES, QUIC_VERSION, TcpAnswer, UdpAnswer, UdpBuffers, ask_passage,
+    ask_tcp, ask_udp, known_path_mtu, probe_udp_socket,
 };
 pub use server::{
     ACCEPT_QUEUE, Accepted, HANDSHAKE_TIMEOUT, MAX_CONNECTIONS, MAX_HANDSHAKES, RESERVED_FOR_NODES,

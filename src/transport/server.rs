@@ -15,6 +15,7 @@ use super::explain::explain_refused_peer;
 use super::identity::{Chain, Identity};
 use super::log_limit::LogLimit;
 use super::protocol::{Alpn, CloseReason};
+use super::scout::UdpBuffers;
 use super::socket::{BindError, UDP_BUFFER_BYTES, bind_udp, granted_buffers};
 use super::{tls, tuning};
 
@@ -86,6 +87,7 @@ impl Default for ServerLimits {
 pub struct Server {
     endpoint: Endpoint,
     alpns: Arc<[Alpn]>,
+    buffers: UdpBuffers,
 }
 
 impl Server {
@@ -126,6 +128,11 @@ impl Server {
         let server = Server {
             endpoint,
             alpns: options.alpns.into(),
+            buffers: UdpBuffers {
+                asked: UDP_BUFFER_BYTES,
+                receive: granted.receive,
+                send: granted.send,
+            },
         };
         Ok((server, receiver))
     }
@@ -133,6 +140,11 @@ impl Server {
     /// The bound address, with the port that was chosen for port 0.
     pub fn local_addr(&self) -> std::io::Result<SocketAddr> {
         self.endpoint.local_addr()
+    }
+
+    /// What the kernel granted the socket.
+    pub fn udp_buffers(&self) -> UdpBuffers {
+        self.buffers
     }
 
     /// Connections that are open, handshakes included.
