@@ -17,10 +17,11 @@ use crate::wire::Heartbeat;
 /// end's packet that wakes a sender.
 pub(super) const HEARTBEAT_EVERY: Duration = Duration::from_millis(100);
 
-/// After this much silence an end sends twice as often, and is allowed to though its window be full: after a blackout the
-/// first heartbeat that gets through is what everything else waits for.
+/// After this much silence an end sends twice as often, for a while, and is allowed to though its window be full: after a
+/// blackout the first heartbeat that gets through is what everything else waits for.
 const QUIET_AFTER: Duration = Duration::from_millis(200);
 const QUIET_HEARTBEAT_EVERY: Duration = Duration::from_millis(50);
+const QUIET_UNTIL: Duration = Duration::from_secs(2);
 
 /// When the peer was last heard on one connection.
 #[derive(Debug)]
@@ -77,7 +78,8 @@ pub(super) async fn send(connection: &Connection, heard: &LastHeard) -> String {
     let mut sequence = 0;
     let mut allowed = false;
     loop {
-        let quiet = heard.silence() >= QUIET_AFTER;
+        let silence = heard.silence();
+        let quiet = silence >= QUIET_AFTER;
         if quiet || allowed {
             if let Some(signs) = PathSigns::of(connection) {
                 if quiet {
@@ -93,7 +95,7 @@ pub(super) async fn send(connection: &Connection, heard: &LastHeard) -> String {
         if let Err(error) = connection.send_datagram(Heartbeat { sequence }.encode()) {
             return format!("cannot send a heartbeat: {error}");
         }
-        let every = if quiet {
+        let every = if quiet && silence < QUIET_UNTIL {
             QUIET_HEARTBEAT_EVERY
         } else {
             HEARTBEAT_EVERY

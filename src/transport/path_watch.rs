@@ -23,8 +23,6 @@ use super::tuning::INITIAL_RTT;
 /// The most bytes that are ever allowed beyond a window. It bounds what is sent into a blackout: at one packet each 100 ms
 /// enough for a minute, after which only quinn's own probes are left, and a new connection.
 const MAX_ALLOWANCE: u64 = 1024 * 1024;
-/// Packets that each allowance has room for: a heartbeat, and the one that its sending may have to share the room with.
-const ALLOWED_PACKETS: u64 = 2;
 
 /// What is known of one path of a connection. A path to another address has its own.
 #[derive(Debug, Default)]
@@ -57,8 +55,8 @@ impl PathSigns {
     /// Lets one more heartbeat leave, however full the window is. Meant for an end that hears nothing, each time that it sends
     /// one.
     pub fn allow_one_more(&self) {
-        let mtu = self.mtu.load(Ordering::Relaxed);
-        let wanted = self.in_flight() + ALLOWED_PACKETS * mtu;
+        // quinn sends while what is in flight and one more packet stay below the window. It fills that packet up with stream data.
+        let wanted = self.in_flight() + self.mtu.load(Ordering::Relaxed) + 1;
         let beyond = wanted.saturating_sub(self.window.load(Ordering::Relaxed));
         self.allowance
             .store(beyond.min(MAX_ALLOWANCE), Ordering::Relaxed);
@@ -241,7 +239,7 @@ mod tests {
         assert_eq!(controller.window(), WINDOW);
         controller.signs.allow_one_more();
         let room = controller.window() - controller.signs.in_flight();
-        assert_eq!(room, ALLOWED_PACKETS * u64::from(MTU));
+        assert_eq!(room, u64::from(MTU) + 1);
         // Asking again without having sent anything gives no more.
         controller.signs.allow_one_more();
         assert_eq!(controller.window() - controller.signs.in_flight(), room);
