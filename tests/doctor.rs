@@ -471,29 +471,10 @@ async fn a_clock_that_is_an_hour_off_is_named_by_both_and_the_node_serves_on() {
         eprintln!("!!! NOT TESTED: A CLOCK THAT IS AN HOUR OFF: there is no C compiler here (cc)");
         return;
     };
-    for id in [node(1), node(3)] {
-        cluster.spawn(id);
-    }
+    let preload = ("LD_PRELOAD".to_owned(), library.display().to_string());
+    cluster.specs[1].environment.push(preload);
+    cluster.start_all().await;
     let spec = cluster.spec(node(2)).clone();
-    let log = fs::File::create(&spec.log).unwrap();
-    let mut child = spec
-        .command()
-        .env("LD_PRELOAD", &library)
-        .stdin(Stdio::null())
-        .stdout(log.try_clone().unwrap())
-        .stderr(log)
-        .spawn()
-        .unwrap();
-    until("node 2 is in the cluster", async || {
-        let status = cluster.status(node(2)).await?;
-        if status.registered {
-            Ok(())
-        } else {
-            Err(format!("{status:?}"))
-        }
-    })
-    .await;
-    cluster.until_healthy().await;
     let address = spec.quic.to_string();
     let found = doctor(&certs(&cluster), &["--from-all", "-b", &address]).await;
     assert_eq!(found.code, Some(10));
@@ -520,8 +501,6 @@ async fn a_clock_that_is_an_hour_off_is_named_by_both_and_the_node_serves_on() {
     .await;
     let client = cluster.client().await;
     cluster.create_topic(&client, "t", 3).await;
-    child.kill().unwrap();
-    child.wait().unwrap();
 }
 
 // --- Configuration
