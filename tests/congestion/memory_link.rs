@@ -128,12 +128,13 @@ impl AsyncUdpSocket for MemorySocket {
                     break;
                 };
                 bufs[taken][..bytes.len()].copy_from_slice(&bytes);
-                let mut received = RecvMeta::default();
-                received.addr = self.peer;
-                received.len = bytes.len();
-                received.stride = bytes.len();
-                received.ecn = ecn;
-                meta[taken] = received;
+                meta[taken] = RecvMeta {
+                    addr: self.peer,
+                    len: bytes.len(),
+                    stride: bytes.len(),
+                    ecn,
+                    ..RecvMeta::default()
+                };
                 taken += 1;
             }
             if taken > 0 {
