@@ -1,6 +1,8 @@
 //! What becomes of links, and of those who produce over them, when addresses change and nothing gets through: whole nodes as
 //! processes, with a gate before each through which followers and clients reach it.
 
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use std::collections::BTreeMap;

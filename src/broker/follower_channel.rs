@@ -14,8 +14,8 @@ use crate::wire::{ControlMessage, LaneMessage, SessionAnswer, SessionOutcome};
 
 /// Frame bytes that may be under way to one follower, over all partitions: sent and not yet acknowledged as durable. Beyond
 /// it nothing more is read for that follower until it acknowledges, so a slow or dead one costs this much memory and
-/// delays nobody. It also bounds the rate: this many bytes a round trip.
-pub(super) const FOLLOWER_BUDGET_BYTES: usize = 16 << 20;
+/// delays nobody. It also bounds the rate: this many bytes a round trip and sync. 1 Gbit/s over 200 ms is 25 MB.
+pub(super) const FOLLOWER_BUDGET_BYTES: usize = 32 << 20;
 
 /// Control messages that wait for the connection. A follower that lets them pile up beyond this is cut off; it dials anew and
 /// opens its sessions again.

@@ -126,6 +126,7 @@ impl Node {
             keys,
             alpns: Alpn::ALL.to_vec(),
         })?;
+        server.use_congestion(config.congestion.clone());
         let quic_address = server.local_addr().map_err(NodeError::Threads)?;
         let address_of = |socket: &Option<TcpListener>| {
             let address = socket.as_ref().map(TcpListener::local_addr);

@@ -8,6 +8,7 @@
 
 mod certificate_info;
 mod certificates;
+mod congestion;
 #[cfg(test)]
 mod connection_tests;
 mod dial;
@@ -39,6 +40,10 @@ pub use certificate_info::{
 pub use certificates::{
     BACKDATE, CA_LIFETIME, CertificateError, CertificateHost, CertsDir, Created, EXPIRING_DAYS,
     InvalidHost, IssueOptions, LEAF_LIFETIME, Listed, MAX_HOSTS, describe_validity,
+};
+pub use congestion::{
+    Congestion, CongestionPolicy, InvalidLinkCongestion, Keel, KeelConfig, LinkCongestion,
+    UnknownCongestion,
 };
 pub use dial::{Dialled, InvalidAddress, MAX_ADDRESSES, PeerAddress, dial, dial_unconfirmed};
 pub use endpoint_keys::{EndpointKeys, EndpointKeysError};
