@@ -9,7 +9,7 @@ use std::time::Instant;
 use quinn::congestion::{BbrConfig, Controller, ControllerFactory, CubicConfig};
 use thiserror::Error;
 
-use super::keel::KeelConfig;
+use super::config::KeelConfig;
 use crate::types::NodeId;
 
 /// A congestion controller, by name. `docs/congestion.md` says which is good for what.

@@ -19,13 +19,13 @@
 //! argument, and there is no randomness.
 
 use std::any::Any;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use quinn::congestion::{Controller, ControllerFactory, ControllerMetrics};
+use quinn::congestion::{Controller, ControllerMetrics};
 use quinn_proto::RttEstimator;
 
 use super::competing::Competing;
+use super::config::KeelConfig;
 use super::min_rtt::MinRtt;
 use super::rate::DeliveryRate;
 use super::rounds::{Round, Rounds};
@@ -89,27 +89,6 @@ const TRIAL_FLAT: f64 = 0.02;
 const GAP_MIN: Duration = Duration::from_millis(50);
 /// No window is larger. A guard for the arithmetic, far above what the flow-control windows let out.
 const WINDOW_MAX: u64 = 1 << 30;
-
-/// How a [`Keel`] begins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct KeelConfig {
-    /// The first window, in bytes.
-    pub initial_window: u64,
-}
-
-impl Default for KeelConfig {
-    fn default() -> KeelConfig {
-        KeelConfig {
-            initial_window: 128 * 1024,
-        }
-    }
-}
-
-impl ControllerFactory for KeelConfig {
-    fn build(self: Arc<Self>, now: Instant, current_mtu: u16) -> Box<dyn Controller> {
-        Box::new(Keel::new(*self, now, current_mtu))
-    }
-}
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Phase {

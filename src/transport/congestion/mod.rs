@@ -2,6 +2,7 @@
 
 mod choice;
 mod competing;
+mod config;
 mod keel;
 mod min_rtt;
 mod rate;
@@ -11,5 +12,6 @@ mod selectable;
 pub use choice::{
     Congestion, CongestionPolicy, InvalidLinkCongestion, LinkCongestion, UnknownCongestion,
 };
-pub use keel::{Keel, KeelConfig};
+pub use config::KeelConfig;
+pub use keel::Keel;
 pub(super) use selectable::{SelectableConfig, Selection};
