@@ -17,7 +17,7 @@ use quorate::client::{
     Client, ConnectError, Dialer, IdentityDialer, NewTopic, ProducerConfig, Reached,
 };
 use quorate::transport::{ClientName, CurrentIdentity, Identity};
-use quorate::types::NodeId;
+use quorate::types::{NodeId, TopicName};
 
 use support::cluster::{Cluster, free_port};
 use support::relay::{Gate, Way};
@@ -69,6 +69,22 @@ impl Gated {
         Client::connect(self.cluster.client_config(), Arc::new(dialer))
             .await
             .unwrap()
+    }
+
+    /// A topic of one partition on all nodes, its leader, and a producer of records of `size` bytes that is at work.
+    async fn at_work(
+        &self,
+        client: &Client,
+        name: &str,
+        size: usize,
+    ) -> (TopicName, NodeId, Workload) {
+        let topic = self.cluster.create_topic(client, name, 1).await;
+        let leader = self.cluster.until_led(&topic, 0, |_| true).await;
+        let ids = self.cluster.ids();
+        self.cluster.until_isr(&topic, 0, &ids).await;
+        let workload = Workload::start(client, &topic, &[0], size, ProducerConfig::default());
+        workload.until_acknowledged(&[0], 100).await;
+        (topic, leader, workload)
     }
 
     async fn links(&self, id: NodeId, direction: LinkDirection) -> Result<Vec<LinkView>, String> {
@@ -133,15 +149,8 @@ fn handshakes(links: &[LinkView]) -> u64 {
 async fn who_comes_from_another_address_is_still_the_same() {
     let gated = Gated::start().await;
     let client = gated.client().await;
-    let topic = gated.cluster.create_topic(&client, "moving", 1).await;
-    let leader = gated.cluster.until_led(&topic, 0, |_| true).await;
-    gated
-        .cluster
-        .until_isr(&topic, 0, &gated.cluster.ids())
-        .await;
+    let (topic, leader, workload) = gated.at_work(&client, "moving", 100).await;
     let gate = &gated.gates[&leader];
-    let workload = Workload::start(&client, &topic, &[0], 100, ProducerConfig::default());
-    workload.until_acknowledged(&[0], 100).await;
 
     let before = gated.links_to(leader).await;
     let sessions = gated.sessions_opened(leader);
@@ -179,15 +188,8 @@ async fn who_comes_from_another_address_is_still_the_same() {
 async fn after_a_blackout_everything_goes_on() {
     let gated = Gated::start().await;
     let client = gated.client().await;
-    let topic = gated.cluster.create_topic(&client, "dark", 1).await;
-    let leader = gated.cluster.until_led(&topic, 0, |_| true).await;
-    gated
-        .cluster
-        .until_isr(&topic, 0, &gated.cluster.ids())
-        .await;
+    let (topic, leader, workload) = gated.at_work(&client, "dark", 1000).await;
     let gate = &gated.gates[&leader];
-    let workload = Workload::start(&client, &topic, &[0], 1000, ProducerConfig::default());
-    workload.until_acknowledged(&[0], 100).await;
     let followers: Vec<NodeId> = gated
         .cluster
         .ids()
@@ -257,14 +259,7 @@ async fn after_a_blackout_everything_goes_on() {
 async fn a_leader_that_moves_is_followed() {
     let gated = Gated::start().await;
     let client = gated.client().await;
-    let topic = gated.cluster.create_topic(&client, "elsewhere", 1).await;
-    let leader = gated.cluster.until_led(&topic, 0, |_| true).await;
-    gated
-        .cluster
-        .until_isr(&topic, 0, &gated.cluster.ids())
-        .await;
-    let workload = Workload::start(&client, &topic, &[0], 100, ProducerConfig::default());
-    workload.until_acknowledged(&[0], 100).await;
+    let (topic, leader, workload) = gated.at_work(&client, "elsewhere", 100).await;
     let before = gated.links_to(leader).await;
 
     let spec = gated.cluster.spec(leader);

@@ -5,7 +5,6 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use quinn::Connection;
-use time::OffsetDateTime;
 use tokio::sync::{Mutex, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
@@ -15,7 +14,7 @@ use super::status::known_nodes;
 use crate::broker::Broker;
 use crate::doctor::{
     Check, DiskReport, Endpoint, Finding, Inquiry, NodeVitals, Verdict, climb, judge_cluster,
-    probe_directory,
+    probe_directory, unix_ms,
 };
 use crate::kafka::Service;
 use crate::transport::UdpBuffers;
@@ -48,13 +47,12 @@ impl Doctor {
         let image = broker.image();
         let me = broker.me();
         let links = broker.link_views(&broker.views().await);
-        let now = OffsetDateTime::now_utc();
         NodeVitals {
             node: me.node,
             incarnation: me.incarnation,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             cluster: image.cluster_id(),
-            unix_ms: i64::try_from(now.unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX),
+            unix_ms: unix_ms(),
             nodes: known_nodes(broker),
             udp_asked_bytes: self.buffers.asked as u64,
             udp_receive_bytes: self.buffers.receive as u64,

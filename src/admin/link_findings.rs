@@ -101,29 +101,11 @@ mod tests {
 
     fn link(direction: LinkDirection, state: LinkState) -> LinkView {
         LinkView {
-            direction,
-            peer: NodeId::new(2).unwrap(),
             state,
             state_ms: 5_000,
             heard: state == LinkState::Up,
-            silence_ms: 40,
             up_ms: 5_000,
-            rtt_us: 250,
-            rtt_variance_us: 30,
-            remote_address: "127.0.0.1:7001".to_owned(),
-            window_bytes: 0,
-            in_flight_bytes: 0,
-            mtu: 1452,
-            sent_packets: 0,
-            lost_packets: 0,
-            sent_bytes: 0,
-            received_bytes: 0,
-            migrations: 0,
-            redials: 0,
-            handshakes: 1,
-            suspicions: 0,
-            last_error: None,
-            lag: None,
+            ..LinkView::sample(direction, NodeId::new(2).unwrap())
         }
     }
 

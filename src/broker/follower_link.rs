@@ -10,11 +10,13 @@ use quinn::{Connection, ConnectionError};
 
 use super::event::Event;
 use super::follower_channel::{FOLLOWER_BUDGET_BYTES, FollowerChannel};
-use super::heartbeat::{self, Ear, LastHeard, suspicion_of};
-use super::leader_connection::{control_reader, read_control};
+use super::heartbeat::{self, LastHeard, suspicion_of};
+use super::leader_connection::{control_reader, read_control, write_control};
 use super::links::LinkDirection;
 use super::shared::Shared;
-use crate::transport::{CloseReason, LOOK_EVERY, LaneOptions, LaneReader, LaneWriter, LogLimit};
+use crate::transport::{
+    CloseReason, Ear, LOOK_EVERY, LaneOptions, LaneReader, LaneWriter, LogLimit,
+};
 use crate::types::{Appointment, ClusterId, NodeId, SessionId, TopicPartition};
 use crate::wire::{Ack, AckMessage, ControlMessage, Hello, LaneHeader, PROTOCOL_VERSION, Welcome};
 
@@ -223,14 +225,6 @@ async fn run(
     let sessions = Mutex::new(Sessions::default());
     let node = channel.peer.node;
 
-    let write_control = async {
-        while let Some(message) = control.recv().await {
-            if let Err(error) = send.write_chunk(message).await {
-                return format!("cannot write to the control stream: {error}");
-            }
-        }
-        "the control queue is closed".to_owned()
-    };
     let read_control = async {
         loop {
             let message = match read_control(&mut recv).await {
@@ -270,7 +264,7 @@ async fn run(
         }
     };
     tokio::select! {
-        cause = write_control => cause,
+        cause = write_control(&mut control, &mut send) => cause,
         cause = read_control => cause,
         cause = read_acks => cause,
         cause = heartbeat::send(connection, &heard) => cause,
@@ -296,7 +290,7 @@ async fn watch(
     let mut address = connection.remote_address();
     let mut silent = false;
     let mut longest = Duration::ZERO;
-    let [mut moves, mut silences, mut returns] = [(); 3].map(|()| LogLimit::default());
+    let [moves, silences, returns] = [(); 3].map(|()| LogLimit::default());
     let mut look = tokio::time::interval(LOOK_EVERY);
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {

@@ -9,7 +9,7 @@ use super::clock::Clock;
 use super::event::Event;
 use super::shared::Shared;
 use crate::replication::suspicion_time;
-use crate::transport::PathSigns;
+use crate::transport::{PathSigns, round_trip};
 use crate::types::{MonotonicTime, NodeId};
 use crate::wire::Heartbeat;
 
@@ -49,27 +49,6 @@ impl LastHeard {
 
     pub(super) fn silence(&self) -> Duration {
         self.clock.elapsed_since(self.at())
-    }
-}
-
-/// Notices whatever arrives on a connection, be it an acknowledgement alone.
-#[derive(Debug)]
-pub(super) struct Ear {
-    datagrams: u64,
-}
-
-impl Ear {
-    pub(super) fn new(connection: &Connection) -> Ear {
-        Ear {
-            datagrams: connection.stats().udp_rx.datagrams,
-        }
-    }
-
-    /// Whether anything has arrived since the last look.
-    pub(super) fn has_heard(&mut self, connection: &Connection) -> bool {
-        let before = self.datagrams;
-        self.datagrams = connection.stats().udp_rx.datagrams;
-        self.datagrams != before
     }
 }
 
@@ -143,8 +122,6 @@ pub(super) async fn report(
 
 /// How long a silence of the peer is normal.
 pub(super) fn suspicion_of(connection: &Connection) -> Duration {
-    let rtt = connection.rtt();
-    // Without figures, half of the round trip stands in for the variance, as at the start of RFC 9002's estimate.
-    let variance = PathSigns::of(connection).map_or(rtt / 2, |signs| signs.rtt_variance());
+    let (rtt, variance) = round_trip(connection);
     suspicion_time(rtt, variance)
 }

@@ -14,14 +14,14 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use super::event::{Event, PeerProcess};
-use super::heartbeat::{Ear, LastHeard};
+use super::heartbeat::LastHeard;
 use super::leader_channel::LeaderChannel;
 use super::leader_connection::{self, Greeted, control_reader, read_control};
 use super::links::LinkDirection;
 use super::shared::Shared;
 use crate::transport::{
-    Alpn, CloseReason, CurrentIdentity, DialId, Dialled, EndCause, KeeperAction, KeeperReport,
-    LOOK_EVERY, LinkKeeper, LogLimit, PathSigns, PeerAddress, dial_unconfirmed,
+    Alpn, CloseReason, CurrentIdentity, DialId, Dialled, Ear, EndCause, KeeperAction, KeeperReport,
+    LOOK_EVERY, LinkKeeper, LogLimit, PeerAddress, dial_unconfirmed, round_trip,
 };
 use crate::types::{ClusterId, NodeId};
 use crate::wire::{ControlMessage, Hello, PROTOCOL_VERSION};
@@ -289,8 +289,7 @@ impl Driver {
                 in_use.heard.touch();
                 self.keeper.handle_heard(now, current);
             }
-            let rtt = connection.rtt();
-            let variance = PathSigns::of(connection).map_or(rtt / 2, |signs| signs.rtt_variance());
+            let (rtt, variance) = round_trip(connection);
             self.keeper.handle_round_trip(current, rtt, variance);
         }
         self.keeper.handle_look(now);

@@ -128,6 +128,25 @@ pub struct LinkView {
     pub lag: Option<FollowerLag>,
 }
 
+#[cfg(test)]
+impl LinkView {
+    /// A link that is up and over which little has gone, for the tests of those who show it.
+    pub(crate) fn sample(direction: LinkDirection, peer: NodeId) -> LinkView {
+        let mut view = Record::new().view(direction, peer);
+        view.state = LinkState::Up;
+        view.state_ms = 60_000;
+        view.heard = true;
+        view.silence_ms = 40;
+        view.up_ms = 60_000;
+        view.rtt_us = 250;
+        view.rtt_variance_us = 30;
+        view.remote_address = "127.0.0.1:7001".to_owned();
+        view.mtu = 1452;
+        view.handshakes = 1;
+        view
+    }
+}
+
 /// What has happened to one link.
 #[derive(Debug)]
 struct Record {

@@ -325,7 +325,8 @@ async fn answer<T>(asked: impl Future<Output = Result<T, String>>) -> Result<T, 
     }
 }
 
-fn unix_ms() -> i64 {
+/// The wall clock, in ms since 1970.
+pub(crate) fn unix_ms() -> i64 {
     let nanos = OffsetDateTime::now_utc().unix_timestamp_nanos();
     i64::try_from(nanos / 1_000_000).unwrap_or(i64::MAX)
 }

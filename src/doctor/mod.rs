@@ -13,6 +13,7 @@ mod judge;
 mod local;
 mod vitals;
 
+pub(crate) use climb::unix_ms;
 pub use climb::{Climb, Endpoint, MAX_RUNG_WAIT, climb};
 pub use finding::{Check, Finding, Outcome, Verdict};
 pub use judge::{cluster as judge_cluster, disk as judge_disk, most_common_cluster, span};

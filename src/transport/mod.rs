@@ -60,7 +60,7 @@ pub use link_keeper::{
 pub use log_limit::LogLimit;
 pub use look::{LookFailure, Seen, look, look_for_protocol};
 pub use path_sample::{PathSample, sample_path};
-pub use path_watch::PathSigns;
+pub use path_watch::{Ear, PathSigns, round_trip};
 pub use private_file::{FileError, shell_word};
 pub use protocol::{Alpn, CloseReason};
 pub use rpc::{

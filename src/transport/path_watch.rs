@@ -89,6 +89,35 @@ impl PathSigns {
     }
 }
 
+/// The smoothed round trip of a connection's present path, and its variance. Without figures, half of the round trip stands in for
+/// the variance, as at the start of RFC 9002's estimate.
+pub fn round_trip(connection: &Connection) -> (Duration, Duration) {
+    let rtt = connection.rtt();
+    let variance = PathSigns::of(connection).map_or(rtt / 2, |signs| signs.rtt_variance());
+    (rtt, variance)
+}
+
+/// Notices whatever arrives on a connection, be it an acknowledgement alone.
+#[derive(Debug, Default)]
+pub struct Ear {
+    datagrams: u64,
+}
+
+impl Ear {
+    pub fn new(connection: &Connection) -> Ear {
+        Ear {
+            datagrams: connection.stats().udp_rx.datagrams,
+        }
+    }
+
+    /// Whether anything has arrived since the last look.
+    pub fn has_heard(&mut self, connection: &Connection) -> bool {
+        let before = self.datagrams;
+        self.datagrams = connection.stats().udp_rx.datagrams;
+        self.datagrams != before
+    }
+}
+
 /// Makes controllers that are watched.
 pub(super) struct Watched<F> {
     inner: Arc<F>,

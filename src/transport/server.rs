@@ -219,7 +219,7 @@ async fn accept_loop(
 ) {
     let handshakes = Arc::new(Semaphore::new(limits.handshakes));
     // Whoever comes with a wrong certificate comes again and again.
-    let refusals = Arc::new(Mutex::new(LogLimit::default()));
+    let refusals = Arc::new(LogLimit::default());
     while let Some(incoming) = endpoint.accept().await {
         let remote = incoming.remote_address();
         let open = endpoint.open_connections();
@@ -255,7 +255,7 @@ async fn handshake(
     crowded: bool,
     accepting: Arc<Mutex<Accepting>>,
     accepted: mpsc::Sender<Accepted>,
-    refusals: Arc<Mutex<LogLimit>>,
+    refusals: Arc<LogLimit>,
     _permit: OwnedSemaphorePermit,
 ) {
     let remote = incoming.remote_address();
@@ -277,8 +277,7 @@ async fn handshake(
     let connection = match timeout(HANDSHAKE_TIMEOUT, connecting).await {
         Ok(Ok(connection)) => connection,
         Ok(Err(error)) => {
-            let allowed = refusals.lock().unwrap_or_else(|e| e.into_inner()).allow();
-            if let Some(suppressed) = allowed {
+            if let Some(suppressed) = refusals.allow() {
                 tracing::warn!(suppressed, "{}", explain_refused_peer(remote, &error));
             }
             return;

@@ -340,28 +340,11 @@ pub(super) mod tests {
 
     pub(in crate::cli::link) fn link(direction: LinkDirection, peer: u32) -> LinkView {
         LinkView {
-            direction,
-            peer: node(peer),
-            state: LinkState::Up,
-            state_ms: 60_000,
-            heard: true,
-            silence_ms: 40,
-            up_ms: 60_000,
-            rtt_us: 250,
-            rtt_variance_us: 30,
-            remote_address: "127.0.0.1:7001".to_owned(),
             window_bytes: 131_072,
-            in_flight_bytes: 0,
-            mtu: 1452,
             sent_packets: 1000,
             lost_packets: 10,
             sent_bytes: 100_000,
             received_bytes: 50_000,
-            migrations: 0,
-            redials: 0,
-            handshakes: 1,
-            suspicions: 0,
-            last_error: None,
             lag: (direction == LinkDirection::ToFollower).then_some(FollowerLag {
                 partitions: 1,
                 unknown: 0,
@@ -369,6 +352,7 @@ pub(super) mod tests {
                 bytes: Some(300),
                 behind_ms: Some(7),
             }),
+            ..LinkView::sample(direction, node(peer))
         }
     }
 
