@@ -6,6 +6,7 @@
 //!
 //! ```text
 //! 11  cli          one file a command
+//! 10  bench        clusters of processes on this machine, and what is measured with them
 //!  9  node         one process: configuration, start, stop
 //!  8  admin        what a node tells about itself
 //!  7  broker       owner threads, replication links, reading; implements kafka::Service
@@ -39,6 +40,7 @@
 #![forbid(unsafe_code)]
 
 pub mod admin;
+pub mod bench;
 pub mod broker;
 pub mod cli;
 pub mod client;

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use thiserror::Error;
 
+use crate::bench::local::LocalError;
 use crate::transport::{ConnectFailure, IdentityError};
 
 /// How a command ended. The numbers are part of the command line's interface.
@@ -39,6 +40,9 @@ impl Exit {
         for cause in error.chain() {
             if let Some(with) = cause.downcast_ref::<ExitWith>() {
                 return with.exit;
+            }
+            if let Some(LocalError::Usage(_)) = cause.downcast_ref() {
+                return Exit::Usage;
             }
             if cause.is::<ConnectFailure>() || cause.is::<IdentityError>() {
                 return Exit::CannotConnect;

@@ -18,6 +18,7 @@ mod outlet;
 mod output;
 mod produce;
 mod server;
+mod signals;
 mod topic;
 mod unterminated;
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::folder::NodePlan;
+use crate::bench::local::NodePlan;
 use crate::storage::RealFileSystem;
 use crate::storage::inspect::{PartitionView, inspect};
 use crate::types::{NodeId, Offset, PartitionIndex, TopicName};

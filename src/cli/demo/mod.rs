@@ -1,47 +1,36 @@
 //! `quorate demo`: a cluster of processes on this machine, a producer, and a live view of both.
 //!
-//! - [`folder`]: where everything of one demo lies
-//! - [`processes`]: the nodes, started and stopped
-//! - [`watcher`]: what each node says of itself
+//! Folder, nodes and what they say of themselves are [`bench::local`](crate::bench::local)'s.
+//!
 //! - [`workload`]: records, and what becomes of them
 //! - [`screen`]: what a person sees meanwhile
 //! - [`agreement`]: whether the replicas hold the same in the end
 //! - [`summary`]: what came of it
 
 mod agreement;
-mod folder;
-mod processes;
 mod screen;
-mod signals;
 mod summary;
-mod watcher;
 mod workload;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use clap::Args;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use self::folder::Folder;
-use self::processes::Processes;
 use self::screen::Screen;
-use self::signals::Signals;
 use self::summary::Summary;
-use self::watcher::Watchers;
 use self::workload::{Load, Workload};
-use super::{Exit, ExitWith, GlobalOptions, parse_duration};
+use super::signals::Signals;
+use super::{Exit, GlobalOptions, note, parse_duration};
+use crate::bench::local::{ASK_EVERY, Folder, MAX_NODES, Processes, Watchers, Wishes, start_up};
 use crate::client::{Client, NewTopic};
 use crate::types::{ErrorCode, TopicName};
 
-/// How many nodes a demo can have: more only make the machine slow.
-const MAX_NODES: u16 = 5;
 const PARTITIONS: u32 = 3;
 /// The largest record: a batch of it must stay under the default of `max.message.bytes`.
 const MAX_RECORD_BYTES: u32 = 1_000_000;
-/// How often a demo begins anew because somebody took one of its ports.
-const MAX_MOVES: u32 = 5;
 /// Before a topic that the cluster could not make is asked for again.
 const TOPIC_PAUSE: Duration = Duration::from_millis(200);
 /// How long records that are on their way at the end may take to be acknowledged.
@@ -102,7 +91,13 @@ pub(super) fn run(options: &GlobalOptions, args: DemoArgs) -> anyhow::Result<Exi
 async fn demo(options: &GlobalOptions, args: DemoArgs) -> anyhow::Result<Exit> {
     let signals = Signals::listen().context("cannot listen for Ctrl-C")?;
     let mut screen = Screen::new(options.json());
-    let mut folder = Folder::open(args.dir.as_deref(), args.nodes, args.keep)?;
+    let wishes = Wishes {
+        name: "demo",
+        nodes: args.nodes,
+        keep: args.keep,
+        ..Wishes::default()
+    };
+    let mut folder = Folder::open(args.dir.as_deref(), wishes)?;
     let outcome = tokio::select! {
         biased;
         outcome = perform(options, &args, &mut folder, &mut screen, &signals) => outcome,
@@ -110,7 +105,9 @@ async fn demo(options: &GlobalOptions, args: DemoArgs) -> anyhow::Result<Exit> {
         () = signals.twice() => Ok(Exit::Interrupted),
     };
     screen.end_live();
-    folder.close(matches!(outcome, Ok(Exit::Ok | Exit::Interrupted)));
+    if let Some(told) = folder.close(matches!(outcome, Ok(Exit::Ok | Exit::Interrupted))) {
+        note(&told);
+    }
     outcome
 }
 
@@ -164,7 +161,11 @@ async fn play(
         _ => format!("Starting {count} nodes …"),
     })?;
     let started = Instant::now();
-    let watchers = start_up(options.timeout, folder, screen, processes).await?;
+    let watchers = start_up(options.timeout, folder, processes, ASK_EVERY, |line| {
+        // What cannot be said here cannot be said later either, and that is an error then.
+        let _ = screen.say(line);
+    })
+    .await?;
     let client = workload::connect(folder).await?;
     create_topic(&client, &args.topic, count, options.timeout).await?;
     screen.introduce(folder, processes, &args.topic, started.elapsed())?;
@@ -194,7 +195,7 @@ async fn play(
             () = &mut end => break None,
             _ = refresh.tick() => {
                 if processes.look() && let Err(error) = folder.write_nodes(&processes.pids()) {
-                    break Some(error);
+                    break Some(anyhow::Error::new(error));
                 }
                 let window = workload.window();
                 if let Err(error) = screen.show(begun.elapsed(), &window, &watchers, processes, &args.topic) {
@@ -214,63 +215,6 @@ async fn play(
     match failure {
         Some(error) => Err(error),
         None => Ok(Some(Summary::new(folder, args, producing, outcome))),
-    }
-}
-
-/// Waits until the nodes are a cluster. Between the moment in which the demo lets go of a port and the one in which the node
-/// has it, somebody else can take it; then a new demo begins anew on other ports, some times.
-async fn start_up(
-    within: Duration,
-    folder: &mut Folder,
-    screen: &Screen,
-    processes: &mut Processes,
-) -> anyhow::Result<Watchers> {
-    let mut moves = 0;
-    loop {
-        let watchers = Watchers::start(folder)?;
-        let error = match wait_until_healthy(within, processes, &watchers).await {
-            Ok(()) => return Ok(watchers),
-            Err(error) => error,
-        };
-        let Some(port) = processes.taken_port() else {
-            return Err(error);
-        };
-        if moves == MAX_MOVES || !folder.may_move() {
-            return Err(error);
-        }
-        moves += 1;
-        screen.say(&format!(
-            "Something else took port {port} meanwhile; starting the nodes on other ports …"
-        ))?;
-        drop(watchers);
-        processes.stop().await;
-        folder.move_to_other_ports()?;
-        *processes = Processes::start(folder)?;
-    }
-}
-
-/// Waits until every node is registered, knows the controller, and is heard by it.
-async fn wait_until_healthy(
-    within: Duration,
-    processes: &mut Processes,
-    watchers: &Watchers,
-) -> anyhow::Result<()> {
-    let deadline = Instant::now() + within;
-    loop {
-        processes.fail_if_any_ended()?;
-        if watchers.healthy() {
-            return Ok(());
-        }
-        if Instant::now() >= deadline {
-            bail!(
-                "the nodes were not healthy within {} s: {}; {}",
-                within.as_secs(),
-                watchers.complaint(),
-                processes.where_to_look()
-            );
-        }
-        // A look at the processes is due even when no node has said anything.
-        let _ = tokio::time::timeout(Duration::from_millis(200), watchers.changed()).await;
     }
 }
 
@@ -320,8 +264,4 @@ async fn settle(watchers: &Watchers, topic: &TopicName) {
     };
     // Without that, the comparison covers less and says so.
     let _ = tokio::time::timeout(SETTLE, settled).await;
-}
-
-fn usage(message: String) -> anyhow::Error {
-    ExitWith::new(Exit::Usage, message).into()
 }

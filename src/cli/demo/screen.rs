@@ -11,12 +11,10 @@ use std::time::Duration;
 use anyhow::Context;
 
 use super::super::{note, print_line};
-use super::folder::Folder;
-use super::processes::{Processes, State};
 use super::summary::Summary;
-use super::watcher::Watchers;
 use super::workload::Window;
 use crate::admin::PartitionStatus;
+use crate::bench::local::{Folder, Processes, State, Watchers};
 use crate::broker::{LinkDirection, LinkState, LinkView};
 use crate::transport::shell_word;
 use crate::types::{NodeId, TopicName};

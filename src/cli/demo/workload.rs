@@ -11,7 +11,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use super::folder::Folder;
+use crate::bench::local::Folder;
 use crate::client::{
     Client, ClientConfig, Delivery, IdentityDialer, Producer, ProducerConfig, ProducerRecord,
 };

@@ -1,12 +1,13 @@
-//! Where everything of one demo lies.
+//! Where everything of one cluster lies.
 //!
 //! ```text
 //! client.env           to be sourced: every client command then finds the cluster
 //! nodes.json           one object a node
-//! certs/               the CA and the certificate of the client "demo"
+//! certs/               the CA and the client's certificate
 //! node-1/certs/        node 1's certificate
 //! node-1/data/         its data directory
 //! node-1/node.log      what it logs
+//! node-1/node.toml     its configuration file, where it is to have one
 //! node-1/start.sh      starts it again
 //! ```
 
@@ -16,17 +17,17 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, anyhow, bail};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
-use super::super::note;
 use super::processes::lock_holder;
-use super::usage;
+use super::{During, LocalError};
 use crate::transport::{CertificateHost, CertsDir, ClientName, IssueOptions, shell_word};
 use crate::types::NodeId;
 
 const DEFAULT_NODES: u16 = 3;
+/// How many nodes a folder can have: more only make the machine slow.
+pub const MAX_NODES: u16 = 5;
 /// The list of nodes, by which a kept demo is also known again.
 const NODES_FILE: &str = "nodes.json";
 const CLIENT_FILE: &str = "client.env";
@@ -38,16 +39,18 @@ const PORT_TRIES: usize = 200;
 
 /// One node, before and between its processes.
 #[derive(Clone, Debug)]
-pub(super) struct NodePlan {
-    pub(super) id: NodeId,
-    pub(super) data_dir: PathBuf,
-    pub(super) certs_dir: PathBuf,
-    pub(super) log: PathBuf,
-    pub(super) start_script: PathBuf,
-    pub(super) quic: SocketAddr,
-    pub(super) kafka: SocketAddr,
+pub struct NodePlan {
+    pub id: NodeId,
+    pub data_dir: PathBuf,
+    pub certs_dir: PathBuf,
+    pub log: PathBuf,
+    pub start_script: PathBuf,
+    /// Its configuration file; see [`Wishes::with_config`].
+    pub config: PathBuf,
+    pub quic: SocketAddr,
+    pub kafka: SocketAddr,
     /// Program and arguments.
-    pub(super) command: Vec<String>,
+    pub command: Vec<String>,
 }
 
 /// What keeps one node's ports from being given to somebody else: one socket for QUIC, one for Kafka.
@@ -69,7 +72,25 @@ struct NodeEntry {
     command: Vec<String>,
 }
 
-pub(super) struct Folder {
+/// What a cluster is to be like.
+#[derive(Clone, Debug, Default)]
+pub struct Wishes {
+    /// What a temporary folder's name has, and how the client is called.
+    pub name: &'static str,
+    /// How many nodes; 3 where it is not said.
+    pub nodes: Option<u16>,
+    /// Whether the folder stays when the cluster ends well.
+    pub keep: bool,
+    /// Flags that every node is started with besides those that say which one it is.
+    pub flags: Vec<String>,
+    /// Whether each node reads a configuration file, [`NodePlan::config`], which whoever wishes so writes before the start.
+    pub with_config: bool,
+    /// Hosts that the nodes' certificates name, beside localhost and 127.0.0.1.
+    pub hosts: Vec<CertificateHost>,
+}
+
+pub struct Folder {
+    wishes: Wishes,
     path: PathBuf,
     nodes: Vec<NodePlan>,
     /// The nodes' ports until their processes take them, in the order of the nodes.
@@ -86,28 +107,25 @@ impl Folder {
     ///
     /// # Errors
     /// A folder that holds something else, or a demo that still runs, is left alone.
-    pub(super) fn open(
-        dir: Option<&Path>,
-        nodes: Option<u16>,
-        keep: bool,
-    ) -> anyhow::Result<Folder> {
+    pub fn open(dir: Option<&Path>, wishes: Wishes) -> Result<Folder, LocalError> {
+        let nodes = wishes.nodes;
         let (path, existed) = match dir {
             Some(dir) => {
                 let path = std::path::absolute(dir)
-                    .with_context(|| format!("cannot tell where {} is", dir.display()))?;
+                    .during(|| format!("cannot tell where {} is", dir.display()))?;
                 let existed = path.exists();
                 if !existed {
                     create_private(&path)?;
                 }
                 // Without links and dots, so that it means the same everywhere.
-                let path = fs::canonicalize(&path)
-                    .with_context(|| format!("cannot use {}", path.display()))?;
+                let path =
+                    fs::canonicalize(&path).during(|| format!("cannot use {}", path.display()))?;
                 (path, existed)
             }
-            None => (create_temporary()?, false),
+            None => (create_temporary(wishes.name)?, false),
         };
         if path.to_str().is_none() {
-            return Err(usage(format!(
+            return Err(LocalError::Usage(format!(
                 "{} is not UTF-8, and {NODES_FILE} could not name it: choose another --dir",
                 path.display()
             )));
@@ -117,7 +135,7 @@ impl Folder {
         let (addresses, held) = match kept {
             Some(kept) => {
                 if let Some(asked) = nodes.filter(|asked| usize::from(*asked) != kept.len()) {
-                    return Err(usage(format!(
+                    return Err(LocalError::Usage(format!(
                         "the demo in {} has {} nodes, not {asked}: leave --nodes away, or choose another --dir",
                         path.display(),
                         kept.len()
@@ -130,12 +148,13 @@ impl Folder {
             None => free_addresses(nodes.unwrap_or(DEFAULT_NODES))?,
         };
         let folder = Folder {
-            nodes: plan(&path, &addresses)?,
+            nodes: plan(&path, &addresses, &wishes)?,
             held: held.into_iter().map(Some).collect(),
             path,
-            keep: keep || taken_up,
+            keep: wishes.keep || taken_up,
             taken_up,
             existed,
+            wishes,
         };
         folder.write_certificates()?;
         folder.write_addresses()?;
@@ -144,65 +163,65 @@ impl Folder {
 
     /// Gives the ports of one node, by its place in [`Folder::nodes`], to the process that is about to be started. Until it
     /// binds them anybody can: see [`Folder::move_to_other_ports`].
-    pub(super) fn let_go_of_port(&mut self, index: usize) {
+    pub fn let_go_of_port(&mut self, index: usize) {
         if let Some(held) = self.held.get_mut(index) {
             *held = None;
         }
     }
 
     /// Whether the nodes may listen elsewhere than they were told to before.
-    pub(super) fn may_move(&self) -> bool {
+    pub fn may_move(&self) -> bool {
         !self.taken_up
     }
 
     /// Has a new demo's nodes, none of which runs, begin anew on other ports. What they have stored names the old ones and
     /// goes.
-    pub(super) fn move_to_other_ports(&mut self) -> anyhow::Result<()> {
-        let count = u16::try_from(self.nodes.len())?;
+    pub fn move_to_other_ports(&mut self) -> Result<(), LocalError> {
+        let count = u16::try_from(self.nodes.len()).map_err(|_| too_many())?;
         let (addresses, held) = free_addresses(count)?;
         for node in &self.nodes {
             match fs::remove_dir_all(&node.data_dir) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
                     return Err(error)
-                        .with_context(|| format!("cannot remove {}", node.data_dir.display()));
+                        .during(|| format!("cannot remove {}", node.data_dir.display()));
                 }
                 _ => {}
             }
         }
-        self.nodes = plan(&self.path, &addresses)?;
+        self.nodes = plan(&self.path, &addresses, &self.wishes)?;
         self.held = held.into_iter().map(Some).collect();
         self.write_addresses()
     }
 
     /// Writes everything that says where the nodes listen, but for `nodes.json`, which also has their pids.
-    fn write_addresses(&self) -> anyhow::Result<()> {
+    fn write_addresses(&self) -> Result<(), LocalError> {
         self.write_client_env()?;
         self.nodes.iter().try_for_each(NodePlan::write_start_script)
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         &self.path
     }
 
-    pub(super) fn nodes(&self) -> &[NodePlan] {
+    pub fn nodes(&self) -> &[NodePlan] {
         &self.nodes
     }
 
     /// Whether it stays when the demo ends well.
-    pub(super) fn is_kept(&self) -> bool {
+    pub fn is_kept(&self) -> bool {
         self.keep
     }
 
-    pub(super) fn client_env(&self) -> PathBuf {
+    pub fn client_env(&self) -> PathBuf {
         self.path.join(CLIENT_FILE)
     }
 
-    pub(super) fn client_certs(&self) -> PathBuf {
+    pub fn client_certs(&self) -> PathBuf {
         self.path.join("certs")
     }
 
     /// Writes `nodes.json`; `pids` in the order of the nodes.
-    pub(super) fn write_nodes(&self, pids: &[u32]) -> anyhow::Result<()> {
+    pub fn write_nodes(&self, pids: &[u32]) -> Result<(), LocalError> {
         let text = |path: &Path| path.display().to_string();
         let entries: Vec<_> = self
             .nodes
@@ -218,38 +237,38 @@ impl Folder {
                 command: node.command.clone(),
             })
             .collect();
-        let mut json = serde_json::to_string_pretty(&entries)?;
+        let mut json = serde_json::to_string_pretty(&entries)
+            .map_err(|error| LocalError::Failed(format!("cannot write {NODES_FILE}: {error}")))?;
         json.push('\n');
         // Whoever reads it while it is written gets the old one or the new one.
         let path = self.path.join(NODES_FILE);
         let new = self.path.join("nodes.json.new");
         write(&new, &json)?;
-        fs::rename(&new, &path).with_context(|| format!("cannot write {}", path.display()))
+        fs::rename(&new, &path).during(|| format!("cannot write {}", path.display()))
     }
 
-    /// Removes what the demo made, unless it is to be kept or `well` is false.
-    pub(super) fn close(self, well: bool) {
+    /// Removes what was made here, unless it is to be kept or `well` is false. Returns what people are to be told.
+    #[must_use]
+    pub fn close(self, well: bool) -> Option<String> {
         if self.keep {
-            return;
+            return None;
         }
         if !well {
-            note(&format!(
+            return Some(format!(
                 "Logs and data were kept in {}",
                 shell_word(&self.path)
             ));
-            return;
         }
         let removed = if self.existed {
             self.remove_contents()
         } else {
             fs::remove_dir_all(&self.path)
         };
-        if let Err(error) = removed {
-            note(&format!(
-                "{} could not be removed: {error}",
-                shell_word(&self.path)
-            ));
-        }
+        let error = removed.err()?;
+        Some(format!(
+            "{} could not be removed: {error}",
+            shell_word(&self.path)
+        ))
     }
 
     fn remove_contents(&self) -> io::Result<()> {
@@ -265,17 +284,18 @@ impl Folder {
     }
 
     /// Makes the certificates that are not there yet.
-    fn write_certificates(&self) -> anyhow::Result<()> {
+    fn write_certificates(&self) -> Result<(), LocalError> {
         let options = IssueOptions::new(OffsetDateTime::now_utc());
         let certs = CertsDir::new(self.client_certs());
         if !certs.ca_certificate().exists() {
             certs.create_ca(&options)?;
         }
-        let client: ClientName = "demo".parse()?;
+        let client = ClientName::new(self.wishes.name)?;
         if !certs.client_pair(&client).0.exists() {
             certs.create_client(&client, &options)?;
         }
-        let hosts: Vec<CertificateHost> = vec!["localhost".parse()?, "127.0.0.1".parse()?];
+        let mut hosts: Vec<CertificateHost> = vec!["localhost".parse()?, "127.0.0.1".parse()?];
+        hosts.extend(self.wishes.hosts.iter().cloned());
         for node in &self.nodes {
             let own = CertsDir::with_ca_key(&node.certs_dir, certs.ca_key());
             if own.node_pair().0.exists() {
@@ -283,13 +303,13 @@ impl Folder {
             }
             create_private(&node.certs_dir)?;
             fs::copy(certs.ca_certificate(), own.ca_certificate())
-                .with_context(|| format!("cannot write {}", own.ca_certificate().display()))?;
+                .during(|| format!("cannot write {}", own.ca_certificate().display()))?;
             own.create_node(node.id, &hosts, &options)?;
         }
         Ok(())
     }
 
-    fn write_client_env(&self) -> anyhow::Result<()> {
+    fn write_client_env(&self) -> Result<(), LocalError> {
         let servers: Vec<_> = self.nodes.iter().map(|n| n.quic.to_string()).collect();
         let text = format!(
             "# For a shell: . {}\nexport QUORATE_BOOTSTRAP_SERVER={}\nexport QUORATE_CERTS_DIR={}\n",
@@ -302,7 +322,7 @@ impl Folder {
 }
 
 impl NodePlan {
-    fn write_start_script(&self) -> anyhow::Result<()> {
+    fn write_start_script(&self) -> Result<(), LocalError> {
         let words: Vec<_> = self
             .command
             .iter()
@@ -321,23 +341,19 @@ impl NodePlan {
         );
         write(&self.start_script, &text)?;
         fs::set_permissions(&self.start_script, fs::Permissions::from_mode(0o700))
-            .with_context(|| format!("cannot write {}", self.start_script.display()))
+            .during(|| format!("cannot write {}", self.start_script.display()))
     }
 }
 
 /// The nodes of the demo that was kept in a folder; `None` for an empty folder.
-fn kept_nodes(path: &Path) -> anyhow::Result<Option<Vec<NodeEntry>>> {
+fn kept_nodes(path: &Path) -> Result<Option<Vec<NodeEntry>>, LocalError> {
     let cannot_read = || format!("cannot read {}", path.display());
-    if fs::read_dir(path)
-        .with_context(cannot_read)?
-        .next()
-        .is_none()
-    {
+    if fs::read_dir(path).during(cannot_read)?.next().is_none() {
         return Ok(None);
     }
     let list = path.join(NODES_FILE);
     let strange = |why: &str| {
-        usage(format!(
+        LocalError::Usage(format!(
             "{} is not empty and holds no kept demo ({why}): choose a new or empty --dir",
             path.display()
         ))
@@ -348,22 +364,22 @@ fn kept_nodes(path: &Path) -> anyhow::Result<Option<Vec<NodeEntry>>> {
             return Err(strange("it has no nodes.json"));
         }
         Err(error) => {
-            return Err(error).with_context(|| format!("cannot read {}", list.display()));
+            return Err(error).during(|| format!("cannot read {}", list.display()));
         }
     };
     let nodes: Vec<NodeEntry> =
         serde_json::from_str(&text).map_err(|_| strange("its nodes.json is another program's"))?;
     let numbered = (1..).zip(&nodes).all(|(id, node)| node.id.get() == id);
-    if nodes.is_empty() || nodes.len() > usize::from(super::MAX_NODES) || !numbered {
+    if nodes.is_empty() || nodes.len() > usize::from(MAX_NODES) || !numbered {
         return Err(strange("its nodes.json is another program's"));
     }
     for node in &nodes {
         if let Some(pid) = lock_holder(&data_dir(path, node.id)) {
-            bail!(
+            return Err(LocalError::Failed(format!(
                 "node {} of the demo in {} still runs: stop it with kill {pid}, or choose another --dir",
                 node.id,
                 path.display()
-            );
+            )));
         }
     }
     Ok(Some(nodes))
@@ -378,16 +394,24 @@ fn data_dir(folder: &Path, id: NodeId) -> PathBuf {
 }
 
 /// What each node is started with. Everything is said by a flag, so that the command does the same in any environment.
-fn plan(folder: &Path, addresses: &[(SocketAddr, SocketAddr)]) -> anyhow::Result<Vec<NodePlan>> {
-    let program = std::env::current_exe().context("cannot tell where this program is")?;
-    let program = program
-        .to_str()
-        .ok_or_else(|| anyhow!("this program's path {} is not UTF-8", program.display()))?;
+fn plan(
+    folder: &Path,
+    addresses: &[(SocketAddr, SocketAddr)],
+    wishes: &Wishes,
+) -> Result<Vec<NodePlan>, LocalError> {
+    let program =
+        std::env::current_exe().during(|| "cannot tell where this program is".to_owned())?;
+    let program = program.to_str().ok_or_else(|| {
+        LocalError::Failed(format!(
+            "this program's path {} is not UTF-8: move it to one that is",
+            program.display()
+        ))
+    })?;
     let node_id = |index: usize| {
         u16::try_from(index + 1)
             .ok()
             .and_then(|id| NodeId::new(id.into()))
-            .context("too many nodes")
+            .ok_or_else(too_many)
     };
     // An odd number of nodes vote on metadata; a fourth one would only make the majority larger.
     let voters = addresses.len() - (1 - addresses.len() % 2);
@@ -417,10 +441,16 @@ fn plan(folder: &Path, addresses: &[(SocketAddr, SocketAddr)]) -> anyhow::Result
                 .flat_map(|(flag, value)| [flag.to_owned(), value]),
         );
         command.push("--kafka-plaintext".to_owned());
+        let config = dir.join("node.toml");
+        if wishes.with_config {
+            command.extend(["--config".to_owned(), config.display().to_string()]);
+        }
+        command.extend(wishes.flags.iter().cloned());
         nodes.push(NodePlan {
             id,
             log: dir.join("node.log"),
             start_script: dir.join("start.sh"),
+            config,
             data_dir,
             certs_dir,
             quic,
@@ -431,12 +461,16 @@ fn plan(folder: &Path, addresses: &[(SocketAddr, SocketAddr)]) -> anyhow::Result
     Ok(nodes)
 }
 
+fn too_many() -> LocalError {
+    LocalError::Failed("too many nodes".to_owned())
+}
+
 /// Where a node serves QUIC and where Kafka.
 type Addresses = (SocketAddr, SocketAddr);
 
 /// As many neighbouring ports, each free for both QUIC and Kafka: the one is on UDP, the other on TCP. They are held, so that
 /// nobody else who looks for a port finds them free.
-fn free_addresses(count: u16) -> anyhow::Result<(Vec<Addresses>, Vec<HeldPort>)> {
+fn free_addresses(count: u16) -> Result<(Vec<Addresses>, Vec<HeldPort>), LocalError> {
     'tries: for _ in 0..PORT_TRIES {
         let first = rand::random_range(PORTS);
         let mut held = Vec::new();
@@ -451,17 +485,16 @@ fn free_addresses(count: u16) -> anyhow::Result<(Vec<Addresses>, Vec<HeldPort>)>
         }
         return Ok((addresses, held));
     }
-    bail!(
+    Err(LocalError::Failed(format!(
         "no {count} neighbouring ports are free on 127.0.0.1 between {} and {}",
-        PORTS.start,
-        PORTS.end
-    )
+        PORTS.start, PORTS.end
+    )))
 }
 
 /// A kept demo's nodes know each other by their ports.
-fn hold_kept(nodes: &[NodeEntry]) -> anyhow::Result<Vec<HeldPort>> {
+fn hold_kept(nodes: &[NodeEntry]) -> Result<Vec<HeldPort>, LocalError> {
     let hold = |node: &NodeEntry| {
-        HeldPort::bind(node.quic, node.kafka).with_context(|| {
+        HeldPort::bind(node.quic, node.kafka).during(|| {
             format!(
                 "node {} of the kept demo needs UDP port {} and TCP port {}: end what uses them, or choose another --dir",
                 node.id, node.quic, node.kafka
@@ -482,7 +515,7 @@ impl HeldPort {
 
 impl NodePlan {
     /// The port of this node, which is not running, that somebody else has; `None` if both can be had.
-    pub(super) fn taken_port(&self) -> Option<SocketAddr> {
+    pub fn taken_port(&self) -> Option<SocketAddr> {
         let taken = |bound: io::Result<()>| {
             bound.is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse)
         };
@@ -493,23 +526,25 @@ impl NodePlan {
     }
 }
 
-fn create_private(path: &Path) -> anyhow::Result<()> {
+fn create_private(path: &Path) -> Result<(), LocalError> {
     fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(path)
-        .with_context(|| format!("cannot make the directory {}", path.display()))
+        .during(|| format!("cannot make the directory {}", path.display()))
 }
 
-fn create_temporary() -> anyhow::Result<PathBuf> {
+fn create_temporary(name: &str) -> Result<PathBuf, LocalError> {
     let parent = std::env::temp_dir();
     loop {
-        let path = parent.join(format!("quorate-demo-{:08x}", rand::random::<u32>()));
+        let path = parent.join(format!("quorate-{name}-{:08x}", rand::random::<u32>()));
         match fs::DirBuilder::new().mode(0o700).create(&path) {
-            Ok(()) => return Ok(fs::canonicalize(path)?),
+            Ok(()) => {
+                return fs::canonicalize(&path).during(|| format!("cannot use {}", path.display()));
+            }
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => {
-                return Err(error).with_context(|| {
+                return Err(error).during(|| {
                     format!(
                         "cannot make a directory in {}: name another place with --dir",
                         parent.display()
@@ -520,43 +555,54 @@ fn create_temporary() -> anyhow::Result<PathBuf> {
     }
 }
 
-fn write(path: &Path, text: &str) -> anyhow::Result<()> {
-    fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+fn write(path: &Path, text: &str) -> Result<(), LocalError> {
+    fs::write(path, text).during(|| format!("cannot write {}", path.display()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn wishes(nodes: Option<u16>, keep: bool) -> Wishes {
+        Wishes {
+            name: "demo",
+            nodes,
+            keep,
+            ..Wishes::default()
+        }
+    }
+
     #[test]
     fn a_folder_can_be_made_kept_taken_up_and_removed() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("it's here");
-        let folder = Folder::open(Some(&path), Some(3), true).unwrap();
+        let folder = Folder::open(Some(&path), wishes(Some(3), true)).unwrap();
         folder.write_nodes(&[11, 12, 13]).unwrap();
         let ports: Vec<_> = folder.nodes().iter().map(|node| node.quic).collect();
-        folder.close(true);
+        assert_eq!(folder.close(true), None);
 
         let env = fs::read_to_string(path.join(CLIENT_FILE)).unwrap();
         assert!(
             env.contains(r"its here/certs'") || env.contains(r"it'\''s here/certs'"),
             "{env}"
         );
-        let error = Folder::open(Some(&path), Some(1), false).err().unwrap();
+        let error = Folder::open(Some(&path), wishes(Some(1), false))
+            .err()
+            .unwrap();
         assert!(error.to_string().contains("has 3 nodes, not 1"), "{error}");
-        let again = Folder::open(Some(&path), None, false).unwrap();
+        let again = Folder::open(Some(&path), wishes(None, false)).unwrap();
         let same: Vec<_> = again.nodes().iter().map(|node| node.quic).collect();
         assert_eq!(same, ports);
         // What was once asked to be kept is not removed by a later run.
         assert!(!again.may_move());
-        again.close(true);
+        assert_eq!(again.close(true), None);
         assert!(path.join(NODES_FILE).exists());
     }
 
     #[test]
     fn ports_are_held_until_they_are_let_go_of() {
         let dir = tempfile::tempdir().unwrap();
-        let mut folder = Folder::open(Some(dir.path()), Some(2), false).unwrap();
+        let mut folder = Folder::open(Some(dir.path()), wishes(Some(2), false)).unwrap();
         let ports: Vec<_> = folder.nodes().iter().map(|node| node.quic).collect();
         assert_eq!(folder.nodes()[0].taken_port(), Some(ports[0]));
         folder.let_go_of_port(0);
@@ -582,13 +628,15 @@ mod tests {
     #[test]
     fn what_the_demo_did_not_make_is_left_alone() {
         let dir = tempfile::tempdir().unwrap();
-        let folder = Folder::open(Some(dir.path()), Some(1), false).unwrap();
-        folder.close(true);
+        let folder = Folder::open(Some(dir.path()), wishes(Some(1), false)).unwrap();
+        assert_eq!(folder.close(true), None);
         assert!(dir.path().exists());
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
 
         fs::write(dir.path().join("thesis.txt"), "x").unwrap();
-        let error = Folder::open(Some(dir.path()), None, false).err().unwrap();
+        let error = Folder::open(Some(dir.path()), wishes(None, false))
+            .err()
+            .unwrap();
         assert!(error.to_string().contains("not empty"), "{error}");
         assert!(!dir.path().join(CLIENT_FILE).exists());
     }
@@ -602,7 +650,7 @@ mod tests {
             })
             .collect();
         for (count, voters) in [(1, 1), (2, 1), (3, 3), (4, 3)] {
-            let nodes = plan(Path::new("/d"), &addresses[..count]).unwrap();
+            let nodes = plan(Path::new("/d"), &addresses[..count], &Wishes::default()).unwrap();
             let list = nodes[0]
                 .command
                 .iter()

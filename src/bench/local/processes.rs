@@ -10,12 +10,12 @@ use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::time::Instant;
 
 use super::folder::{Folder, NodePlan};
+use super::{During, LocalError};
 use crate::types::NodeId;
 
 /// How long a node may take to stop before it is killed.
@@ -23,13 +23,13 @@ const STOP_WAIT: Duration = Duration::from_secs(10);
 /// How much of a dead node's log is shown.
 const TAIL_LINES: usize = 15;
 const TAIL_BYTES: u64 = 16 << 10;
-/// Environment variables that start with this configure a node, and the demo's nodes are configured by their flags alone.
+/// Environment variables that start with this configure a node, and these nodes are configured by their flags alone.
 const VARIABLES: &str = "QUORATE_";
 /// But what is logged may be set from outside.
 const LOG_VARIABLE: &str = "QUORATE_LOG";
 
 /// Every node's process. Dropping it kills them.
-pub(super) struct Processes {
+pub struct Processes {
     nodes: Vec<NodeProcess>,
 }
 
@@ -44,9 +44,9 @@ struct NodeProcess {
 
 /// What became of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum State {
+pub enum State {
     Runs,
-    /// The process that the demo started has ended.
+    /// The process that was started here has ended.
     Ended(ExitStatus),
     /// Someone started it again.
     Restarted {
@@ -54,19 +54,19 @@ pub(super) enum State {
     },
 }
 
-/// A node at the end of the demo.
+/// A node at the end.
 #[derive(Clone, Debug)]
-pub(super) struct Stopped {
-    pub(super) id: NodeId,
+pub struct Stopped {
+    pub id: NodeId,
     /// It did not stop when told to.
-    pub(super) killed: bool,
+    pub killed: bool,
     /// It was not running when the end came: how its process had ended.
-    pub(super) ended_before: Option<ExitStatus>,
+    pub ended_before: Option<ExitStatus>,
 }
 
 impl Processes {
     /// Starts every node and notes their pids in the folder.
-    pub(super) fn start(folder: &mut Folder) -> anyhow::Result<Processes> {
+    pub fn start(folder: &mut Folder) -> Result<Processes, LocalError> {
         let mut nodes = Vec::new();
         for (index, plan) in folder.nodes().to_vec().into_iter().enumerate() {
             folder.let_go_of_port(index);
@@ -78,7 +78,7 @@ impl Processes {
     }
 
     /// Of the processes that run the nodes now, or ran them last, in the order of the nodes.
-    pub(super) fn pids(&self) -> Vec<u32> {
+    pub fn pids(&self) -> Vec<u32> {
         self.nodes
             .iter()
             .map(|node| node.running().unwrap_or(node.pid))
@@ -86,12 +86,12 @@ impl Processes {
     }
 
     /// What each node's process is doing, as of the last [`Processes::look`].
-    pub(super) fn states(&self) -> impl Iterator<Item = (NodeId, State)> {
+    pub fn states(&self) -> impl Iterator<Item = (NodeId, State)> {
         self.nodes.iter().map(|node| (node.plan.id, node.state))
     }
 
     /// Sees which processes have ended, and which nodes were started again. Returns whether any pid is another one.
-    pub(super) fn look(&mut self) -> bool {
+    pub fn look(&mut self) -> bool {
         let before = self.pids();
         for node in &mut self.nodes {
             node.look();
@@ -100,36 +100,63 @@ impl Processes {
     }
 
     /// Fails with the end of its log if a node has ended.
-    pub(super) fn fail_if_any_ended(&mut self) -> anyhow::Result<()> {
+    pub fn fail_if_any_ended(&mut self) -> Result<(), LocalError> {
         for node in &mut self.nodes {
             if let Ok(Some(status)) = node.child.try_wait() {
-                bail!(
+                return Err(LocalError::Failed(format!(
                     "node {} stopped before the cluster was healthy ({status}). The end of its log {}:\n{}",
                     node.plan.id,
                     node.plan.log.display(),
                     tail(&node.plan.log)
-                );
+                )));
             }
         }
         Ok(())
     }
 
     /// A port that a node needs and somebody else has, where that may be why the node has ended.
-    pub(super) fn taken_port(&mut self) -> Option<SocketAddr> {
+    pub fn taken_port(&mut self) -> Option<SocketAddr> {
         self.nodes.iter_mut().find_map(|node| {
             let runs = matches!(node.child.try_wait(), Ok(None));
             if runs { None } else { node.plan.taken_port() }
         })
     }
 
-    pub(super) fn where_to_look(&self) -> String {
+    /// Sends one node's process a signal. One that has ended gets none.
+    pub fn signal(&mut self, id: NodeId, what: Signal) {
+        for node in self.nodes.iter_mut().filter(|node| node.plan.id == id) {
+            node.look();
+            if let Some(pid) = node.running() {
+                signal(pid, what);
+            }
+        }
+    }
+
+    /// Kills one node (SIGKILL) and waits for its end.
+    pub async fn kill(&mut self, id: NodeId) {
+        for node in self.nodes.iter_mut().filter(|node| node.plan.id == id) {
+            // Also waits for the end, which cannot be refused.
+            let _ = node.child.kill().await;
+            node.look();
+        }
+    }
+
+    /// Starts one node again that has ended.
+    pub fn restart(&mut self, id: NodeId) -> Result<(), LocalError> {
+        for node in self.nodes.iter_mut().filter(|node| node.plan.id == id) {
+            *node = NodeProcess::start(node.plan.clone())?;
+        }
+        Ok(())
+    }
+
+    pub fn where_to_look(&self) -> String {
         let logs = self.nodes.iter().map(|node| node.plan.log.display());
         let logs: Vec<_> = logs.map(|log| log.to_string()).collect();
         format!("see {}", logs.join(", "))
     }
 
     /// Tells every node to stop, those that were started again from outside as well, waits for it, and kills what does not.
-    pub(super) async fn stop(&mut self) -> Vec<Stopped> {
+    pub async fn stop(&mut self) -> Vec<Stopped> {
         self.look();
         for node in &self.nodes {
             if let Some(pid) = node.running() {
@@ -154,24 +181,27 @@ impl Processes {
 }
 
 impl NodeProcess {
-    fn start(plan: NodePlan) -> anyhow::Result<NodeProcess> {
+    fn start(plan: NodePlan) -> Result<NodeProcess, LocalError> {
         let log = OpenOptions::new()
             .create(true)
             .append(true)
             .open(&plan.log)
-            .with_context(|| format!("cannot write the log {}", plan.log.display()))?;
+            .during(|| format!("cannot write the log {}", plan.log.display()))?;
         let (program, arguments) = plan
             .command
             .split_first()
-            .context("a node without a command")?;
+            .ok_or_else(|| LocalError::Failed("a node without a command".to_owned()))?;
         let mut command = Command::new(program);
         command
             .args(arguments)
             .arg("--exit-with-stdin")
             .stdin(Stdio::piped())
-            .stdout(log.try_clone()?)
+            .stdout(
+                log.try_clone()
+                    .during(|| format!("cannot write the log {}", plan.log.display()))?,
+            )
             .stderr(log)
-            // Ctrl-C is for the demo, which stops the nodes in its own time.
+            // Ctrl-C is for this process, which stops the nodes in its own time.
             .process_group(0)
             .kill_on_drop(true);
         for (name, _) in std::env::vars_os() {
@@ -182,8 +212,10 @@ impl NodeProcess {
         }
         let mut child = command
             .spawn()
-            .with_context(|| format!("cannot start node {} with {program}", plan.id))?;
-        let pid = child.id().context("a process that has just been started")?;
+            .during(|| format!("cannot start node {} with {program}", plan.id))?;
+        let pid = child
+            .id()
+            .ok_or_else(|| LocalError::Failed(format!("node {} has ended already", plan.id)))?;
         Ok(NodeProcess {
             _lifeline: child.stdin.take(),
             child,
@@ -253,7 +285,7 @@ fn signal(pid: u32, signal: Signal) {
 }
 
 /// The process that holds a data directory, if one does.
-pub(super) fn lock_holder(data_dir: &Path) -> Option<u32> {
+pub fn lock_holder(data_dir: &Path) -> Option<u32> {
     let mut lock = File::open(data_dir.join("lock")).ok()?;
     match lock.try_lock_shared() {
         Err(std::fs::TryLockError::WouldBlock) => {}

@@ -3,21 +3,22 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use super::LocalError;
 use super::folder::{Folder, NodePlan};
 use crate::admin::{AdminRequest, NodeStatus, PartitionStatus, ask};
 use crate::transport::{Alpn, Identity, PeerAddress, dial};
 use crate::types::{NodeId, TopicName};
 
-const ASK_EVERY: Duration = Duration::from_millis(200);
+/// How often nodes are asked by those who only show what they say.
+pub const ASK_EVERY: Duration = Duration::from_millis(200);
 /// A node that takes longer for an answer counts as silent.
 const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 
 /// The last word of every node. Dropping it ends the asking.
-pub(super) struct Watchers {
+pub struct Watchers {
     nodes: Vec<Watched>,
     changes: watch::Receiver<u64>,
     _tasks: JoinSet<()>,
@@ -30,10 +31,14 @@ struct Watched {
 }
 
 impl Watchers {
-    pub(super) fn start(folder: &Folder) -> anyhow::Result<Watchers> {
+    /// Asks every node `every` so often. Must be called within a tokio runtime.
+    pub fn start(folder: &Folder, every: Duration) -> Result<Watchers, LocalError> {
         let certs = folder.client_certs();
-        let identity = Identity::load_client(&certs, None)
-            .with_context(|| format!("cannot use the certificates in {}", certs.display()))?;
+        let identity =
+            Identity::load_client(&certs, None).map_err(|source| LocalError::Identity {
+                dir: certs.clone(),
+                source,
+            })?;
         let identity = Arc::new(identity);
         let (changed, changes) = watch::channel(0);
         let changed = Arc::new(changed);
@@ -43,7 +48,8 @@ impl Watchers {
             .iter()
             .map(|plan| {
                 let (tell, status) = watch::channel(None);
-                let asking = ask_for_ever(identity.clone(), plan.clone(), tell, changed.clone());
+                let asking =
+                    ask_for_ever(identity.clone(), plan.clone(), every, tell, changed.clone());
                 tasks.spawn(asking);
                 Watched {
                     id: plan.id,
@@ -59,7 +65,7 @@ impl Watchers {
     }
 
     /// Waits for the next answer of any node, or for the next time that one does not come.
-    pub(super) async fn changed(&self) {
+    pub async fn changed(&self) {
         let mut changes = self.changes.clone();
         changes.mark_unchanged();
         // The asking ends only with this struct.
@@ -67,13 +73,13 @@ impl Watchers {
     }
 
     /// What a node last said; `None` if it does not answer now.
-    pub(super) fn status(&self, node: NodeId) -> Option<Arc<NodeStatus>> {
+    pub fn status(&self, node: NodeId) -> Option<Arc<NodeStatus>> {
         let watched = self.nodes.iter().find(|watched| watched.id == node)?;
         watched.status.borrow().clone()
     }
 
     /// Every node, in order, with what it last said.
-    pub(super) fn statuses(&self) -> Vec<(NodeId, Option<Arc<NodeStatus>>)> {
+    pub fn statuses(&self) -> Vec<(NodeId, Option<Arc<NodeStatus>>)> {
         self.nodes
             .iter()
             .map(|watched| (watched.id, watched.status.borrow().clone()))
@@ -81,12 +87,12 @@ impl Watchers {
     }
 
     /// Whether the cluster is complete and has all that it needs to serve.
-    pub(super) fn healthy(&self) -> bool {
+    pub fn healthy(&self) -> bool {
         self.complaints().is_empty()
     }
 
     /// What is missing for [`Watchers::healthy`].
-    pub(super) fn complaint(&self) -> String {
+    pub fn complaint(&self) -> String {
         self.complaints().join(", ")
     }
 
@@ -126,7 +132,7 @@ impl Watchers {
     }
 
     /// A partition's state as of the newest leadership that any node knows.
-    pub(super) fn partitions(&self, topic: &TopicName) -> Vec<PartitionStatus> {
+    pub fn partitions(&self, topic: &TopicName) -> Vec<PartitionStatus> {
         let mut newest: Vec<PartitionStatus> = Vec::new();
         for (_, status) in self.statuses() {
             let partitions = status.iter().flat_map(|status| &status.partitions);
@@ -148,7 +154,7 @@ impl Watchers {
     }
 
     /// Whether every replica on a node that answers has the whole log and knows it to be committed.
-    pub(super) fn settled(&self, topic: &TopicName) -> bool {
+    pub fn settled(&self, topic: &TopicName) -> bool {
         let statuses = self.statuses();
         self.partitions(topic).iter().all(|partition| {
             let replicas: Vec<_> = statuses
@@ -169,6 +175,7 @@ impl Watchers {
 async fn ask_for_ever(
     identity: Arc<Identity>,
     plan: NodePlan,
+    every: Duration,
     tell: watch::Sender<Option<Arc<NodeStatus>>>,
     changed: Arc<watch::Sender<u64>>,
 ) {
@@ -187,10 +194,10 @@ async fn ask_for_ever(
                     // Lost, or silent, in which case another node process may be at this address by now.
                     Ok(Err(_)) | Err(_) => break,
                 }
-                tokio::time::sleep(ASK_EVERY).await;
+                tokio::time::sleep(every).await;
             }
         }
         say(None);
-        tokio::time::sleep(ASK_EVERY).await;
+        tokio::time::sleep(every).await;
     }
 }
