@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use thiserror::Error;
 
+use crate::bench::gap::GapError;
 use crate::bench::local::LocalError;
 use crate::transport::{ConnectFailure, IdentityError};
 
@@ -43,6 +44,13 @@ impl Exit {
             }
             if let Some(LocalError::Usage(_)) = cause.downcast_ref() {
                 return Exit::Usage;
+            }
+            match cause.downcast_ref() {
+                Some(GapError::Impossible(_) | GapError::Local(LocalError::Usage(_))) => {
+                    return Exit::Usage;
+                }
+                Some(GapError::Interrupted) => return Exit::Interrupted,
+                _ => {}
             }
             if cause.is::<ConnectFailure>() || cause.is::<IdentityError>() {
                 return Exit::CannotConnect;

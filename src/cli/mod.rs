@@ -1,5 +1,6 @@
 //! Floor 11: the command line. One file a command; data to standard output, everything else to standard error.
 
+mod bench;
 mod cert;
 mod cluster;
 mod completion;
@@ -67,6 +68,7 @@ enum Command {
     Cluster(cluster::ClusterArgs),
     Link(link::LinkArgs),
     Doctor(doctor::DoctorArgs),
+    Bench(bench::BenchArgs),
     Cert(cert::CertArgs),
     Completion(completion::CompletionArgs),
     Log(log::LogArgs),
@@ -96,6 +98,12 @@ fn run(arguments: impl Iterator<Item = OsString>) -> Exit {
         _ => tracing::Level::WARN,
     };
     logging::init(level, cli.options.verbose);
+    if cli.options.output == OutputFormat::Markdown && !matches!(cli.command, Command::Bench(_)) {
+        output::print_error(&anyhow::anyhow!(
+            "--output markdown is for `quorate bench` only: choose table or json"
+        ));
+        return Exit::Usage;
+    }
     let outcome = match cli.command {
         Command::Demo(args) => demo::run(&cli.options, args),
         Command::Server(args) => server::run(&cli.options, args),
@@ -105,6 +113,7 @@ fn run(arguments: impl Iterator<Item = OsString>) -> Exit {
         Command::Cluster(args) => cluster::run(&cli.options, args),
         Command::Link(args) => link::run(&cli.options, args),
         Command::Doctor(args) => doctor::run(&cli.options, args),
+        Command::Bench(args) => bench::run(&cli.options, args),
         Command::Cert(args) => cert::run(&cli.options, args),
         Command::Log(args) => log::run(&cli.options, args),
         Command::Completion(args) => completion::run(args, Cli::command()),

@@ -13,11 +13,14 @@ const MAX_LINE: usize = 100;
 /// How data is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum OutputFormat {
-    /// Aligned columns.
+    /// Aligned columns, or text.
     #[default]
+    #[value(alias = "text")]
     Table,
     /// One JSON object a line.
     Json,
+    /// A table for documents; what `bench` measures only.
+    Markdown,
 }
 
 /// Writes one line to standard output.

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use kafka_protocol::messages::create_partitions_request::CreatePartitionsTopic;
-use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
+use kafka_protocol::messages::create_topics_request::{
+    CreatableReplicaAssignment, CreatableTopic, CreatableTopicConfig,
+};
 use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
 use kafka_protocol::messages::incremental_alter_configs_request::{
     AlterConfigsResource, AlterableConfig,
@@ -33,6 +35,8 @@ pub struct NewTopic {
     pub name: TopicName,
     pub partitions: Option<u32>,
     pub replication_factor: Option<u16>,
+    /// The replicas of each partition, chosen by hand, the preferred leader first. Without the two numbers above.
+    pub assignment: Option<Vec<Vec<NodeId>>>,
     /// By Kafka's names for them.
     pub configs: BTreeMap<String, String>,
 }
@@ -43,6 +47,7 @@ impl NewTopic {
             name,
             partitions: None,
             replication_factor: None,
+            assignment: None,
             configs: BTreeMap::new(),
         }
     }
@@ -151,10 +156,20 @@ impl Admin {
         let replication_factor = topic
             .replication_factor
             .map_or(-1, |factor| i16::try_from(factor).unwrap_or(i16::MAX));
+        let assignments = topic.assignment.iter().flatten().zip(0..);
+        let assignments = assignments.map(|(replicas, partition)| {
+            let ids = replicas
+                .iter()
+                .map(|node| saturate(node.get().into()).into());
+            CreatableReplicaAssignment::default()
+                .with_partition_index(partition)
+                .with_broker_ids(ids.collect())
+        });
         let request = CreateTopicsRequest::default()
             .with_topics(vec![
                 CreatableTopic::default()
                     .with_name(wire_name(&topic.name))
+                    .with_assignments(assignments.collect())
                     .with_num_partitions(partitions)
                     .with_replication_factor(replication_factor)
                     .with_configs(configs.collect()),

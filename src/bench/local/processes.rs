@@ -141,6 +141,14 @@ impl Processes {
         }
     }
 
+    /// Kills what still runs (SIGKILL), and waits for its end.
+    pub async fn kill_all(&mut self) {
+        for node in &mut self.nodes {
+            let _ = node.child.kill().await;
+            node.look();
+        }
+    }
+
     /// Starts one node again that has ended.
     pub fn restart(&mut self, id: NodeId) -> Result<(), LocalError> {
         for node in self.nodes.iter_mut().filter(|node| node.plan.id == id) {
@@ -285,7 +293,7 @@ fn signal(pid: u32, signal: Signal) {
 }
 
 /// The process that holds a data directory, if one does.
-pub fn lock_holder(data_dir: &Path) -> Option<u32> {
+pub(super) fn lock_holder(data_dir: &Path) -> Option<u32> {
     let mut lock = File::open(data_dir.join("lock")).ok()?;
     match lock.try_lock_shared() {
         Err(std::fs::TryLockError::WouldBlock) => {}

@@ -11,7 +11,7 @@ const MAX_MOVES: u32 = 5;
 
 /// Waits until the nodes, which have been started, are a cluster. Between the moment in which a port is let go of and the one
 /// in which the node has it, somebody else can take it; then a new cluster begins anew on other ports, some times: `say`
-/// hears of it.
+/// hears of it, and `prepare` is called between.
 ///
 /// # Errors
 /// A node that has ended, or a cluster that is not complete `within` that time: with what is missing and where to look.
@@ -20,6 +20,7 @@ pub async fn start_up(
     folder: &mut Folder,
     processes: &mut Processes,
     ask_every: Duration,
+    mut prepare: impl FnMut(&Folder) -> Result<(), LocalError>,
     mut say: impl FnMut(&str),
 ) -> Result<Watchers, LocalError> {
     let mut moves = 0;
@@ -42,6 +43,7 @@ pub async fn start_up(
         drop(watchers);
         processes.stop().await;
         folder.move_to_other_ports()?;
+        prepare(folder)?;
         *processes = Processes::start(folder)?;
     }
 }

@@ -161,11 +161,10 @@ async fn play(
         _ => format!("Starting {count} nodes …"),
     })?;
     let started = Instant::now();
-    let watchers = start_up(options.timeout, folder, processes, ASK_EVERY, |line| {
-        // What cannot be said here cannot be said later either, and that is an error then.
-        let _ = screen.say(line);
-    })
-    .await?;
+    // What cannot be said here cannot be said later either, and that is an error then.
+    let say = |line: &str| drop(screen.say(line));
+    let prepare = |_: &Folder| Ok(());
+    let watchers = start_up(options.timeout, folder, processes, ASK_EVERY, prepare, say).await?;
     let client = workload::connect(folder).await?;
     create_topic(&client, &args.topic, count, options.timeout).await?;
     screen.introduce(folder, processes, &args.topic, started.elapsed())?;

@@ -1,0 +1,364 @@
+//! For how long nobody gets an acknowledgement when something breaks: `quorate bench gap`.
+//!
+//! Each run starts a cluster of its own, produces to one partition at `acks=all`, breaks something, mends it, and reads
+//! everything back.
+//!
+//! - [`scenario`]: what is broken, and what should come of it
+//! - [`play`]: one run
+//! - [`stage`]: its cluster, and what can be done to it
+//! - [`gate`]: addresses that change
+//! - [`load`], [`timeline`]: records, and when they were acknowledged
+//! - [`ledger`], [`reader`]: whether every one of them is there, once
+//! - [`meter`]: what the nodes counted
+//! - [`figures`], [`report`]: what came of it
+
+mod figures;
+mod gate;
+mod ledger;
+mod load;
+mod meter;
+mod play;
+mod reader;
+mod report;
+mod scenario;
+mod stage;
+mod timeline;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio_util::sync::CancellationToken;
+
+pub use figures::{Figures, Spread, Summary};
+pub use report::{markdown, text};
+pub use scenario::{Fault, SCENARIOS, Scenario};
+pub use timeline::{Phase, Timeline};
+
+use super::local::LocalError;
+use crate::client::ClientError;
+use crate::transport::shell_word;
+
+/// The most records that can be in flight.
+pub const MAX_IN_FLIGHT: usize = 10_000;
+/// Values are between these sizes: a record says which one it is, and a batch of it must stay under the default of
+/// `max.message.bytes`.
+pub const RECORD_BYTES: std::ops::RangeInclusive<usize> = ledger::VALUE_HEADER_BYTES..=1_000_000;
+/// What a producer holds by default, which would limit what is in flight in another way.
+const MOST_IN_FLIGHT_BYTES: usize = 16 << 20;
+/// Shorter long scenarios show nothing.
+const SHORTEST_DURATION: Duration = Duration::from_secs(5);
+const MAX_CATCH_UP_BYTES: u64 = 1 << 40;
+
+/// What is to be run.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub scenarios: Vec<&'static Scenario>,
+    /// Of each scenario.
+    pub runs: u32,
+    /// How long the faults of long scenarios last; each its own time unless it is said.
+    pub duration: Option<Duration>,
+    pub in_flight: usize,
+    /// Bytes of a record's value.
+    pub record_size: usize,
+    /// Of the records' values, in `follower-catch-up`.
+    pub catch_up_bytes: u64,
+    /// Of the first run of a scenario; each further run has the next one.
+    pub seed: u64,
+    /// Where each run has its folder; a temporary place unless it is said.
+    pub dir: Option<PathBuf>,
+    /// Whether the runs' folders stay.
+    pub keep: bool,
+    /// How long a cluster may take to serve.
+    pub within: Duration,
+}
+
+/// Who hears how it goes.
+pub trait Witness {
+    /// What is being done now.
+    fn progress(&mut self, line: &str);
+    /// Something to be kept in mind.
+    fn note(&mut self, line: &str);
+    /// A run has ended. An error ends the whole.
+    fn finished(&mut self, figures: &Figures) -> io::Result<()>;
+}
+
+/// Why a measurement did not come about.
+#[derive(Debug, Error)]
+pub enum GapError {
+    /// What was asked for cannot be; the text says what to change.
+    #[error("{0}")]
+    Impossible(String),
+    #[error(transparent)]
+    Local(#[from] LocalError),
+    #[error("cannot {doing}")]
+    Client {
+        doing: &'static str,
+        #[source]
+        source: Box<ClientError>,
+    },
+    #[error("{what}")]
+    Io {
+        what: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error("{0}")]
+    Failed(String),
+    #[error("interrupted")]
+    Interrupted,
+}
+
+impl Settings {
+    /// Refuses what cannot be, before anything is started.
+    pub fn check(&self) -> Result<(), GapError> {
+        let impossible = |what: String| Err(GapError::Impossible(what));
+        if self.scenarios.is_empty() {
+            return impossible("no scenario is asked for: name one with --scenario".to_owned());
+        }
+        if self.runs == 0 {
+            return impossible("--runs 0 measures nothing: ask for at least 1".to_owned());
+        }
+        if !(1..=MAX_IN_FLIGHT).contains(&self.in_flight) {
+            return impossible(format!(
+                "--in-flight {} is out of range: choose 1 to {MAX_IN_FLIGHT}",
+                self.in_flight
+            ));
+        }
+        if !RECORD_BYTES.contains(&self.record_size) {
+            return impossible(format!(
+                "--record-size {} is out of range: choose {} to {} bytes",
+                self.record_size,
+                RECORD_BYTES.start(),
+                RECORD_BYTES.end()
+            ));
+        }
+        if self.in_flight * self.record_size > MOST_IN_FLIGHT_BYTES {
+            return impossible(format!(
+                "{} records of {} bytes in flight are more than the {} MiB that a producer can hold: lower --in-flight or --record-size",
+                self.in_flight,
+                self.record_size,
+                MOST_IN_FLIGHT_BYTES >> 20
+            ));
+        }
+        if self
+            .duration
+            .is_some_and(|duration| duration < SHORTEST_DURATION)
+        {
+            return impossible(format!(
+                "--duration below {} s shows nothing: choose a longer one",
+                SHORTEST_DURATION.as_secs()
+            ));
+        }
+        if self.duration.is_some() && !self.scenarios.iter().any(|scenario| scenario.is_long) {
+            return impossible(
+                "--duration is for long scenarios, and none of these is one: leave it away"
+                    .to_owned(),
+            );
+        }
+        self.check_catch_up()
+    }
+
+    fn check_catch_up(&self) -> Result<(), GapError> {
+        let Some(scenario) = self
+            .scenarios
+            .iter()
+            .find(|scenario| scenario.fault == Fault::FollowerBehind)
+        else {
+            return Ok(());
+        };
+        if !(1..=MAX_CATCH_UP_BYTES).contains(&self.catch_up_bytes) {
+            return Err(GapError::Impossible(format!(
+                "--catch-up-bytes {} is out of range: choose 1 to {MAX_CATCH_UP_BYTES}",
+                self.catch_up_bytes
+            )));
+        }
+        let place = self.dir.clone().unwrap_or_else(std::env::temp_dir);
+        let place = place.ancestors().find(|place| place.exists());
+        let Some(stat) = place.and_then(|place| rustix::fs::statvfs(place).ok()) else {
+            // Where that cannot be asked, the nodes will say when their disk is full.
+            return Ok(());
+        };
+        let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+        // Every replica has a copy; half as much again is what the load adds meanwhile.
+        let needed = self.catch_up_bytes * u64::from(scenario.replicas) * 3 / 2;
+        if free < needed {
+            return Err(GapError::Impossible(format!(
+                "{} needs {} MiB of disk and {} are free: lower --catch-up-bytes, or name another place with --dir",
+                scenario.name,
+                needed >> 20,
+                free >> 20
+            )));
+        }
+        Ok(())
+    }
+
+    fn fault_lasts(&self, scenario: &Scenario) -> Duration {
+        match self.duration {
+            Some(duration) if scenario.is_long => duration,
+            _ => scenario.lasts,
+        }
+    }
+}
+
+/// Runs everything, one run after the other. `stop` ends it early, with every process ended and the run's folder removed,
+/// unless it is to be kept. Must be called within a tokio runtime.
+///
+/// # Errors
+/// [`GapError::Interrupted`] after `stop`; else what kept a run from coming to its end. What a run finds out about the cluster
+/// is no error, however bad: it is in the [`Figures`].
+pub async fn run(
+    settings: &Settings,
+    stop: &CancellationToken,
+    witness: &mut dyn Witness,
+) -> Result<(), GapError> {
+    settings.check()?;
+    let place = Place::open(settings.dir.as_deref(), settings.keep)?;
+    let mut outcome = Ok(());
+    'all: for scenario in &settings.scenarios {
+        for run in 1..=settings.runs {
+            let dir = place.path.join(format!("{}-{run}", scenario.name));
+            let ran = play::run(settings, scenario, run, &dir, stop, witness).await;
+            let heard = ran.and_then(|figures| {
+                witness.finished(&figures).map_err(|source| GapError::Io {
+                    what: "cannot say what a run gave".to_owned(),
+                    source,
+                })
+            });
+            if let Err(error) = heard {
+                outcome = Err(error);
+                break 'all;
+            }
+        }
+    }
+    place.close();
+    outcome
+}
+
+/// The folder that holds the runs' folders.
+struct Place {
+    path: PathBuf,
+    /// It is to go again, where nothing was kept in it.
+    made_here: bool,
+}
+
+impl Place {
+    fn open(dir: Option<&Path>, keep: bool) -> Result<Place, GapError> {
+        let failed = |path: &Path| {
+            let what = format!("cannot use the folder {}", path.display());
+            move |source| GapError::Io { what, source }
+        };
+        let Some(dir) = dir else {
+            let name = format!("quorate-gap-{:08x}", rand::random::<u32>());
+            let path = std::env::temp_dir().join(name);
+            make_private(&path).map_err(failed(&path))?;
+            return Ok(Place {
+                path,
+                made_here: !keep,
+            });
+        };
+        let path = std::path::absolute(dir).map_err(failed(dir))?;
+        let existed = path.exists();
+        if !existed {
+            make_private(&path).map_err(failed(&path))?;
+        }
+        let mut entries = std::fs::read_dir(&path).map_err(failed(&path))?;
+        if entries.next().is_some() {
+            return Err(GapError::Impossible(format!(
+                "{} is not empty: choose a new or empty --dir",
+                path.display()
+            )));
+        }
+        Ok(Place {
+            path,
+            made_here: !existed && !keep,
+        })
+    }
+
+    /// A folder in which something was kept cannot be removed, and that is as it should be.
+    fn close(self) {
+        if self.made_here && std::fs::remove_dir(&self.path).is_err() {
+            tracing::debug!(path = %shell_word(&self.path), "not empty; stays");
+        }
+    }
+}
+
+fn make_private(path: &Path) -> io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(scenario: &str) -> Settings {
+        Settings {
+            scenarios: vec![Scenario::named(scenario).unwrap()],
+            runs: 5,
+            duration: None,
+            in_flight: 64,
+            record_size: 1024,
+            catch_up_bytes: 1 << 20,
+            seed: 1,
+            dir: None,
+            keep: false,
+            within: Duration::from_secs(30),
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused_with_what_to_change() {
+        let refused = |settings: Settings, advice: &str| {
+            let error = settings.check().unwrap_err().to_string();
+            assert!(error.contains(advice), "{error}");
+        };
+        settings("leader-kill").check().unwrap();
+        let ordinary = settings("leader-kill");
+        let mut s = ordinary.clone();
+        s.scenarios.clear();
+        refused(s, "--scenario");
+        let mut s = ordinary.clone();
+        s.runs = 0;
+        refused(s, "--runs");
+        let mut s = ordinary.clone();
+        s.record_size = 15;
+        refused(s, "choose 16 to 1000000 bytes");
+        let mut s = ordinary.clone();
+        s.in_flight = 0;
+        refused(s, "--in-flight");
+        let mut s = ordinary.clone();
+        (s.in_flight, s.record_size) = (1000, 100_000);
+        refused(s, "lower --in-flight or --record-size");
+        let mut s = ordinary.clone();
+        s.duration = Some(Duration::from_secs(60));
+        refused(s, "leave it away");
+        let mut s = settings("lossy");
+        s.duration = Some(Duration::from_secs(1));
+        refused(s, "longer");
+        let mut s = settings("follower-catch-up");
+        s.check().unwrap();
+        s.catch_up_bytes = MAX_CATCH_UP_BYTES;
+        refused(s, "lower --catch-up-bytes");
+    }
+
+    #[test]
+    fn a_folder_that_was_not_made_here_is_left_as_it_was() {
+        let dir = tempfile::tempdir().unwrap();
+        Place::open(Some(dir.path()), false).unwrap().close();
+        assert!(dir.path().exists());
+        let new = dir.path().join("new");
+        Place::open(Some(&new), false).unwrap().close();
+        assert!(!new.exists());
+        let place = Place::open(Some(&new), false).unwrap();
+        std::fs::create_dir(place.path.join("leader-kill-1")).unwrap();
+        place.close();
+        assert!(new.exists(), "a run was kept in it");
+        let error = Place::open(Some(&new), false).err().unwrap().to_string();
+        assert!(error.contains("not empty"), "{error}");
+    }
+}
