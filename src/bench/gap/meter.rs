@@ -177,7 +177,7 @@ mod tests {
         }
     }
 
-    fn take(meter: &mut Meter, node: u32, process: u128, link: &LinkView) {
+    fn take(meter: &mut Meter, node: u32, process: u64, link: &LinkView) {
         let dials = link.direction == LinkDirection::ToLeader;
         let (follower, leader) = match dials {
             true => (id(node), link.peer),

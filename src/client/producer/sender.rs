@@ -394,23 +394,33 @@ impl Sender {
         })
     }
 
-    /// Gives up silent lanes whose node leads no longer: a paused or cut-off leader never answers, and its successor does.
-    /// What waited there is sent again, with the same sequence numbers, so that nothing is stored twice.
+    /// Gives up silent lanes whose node leads no longer, or is to be had elsewhere: a paused, cut-off or moved leader never
+    /// answers there, and its successor, or it itself at its new address, does. What waited there is sent again, with the same
+    /// sequence numbers, so that nothing is stored twice.
     fn give_up_deposed(&mut self, view: &ClusterView, now: Instant) {
         let deposed: Vec<(LaneKey, Instant)> = self
             .silent_lanes(now)
             .filter(|(key, _)| {
                 let mut waiting = self.in_flight.get(key).into_iter().flat_map(BTreeMap::keys);
-                waiting.any(|name| {
+                let leads_no_longer = waiting.any(|name| {
                     view.leader(&name.topic, name.partition)
                         .is_some_and(|(leader, _, _)| leader != key.0)
-                })
+                });
+                leads_no_longer || self.has_moved(*key, view)
             })
             .collect();
         for (key, since) in deposed {
             if let Some(LaneSlot::Open(open)) = self.lanes.get(&key) {
                 open.lane.give_up(now.saturating_duration_since(since));
             }
+        }
+    }
+
+    /// Whether a lane's node has registered another address than the lane goes to.
+    fn has_moved(&self, key: LaneKey, view: &ClusterView) -> bool {
+        match (self.lanes.get(&key), view.nodes.get(&key.0)) {
+            (Some(LaneSlot::Open(open)), Some(address)) => *open.address != **address,
+            _ => false,
         }
     }
 
