@@ -612,16 +612,20 @@ impl Shared {
             .and_then(node_id)
     }
 
-    /// Whether `node` may vote and lead here: it is listed, or the committed membership says so.
+    /// Whether `node` may vote and lead here: it is listed, or the committed membership says so. A node that knows no
+    /// membership yet, with a list that is older than the last change of the controllers, would wait for ever for one that
+    /// it does not know: it also takes whom a controller that it asked has named as the active one.
     pub(super) fn is_controller(&self, node: NodeId) -> bool {
-        self.voters.contains_key(&node)
-            || self
-                .raft
-                .metrics()
-                .borrow()
-                .membership_config
-                .voter_ids()
-                .any(|voter| voter == raft_id(node))
+        if self.voters.contains_key(&node) {
+            return true;
+        }
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow();
+        let mut committed = metrics.membership_config.voter_ids().peekable();
+        if committed.peek().is_none() {
+            return self.peers.was_told_of(node);
+        }
+        committed.any(|voter| voter == raft_id(node))
     }
 }
 

@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use quorate::replication::{AckRefused, FramesRefused, suspicion_time};
-use quorate::types::{Appointment, LogPosition, NodeId, SessionId};
+use quorate::types::{Appointment, LogPosition, NodeId, Offset, SessionId};
 use quorate::wal::{Decoded, Frame};
 use quorate::wire::{
     AckMessage, ControlMessage, Heartbeat, Hello, LaneBody, LaneMessage, OpenSession,
     PROTOCOL_VERSION, SessionAnswer, SessionOutcome, SessionRefusal, Welcome,
 };
 
-use super::checker::Check;
+use super::checker::{Check, Cutting};
 use super::event::Event;
 use super::network::StreamId;
 use super::node::{CLUSTER, FollowerSession, index_of, node_id, partition_index};
@@ -825,12 +825,17 @@ impl World {
             }
             SessionOutcome::Refused(_) => {}
         }
-        let asked = match &answer.outcome {
-            SessionOutcome::Truncate(to) => Some(*to),
-            SessionOutcome::Reset { .. } => Some(LogPosition::START),
+        let cut = match &answer.outcome {
+            SessionOutcome::Truncate(to) => Some((*to, Offset::ZERO)),
+            SessionOutcome::Reset { start, .. } => Some((LogPosition::START, start.offset)),
             SessionOutcome::Refused(_) => None,
         };
-        self.checkers[partition].cut_begins(node, asked, answer.leader_epoch);
+        let cutting = cut.map(|(to, reset_to)| Cutting {
+            to,
+            reset_to,
+            leader_epoch: answer.leader_epoch,
+        });
+        self.checkers[partition].cut_begins(node, cutting);
         if let Some(replica) = self.nodes[node].replica(partition) {
             replica
                 .partition
