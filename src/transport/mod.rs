@@ -14,6 +14,7 @@ mod dial;
 mod endpoint_keys;
 mod explain;
 mod identity;
+mod impaired;
 mod lanes;
 mod link_keeper;
 mod path_watch;
@@ -40,13 +41,17 @@ pub use dial::{Dialled, InvalidAddress, MAX_ADDRESSES, PeerAddress, dial, dial_u
 pub use endpoint_keys::{EndpointKeys, EndpointKeysError};
 pub use explain::{ConnectFailure, explain_refused_peer};
 pub use identity::{CurrentIdentity, Identity, IdentityError};
+pub use impaired::{
+    Cut, DropCause, Fate, Impairment, ImpairmentCounts, ImpairmentModel, ImpairmentSpec,
+    InvalidSpec, LinkImpairment, MAX_DELAY, PACKET_OVERHEAD, Peers,
+};
 pub use lanes::{
     CHUNK_BYTES, COALESCE_BELOW, LaneClosed, LaneOptions, LaneReadError, LaneReader, LaneWriter,
     Measure, PIECE_OVERHEAD, PushError,
 };
 pub use link_keeper::{
-    DialCause, DialId, EndCause, FIRST_REDIAL_PAUSE, JOIN_AFTER, KeeperAction, KeeperReport, LASTING,
-    LOOK_EVERY, LinkKeeper, MAX_DIALS, MAX_REDIAL_PAUSE,
+    DialCause, DialId, EndCause, FIRST_REDIAL_PAUSE, JOIN_AFTER, KeeperAction, KeeperReport,
+    LASTING, LOOK_EVERY, LinkKeeper, MAX_DIALS, MAX_REDIAL_PAUSE,
 };
 pub use path_watch::PathSigns;
 pub use private_file::{FileError, shell_word};
