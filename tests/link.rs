@@ -1,7 +1,7 @@
 //! Transcripts of the link keeper: what happens to a link, and what is then done.
 //!
 //! Each `tests/link/*.txt` is read as a list of commands, one a line; after each of them stand, indented, the actions that it
-//! produced and when. `QUORATE_WRITE_TRANSCRIPTS=1 cargo test --test link` writes them anew: read the difference before you
+//! produced and when. `QUORATE_BLESS=1 cargo test --test link` writes them anew: read the difference before you
 //! commit it.
 //!
 //! ```text
@@ -20,9 +20,15 @@
 //! stop                   the link is needed no more
 //! ```
 
+// A test that cannot go on panics.
+#![allow(clippy::unwrap_used, unreachable_pub)]
+
+#[path = "support/transcript.rs"]
+mod transcript;
+
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use std::{env, fs};
 
 use quorate::transport::{DialId, KeeperAction, KeeperReport, LOOK_EVERY, LinkKeeper};
 use quorate::types::MonotonicTime;
@@ -41,23 +47,15 @@ fn the_keeper_does_what_the_transcripts_say() {
         .collect();
     files.sort();
     assert!(files.len() >= 10, "only {} transcripts", files.len());
-    let write = env::var_os("QUORATE_WRITE_TRANSCRIPTS").is_some();
     let mut wrong = Vec::new();
     for file in files {
         let expected = fs::read_to_string(&file).unwrap();
         let name = file.file_name().unwrap().to_string_lossy().into_owned();
         let played = play(&name, &expected);
-        if write {
-            fs::write(&file, &played).unwrap();
-        } else if played != expected {
-            let (at, (is, was)) = played
-                .lines()
-                .zip(expected.lines())
-                .enumerate()
-                .find(|(_, (is, was))| is != was)
-                .unwrap_or((0, ("more or fewer lines", "")));
-            wrong.push(format!("{name}:{}: {is:?} instead of {was:?}", at + 1));
-        }
+        let shown = format!("tests/link/{name}");
+        wrong.extend(transcript::difference(
+            &file, &shown, &expected, &played, true,
+        ));
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }

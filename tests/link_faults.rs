@@ -1,20 +1,28 @@
 //! What becomes of links, and of those who produce over them, when addresses change and nothing gets through: whole nodes as
 //! processes, with a gate before each through which followers and clients reach it.
 
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use quorate::broker::{LinkDirection, LinkState, LinkView};
-use quorate::client::{Client, ProducerConfig};
-use quorate::types::NodeId;
+use quorate::client::{
+    Client, ConnectError, Dialer, IdentityDialer, NewTopic, ProducerConfig, Reached,
+};
+use quorate::transport::{ClientName, CurrentIdentity, Identity};
+use quorate::types::{NodeId, TopicName};
 
 use support::cluster::{Cluster, free_port};
 use support::relay::{Gate, Way};
 use support::workload::{Workload, check};
-use support::{node, until};
+use support::{node, topic, until};
 
 /// Three nodes, each of which is reached through its gate by all but the controllers.
 struct Gated {
@@ -43,6 +51,40 @@ impl Gated {
         let mut config = self.cluster.client_config();
         config.bootstrap = self.gates.values().map(|g| g.address.to_string()).collect();
         self.cluster.client_with(config).await
+    }
+
+    /// A client that goes round the gates.
+    async fn client_beside_the_gates(&self) -> Client {
+        let certs = &self.cluster.spec(node(1)).certs_dir;
+        let name = ClientName::new("tester").unwrap();
+        let identity = Identity::load_client(certs, Some(&name)).unwrap();
+        let ways = self.cluster.specs.iter().map(|spec| {
+            let gate = self.gates[&spec.id].address.to_string();
+            (gate, spec.quic.to_string())
+        });
+        let dialer = Beside {
+            inner: IdentityDialer::new(CurrentIdentity::new(identity)),
+            ways: ways.collect(),
+        };
+        Client::connect(self.cluster.client_config(), Arc::new(dialer))
+            .await
+            .unwrap()
+    }
+
+    /// A topic of one partition on all nodes, its leader, and a producer of records of `size` bytes that is at work.
+    async fn at_work(
+        &self,
+        client: &Client,
+        name: &str,
+        size: usize,
+    ) -> (TopicName, NodeId, Workload) {
+        let topic = self.cluster.create_topic(client, name, 1).await;
+        let leader = self.cluster.until_led(&topic, 0, |_| true).await;
+        let ids = self.cluster.ids();
+        self.cluster.until_isr(&topic, 0, &ids).await;
+        let workload = Workload::start(client, &topic, &[0], size, ProducerConfig::default());
+        workload.until_acknowledged(&[0], 100).await;
+        (topic, leader, workload)
     }
 
     async fn links(&self, id: NodeId, direction: LinkDirection) -> Result<Vec<LinkView>, String> {
@@ -76,6 +118,23 @@ impl Gated {
     }
 }
 
+/// Dials nodes where they are and not where they say that they are.
+struct Beside {
+    inner: IdentityDialer,
+    ways: BTreeMap<String, String>,
+}
+
+impl Dialer for Beside {
+    fn dial<'a>(
+        &'a self,
+        address: &'a str,
+        within: Duration,
+    ) -> BoxFuture<'a, Result<Reached, ConnectError>> {
+        let way = self.ways.get(address).map_or(address, String::as_str);
+        self.inner.dial(way, within)
+    }
+}
+
 fn write_advertise(file: &std::path::Path, gate: &Gate) {
     fs::write(file, format!("advertise = \"{}\"\n", gate.address)).unwrap();
 }
@@ -90,15 +149,8 @@ fn handshakes(links: &[LinkView]) -> u64 {
 async fn who_comes_from_another_address_is_still_the_same() {
     let gated = Gated::start().await;
     let client = gated.client().await;
-    let topic = gated.cluster.create_topic(&client, "moving", 1).await;
-    let leader = gated.cluster.until_led(&topic, 0, |_| true).await;
-    gated
-        .cluster
-        .until_isr(&topic, 0, &gated.cluster.ids())
-        .await;
+    let (topic, leader, workload) = gated.at_work(&client, "moving", 100).await;
     let gate = &gated.gates[&leader];
-    let workload = Workload::start(&client, &topic, &[0], 100, ProducerConfig::default());
-    workload.until_acknowledged(&[0], 100).await;
 
     let before = gated.links_to(leader).await;
     let sessions = gated.sessions_opened(leader);
@@ -136,15 +188,8 @@ async fn who_comes_from_another_address_is_still_the_same() {
 async fn after_a_blackout_everything_goes_on() {
     let gated = Gated::start().await;
     let client = gated.client().await;
-    let topic = gated.cluster.create_topic(&client, "dark", 1).await;
-    let leader = gated.cluster.until_led(&topic, 0, |_| true).await;
-    gated
-        .cluster
-        .until_isr(&topic, 0, &gated.cluster.ids())
-        .await;
+    let (topic, leader, workload) = gated.at_work(&client, "dark", 1000).await;
     let gate = &gated.gates[&leader];
-    let workload = Workload::start(&client, &topic, &[0], 1000, ProducerConfig::default());
-    workload.until_acknowledged(&[0], 100).await;
     let followers: Vec<NodeId> = gated
         .cluster
         .ids()
@@ -214,14 +259,7 @@ async fn after_a_blackout_everything_goes_on() {
 async fn a_leader_that_moves_is_followed() {
     let gated = Gated::start().await;
     let client = gated.client().await;
-    let topic = gated.cluster.create_topic(&client, "elsewhere", 1).await;
-    let leader = gated.cluster.until_led(&topic, 0, |_| true).await;
-    gated
-        .cluster
-        .until_isr(&topic, 0, &gated.cluster.ids())
-        .await;
-    let workload = Workload::start(&client, &topic, &[0], 100, ProducerConfig::default());
-    workload.until_acknowledged(&[0], 100).await;
+    let (topic, leader, workload) = gated.at_work(&client, "elsewhere", 100).await;
     let before = gated.links_to(leader).await;
 
     let spec = gated.cluster.spec(leader);
@@ -254,4 +292,74 @@ async fn a_leader_that_moves_is_followed() {
     let now_leads = gated.cluster.until_led(&topic, 0, |_| true).await;
     assert_eq!(now_leads, leader, "it never stopped leading");
     assert_eq!(gated.cluster.running().len(), 3, "{:?}", node(1));
+}
+
+/// One follower's link is a black hole, in a partition of two replicas: the leader goes on alone, never shows a lag of 0 while it
+/// hears nothing, and has the follower back when the link is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_follower_behind_a_black_hole_leaves_and_comes_back() {
+    let gated = Gated::start().await;
+    let client = gated.client_beside_the_gates().await;
+    let topic = topic("pair");
+    let new = NewTopic {
+        partitions: Some(1),
+        replication_factor: Some(2),
+        configs: BTreeMap::from([("min.insync.replicas".to_owned(), "1".to_owned())]),
+        ..NewTopic::new(topic.clone())
+    };
+    client.admin().create_topic(&new, false).await.unwrap();
+    let leader = gated.cluster.until_led(&topic, 0, |_| true).await;
+    let both = until("both replicas are in sync", async || {
+        let partition = gated.cluster.partition(leader, &topic, 0).await?;
+        (partition.isr.len() == 2)
+            .then(|| partition.isr.clone())
+            .ok_or(format!("{partition:?}"))
+    })
+    .await;
+    let follower = both.iter().copied().find(|id| *id != leader).unwrap();
+    // Enough to fill the window towards the follower many times over.
+    let workload = Workload::start(&client, &topic, &[0], 4000, ProducerConfig::default());
+    workload.until_acknowledged(&[0], 100).await;
+    let link = async || -> Result<LinkView, String> {
+        let links = gated.links(leader, LinkDirection::ToFollower).await?;
+        let link = links.into_iter().find(|link| link.peer == follower);
+        link.ok_or_else(|| "no link".to_owned())
+    };
+
+    let gate = &gated.gates[&leader];
+    gate.shut();
+    gated.cluster.until_isr(&topic, 0, &[leader]).await;
+    workload.until_acknowledged(&[0], 300).await;
+    let seen = until("the link's lag grows", async || {
+        let seen = link().await?;
+        let lag = seen.lag.ok_or("no lag")?;
+        let grows = lag.records.is_none_or(|records| records >= 300)
+            && lag.behind_ms.is_some_and(|behind| behind >= 500);
+        (grows && !seen.heard)
+            .then(|| seen.clone())
+            .ok_or(format!("{seen:?}"))
+    })
+    .await;
+    assert_eq!(seen.state, LinkState::Silent, "{seen:?}");
+    let so_far = gate.stopped(Way::Back);
+    until("the leader's full window lets heartbeats out", async || {
+        let more = gate.stopped(Way::Back) - so_far;
+        (more >= 100).then_some(()).ok_or(format!("{more} more"))
+    })
+    .await;
+
+    gate.open();
+    gated.cluster.until_isr(&topic, 0, &both).await;
+    let story = workload.finish().await;
+    assert_eq!(story.errors, Vec::<String>::new());
+    until("nothing is left to send", async || {
+        let seen = link().await?;
+        let lag = seen.lag.ok_or("no lag")?;
+        (seen.state == LinkState::Up && lag.records == Some(0) && lag.bytes == Some(0))
+            .then_some(())
+            .ok_or(format!("{seen:?}"))
+    })
+    .await;
+    let ends = check(&client, &topic, &story).await;
+    assert_eq!(ends[&0], story.acknowledged[&0].len() as u64);
 }

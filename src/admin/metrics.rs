@@ -181,6 +181,12 @@ fn name_of(partition: &PartitionStatus) -> [Label<'_>; 2] {
     ]
 }
 
+/// Records, bytes and ms by which a follower is behind. Of one that cannot be heard, nobody knows.
+fn known_lag(link: &LinkView) -> Option<(u64, Option<u64>, Option<u64>)> {
+    let lag = link.lag.filter(|lag| link.heard && lag.unknown == 0)?;
+    Some((lag.records?, lag.bytes, lag.behind_ms))
+}
+
 fn links(
     page: &mut Exposition,
     links: &[LinkView],
@@ -227,6 +233,24 @@ fn links(
         Kind::Counter,
         "How often the peer of a replication link fell silent for longer than the suspicion time.",
         |link| Some(link.suspicions as f64),
+    );
+    sample_all(
+        "quorate_link_lag_records",
+        Kind::Gauge,
+        "Records that a follower does not hold durably, of all partitions that it follows here. Absent while it is not heard.",
+        |link| Some(known_lag(link)?.0 as f64),
+    );
+    sample_all(
+        "quorate_link_lag_bytes",
+        Kind::Gauge,
+        "Bytes of frames that a follower does not hold durably. Absent where that is not known.",
+        |link| Some(known_lag(link)?.1? as f64),
+    );
+    sample_all(
+        "quorate_link_behind_seconds",
+        Kind::Gauge,
+        "For how long a follower has not had everything. Absent while it is not heard.",
+        |link| Some(known_lag(link)?.2? as f64 / 1e3),
     );
     // A link without a connection has no samples of a path: a round trip of 0 would be a lie.
     macro_rules! sample {

@@ -2,8 +2,11 @@
 
 use std::collections::HashMap;
 
-use super::message::{FollowerProgress, NodeStatus, NodeSummary, PartitionStatus, ReplicaRole};
+use super::message::{
+    FollowerProgress, NodeLinks, NodeStatus, NodeSummary, PartitionStatus, ReplicaRole,
+};
 use crate::broker::Broker;
+use crate::doctor::KnownNode;
 use crate::kafka::Service;
 use crate::partition::{PartitionView, RoleView};
 use crate::types::{Appointment, NodeId, TopicPartition};
@@ -67,6 +70,25 @@ pub async fn node_status(broker: &Broker) -> NodeStatus {
         partitions,
         links,
     }
+}
+
+/// Its links alone.
+pub(super) async fn node_links(broker: &Broker) -> NodeLinks {
+    NodeLinks {
+        node: broker.me().node,
+        nodes: known_nodes(broker),
+        links: broker.link_views(&broker.views().await),
+    }
+}
+
+/// Every node with the address that it has registered.
+pub(super) fn known_nodes(broker: &Broker) -> Vec<KnownNode> {
+    let image = broker.image();
+    let nodes = image.nodes().map(|node| KnownNode {
+        node: node.node,
+        quic: node.quic.to_string(),
+    });
+    nodes.collect()
 }
 
 fn node_ids(members: &[Appointment]) -> Vec<NodeId> {

@@ -10,12 +10,13 @@ use quinn::{Connection, ConnectionError};
 
 use super::event::Event;
 use super::follower_channel::{FOLLOWER_BUDGET_BYTES, FollowerChannel};
-use super::heartbeat::{self, Ear, LastHeard, suspicion_of};
-use super::leader_connection::{control_reader, read_control};
+use super::heartbeat::{self, LastHeard, suspicion_of};
+use super::leader_connection::{control_reader, read_control, write_control};
 use super::links::LinkDirection;
-use super::log_limit::LogLimit;
 use super::shared::Shared;
-use crate::transport::{CloseReason, LOOK_EVERY, LaneOptions, LaneReader, LaneWriter};
+use crate::transport::{
+    CloseReason, Ear, LOOK_EVERY, LaneOptions, LaneReader, LaneWriter, LogLimit,
+};
 use crate::types::{Appointment, ClusterId, NodeId, SessionId, TopicPartition};
 use crate::wire::{Ack, AckMessage, ControlMessage, Hello, LaneHeader, PROTOCOL_VERSION, Welcome};
 
@@ -27,6 +28,9 @@ const LIVE_PRIORITY: i32 = 1;
 const CATCH_UP_PRIORITY: i32 = 0;
 /// How long a connection may take to say hello.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+/// A connection on which nothing was heard for so long is closed if the follower has a newer one: it belongs to a process that
+/// is gone, or its end was lost on the way. Else what it holds would stay until QUIC's idle timeout.
+const REPLACED_PATIENCE: Duration = Duration::from_secs(2);
 /// The most sessions of one connection: one of each partition that a cluster can have.
 const MAX_SESSIONS: usize = crate::metadata::MAX_PARTITIONS;
 
@@ -221,14 +225,6 @@ async fn run(
     let sessions = Mutex::new(Sessions::default());
     let node = channel.peer.node;
 
-    let write_control = async {
-        while let Some(message) = control.recv().await {
-            if let Err(error) = send.write_chunk(message).await {
-                return format!("cannot write to the control stream: {error}");
-            }
-        }
-        "the control queue is closed".to_owned()
-    };
     let read_control = async {
         loop {
             let message = match read_control(&mut recv).await {
@@ -268,13 +264,13 @@ async fn run(
         }
     };
     tokio::select! {
-        cause = write_control => cause,
+        cause = write_control(&mut control, &mut send) => cause,
         cause = read_control => cause,
         cause = read_acks => cause,
         cause = heartbeat::send(connection, &heard) => cause,
         cause = heartbeat::receive(connection, &heard) => cause,
         cause = heartbeat::report(shared, connection, node, &heard) => cause,
-        () = watch(shared, connection, channel, &heard) => "nobody watches the connection".to_owned(),
+        cause = watch(shared, connection, channel, &heard) => cause,
         error = connection.closed() => error.to_string(),
         () = channel.broken.cancelled() => "the connection was given up".to_owned(),
         () = shared.stopping.cancelled() => "this node is stopping".to_owned(),
@@ -282,19 +278,19 @@ async fn run(
 }
 
 /// Notices what the connection does by itself: a follower that moves, that falls silent, that is heard again. This end has
-/// nothing to do about it; it lets it be known.
+/// nothing to do about it; it lets it be known. Ends when a newer connection has taken this one's place.
 async fn watch(
     shared: &Shared,
     connection: &Connection,
     channel: &FollowerChannel,
     heard: &LastHeard,
-) {
+) -> String {
     let (direction, follower) = (LinkDirection::ToFollower, channel.peer.node);
     let mut ear = Ear::new(connection);
     let mut address = connection.remote_address();
     let mut silent = false;
     let mut longest = Duration::ZERO;
-    let [mut moves, mut silences, mut returns] = [(); 3].map(|()| LogLimit::default());
+    let [moves, silences, returns] = [(); 3].map(|()| LogLimit::default());
     let mut look = tokio::time::interval(LOOK_EVERY);
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -316,6 +312,9 @@ async fn watch(
             address = now_at;
         }
         let (silence, allowed) = (heard.silence(), suspicion_of(connection));
+        if silence > REPLACED_PATIENCE && shared.links.has_newer(direction, follower, channel.id) {
+            return "a newer connection took its place, and nothing comes over this one".to_owned();
+        }
         if silence > allowed {
             longest = silence;
             if !silent {

@@ -9,7 +9,7 @@ use super::clock::Clock;
 use super::event::Event;
 use super::shared::Shared;
 use crate::replication::suspicion_time;
-use crate::transport::PathSigns;
+use crate::transport::{PathSigns, round_trip};
 use crate::types::{MonotonicTime, NodeId};
 use crate::wire::Heartbeat;
 
@@ -17,10 +17,11 @@ use crate::wire::Heartbeat;
 /// end's packet that wakes a sender.
 pub(super) const HEARTBEAT_EVERY: Duration = Duration::from_millis(100);
 
-/// After this much silence an end sends twice as often, and is allowed to though its window be full: after a blackout the
-/// first heartbeat that gets through is what everything else waits for.
+/// After this much silence an end sends twice as often, for a while, and is allowed to though its window be full: after a
+/// blackout the first heartbeat that gets through is what everything else waits for.
 const QUIET_AFTER: Duration = Duration::from_millis(200);
 const QUIET_HEARTBEAT_EVERY: Duration = Duration::from_millis(50);
+const QUIET_UNTIL: Duration = Duration::from_secs(2);
 
 /// When the peer was last heard on one connection.
 #[derive(Debug)]
@@ -51,33 +52,13 @@ impl LastHeard {
     }
 }
 
-/// Notices whatever arrives on a connection, be it an acknowledgement alone.
-#[derive(Debug)]
-pub(super) struct Ear {
-    datagrams: u64,
-}
-
-impl Ear {
-    pub(super) fn new(connection: &Connection) -> Ear {
-        Ear {
-            datagrams: connection.stats().udp_rx.datagrams,
-        }
-    }
-
-    /// Whether anything has arrived since the last look.
-    pub(super) fn has_heard(&mut self, connection: &Connection) -> bool {
-        let before = self.datagrams;
-        self.datagrams = connection.stats().udp_rx.datagrams;
-        self.datagrams != before
-    }
-}
-
 /// Sends heartbeats until the connection is gone.
 pub(super) async fn send(connection: &Connection, heard: &LastHeard) -> String {
     let mut sequence = 0;
     let mut allowed = false;
     loop {
-        let quiet = heard.silence() >= QUIET_AFTER;
+        let silence = heard.silence();
+        let quiet = silence >= QUIET_AFTER;
         if quiet || allowed {
             if let Some(signs) = PathSigns::of(connection) {
                 if quiet {
@@ -93,7 +74,7 @@ pub(super) async fn send(connection: &Connection, heard: &LastHeard) -> String {
         if let Err(error) = connection.send_datagram(Heartbeat { sequence }.encode()) {
             return format!("cannot send a heartbeat: {error}");
         }
-        let every = if quiet {
+        let every = if quiet && silence < QUIET_UNTIL {
             QUIET_HEARTBEAT_EVERY
         } else {
             HEARTBEAT_EVERY
@@ -141,8 +122,6 @@ pub(super) async fn report(
 
 /// How long a silence of the peer is normal.
 pub(super) fn suspicion_of(connection: &Connection) -> Duration {
-    let rtt = connection.rtt();
-    // Without figures, half of the round trip stands in for the variance, as at the start of RFC 9002's estimate.
-    let variance = PathSigns::of(connection).map_or(rtt / 2, |signs| signs.rtt_variance());
+    let (rtt, variance) = round_trip(connection);
     suspicion_time(rtt, variance)
 }

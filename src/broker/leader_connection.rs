@@ -14,7 +14,7 @@ use super::heartbeat::{self, LastHeard};
 use super::leader_channel::LeaderChannel;
 use super::shared::Shared;
 use crate::transport::{Dialled, LaneReader};
-use crate::wal::{Decoded, Frame};
+use crate::wal::Frame;
 use crate::wire::{
     ControlMessage, LaneBody, LaneHeader, LaneMessage, MAX_CONTROL_MESSAGE_BYTES,
     MAX_LANE_MESSAGE_BYTES, SessionAnswer, SessionOutcome,
@@ -38,7 +38,7 @@ pub(super) async fn serve(
     shared: &Arc<Shared>,
     greeted: Greeted,
     channel: &Arc<LeaderChannel>,
-    mut control: mpsc::Receiver<Bytes>,
+    control: &mut mpsc::Receiver<Bytes>,
     heard: &Arc<LastHeard>,
     end: &CancellationToken,
 ) -> String {
@@ -50,14 +50,6 @@ pub(super) async fn serve(
     let connection = &dialled.connection;
     let leader = channel.peer.node;
 
-    let write_control = async {
-        while let Some(message) = control.recv().await {
-            if let Err(error) = send.write_chunk(message).await {
-                return format!("cannot write to the control stream: {error}");
-            }
-        }
-        "the control queue is closed".to_owned()
-    };
     let read_control = async {
         loop {
             match read_control(&mut recv).await {
@@ -107,7 +99,7 @@ pub(super) async fn serve(
         }
     };
     tokio::select! {
-        cause = write_control => cause,
+        cause = write_control(control, &mut send) => cause,
         cause = read_control => cause,
         cause = write_acks => cause,
         cause = read_lanes => cause,
@@ -207,9 +199,9 @@ async fn read_lane(
                 }
             };
             let size = bytes.len().min(RECEIVE_BUDGET_BYTES) as u32;
-            let frames = match decode_frames(bytes) {
+            let frames = match Frame::decode_all(bytes) {
                 Ok(frames) => frames,
-                Err(cause) => return cause,
+                Err(error) => return format!("a lane brought {error}"),
             };
             let Ok(permit) = budget.clone().acquire_many_owned(size).await else {
                 return "this node is stopping".to_owned();
@@ -229,26 +221,22 @@ async fn read_lane(
     }
 }
 
-fn decode_frames(mut bytes: Bytes) -> Result<Vec<Frame>, String> {
-    let mut frames = Vec::new();
-    while !bytes.is_empty() {
-        match Frame::decode(&bytes) {
-            Ok(Decoded::Frame(frame)) => {
-                let _ = bytes.split_to(frame.len());
-                frames.push(frame);
-            }
-            Ok(Decoded::Incomplete { .. }) => {
-                return Err("a lane message ends in the middle of a frame".to_owned());
-            }
-            Err(error) => return Err(format!("a lane brought a bad frame: {error}")),
-        }
-    }
-    Ok(frames)
-}
-
 /// Reads control or ack messages, whole.
 pub(super) fn control_reader(stream: quinn::RecvStream) -> LaneReader {
     LaneReader::new(stream, 4 + MAX_CONTROL_MESSAGE_BYTES)
+}
+
+/// Writes what is put into a control queue, until the queue is closed or the stream is.
+pub(super) async fn write_control(
+    control: &mut mpsc::Receiver<Bytes>,
+    send: &mut quinn::SendStream,
+) -> String {
+    while let Some(message) = control.recv().await {
+        if let Err(error) = send.write_chunk(message).await {
+            return format!("cannot write to the control stream: {error}");
+        }
+    }
+    "the control queue is closed".to_owned()
 }
 
 /// Reads one control message.

@@ -14,15 +14,14 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use super::event::{Event, PeerProcess};
-use super::heartbeat::{Ear, LastHeard};
+use super::heartbeat::LastHeard;
 use super::leader_channel::LeaderChannel;
 use super::leader_connection::{self, Greeted, control_reader, read_control};
 use super::links::LinkDirection;
-use super::log_limit::LogLimit;
 use super::shared::Shared;
 use crate::transport::{
-    Alpn, CloseReason, CurrentIdentity, DialId, Dialled, EndCause, KeeperAction, KeeperReport,
-    LOOK_EVERY, LinkKeeper, PathSigns, PeerAddress, dial_unconfirmed,
+    Alpn, CloseReason, CurrentIdentity, DialId, Dialled, Ear, EndCause, KeeperAction, KeeperReport,
+    LOOK_EVERY, LinkKeeper, LogLimit, PeerAddress, dial_unconfirmed, round_trip,
 };
 use crate::types::{ClusterId, NodeId};
 use crate::wire::{ControlMessage, Hello, PROTOCOL_VERSION};
@@ -236,8 +235,12 @@ impl Driver {
             let _ = shard.mailbox.send(Event::LeaderConnected { channel }).await;
         }
         self.serving.spawn(async move {
-            let cause =
-                leader_connection::serve(&shared, greeted, &channel, control, &heard, &end).await;
+            let mut control = control;
+            let served =
+                leader_connection::serve(&shared, greeted, &channel, &mut control, &heard, &end);
+            let cause = served.await;
+            // While the queue is still there, so that nobody takes its end for a leader that does not read.
+            channel.broken.cancel();
             (dial, cause)
         });
     }
@@ -247,7 +250,6 @@ impl Driver {
             return;
         };
         let channel = in_use.channel;
-        channel.broken.cancel();
         let (cause, idle) = match in_use.closed_for {
             Some(end) => (end.to_string(), end == EndCause::Stopped),
             None => (cause.to_owned(), false),
@@ -287,8 +289,7 @@ impl Driver {
                 in_use.heard.touch();
                 self.keeper.handle_heard(now, current);
             }
-            let rtt = connection.rtt();
-            let variance = PathSigns::of(connection).map_or(rtt / 2, |signs| signs.rtt_variance());
+            let (rtt, variance) = round_trip(connection);
             self.keeper.handle_round_trip(current, rtt, variance);
         }
         self.keeper.handle_look(now);

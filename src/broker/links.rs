@@ -67,7 +67,7 @@ pub struct FollowerLag {
     pub unknown: usize,
     /// Records that it does not hold durably.
     pub records: Option<u64>,
-    /// Bytes of frames that it does not hold durably; `None` too where that is not known without reading the log.
+    /// Bytes of frames that it does not hold durably; about so many while it catches up from the log.
     pub bytes: Option<u64>,
     /// For how long it has not had everything, in ms: of the partition that is furthest behind. Also grows while nothing is
     /// heard of a follower that had everything.
@@ -126,6 +126,25 @@ pub struct LinkView {
     /// Of links to followers, where the progress of partitions was asked for too; see `Broker::link_views`.
     #[serde(default)]
     pub lag: Option<FollowerLag>,
+}
+
+#[cfg(test)]
+impl LinkView {
+    /// A link that is up and over which little has gone, for the tests of those who show it.
+    pub(crate) fn sample(direction: LinkDirection, peer: NodeId) -> LinkView {
+        let mut view = Record::new().view(direction, peer);
+        view.state = LinkState::Up;
+        view.state_ms = 60_000;
+        view.heard = true;
+        view.silence_ms = 40;
+        view.up_ms = 60_000;
+        view.rtt_us = 250;
+        view.rtt_variance_us = 30;
+        view.remote_address = "127.0.0.1:7001".to_owned();
+        view.mtu = 1452;
+        view.handshakes = 1;
+        view
+    }
 }
 
 /// What has happened to one link.
@@ -398,6 +417,13 @@ impl Links {
             }
         }
         change(records.entry((direction, peer)).or_insert_with(Record::new));
+    }
+
+    /// Whether a newer connection to the same peer stands than `id`.
+    pub(super) fn has_newer(&self, direction: LinkDirection, peer: NodeId, id: u64) -> bool {
+        let records = self.lock();
+        let live = records.get(&(direction, peer)).map(|record| &record.live);
+        live.is_some_and(|live| live.last().is_some_and(|newest| newest.id > id))
     }
 
     fn change_live(

@@ -17,7 +17,6 @@ mod leader_channel;
 mod leader_connection;
 mod leader_link;
 mod links;
-mod log_limit;
 mod offsets;
 mod producer_ids;
 mod promises;
@@ -50,7 +49,7 @@ use crate::kafka::{NodeSetting, Service};
 use crate::metadata::FlushPolicy;
 use crate::partition::{PartitionView, RoleView};
 use crate::storage::{DataDir, GroupCommit, RESERVED_BYTES};
-use crate::transport::{CloseReason, CurrentIdentity};
+use crate::transport::{CloseReason, CurrentIdentity, Identity};
 use crate::types::{Appointment, NodeId, Offset, TopicPartition};
 
 /// The most owner threads. A partition is always on the same one.
@@ -200,6 +199,15 @@ impl Broker {
     /// This node, its data directory and its process.
     pub fn me(&self) -> Appointment {
         self.shared.me
+    }
+
+    /// The certificate that new connections show now.
+    pub fn identity(&self) -> Arc<Identity> {
+        self.options.identity.get()
+    }
+
+    pub fn data_dir(&self) -> &Arc<DataDir> {
+        &self.options.data_dir
     }
 
     pub fn controller(&self) -> &Controller {

@@ -1,12 +1,13 @@
 //! `quorate server start`: one node, in the foreground.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, FromArgMatches, Subcommand, ValueEnum};
 use serde::Deserialize;
 use tokio::sync::oneshot;
 
@@ -15,7 +16,7 @@ use crate::controller::LeaderBalance;
 use crate::kafka;
 use crate::metadata::{Endpoint, FlushPolicy};
 use crate::node::{AdminListener, KafkaListener, KafkaSecurity, Node, NodeConfig};
-use crate::transport::{ClientAuth, PeerAddress};
+use crate::transport::{ClientAuth, Congestion, CongestionPolicy, LinkCongestion, PeerAddress};
 use crate::types::NodeId;
 
 /// Where QUIC is served unless something else is said.
@@ -133,6 +134,19 @@ struct StartArgs {
     )]
     leader_imbalance_per_broker_percentage: Option<u8>,
 
+    /// Congestion controller for what this node sends to followers and clients: keel, cubic or bbr [default: cubic]
+    #[arg(long, env = "QUORATE_CONGESTION", value_name = "NAME")]
+    congestion: Option<Congestion>,
+
+    /// Another congestion controller for the links to particular nodes
+    #[arg(
+        long,
+        env = "QUORATE_CONGESTION_LINKS",
+        value_name = "ID=NAME,…",
+        value_delimiter = ','
+    )]
+    congestion_links: Vec<LinkCongestion>,
+
     /// Read every log from end to end at this start, and set aside those that are corrupt; slow
     #[arg(long, env = "QUORATE_VERIFY_LOGS")]
     verify_logs: bool,
@@ -181,6 +195,9 @@ struct ConfigFile {
     auto_leader_rebalance_enable: Option<bool>,
     leader_imbalance_check_interval_seconds: Option<u32>,
     leader_imbalance_per_broker_percentage: Option<u8>,
+    congestion: Option<String>,
+    #[serde(default)]
+    congestion_links: Vec<String>,
 }
 
 pub(super) fn run(options: &GlobalOptions, args: ServerArgs) -> anyhow::Result<Exit> {
@@ -300,6 +317,23 @@ fn stdin_end() -> std::io::Result<oneshot::Receiver<()>> {
     Ok(receiver)
 }
 
+/// The configuration with which `server start --config FILE` would start here, environment included. Starts nothing.
+pub(super) fn configuration(
+    options: &GlobalOptions,
+    file: &Path,
+    data_dir: Option<&Path>,
+) -> anyhow::Result<NodeConfig> {
+    let mut words: Vec<OsString> = vec!["start".into(), "--config".into(), file.into()];
+    if let Some(data_dir) = data_dir {
+        words.extend(["--data-dir".into(), data_dir.into()]);
+    }
+    let matches = StartArgs::augment_args(clap::Command::new("start"))
+        .try_get_matches_from(words)
+        .map_err(|error| usage(error.to_string()))?;
+    let args = StartArgs::from_arg_matches(&matches).map_err(|error| usage(error.to_string()))?;
+    resolve(options, args)
+}
+
 fn resolve(options: &GlobalOptions, args: StartArgs) -> anyhow::Result<NodeConfig> {
     let file = match &args.config {
         Some(path) => read_config(path)?,
@@ -396,7 +430,50 @@ fn resolve(options: &GlobalOptions, args: StartArgs) -> anyhow::Result<NodeConfi
             ..kafka::Config::default()
         },
         leader_balance,
+        congestion: congestion(
+            args.congestion,
+            file.congestion.as_deref(),
+            args.congestion_links,
+            &file.congestion_links,
+        )?,
     })
+}
+
+fn congestion(
+    flag: Option<Congestion>,
+    file: Option<&str>,
+    flag_links: Vec<LinkCongestion>,
+    file_links: &[String],
+) -> anyhow::Result<CongestionPolicy> {
+    let default = match (flag, file) {
+        (Some(choice), _) => choice,
+        (None, Some(text)) => text
+            .parse()
+            .map_err(|error| usage(format!("congestion: {error}")))?,
+        (None, None) => Congestion::default(),
+    };
+    let links = if flag_links.is_empty() {
+        file_links
+            .iter()
+            .map(|text| text.parse())
+            .collect::<Result<Vec<LinkCongestion>, _>>()
+            .map_err(|error| usage(format!("congestion_links: {error}")))?
+    } else {
+        flag_links
+    };
+    let mut policy = CongestionPolicy {
+        default,
+        ..CongestionPolicy::default()
+    };
+    for link in links {
+        if policy.links.insert(link.node, link.choice).is_some() {
+            return Err(usage(format!(
+                "node {} has two congestion controllers: choose one",
+                link.node
+            )));
+        }
+    }
+    Ok(policy)
 }
 
 fn read_config(path: &Path) -> anyhow::Result<ConfigFile> {

@@ -14,7 +14,8 @@ use tokio::time::Instant;
 use super::error::ConnectError;
 use super::link::{Link, Session};
 use crate::transport::{
-    CloseReason, DialId, KeeperAction, KeeperReport, LOOK_EVERY, LinkKeeper, PathSigns,
+    CloseReason, DialId, Ear, KeeperAction, KeeperReport, LOOK_EVERY, LinkKeeper, PathSigns,
+    round_trip,
 };
 use crate::types::MonotonicTime;
 
@@ -35,7 +36,7 @@ pub(super) async fn keep(link: Weak<Link>, session: Arc<Session>, seed: u64) {
         keeper: LinkKeeper::with_connection(MonotonicTime::ZERO, address, seed),
         link,
         current: DialId(0),
-        datagrams: 0,
+        ear: Ear::default(),
         heard_at: begin,
         asked_at: begin,
         is_allowed: false,
@@ -75,8 +76,7 @@ struct Keep {
     session: Arc<Session>,
     /// What the keeper calls the session in use.
     current: DialId,
-    /// Received on it so far.
-    datagrams: u64,
+    ear: Ear,
     heard_at: Instant,
     asked_at: Instant,
     is_allowed: bool,
@@ -102,12 +102,9 @@ impl Keep {
     fn look(&mut self) {
         let now = self.now();
         let connection = &self.session.reached.connection;
-        let datagrams = connection.stats().udp_rx.datagrams;
-        let rtt = connection.rtt();
-        let signs = PathSigns::of(connection);
-        let variance = signs.as_ref().map_or(rtt / 2, |signs| signs.rtt_variance());
+        let (rtt, variance) = round_trip(connection);
         self.keeper.handle_round_trip(self.current, rtt, variance);
-        if std::mem::replace(&mut self.datagrams, datagrams) != datagrams {
+        if self.ear.has_heard(connection) {
             self.heard_at = Instant::now();
             self.keeper.handle_heard(now, self.current);
         }
@@ -118,9 +115,9 @@ impl Keep {
             self.keeper.handle_heard(now, self.current);
         }
         let asks = silence >= ASK_AFTER && (is_awaited || self.keeper.is_silent());
-        if let Some(signs) = signs
-            && asks != std::mem::replace(&mut self.is_allowed, asks)
+        if std::mem::replace(&mut self.is_allowed, asks)
             && !asks
+            && let Some(signs) = PathSigns::of(connection)
         {
             signs.allow_no_more();
         }
@@ -175,7 +172,7 @@ impl Keep {
                         CloseReason::Superseded.close(connection, "another connection was made");
                         return false;
                     }
-                    self.datagrams = session.reached.connection.stats().udp_rx.datagrams;
+                    self.ear = Ear::new(&session.reached.connection);
                     self.heard_at = Instant::now();
                     self.current = connection;
                     old = Some(std::mem::replace(&mut self.session, session));

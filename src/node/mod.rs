@@ -126,6 +126,7 @@ impl Node {
             keys,
             alpns: Alpn::ALL.to_vec(),
         })?;
+        server.use_congestion(config.congestion.clone());
         let quic_address = server.local_addr().map_err(NodeError::Threads)?;
         let address_of = |socket: &Option<TcpListener>| {
             let address = socket.as_ref().map(TcpListener::local_addr);
@@ -175,11 +176,17 @@ impl Node {
         let shutdown = CancellationToken::new();
         let tasks = TaskTracker::new();
         let kafka = kafka::Server::new(broker.clone(), config.kafka_api);
+        let sources = Arc::new(admin::Sources::new(
+            broker.clone(),
+            kafka.clone(),
+            server.clone(),
+        ));
         tasks.spawn(quic_listener::run(quic_listener::Listener {
             accepted,
             broker: broker.clone(),
             controller: controller.clone(),
             kafka: kafka.clone(),
+            sources: sources.clone(),
             shutdown: shutdown.clone(),
             tasks: tasks.clone(),
         }));
@@ -191,11 +198,10 @@ impl Node {
                 )?)),
                 true => None,
             };
-            let sources = admin::Sources::new(broker.clone(), kafka.clone(), server.clone());
             tasks.spawn(admin_listener::run(
                 socket,
                 tls,
-                Arc::new(sources),
+                sources,
                 shutdown.clone(),
                 tasks.clone(),
             ));

@@ -132,8 +132,8 @@ pub struct FollowerView {
     pub incarnation: Option<Incarnation>,
     /// `None` without a session; never "0" for a follower that cannot be heard.
     pub lag_records: Option<u64>,
-    /// Bytes of frames that it does not hold durably: known once all of them have been sent. `None` while some wait to be
-    /// read from the log, and without a session.
+    /// Bytes of frames that it does not hold durably: exact once all of them have been sent. `None` without a session, and
+    /// from the leader alone while some wait to be read from the log; the partition fills that in, roughly.
     pub lag_bytes: Option<u64>,
     pub durable: Option<LogPosition>,
     pub unacknowledged_bytes: usize,

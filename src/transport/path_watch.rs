@@ -23,8 +23,9 @@ use super::tuning::INITIAL_RTT;
 /// The most bytes that are ever allowed beyond a window. It bounds what is sent into a blackout: at one packet each 100 ms
 /// enough for a minute, after which only quinn's own probes are left, and a new connection.
 const MAX_ALLOWANCE: u64 = 1024 * 1024;
-/// Packets that each allowance has room for: a heartbeat, and the one that its sending may have to share the room with.
-const ALLOWED_PACKETS: u64 = 2;
+
+/// The largest packet with which quinn asks whether the path takes larger ones. One is under way at a time.
+const MTU_PROBE_BYTES: u64 = 1452;
 
 /// What is known of one path of a connection. A path to another address has its own.
 #[derive(Debug, Default)]
@@ -33,6 +34,10 @@ pub struct PathSigns {
     in_flight: AtomicU64,
     window: AtomicU64,
     mtu: AtomicU64,
+    /// Probes of the MTU that were answered: each of them has raised it.
+    probes_answered: AtomicU64,
+    /// The bytes of a probe that is under way. It counts as in flight for quinn, which does not tell its controller of it.
+    probe: AtomicU64,
     allowance: AtomicU64,
 }
 
@@ -41,7 +46,20 @@ impl PathSigns {
     pub fn of(connection: &Connection) -> Option<Arc<PathSigns>> {
         let controller = connection.congestion_state().into_any();
         let watched = controller.downcast::<WatchedController>().ok()?;
+        let path = connection.stats().path;
+        watched
+            .signs
+            .note_probes(path.sent_plpmtud_probes, path.lost_plpmtud_probes);
         Some(watched.signs)
+    }
+
+    /// So many probes of the MTU were sent and lost on the connection, over all its paths. On a path to another address one may be
+    /// taken for under way that an earlier path had: then a packet more than one may leave.
+    fn note_probes(&self, sent: u64, lost: u64) {
+        let answered = self.probes_answered.load(Ordering::Relaxed);
+        let is_under_way = sent > lost + answered;
+        let bytes = if is_under_way { MTU_PROBE_BYTES } else { 0 };
+        self.probe.store(bytes, Ordering::Relaxed);
     }
 
     /// Mean deviation of the round trip (RFC 9002's `rttvar`). Zero until two samples were taken.
@@ -57,8 +75,9 @@ impl PathSigns {
     /// Lets one more heartbeat leave, however full the window is. Meant for an end that hears nothing, each time that it sends
     /// one.
     pub fn allow_one_more(&self) {
-        let mtu = self.mtu.load(Ordering::Relaxed);
-        let wanted = self.in_flight() + ALLOWED_PACKETS * mtu;
+        // quinn sends while what is in flight and one more packet stay below the window. It fills that packet up with stream data.
+        let in_flight = self.in_flight() + self.probe.load(Ordering::Relaxed);
+        let wanted = in_flight + self.mtu.load(Ordering::Relaxed) + 1;
         let beyond = wanted.saturating_sub(self.window.load(Ordering::Relaxed));
         self.allowance
             .store(beyond.min(MAX_ALLOWANCE), Ordering::Relaxed);
@@ -67,6 +86,35 @@ impl PathSigns {
     /// Takes the allowance back: the peer is heard again.
     pub fn allow_no_more(&self) {
         self.allowance.store(0, Ordering::Relaxed);
+    }
+}
+
+/// The smoothed round trip of a connection's present path, and its variance. Without figures, half of the round trip stands in for
+/// the variance, as at the start of RFC 9002's estimate.
+pub fn round_trip(connection: &Connection) -> (Duration, Duration) {
+    let rtt = connection.rtt();
+    let variance = PathSigns::of(connection).map_or(rtt / 2, |signs| signs.rtt_variance());
+    (rtt, variance)
+}
+
+/// Notices whatever arrives on a connection, be it an acknowledgement alone.
+#[derive(Debug, Default)]
+pub struct Ear {
+    datagrams: u64,
+}
+
+impl Ear {
+    pub fn new(connection: &Connection) -> Ear {
+        Ear {
+            datagrams: connection.stats().udp_rx.datagrams,
+        }
+    }
+
+    /// Whether anything has arrived since the last look.
+    pub fn has_heard(&mut self, connection: &Connection) -> bool {
+        let before = self.datagrams;
+        self.datagrams = connection.stats().udp_rx.datagrams;
+        self.datagrams != before
     }
 }
 
@@ -180,7 +228,10 @@ impl Controller for WatchedController {
     }
 
     fn on_mtu_update(&mut self, new_mtu: u16) {
-        self.signs.mtu.store(u64::from(new_mtu), Ordering::Relaxed);
+        let before = self.signs.mtu.swap(u64::from(new_mtu), Ordering::Relaxed);
+        if u64::from(new_mtu) > before {
+            self.signs.probes_answered.fetch_add(1, Ordering::Relaxed);
+        }
         self.inner.on_mtu_update(new_mtu);
         self.note_window();
     }
@@ -241,7 +292,7 @@ mod tests {
         assert_eq!(controller.window(), WINDOW);
         controller.signs.allow_one_more();
         let room = controller.window() - controller.signs.in_flight();
-        assert_eq!(room, ALLOWED_PACKETS * u64::from(MTU));
+        assert_eq!(room, u64::from(MTU) + 1);
         // Asking again without having sent anything gives no more.
         controller.signs.allow_one_more();
         assert_eq!(controller.window() - controller.signs.in_flight(), room);
@@ -260,6 +311,26 @@ mod tests {
             controller.on_sent(now, u64::from(MTU), packet);
         }
         assert_eq!(controller.window(), WINDOW + MAX_ALLOWANCE);
+    }
+
+    #[test]
+    fn a_probe_of_the_mtu_that_is_lost_in_the_blackout_does_not_hold_the_heartbeat_up() {
+        let (mut controller, now) = controller();
+        let room = |controller: &WatchedController| {
+            controller.signs.allow_one_more();
+            controller.window() - controller.signs.in_flight()
+        };
+        controller.on_sent(now, WINDOW, 10);
+        controller.signs.note_probes(1, 0);
+        assert_eq!(room(&controller), MTU_PROBE_BYTES + u64::from(MTU) + 1);
+        // Answered, one lost, and none under way.
+        controller.on_mtu_update(1300);
+        controller.signs.note_probes(2, 1);
+        assert_eq!(room(&controller), 1300 + 1);
+        // A path that takes less than it did is no answer.
+        controller.on_mtu_update(MTU);
+        controller.signs.note_probes(3, 1);
+        assert_eq!(room(&controller), MTU_PROBE_BYTES + u64::from(MTU) + 1);
     }
 
     #[test]

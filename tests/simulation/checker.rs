@@ -697,24 +697,20 @@ impl PartitionChecker {
 
     fn check_elected(&self, leader: Appointment, epoch: LeaderEpoch) -> Check {
         let replica = &self.replicas[index_of(leader.node)];
-        let mirror = match &replica.void {
-            // It answered the fence, and its disk was lost, or its log set aside by a later process, before the appointment:
-            // nobody will lead in this epoch.
-            Some(void)
-                if replica.directory != Some(leader.directory)
-                    || replica.incarnation != Some(leader.incarnation) =>
-            {
-                void
-            }
-            _ => &replica.mirror,
-        };
+        let is_of_the_disk = replica.directory == Some(leader.directory);
+        let is_running = is_of_the_disk && replica.incarnation == Some(leader.incarnation);
+        // It answered the fence, and its disk was lost, or its log set aside by a later process, before the appointment:
+        // nobody will lead in this epoch. What is known of before may be old, where the log could not be read all through.
+        let void = replica.void.as_ref().filter(|_| !is_running);
+        let present = (is_of_the_disk || void.is_none()).then_some(&replica.mirror);
         for committed in self.committed.values() {
             let held = committed.held;
-            if held.end.offset <= mirror.start.offset {
-                continue;
-            }
-            let has = mirror.find(held.end) == Some(&held) && held.end <= mirror.durable;
-            if !has {
+            let has = |mirror: &Mirror| {
+                held.end.offset <= mirror.start.offset
+                    || mirror.find(held.end) == Some(&held) && held.end <= mirror.durable
+            };
+            if !void.is_some_and(has) && !present.is_some_and(has) {
+                let mirror = void.unwrap_or(&replica.mirror);
                 return violated(
                     "2 (elected without)",
                     format!(

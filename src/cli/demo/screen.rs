@@ -452,31 +452,7 @@ mod tests {
 
     #[test]
     fn a_link_says_how_it_is() {
-        let mut link = LinkView {
-            direction: LinkDirection::ToFollower,
-            peer: NodeId::new(2).unwrap(),
-            state: LinkState::Up,
-            state_ms: 1000,
-            heard: true,
-            silence_ms: 40,
-            up_ms: 1000,
-            rtt_us: 250,
-            rtt_variance_us: 30,
-            remote_address: "127.0.0.1:1".to_owned(),
-            window_bytes: 0,
-            in_flight_bytes: 0,
-            mtu: 1200,
-            sent_packets: 0,
-            lost_packets: 0,
-            sent_bytes: 0,
-            received_bytes: 0,
-            migrations: 0,
-            redials: 0,
-            handshakes: 1,
-            suspicions: 0,
-            last_error: None,
-            lag: None,
-        };
+        let mut link = LinkView::sample(LinkDirection::ToFollower, NodeId::new(2).unwrap());
         assert_eq!(link_state(Some(&link), true, true).0, "0.2ms");
         link.heard = false;
         link.silence_ms = 1230;
