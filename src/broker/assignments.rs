@@ -7,13 +7,14 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use super::BrokerOptions;
 use super::event::{Adoption, Event};
 use super::leader_link::{self, LinkOptions};
 use super::shared::{PartitionHandle, Shared};
 use crate::metadata::{ClusterImage, FlushPolicy, Topic, TopicConfig};
 use crate::partition::{Partition, PartitionOptions};
 use crate::storage::{DataDir, Flush, Impairment, ImpairmentReason, LogConfig, LogOptions};
-use crate::transport::CurrentIdentity;
+use crate::transport::{CurrentIdentity, Sockets};
 use crate::types::{LeaderEpoch, NodeId, Offset, PartitionState, TopicName, TopicPartition};
 
 /// Session ids of one partition: a range of 2³² each.
@@ -27,6 +28,7 @@ pub(super) struct Assignments {
     /// As they were written down before this process began.
     high_watermarks: BTreeMap<String, Offset>,
     identity: Arc<CurrentIdentity>,
+    sockets: Sockets,
     /// Partitions that are open, with the state and configuration that their owner was last told.
     open: HashMap<TopicPartition, Told>,
     /// Partitions that could not be opened. They stay shut until the process starts again: an operator has to look.
@@ -50,21 +52,15 @@ struct Link {
 }
 
 impl Assignments {
-    pub(super) fn new(
-        shared: Arc<Shared>,
-        data_dir: Arc<DataDir>,
-        default_flush: FlushPolicy,
-        verify_logs: bool,
-        high_watermarks: BTreeMap<String, Offset>,
-        identity: Arc<CurrentIdentity>,
-    ) -> Assignments {
+    pub(super) fn new(shared: Arc<Shared>, options: &BrokerOptions) -> Assignments {
         Assignments {
             shared,
-            data_dir,
-            default_flush,
-            verify_logs,
-            high_watermarks,
-            identity,
+            data_dir: options.data_dir.clone(),
+            default_flush: options.default_flush,
+            verify_logs: options.verify_logs,
+            high_watermarks: options.high_watermarks.clone(),
+            identity: options.identity.clone(),
+            sockets: options.sockets.clone(),
             open: HashMap::new(),
             unopened: BTreeSet::new(),
             links: BTreeMap::new(),
@@ -361,6 +357,7 @@ impl Assignments {
                 self.shared.clone(),
                 LinkOptions {
                     identity: self.identity.clone(),
+                    sockets: self.sockets.clone(),
                     cluster,
                 },
                 leader,

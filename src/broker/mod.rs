@@ -49,7 +49,7 @@ use crate::kafka::{NodeSetting, Service};
 use crate::metadata::FlushPolicy;
 use crate::partition::{PartitionView, RoleView};
 use crate::storage::{DataDir, GroupCommit, RESERVED_BYTES};
-use crate::transport::{CloseReason, CurrentIdentity, Identity};
+use crate::transport::{CloseReason, CurrentIdentity, Identity, Sockets};
 use crate::types::{Appointment, NodeId, Offset, TopicPartition};
 
 /// The most owner threads. A partition is always on the same one.
@@ -65,6 +65,8 @@ const CHECK_SPACE_EVERY: Duration = Duration::from_millis(200);
 pub struct BrokerOptions {
     pub me: Appointment,
     pub identity: Arc<CurrentIdentity>,
+    /// What links to leaders are dialled on.
+    pub sockets: Sockets,
     pub data_dir: Arc<DataDir>,
     /// What `flush` is for topics that do not set it.
     pub default_flush: FlushPolicy,
@@ -118,14 +120,7 @@ impl Starting {
         let Starting { options, shared } = self;
         let tasks = TaskTracker::new();
         tasks.spawn(promises::keep(shared.clone(), options.data_dir.clone()));
-        let assignments = Assignments::new(
-            shared.clone(),
-            options.data_dir.clone(),
-            options.default_flush,
-            options.verify_logs,
-            options.high_watermarks.clone(),
-            options.identity.clone(),
-        );
+        let assignments = Assignments::new(shared.clone(), &options);
         tasks.spawn(assignments.follow(controller.image()));
         tasks.spawn(isr_proposals::keep(shared.clone(), controller.clone()));
         tasks.spawn(resignations::keep(shared.clone(), controller.clone()));

@@ -28,6 +28,7 @@ mod rpc;
 mod scout;
 mod server;
 mod socket;
+mod sockets;
 mod tcp_tls;
 #[cfg(test)]
 mod testing;
@@ -51,8 +52,9 @@ pub use endpoint_keys::{EndpointKeys, EndpointKeysError};
 pub use explain::{ConnectFailure, explain_refused_peer};
 pub use identity::{CurrentIdentity, Identity, IdentityError};
 pub use impaired::{
-    Cut, DropCause, Fate, Impairment, ImpairmentCounts, ImpairmentModel, ImpairmentSpec,
-    InvalidSpec, LinkImpairment, MAX_DELAY, PACKET_OVERHEAD, Peers,
+    Cut, DropCause, Fate, ImpairedLinks, Impairment, ImpairmentCounts, ImpairmentModel,
+    ImpairmentSpec, InvalidSpec, LinkEnd, LinkImpairment, MAX_DELAY, MAX_HELD_BYTES,
+    MAX_HELD_PACKETS, PACKET_OVERHEAD, Peers, watch_impairment,
 };
 pub use lanes::{
     CHUNK_BYTES, COALESCE_BELOW, LaneClosed, LaneOptions, LaneReadError, LaneReader, LaneWriter,
@@ -81,6 +83,7 @@ pub use server::{
     RETRY_ABOVE_CONNECTIONS, RETRY_ABOVE_HANDSHAKES, Server, ServerLimits, ServerOptions,
 };
 pub use socket::{BindError, UDP_BUFFER_BYTES, bind_tcp};
+pub use sockets::Sockets;
 pub use tcp_tls::{TcpTls, TcpTlsError};
 pub use tls::{ClientAuth, TlsConfigError};
 pub use tuning::{

@@ -31,7 +31,7 @@ pub const MAX_DELAY: Duration = Duration::from_secs(60);
 const MAX_QUEUE: usize = 1_000_000;
 /// Rules of one spec, and bytes of its text. A longer one is refused.
 const MAX_RULES: usize = 256;
-const MAX_TEXT: usize = 16 * 1024;
+pub(super) const MAX_TEXT: usize = 16 * 1024;
 
 /// Whose links a rule is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +42,16 @@ pub enum Peers {
     /// Everyone who is not known to be a node.
     Clients,
     All,
+}
+
+/// Who is at the other end of a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum LinkEnd {
+    Node(NodeId),
+    /// A node, but not yet known which.
+    SomeNode,
+    /// Everyone who is not known to be a node.
+    Client,
 }
 
 /// Ways in which nothing passes.
@@ -105,15 +115,15 @@ impl ImpairmentSpec {
         self.seed
     }
 
-    /// What the link to a node suffers; `None` for a client's.
-    pub fn of(&self, node: Option<NodeId>) -> LinkImpairment {
+    /// What the link to `end` suffers.
+    pub fn of(&self, end: LinkEnd) -> LinkImpairment {
         let mut link = LinkImpairment::default();
         for rule in &self.rules {
             let fits = match rule.peers {
                 Peers::All => true,
-                Peers::Nodes => node.is_some(),
-                Peers::Clients => node.is_none(),
-                Peers::Node(id) => node == Some(id),
+                Peers::Nodes => end != LinkEnd::Client,
+                Peers::Clients => end == LinkEnd::Client,
+                Peers::Node(id) => end == LinkEnd::Node(id),
             };
             if !fits {
                 continue;
@@ -353,6 +363,10 @@ mod tests {
         text.parse().unwrap()
     }
 
+    fn node(id: u32) -> LinkEnd {
+        LinkEnd::Node(NodeId::new(id).unwrap())
+    }
+
     #[test]
     fn a_spec_says_what_each_link_suffers() {
         let spec = spec(
@@ -360,7 +374,7 @@ mod tests {
              peer=2,cut=in; peer=3,dir=both,loss=0.5%; peer=clients,rebind=4",
         );
         assert_eq!(spec.seed(), 7);
-        let one = spec.of(NodeId::new(1));
+        let one = spec.of(node(1));
         assert_eq!(one.outward.loss, 0.03);
         assert_eq!(one.outward.delay, Duration::from_millis(40));
         assert_eq!(one.outward.jitter, Duration::from_micros(500));
@@ -369,29 +383,36 @@ mod tests {
         assert_eq!(one.outward.duplicate, 0.001);
         assert_eq!(one.outward.reorder, 0.01);
         assert_eq!(one.inward, Impairment::default());
-        let two = spec.of(NodeId::new(2));
+        let two = spec.of(node(2));
         assert!(two.inward.cut && !two.outward.cut);
         assert_eq!(two.outward.delay, one.outward.delay);
-        let three = spec.of(NodeId::new(3));
+        let three = spec.of(node(3));
         assert_eq!((three.inward.loss, three.outward.loss), (0.005, 0.005));
         assert_eq!(three.outward.jitter, one.outward.jitter);
-        let client = spec.of(None);
+        let client = spec.of(LinkEnd::Client);
         assert_eq!(client.outward, Impairment::default());
         assert_eq!(client.rebind, 4);
     }
 
     #[test]
+    fn a_node_of_unknown_number_suffers_what_all_nodes_do() {
+        let spec = spec("loss=1%; peer=2,loss=2%; peer=clients,loss=3%");
+        assert_eq!(spec.of(LinkEnd::SomeNode).outward.loss, 0.01);
+        assert_eq!(spec.of(LinkEnd::Client).outward.loss, 0.03);
+    }
+
+    #[test]
     fn an_empty_spec_impairs_nothing() {
         for text in ["", "  ", ";", " ; ;"] {
-            assert_eq!(spec(text).of(NodeId::new(1)), LinkImpairment::default());
+            assert_eq!(spec(text).of(node(1)), LinkImpairment::default());
         }
     }
 
     #[test]
     fn a_later_rule_wins_where_it_fits() {
         let spec = spec("cut=both;peer=2,cut=none,loss=1%;loss=2%");
-        assert!(spec.of(NodeId::new(3)).inward.cut);
-        let two = spec.of(NodeId::new(2));
+        assert!(spec.of(node(3)).inward.cut);
+        let two = spec.of(node(2));
         assert!(!two.inward.cut && !two.outward.cut);
         assert_eq!(two.outward.loss, 0.02);
     }
