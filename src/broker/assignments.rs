@@ -24,8 +24,6 @@ pub(super) struct Assignments {
     data_dir: Arc<DataDir>,
     default_flush: FlushPolicy,
     verify_logs: bool,
-    /// As they were written down before this process began.
-    high_watermarks: BTreeMap<String, Offset>,
     identity: Arc<CurrentIdentity>,
     /// Partitions that are open, with the state and configuration that their owner was last told.
     open: HashMap<TopicPartition, Told>,
@@ -55,7 +53,6 @@ impl Assignments {
         data_dir: Arc<DataDir>,
         default_flush: FlushPolicy,
         verify_logs: bool,
-        high_watermarks: BTreeMap<String, Offset>,
         identity: Arc<CurrentIdentity>,
     ) -> Assignments {
         Assignments {
@@ -63,7 +60,6 @@ impl Assignments {
             data_dir,
             default_flush,
             verify_logs,
-            high_watermarks,
             identity,
             open: HashMap::new(),
             unopened: BTreeSet::new(),
@@ -173,11 +169,7 @@ impl Assignments {
         config: LogConfig,
     ) -> Result<(), String> {
         let promised = self.data_dir.promises().get(id);
-        let high_watermark = self
-            .high_watermarks
-            .get(&id.to_string())
-            .copied()
-            .unwrap_or_default();
+        let high_watermark = self.data_dir.last_high_watermark(id);
         let first_session = self.next_session;
         self.next_session += SESSIONS_PER_PARTITION;
         let me = self.shared.me;

@@ -125,9 +125,11 @@ impl Log {
         {
             let mut checkpoint = sync::lock(&self.checkpoint);
             checkpoint.generation = self.generation;
-            if checkpoint.flushed.is_some_and(|flushed| flushed > end) {
+            if self.synced_end > end {
                 // Before the frames go, or a crash in between looks like the loss of synced frames.
-                checkpoint.write(&*fs, &dir, end)?;
+                let flushed = checkpoint.flushed.map_or(LogPosition::START, |f| f.min(end));
+                checkpoint.begin_lineage(&*fs, &dir, flushed)?;
+                self.lineage = checkpoint.lineage;
             }
         }
         dropped.reverse();
@@ -165,6 +167,8 @@ impl Log {
         self.dir_unsynced = false;
         self.epochs.truncate(end);
         self.durable_end = end;
+        self.synced_end = end;
+        self.publish_durable_mark();
         Ok(())
     }
 
@@ -209,7 +213,8 @@ impl Log {
             let mut checkpoint = sync::lock(&self.checkpoint);
             checkpoint.generation = self.generation;
             // It says less than is true until the reset is done, and nothing of what was before holds after.
-            checkpoint.write(&*fs, &dir, LogPosition::START)?;
+            checkpoint.begin_lineage(&*fs, &dir, LogPosition::START)?;
+            self.lineage = checkpoint.lineage;
         }
         start.write(&*fs, &dir)?;
         let bases: Vec<Offset> = {
@@ -233,6 +238,8 @@ impl Log {
         self.dir_unsynced = false;
         self.epochs = from_start(&start.epochs, position);
         self.durable_end = position;
+        self.synced_end = position;
+        self.publish_durable_mark();
         Ok(())
     }
 
