@@ -606,6 +606,41 @@ mod tests {
     }
 
     #[test]
+    fn marks_reach_the_log_and_an_unreadable_file_of_them_keeps_nobody_from_starting() {
+        for readable in [true, false] {
+            let fs = FaultyFileSystem::new(0);
+            let dir = open(&fs, &opener(1)).unwrap();
+            let id = partition(0);
+            let topic = TopicName::new("t").unwrap();
+            let options = || LogOptions::from(LogConfig::default());
+            let (mut log, _) = dir.open_log(id, &topic, options()).unwrap();
+            log.append(&[start_frame(1, LogPosition::START)]).unwrap();
+            let ticket = log.begin_sync().unwrap();
+            ticket.run().unwrap();
+            log.finish_sync(ticket);
+            let marks = Marks {
+                high_watermark: Offset::ZERO,
+                durable: log.reader().durable_mark(),
+            };
+            dir.write_high_watermarks([(id, marks)]).unwrap();
+            drop((log, dir));
+            fs.kill();
+            let segment = Path::new("/data/partitions")
+                .join(id.to_string())
+                .join("00000000000000000000.wal");
+            fs.flip_bit(&segment, 8 * 20).unwrap();
+            if !readable {
+                fs.flip_bit(Path::new("/data/high-watermarks"), 8 * 60)
+                    .unwrap();
+            }
+            let dir = open(&fs, &opener(1)).unwrap();
+            let (_, report) = dir.open_log(id, &topic, options()).unwrap();
+            assert_eq!(report.quarantined.is_some(), readable);
+            assert_eq!(report.cut.is_some(), !readable);
+        }
+    }
+
+    #[test]
     fn the_boot_id_is_known_until_every_log_has_heard_of_it() {
         let fs = FaultyFileSystem::new(0);
         let first = open(&fs, &opener(1)).unwrap();

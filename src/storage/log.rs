@@ -16,7 +16,8 @@ use super::segment::segment_path;
 use super::snapshots::Snapshots;
 use super::space::DiskSpace;
 use super::sync::{
-    self, CHECKPOINT_BYTES, DurableMark, SealedUnsynced, SharedCheckpoint, SyncError, SyncTicket, SyncWork,
+    self, CHECKPOINT_BYTES, DurableMark, SealedUnsynced, SharedCheckpoint, SyncError, SyncTicket,
+    SyncWork,
 };
 use crate::types::{EpochEntry, EpochHistory, LogPosition, TopicName, TopicPartition};
 use crate::wal::{Frame, MAX_FRAME_BYTES};

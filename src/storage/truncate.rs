@@ -125,10 +125,11 @@ impl Log {
         {
             let mut checkpoint = sync::lock(&self.checkpoint);
             checkpoint.generation = self.generation;
-            if self.synced_end > end {
+            // A ticket that has run and has not come back has moved the checkpoint alone.
+            let flushed_end = checkpoint.flushed.unwrap_or(LogPosition::START);
+            if self.synced_end.max(flushed_end) > end {
                 // Before the frames go, or a crash in between looks like the loss of synced frames.
-                let flushed = checkpoint.flushed.map_or(LogPosition::START, |f| f.min(end));
-                checkpoint.begin_lineage(&*fs, &dir, flushed)?;
+                checkpoint.begin_lineage(&*fs, &dir, flushed_end.min(end))?;
                 self.lineage = checkpoint.lineage;
             }
         }

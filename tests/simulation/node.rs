@@ -25,7 +25,7 @@ use super::schedule::Setup;
 const SESSIONS_PER_PARTITION: u64 = 1 << 32;
 pub const CLUSTER: ClusterId = ClusterId::from_random_bits(7);
 const TOPIC: TopicId = TopicId::from_random_bits(1);
-const DATA_DIR: &str = "/data";
+pub const DATA_DIR: &str = "/data";
 
 pub struct Node {
     pub index: usize,
