@@ -6,6 +6,9 @@
 // A test that cannot go on panics.
 #![allow(clippy::unwrap_used, unreachable_pub)]
 
+#[path = "support/transcript.rs"]
+mod transcript;
+
 mod replication {
     pub mod controller;
     pub mod language;
@@ -19,7 +22,6 @@ mod replication {
 use std::path::{Path, PathBuf};
 
 use replication::world::World;
-use similar::TextDiff;
 
 fn directory() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/replication")
@@ -37,40 +39,15 @@ fn check(name: &str) {
     };
     // Whatever the transcript is about: what was acknowledged is there, and nothing else is written down as right.
     let lost = world.lost();
-    if lost.is_empty() && happened == expected {
-        return;
-    }
-    if lost.is_empty() && std::env::var_os("QUORATE_BLESS").is_some_and(|value| value == "1") {
-        std::fs::write(&path, happened).unwrap();
-        return;
-    }
-    let lost = if lost.is_empty() {
-        String::new()
-    } else {
+    let difference = transcript::difference(&path, &shown, &expected, &happened, lost.is_empty());
+    let lost = (!lost.is_empty()).then(|| {
         format!(
-            "In the end the leader is without what was acknowledged: {}.\n",
+            "{shown}: in the end the leader is without what was acknowledged: {}.",
             lost.join(", ")
         )
-    };
-    let line = first_difference(&expected, &happened);
-    let diff = TextDiff::from_lines(&expected, &happened);
-    let diff = diff
-        .unified_diff()
-        .context_radius(4)
-        .header(&format!("{shown} (expected)"), "what happened")
-        .to_string();
-    panic!(
-        "{shown}:{line}: something else happens than the transcript says. If that is as it should be, write it down with \
-         QUORATE_BLESS=1 and read the difference.\n{lost}{diff}"
-    );
-}
-
-fn first_difference(expected: &str, happened: &str) -> usize {
-    let same = expected
-        .lines()
-        .zip(happened.lines())
-        .take_while(|(expected, happened)| expected == happened);
-    same.count() + 1
+    });
+    let wrong: Vec<String> = lost.into_iter().chain(difference).collect();
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 /// One test for each transcript, and one that sees to it that none is forgotten.
