@@ -34,7 +34,7 @@ use simulation::schedule::{KINDS, Setup, draw};
 use simulation::world::Figures;
 
 /// How many seeds an ordinary test run takes.
-const RUNS: u64 = 160;
+const RUNS: u64 = 240;
 /// A planted mistake must be found within so many seeds.
 const PLANTED_RUNS: u64 = 400;
 /// Failures that are shortened and shown before a long run gives up.

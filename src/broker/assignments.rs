@@ -137,7 +137,10 @@ impl Assignments {
             Ok(Err(error)) => error.to_string(),
             Err(error) => error.to_string(),
         };
-        tracing::warn!(cause, "cannot note the machine's boot: the next start counts as one after a loss of power");
+        tracing::warn!(
+            cause,
+            "cannot note the machine's boot: the next start counts as one after a loss of power"
+        );
     }
 
     /// Opens the partition if it is not open, and tells its owner what is new.

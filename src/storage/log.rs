@@ -255,7 +255,7 @@ impl Log {
 
     /// To be called when anything that it is made of has changed.
     pub(super) fn publish_durable_mark(&self) {
-        let mark = (self.config.flush == Flush::Fsync).then(|| DurableMark {
+        let mark = (self.config.flush == Flush::Fsync).then_some(DurableMark {
             end: self.synced_end,
             lineage: self.lineage,
         });
