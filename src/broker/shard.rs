@@ -384,6 +384,11 @@ impl Shard {
             let _ = produce.reply.send(Err(ErrorCode::UnknownTopicOrPartition));
             return;
         };
+        let epoch = owned.partition.view().leader_epoch;
+        if produce.in_epoch.is_some_and(|wanted| wanted != epoch) {
+            let _ = produce.reply.send(Err(ErrorCode::NotLeaderOrFollower));
+            return;
+        }
         self.next_ticket += 1;
         let ticket = ProduceTicket(self.next_ticket);
         self.replies.insert(ticket, produce.reply);

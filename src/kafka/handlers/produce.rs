@@ -10,6 +10,7 @@ use kafka_protocol::messages::produce_response::{
 use kafka_protocol::messages::{BrokerId, ProduceRequest, ProduceResponse, TopicName};
 use tokio::time::{Instant, timeout_at};
 
+use crate::groups::is_internal;
 use crate::kafka::codec::{BadRequest, RawRequest, text};
 use crate::kafka::connection::{Pending, Reply};
 use crate::kafka::context::{Context, deadline, find_partition, find_topic};
@@ -85,6 +86,12 @@ async fn submit<S: Service>(
             let submitted = match (&acks, find_partition(topic, share.index)) {
                 (Err(refusal), _) => Err(refusal.clone()),
                 (_, Err(error)) => Err(error.into()),
+                (Ok(_), Ok(_)) if is_internal(&data.name) => Err(Refusal {
+                    error: ErrorCode::InvalidTopicException,
+                    message: Some(
+                        "the topic is the cluster's own: clients read it only".to_owned(),
+                    ),
+                }),
                 (Ok(acks), Ok(partition)) => {
                     submit_share(
                         context,
