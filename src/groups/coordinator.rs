@@ -473,7 +473,7 @@ fn follow(
             generation,
             assignments,
         } => {
-            if group.assigned(generation, assignments, result, effects) {
+            if group.assigned(now, generation, assignments, result, effects) {
                 group.begin_rebalance(now, settings, effects);
             }
             group.settle();

@@ -254,6 +254,7 @@ impl Group {
     /// True where it has to.
     pub(super) fn assigned(
         &mut self,
+        now: Now,
         generation: i32,
         assignments: BTreeMap<Arc<str>, Bytes>,
         result: Result<(), ErrorCode>,
@@ -264,7 +265,7 @@ impl Group {
         }
         self.assigning = false;
         if let Err(error) = result {
-            self.refuse_syncing(error, effects);
+            self.refuse_syncing(now, error, effects);
             return true;
         }
         for (id, assignment) in assignments {
@@ -277,7 +278,11 @@ impl Group {
         let ids: Vec<Arc<str>> = self.members.keys().cloned().collect();
         for id in ids {
             let answer = self.synced(&id);
-            if let Some(ticket) = self.members.get_mut(&id).and_then(|m| m.syncing.take()) {
+            let Some(member) = self.members.get_mut(&id) else {
+                continue;
+            };
+            if let Some(ticket) = member.syncing.take() {
+                member.heard = now.monotonic;
                 effects.answer(ticket, answer);
             }
         }
@@ -293,9 +298,11 @@ impl Group {
         })
     }
 
-    pub(super) fn refuse_syncing(&mut self, error: ErrorCode, effects: &mut Effects) {
+    /// Whoever waited could not be heard meanwhile: its session begins with the answer.
+    pub(super) fn refuse_syncing(&mut self, now: Now, error: ErrorCode, effects: &mut Effects) {
         for member in self.members.values_mut() {
             if let Some(ticket) = member.syncing.take() {
+                member.heard = now.monotonic;
                 effects.refuse(ticket, error);
             }
         }

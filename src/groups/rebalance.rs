@@ -303,7 +303,7 @@ impl Group {
     }
 
     pub(super) fn begin_rebalance(&mut self, now: Now, settings: &Settings, effects: &mut Effects) {
-        self.refuse_syncing(ErrorCode::RebalanceInProgress, effects);
+        self.refuse_syncing(now, ErrorCode::RebalanceInProgress, effects);
         self.assigning = false;
         self.sync_deadline = None;
         let timeout = self.rebalance_timeout();

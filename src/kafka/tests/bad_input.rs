@@ -42,7 +42,7 @@ async fn api_versions_of_an_unknown_version_is_answered_in_version_0() {
 #[tokio::test]
 async fn what_is_not_served_closes_the_connection() {
     for (api_key, version) in [
-        (11, 0),
+        (68, 0),
         (-1, 0),
         (999, 3),
         // Produce 2 is advertised for the sake of old clients' feature checks, and not served.
