@@ -1,4 +1,5 @@
-//! Consumer groups on real processes: what was committed outlives coordinators, and kcat's groups share, rebalance and resume.
+//! Consumer groups on real processes: what was committed outlives coordinators, and the groups of clients that are not ours
+//! share, rebalance and resume.
 
 // A test that cannot go on panics, and what was skipped goes to its output.
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
@@ -6,7 +7,7 @@
 mod support;
 
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -260,4 +261,72 @@ async fn members_of_kcat_share_a_topic_take_over_and_resume() {
     for line in lines(0).iter().chain(&lines(100)) {
         assert!(!read.contains(line), "{line} was read again");
     }
+}
+
+/// A Python that has confluent-kafka: what `QUORATE_TEST_PYTHON` names, or `python3`.
+fn python() -> Option<String> {
+    let python = std::env::var("QUORATE_TEST_PYTHON").unwrap_or_else(|_| "python3".to_owned());
+    let found = Command::new(&python)
+        .args(["-c", "import confluent_kafka"])
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success());
+    if !found {
+        eprintln!(
+            "!!! NOT TESTED: {python} has no confluent_kafka (pip install confluent-kafka; QUORATE_TEST_PYTHON names a Python)"
+        );
+    }
+    found.then_some(python)
+}
+
+/// Runs the script; its coordinator is killed when it asks for it.
+async fn confluent(strategy: &str) {
+    let Some(python) = python() else {
+        return;
+    };
+    let mut cluster = Cluster::start().await;
+    let brokers: Vec<String> = cluster
+        .specs
+        .iter()
+        .map(|spec| spec.kafka.to_string())
+        .collect();
+    let script = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/tests/scripts/groups_confluent.py"
+    );
+    let mut child = Command::new(python)
+        .args([script, &brokers.join(","), strategy])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = String::new();
+    let mut out = BufReader::new(child.stdout.take().unwrap());
+    let mut killed = None;
+    loop {
+        let mut line = String::new();
+        if out.read_line(&mut line).unwrap() == 0 {
+            break;
+        }
+        if let Some(id) = line.strip_prefix("coordinator ") {
+            let id = NodeId::from_broker_id(id.trim().parse().unwrap()).unwrap();
+            cluster.kill(id);
+            killed = Some(id);
+            writeln!(child.stdin.as_mut().unwrap(), "killed").unwrap();
+        }
+        said.push_str(&line);
+    }
+    let status = child.wait().unwrap();
+    assert!(status.success(), "{status} after:\n{said}");
+    assert!(killed.is_some(), "no coordinator was named:\n{said}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn members_of_librdkafka_read_on_when_their_coordinator_is_killed() {
+    confluent("range").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn members_of_librdkafka_rebalance_cooperatively() {
+    confluent("cooperative-sticky").await;
 }
