@@ -10,6 +10,7 @@
 //!  8  admin        what a node tells about itself
 //!  7  broker       owner threads, replication links, reading; implements kafka::Service
 //!  6  kafka        Kafka's protocol over any byte stream   client  producer, consumer, admin   controller  openraft on redb
+//!     doctor       what is wrong between two machines, rung by rung
 //!  5  partition    one partition's core joined to its log
 //!  4  storage      segments, recovery, group commit, promises   transport  QUIC, TLS identity, lanes, calls
 //!  3  replication  leader, follower, ack tracker, sans-IO   metadata  the cluster image, and who leads next
@@ -43,6 +44,7 @@ pub mod broker;
 pub mod cli;
 pub mod client;
 pub mod controller;
+pub mod doctor;
 pub mod groups;
 pub mod kafka;
 pub mod metadata;

@@ -17,7 +17,7 @@ const FLOORS: &[&[&str]] = &[
     &["replication", "metadata", "groups"],
     &["storage", "transport"],
     &["partition"],
-    &["kafka", "client", "controller"],
+    &["kafka", "client", "controller", "doctor"],
     &["broker"],
     &["admin"],
     &["node"],

@@ -32,11 +32,17 @@ fn tests_named_in(line: &str) -> Vec<(&str, &str)> {
     code.filter_map(|code| code.split_once(": ")).collect()
 }
 
+/// A transcript is a test of its file's name.
+fn has_transcript(room: &str, name: &str) -> bool {
+    room == "tests/replication" && root().join(room).join(name).with_extension("txt").is_file()
+}
+
 fn has_test(room: &str, name: &str) -> bool {
-    files_of(room).iter().any(|file| {
-        let text = fs::read_to_string(file).unwrap();
-        text.contains(&format!("fn {name}("))
-    })
+    has_transcript(room, name)
+        || files_of(room).iter().any(|file| {
+            let text = fs::read_to_string(file).unwrap();
+            text.contains(&format!("fn {name}("))
+        })
 }
 
 #[test]
@@ -53,6 +59,19 @@ fn every_mistake_has_its_tests_and_they_are_there() {
         assert!(!tests.is_empty(), "no test: {row}");
         for (room, name) in tests {
             assert!(has_test(room, name), "{}: no {name} in {room}", index + 1);
+        }
+    }
+}
+
+#[test]
+fn every_transcript_is_told_of() {
+    let told = fs::read_to_string(root().join("docs/regressions.md")).unwrap();
+    for entry in fs::read_dir(root().join("tests/replication")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "txt") {
+            let name = path.file_name().unwrap().to_str().unwrap();
+            let link = format!("(../tests/replication/{name})");
+            assert!(told.contains(&link), "docs/regressions.md has no {link}");
         }
     }
 }

@@ -123,6 +123,21 @@ async fn leader(cluster: &Cluster, topic: &TopicName) -> NodeId {
     cluster.until_led(topic, 0, |_| true).await
 }
 
+/// Node 3 dies with its disk, is removed, and starts with an empty one.
+async fn replace_disk_of_3(cluster: &mut Cluster) {
+    cluster.kill(node(3));
+    std::fs::remove_dir_all(&cluster.spec(node(3)).data_dir).unwrap();
+    until("node 3 is removed", async || {
+        let ended = run(cluster, "cluster remove-node 3 --keep-replicas").await;
+        match ended.code {
+            Some(0) => Ok(()),
+            _ => Err(ended.said),
+        }
+    })
+    .await;
+    cluster.spawn(node(3));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn leadership_moves_by_command_and_a_producer_does_not_fail() {
     let cluster = cluster_of(3).await;
@@ -369,17 +384,7 @@ async fn controllers_are_exchanged_and_one_that_lost_its_disk_comes_back() {
     cluster.spawn(node(1));
     cluster.until_healthy().await;
 
-    cluster.kill(node(3));
-    std::fs::remove_dir_all(&cluster.spec(node(3)).data_dir).unwrap();
-    until("node 3 is removed", async || {
-        let ended = run(&cluster, "cluster remove-node 3 --keep-replicas").await;
-        match ended.code {
-            Some(0) => Ok(()),
-            _ => Err(ended.said),
-        }
-    })
-    .await;
-    cluster.spawn(node(3));
+    replace_disk_of_3(&mut cluster).await;
     until("node 3 votes again", async || {
         let status = cluster.status(node(2)).await?;
         let voters: Vec<u32> = status.voters.iter().map(|id| id.get()).collect();
@@ -391,6 +396,27 @@ async fn controllers_are_exchanged_and_one_that_lost_its_disk_comes_back() {
     })
     .await;
     cluster.until_healthy().await;
+}
+
+/// Its list names none of those that vote now, so it has to believe a listed node that says who does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_empty_node_joins_by_a_list_of_which_nobody_votes_any_more() {
+    let mut cluster = cluster_of(4).await;
+    done(&cluster, "cluster add-controller 4").await;
+    for old in 1..=3 {
+        done(&cluster, &format!("cluster remove-controller {old}")).await;
+    }
+    replace_disk_of_3(&mut cluster).await;
+    cluster.until_healthy().await;
+    until("node 3 knows who votes", async || {
+        let status = cluster.status(node(3)).await?;
+        if status.voters.iter().eq([&node(4)]) {
+            Ok(())
+        } else {
+            Err(format!("{:?}", status.voters))
+        }
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

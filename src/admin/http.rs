@@ -25,6 +25,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use super::doctor::Doctor;
 use super::exposition;
 use super::health::readiness;
 use super::message::NodeStatus;
@@ -44,11 +45,12 @@ const MAX_HEAD_BYTES: usize = 16 << 10;
 /// Pages in the making at a time, all connections together; each asks every owner thread of the node. Further ones wait.
 const MAX_RUNNING: usize = 2;
 
-/// What the pages are made from.
+/// What pages and answers are made from.
 pub struct Sources {
     pub broker: Arc<Broker>,
     pub kafka: Arc<kafka::Server<Broker>>,
     pub quic: transport::Server,
+    pub(super) doctor: Doctor,
     running: Semaphore,
 }
 
@@ -61,6 +63,7 @@ impl Sources {
         Sources {
             broker,
             kafka,
+            doctor: Doctor::new(quic.udp_buffers()),
             quic,
             running: Semaphore::new(MAX_RUNNING),
         }
@@ -118,7 +121,10 @@ async fn answer(sources: &Sources, request: &Request<Incoming>) -> Response<Full
             respond(StatusCode::OK, exposition::CONTENT_TYPE, page)
         }
         "/cluster" => json(StatusCode::OK, &status(sources).await),
-        "/links" => json(StatusCode::OK, &sources.broker.links()),
+        "/links" => {
+            let views = sources.broker.views().await;
+            json(StatusCode::OK, &sources.broker.link_views(&views))
+        }
         _ => text(
             StatusCode::NOT_FOUND,
             "there are /health/live, /health/ready, /metrics, /cluster and /links\n",

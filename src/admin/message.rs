@@ -10,6 +10,7 @@ use thiserror::Error;
 
 use crate::broker::LinkView;
 use crate::controller::{Operation, OperationOutcome};
+use crate::doctor::{DiskReport, Finding, KnownNode, NodeVitals};
 use crate::types::{
     ClusterId, DirectoryId, Incarnation, LeaderEpoch, NodeId, Offset, PartitionEpoch,
     PartitionIndex, TopicId, TopicName,
@@ -25,6 +26,17 @@ pub const MAX_RESPONSE_BYTES: usize = 64 << 20;
 pub enum AdminRequest {
     /// What the node knows of the cluster, of its replicas and of its links: answered by a [`NodeStatus`].
     Status,
+    /// Its replication links, with the lags of its followers: answered by [`NodeLinks`].
+    Links,
+    /// How it is, what time it has, and which nodes it knows: answered by a [`NodeVitals`]. Quick and small.
+    Vitals,
+    /// A few small writes, synced: answered by a [`DiskReport`].
+    MeasureDisk,
+    /// What is wrong between the node and each of its peers, as far as it can find out itself: answered by [`Finding`]s.
+    ExaminePeers {
+        /// How long the client waits, in milliseconds; at most two minutes.
+        within_ms: u64,
+    },
     /// Something to be done for the cluster: carried to the active controller, and answered with what came of it.
     Operate {
         operation: Operation,
@@ -117,6 +129,15 @@ pub struct FollowerProgress {
     pub catching_up: bool,
 }
 
+/// One node's ends of its replication links.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NodeLinks {
+    pub node: NodeId,
+    /// The nodes that it knows, with the addresses that they have registered.
+    pub nodes: Vec<KnownNode>,
+    pub links: Vec<LinkView>,
+}
+
 /// Why an answer was not had.
 #[derive(Debug, Error)]
 pub enum AdminError {
@@ -141,6 +162,10 @@ pub enum AdminError {
 #[serde(rename_all = "snake_case")]
 pub(super) enum AdminResponse {
     Status(Box<NodeStatus>),
+    Links(NodeLinks),
+    Vitals(Box<NodeVitals>),
+    Disk(Result<DiskReport, String>),
+    Findings(Vec<Finding>),
     Operated(OperationOutcome),
     NotDone(String),
     Unknown(String),
@@ -154,6 +179,14 @@ pub async fn ask(
 ) -> Result<NodeStatus, AdminError> {
     match exchange(connection, request).await? {
         AdminResponse::Status(status) => Ok(*status),
+        _ => Err(AdminError::Unexpected),
+    }
+}
+
+/// Asks one node about its replication links.
+pub async fn ask_links(connection: &Connection) -> Result<NodeLinks, AdminError> {
+    match exchange(connection, &AdminRequest::Links).await? {
+        AdminResponse::Links(links) => Ok(links),
         _ => Err(AdminError::Unexpected),
     }
 }
@@ -176,7 +209,7 @@ pub async fn operate(
     }
 }
 
-async fn exchange(
+pub(super) async fn exchange(
     connection: &Connection,
     request: &AdminRequest,
 ) -> Result<AdminResponse, AdminError> {

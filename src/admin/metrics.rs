@@ -181,72 +181,126 @@ fn name_of(partition: &PartitionStatus) -> [Label<'_>; 2] {
     ]
 }
 
+/// Records, bytes and ms by which a follower is behind. Of one that cannot be heard, nobody knows.
+fn known_lag(link: &LinkView) -> Option<(u64, Option<u64>, Option<u64>)> {
+    let lag = link.lag.filter(|lag| link.heard && lag.unknown == 0)?;
+    Some((lag.records?, lag.bytes, lag.behind_ms))
+}
+
 fn links(
     page: &mut Exposition,
     links: &[LinkView],
     dials: &BTreeMap<NodeId, u64>,
     local: &[(&PartitionStatus, &ReplicaRole)],
 ) {
-    let mut sample = |name: &str, kind, help: &str, value: fn(&LinkView) -> f64| {
-        let samples = links.iter().map(|link| {
+    let mut sample_all = |name: &str, kind, help: &str, value: fn(&LinkView) -> Option<f64>| {
+        let samples = links.iter().filter_map(|link| {
             let direction: &dyn Display = match link.direction {
                 LinkDirection::ToLeader => &"to_leader",
                 LinkDirection::ToFollower => &"to_follower",
             };
             let labels: [Label<'_>; 2] = [("direction", direction), ("peer", &link.peer)];
-            (labels, value(link))
+            Some((labels, value(link)?))
         });
         page.family(name, kind, help, samples);
     };
-    sample(
+    sample_all(
         "quorate_link_heard",
         Kind::Gauge,
         "1 while the peer of a replication link was heard within the suspicion time.",
-        |link| f64::from(u8::from(link.heard)),
+        |link| Some(f64::from(u8::from(link.heard))),
     );
-    sample(
+    sample_all(
         "quorate_link_heartbeat_age_seconds",
         Kind::Gauge,
         "How long ago the peer of a replication link was heard.",
-        |link| link.silence_ms as f64 / 1e3,
+        |link| Some(link.silence_ms as f64 / 1e3),
     );
-    sample(
+    sample_all(
+        "quorate_link_migrations_total",
+        Kind::Counter,
+        "How often a replication link went on over another socket or address without a handshake.",
+        |link| Some(link.migrations as f64),
+    );
+    sample_all(
+        "quorate_link_handshakes_total",
+        Kind::Counter,
+        "Connections of a replication link that came about.",
+        |link| Some(link.handshakes as f64),
+    );
+    sample_all(
+        "quorate_link_suspicions_total",
+        Kind::Counter,
+        "How often the peer of a replication link fell silent for longer than the suspicion time.",
+        |link| Some(link.suspicions as f64),
+    );
+    sample_all(
+        "quorate_link_lag_records",
+        Kind::Gauge,
+        "Records that a follower does not hold durably, of all partitions that it follows here. Absent while it is not heard.",
+        |link| Some(known_lag(link)?.0 as f64),
+    );
+    sample_all(
+        "quorate_link_lag_bytes",
+        Kind::Gauge,
+        "Bytes of frames that a follower does not hold durably. Absent where that is not known.",
+        |link| Some(known_lag(link)?.1? as f64),
+    );
+    sample_all(
+        "quorate_link_behind_seconds",
+        Kind::Gauge,
+        "For how long a follower has not had everything. Absent while it is not heard.",
+        |link| Some(known_lag(link)?.2? as f64 / 1e3),
+    );
+    // A link without a connection has no samples of a path: a round trip of 0 would be a lie.
+    macro_rules! sample {
+        ($name:literal, $kind:expr, $help:literal, |$link:ident| $value:expr $(,)?) => {
+            sample_all($name, $kind, $help, |$link| ($link.mtu > 0).then(|| $value))
+        };
+    }
+    sample!(
         "quorate_link_up_seconds",
         Kind::Gauge,
         "How long a replication link has stood.",
         |link| link.up_ms as f64 / 1e3,
     );
-    sample(
+    sample!(
         "quorate_link_rtt_seconds",
         Kind::Gauge,
         "Smoothed round trip of a replication link.",
         |link| link.rtt_us as f64 / 1e6,
     );
-    sample(
+    sample!(
+        "quorate_link_rtt_variance_seconds",
+        Kind::Gauge,
+        "Mean deviation of the round trip of a replication link.",
+        |link| link.rtt_variance_us as f64 / 1e6,
+    );
+    sample!(
         "quorate_link_window_bytes",
         Kind::Gauge,
         "Congestion window of a replication link.",
         |link| link.window_bytes as f64,
     );
-    sample(
+    sample!(
         "quorate_link_sent_bytes_total",
         Kind::Counter,
         "Bytes of UDP sent over a replication link since it stands.",
         |link| link.sent_bytes as f64,
     );
-    sample(
+    sample!(
         "quorate_link_received_bytes_total",
         Kind::Counter,
         "Bytes of UDP received over a replication link since it stands.",
         |link| link.received_bytes as f64,
     );
-    sample(
+    sample!(
         "quorate_link_sent_packets_total",
         Kind::Counter,
         "Packets sent over a replication link since it stands.",
         |link| link.sent_packets as f64,
     );
-    sample(
+    sample!(
         "quorate_link_lost_packets_total",
         Kind::Counter,
         "Packets sent over a replication link since it stands that were lost.",

@@ -6,20 +6,23 @@
 //!
 //! For what is not ours (probes, Prometheus, curl) the same is served over HTTP, where a node is told to: see [`serve_http`].
 
+mod doctor;
 mod exposition;
 mod health;
 mod http;
+mod link_findings;
 mod message;
 mod metrics;
 mod process;
 mod serve;
 mod status;
 
+pub use doctor::{AdminInquiry, examine_peers};
 pub use health::{Readiness, readiness};
 pub use http::{MAX_CONNECTION_AGE, MAX_CONNECTIONS, Sources, serve_http};
 pub use message::{
-    AdminError, AdminRequest, FollowerProgress, MAX_RESPONSE_BYTES, NodeStatus, NodeSummary,
-    PartitionStatus, ReplicaRole, ask, operate,
+    AdminError, AdminRequest, FollowerProgress, MAX_RESPONSE_BYTES, NodeLinks, NodeStatus,
+    NodeSummary, PartitionStatus, ReplicaRole, ask, ask_links, operate,
 };
 pub use serve::serve;
 pub use status::node_status;

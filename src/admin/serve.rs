@@ -8,8 +8,9 @@ use tokio::sync::Semaphore;
 use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 
+use super::http::Sources;
 use super::message::{AdminRequest, AdminResponse, MAX_REQUEST_BYTES};
-use super::status::node_status;
+use super::status::{node_links, node_status};
 use crate::broker::Broker;
 use crate::controller::{OperateError, Operation};
 
@@ -21,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const MAX_OPERATE_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// Serves one connection until it ends.
-pub async fn serve(broker: Arc<Broker>, connection: Connection) {
+pub async fn serve(sources: Arc<Sources>, connection: Connection) {
     let running = Arc::new(Semaphore::new(MAX_RUNNING));
     loop {
         // Never closed, so this never fails.
@@ -29,9 +30,9 @@ pub async fn serve(broker: Arc<Broker>, connection: Connection) {
         let Ok((send, receive)) = connection.accept_bi().await else {
             return;
         };
-        let broker = broker.clone();
+        let sources = sources.clone();
         tokio::spawn(async move {
-            if serve_one(&broker, send, receive).await.is_err() {
+            if serve_one(&sources, send, receive).await.is_err() {
                 tracing::debug!("an admin request was given up: the peer took too long");
             }
             drop(permit);
@@ -40,16 +41,32 @@ pub async fn serve(broker: Arc<Broker>, connection: Connection) {
 }
 
 async fn serve_one(
-    broker: &Broker,
+    sources: &Sources,
     send: SendStream,
     mut receive: RecvStream,
 ) -> Result<(), Elapsed> {
+    let broker = &*sources.broker;
     let arrived = timeout(PATIENCE, receive.read_to_end(MAX_REQUEST_BYTES)).await?;
     let response = match arrived {
         Ok(body) => match serde_json::from_slice(&body) {
             Ok(AdminRequest::Status) => {
                 let status = timeout(PATIENCE, node_status(broker)).await?;
                 AdminResponse::Status(Box::new(status))
+            }
+            Ok(AdminRequest::Links) => {
+                AdminResponse::Links(timeout(PATIENCE, node_links(broker)).await?)
+            }
+            Ok(AdminRequest::Vitals) => {
+                let vitals = timeout(PATIENCE, sources.doctor.vitals(broker)).await?;
+                AdminResponse::Vitals(Box::new(vitals))
+            }
+            Ok(AdminRequest::MeasureDisk) => {
+                AdminResponse::Disk(timeout(PATIENCE, sources.doctor.disk(broker)).await?)
+            }
+            // The time that it is given bounds it, and a cap of its own.
+            Ok(AdminRequest::ExaminePeers { within_ms }) => {
+                let within = Duration::from_millis(within_ms);
+                AdminResponse::Findings(sources.doctor.examine_peers(broker, within).await)
             }
             // Its own timeout bounds it.
             Ok(AdminRequest::Operate {

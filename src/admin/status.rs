@@ -2,8 +2,11 @@
 
 use std::collections::HashMap;
 
-use super::message::{FollowerProgress, NodeStatus, NodeSummary, PartitionStatus, ReplicaRole};
+use super::message::{
+    FollowerProgress, NodeLinks, NodeStatus, NodeSummary, PartitionStatus, ReplicaRole,
+};
 use crate::broker::Broker;
+use crate::doctor::KnownNode;
 use crate::kafka::Service;
 use crate::partition::{PartitionView, RoleView};
 use crate::types::{Appointment, NodeId, TopicPartition};
@@ -12,9 +15,9 @@ use crate::types::{Appointment, NodeId, TopicPartition};
 pub async fn node_status(broker: &Broker) -> NodeStatus {
     let image = broker.image();
     let me = broker.me();
-    let local: HashMap<TopicPartition, ReplicaRole> = broker
-        .views()
-        .await
+    let views = broker.views().await;
+    let links = broker.link_views(&views);
+    let local: HashMap<TopicPartition, ReplicaRole> = views
         .into_iter()
         .map(|(id, view, role)| (id, replica_role(view, role)))
         .collect();
@@ -65,8 +68,27 @@ pub async fn node_status(broker: &Broker) -> NodeStatus {
         wanted_voters: broker.controller().wanted_voters(),
         nodes,
         partitions,
-        links: broker.links(),
+        links,
     }
+}
+
+/// Its links alone.
+pub(super) async fn node_links(broker: &Broker) -> NodeLinks {
+    NodeLinks {
+        node: broker.me().node,
+        nodes: known_nodes(broker),
+        links: broker.link_views(&broker.views().await),
+    }
+}
+
+/// Every node with the address that it has registered.
+pub(super) fn known_nodes(broker: &Broker) -> Vec<KnownNode> {
+    let image = broker.image();
+    let nodes = image.nodes().map(|node| KnownNode {
+        node: node.node,
+        quic: node.quic.to_string(),
+    });
+    nodes.collect()
 }
 
 fn node_ids(members: &[Appointment]) -> Vec<NodeId> {

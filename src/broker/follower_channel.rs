@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use bytes::{Bytes, BytesMut};
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio_util::sync::CancellationToken;
 
 use crate::partition::Frames;
@@ -13,8 +14,8 @@ use crate::wire::{ControlMessage, LaneMessage, SessionAnswer, SessionOutcome};
 
 /// Frame bytes that may be under way to one follower, over all partitions: sent and not yet acknowledged as durable. Beyond
 /// it nothing more is read for that follower until it acknowledges, so a slow or dead one costs this much memory and
-/// delays nobody. It also bounds the rate: this many bytes a round trip.
-pub(super) const FOLLOWER_BUDGET_BYTES: usize = 16 << 20;
+/// delays nobody. It also bounds the rate: this many bytes a round trip and sync. 1 Gbit/s over 200 ms is 25 MB.
+pub(super) const FOLLOWER_BUDGET_BYTES: usize = 32 << 20;
 
 /// Control messages that wait for the connection. A follower that lets them pile up beyond this is cut off; it dials anew and
 /// opens its sessions again.
@@ -62,7 +63,11 @@ impl FollowerChannel {
 
     /// Sends a control message, or breaks the connection if too many wait already.
     pub(super) fn send_control(&self, message: &ControlMessage) {
-        if self.control.try_send(message.encode()).is_err() && !self.broken.is_cancelled() {
+        let sent = self.control.try_send(message.encode());
+        // A queue that is closed belongs to a connection that has just ended.
+        if let Err(TrySendError::Full(_)) = sent
+            && !self.broken.is_cancelled()
+        {
             tracing::warn!(
                 follower = %self.peer.node,
                 "closing the replication connection: the follower does not read its control messages"

@@ -6,15 +6,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use quinn::Connection;
+use quinn::{Connection, ConnectionError};
 
 use super::event::Event;
 use super::follower_channel::{FOLLOWER_BUDGET_BYTES, FollowerChannel};
-use super::heartbeat::{self, LastHeard};
-use super::leader_link::{control_reader, read_control};
+use super::heartbeat::{self, LastHeard, suspicion_of};
+use super::leader_connection::{control_reader, read_control, write_control};
 use super::links::LinkDirection;
 use super::shared::Shared;
-use crate::transport::{CloseReason, LaneOptions, LaneReader, LaneWriter};
+use crate::transport::{
+    CloseReason, Ear, LOOK_EVERY, LaneOptions, LaneReader, LaneWriter, LogLimit,
+};
 use crate::types::{Appointment, ClusterId, NodeId, SessionId, TopicPartition};
 use crate::wire::{Ack, AckMessage, ControlMessage, Hello, LaneHeader, PROTOCOL_VERSION, Welcome};
 
@@ -26,6 +28,9 @@ const LIVE_PRIORITY: i32 = 1;
 const CATCH_UP_PRIORITY: i32 = 0;
 /// How long a connection may take to say hello.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+/// A connection on which nothing was heard for so long is closed if the follower has a newer one: it belongs to a process that
+/// is gone, or its end was lost on the way. Else what it holds would stay until QUIC's idle timeout.
+const REPLACED_PATIENCE: Duration = Duration::from_secs(2);
 /// The most sessions of one connection: one of each partition that a cluster can have.
 const MAX_SESSIONS: usize = crate::metadata::MAX_PARTITIONS;
 
@@ -62,6 +67,7 @@ pub(super) async fn serve(
     node: NodeId,
     connection: Connection,
 ) {
+    let begin = std::time::Instant::now();
     let cause =
         match tokio::time::timeout(HELLO_TIMEOUT, greet(&shared, cluster, node, &connection)).await
         {
@@ -73,9 +79,10 @@ pub(super) async fn serve(
                 );
                 let cause = run(&shared, &connection, &channel, parts).await;
                 channel.broken.cancel();
+                let idle = is_done(&connection);
                 shared
                     .links
-                    .remove(LinkDirection::ToFollower, node, channel.id);
+                    .remove(LinkDirection::ToFollower, node, channel.id, &cause, idle);
                 for shard in shared.shards() {
                     let channel = channel.clone();
                     let _ = shard.mailbox.send(Event::FollowerGone { channel }).await;
@@ -92,7 +99,19 @@ pub(super) async fn serve(
             }
         };
     CloseReason::Done.close(&connection, &cause);
-    tracing::info!(follower = %node, address = %connection.remote_address(), cause, "follower disconnected");
+    tracing::info!(
+        follower = %node, address = %connection.remote_address(), cause,
+        lived_ms = begin.elapsed().as_millis() as u64, "follower disconnected"
+    );
+}
+
+/// Whether the follower closed the connection because it follows nothing here any more.
+fn is_done(connection: &Connection) -> bool {
+    matches!(
+        connection.close_reason(),
+        Some(ConnectionError::ApplicationClosed(closed))
+            if closed.error_code == CloseReason::Done.var_int()
+    )
 }
 
 struct Parts {
@@ -206,14 +225,6 @@ async fn run(
     let sessions = Mutex::new(Sessions::default());
     let node = channel.peer.node;
 
-    let write_control = async {
-        while let Some(message) = control.recv().await {
-            if let Err(error) = send.write_chunk(message).await {
-                return format!("cannot write to the control stream: {error}");
-            }
-        }
-        "the control queue is closed".to_owned()
-    };
     let read_control = async {
         loop {
             let message = match read_control(&mut recv).await {
@@ -253,15 +264,81 @@ async fn run(
         }
     };
     tokio::select! {
-        cause = write_control => cause,
+        cause = write_control(&mut control, &mut send) => cause,
         cause = read_control => cause,
         cause = read_acks => cause,
-        cause = heartbeat::send(connection) => cause,
+        cause = heartbeat::send(connection, &heard) => cause,
         cause = heartbeat::receive(connection, &heard) => cause,
         cause = heartbeat::report(shared, connection, node, &heard) => cause,
+        cause = watch(shared, connection, channel, &heard) => cause,
         error = connection.closed() => error.to_string(),
         () = channel.broken.cancelled() => "the connection was given up".to_owned(),
         () = shared.stopping.cancelled() => "this node is stopping".to_owned(),
+    }
+}
+
+/// Notices what the connection does by itself: a follower that moves, that falls silent, that is heard again. This end has
+/// nothing to do about it; it lets it be known. Ends when a newer connection has taken this one's place.
+async fn watch(
+    shared: &Shared,
+    connection: &Connection,
+    channel: &FollowerChannel,
+    heard: &LastHeard,
+) -> String {
+    let (direction, follower) = (LinkDirection::ToFollower, channel.peer.node);
+    let mut ear = Ear::new(connection);
+    let mut address = connection.remote_address();
+    let mut silent = false;
+    let mut longest = Duration::ZERO;
+    let [moves, silences, returns] = [(); 3].map(|()| LogLimit::default());
+    let mut look = tokio::time::interval(LOOK_EVERY);
+    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        look.tick().await;
+        if ear.has_heard(connection) {
+            heard.touch();
+        }
+        let now_at = connection.remote_address();
+        if now_at != address {
+            shared
+                .links
+                .count_migration(direction, follower, channel.id);
+            if let Some(suppressed) = moves.allow() {
+                tracing::info!(
+                    %follower, from = %address, to = %now_at, suppressed,
+                    "follower moved to another address; its connection goes on"
+                );
+            }
+            address = now_at;
+        }
+        let (silence, allowed) = (heard.silence(), suspicion_of(connection));
+        if silence > REPLACED_PATIENCE && shared.links.has_newer(direction, follower, channel.id) {
+            return "a newer connection took its place, and nothing comes over this one".to_owned();
+        }
+        if silence > allowed {
+            longest = silence;
+            if !silent {
+                silent = true;
+                shared.links.suspect(direction, follower, channel.id);
+                let cause = format!("nothing heard for {} ms", silence.as_millis());
+                shared.links.note_error(direction, follower, &cause);
+                if let Some(suppressed) = silences.allow() {
+                    tracing::warn!(
+                        %follower, silence_ms = silence.as_millis() as u64,
+                        allowed_ms = allowed.as_millis() as u64, suppressed, "follower silent"
+                    );
+                }
+            }
+        } else if silent {
+            silent = false;
+            shared.links.heard_again(direction, follower, channel.id);
+            if let Some(suppressed) = returns.allow() {
+                tracing::info!(
+                    %follower, silence_ms = longest.as_millis() as u64, suppressed,
+                    "follower heard again"
+                );
+            }
+        }
     }
 }
 

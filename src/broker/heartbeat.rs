@@ -9,6 +9,7 @@ use super::clock::Clock;
 use super::event::Event;
 use super::shared::Shared;
 use crate::replication::suspicion_time;
+use crate::transport::{PathSigns, round_trip};
 use crate::types::{MonotonicTime, NodeId};
 use crate::wire::Heartbeat;
 
@@ -16,9 +17,11 @@ use crate::wire::Heartbeat;
 /// end's packet that wakes a sender.
 pub(super) const HEARTBEAT_EVERY: Duration = Duration::from_millis(100);
 
-/// A follower redials after this many suspicion times of silence: the connection may be dead without either end having been
-/// told.
-const REDIAL_AFTER_SUSPICIONS: u32 = 4;
+/// After this much silence an end sends twice as often, for a while, and is allowed to though its window be full: after a
+/// blackout the first heartbeat that gets through is what everything else waits for.
+const QUIET_AFTER: Duration = Duration::from_millis(200);
+const QUIET_HEARTBEAT_EVERY: Duration = Duration::from_millis(50);
+const QUIET_UNTIL: Duration = Duration::from_secs(2);
 
 /// When the peer was last heard on one connection.
 #[derive(Debug)]
@@ -50,17 +53,33 @@ impl LastHeard {
 }
 
 /// Sends heartbeats until the connection is gone.
-pub(super) async fn send(connection: &Connection) -> String {
-    let mut every = tokio::time::interval(HEARTBEAT_EVERY);
-    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+pub(super) async fn send(connection: &Connection, heard: &LastHeard) -> String {
     let mut sequence = 0;
+    let mut allowed = false;
     loop {
-        every.tick().await;
+        let silence = heard.silence();
+        let quiet = silence >= QUIET_AFTER;
+        if quiet || allowed {
+            if let Some(signs) = PathSigns::of(connection) {
+                if quiet {
+                    signs.allow_one_more();
+                } else {
+                    signs.allow_no_more();
+                }
+            }
+            allowed = quiet;
+        }
         sequence += 1;
         // A full datagram buffer drops the oldest one, which is the one that matters least.
         if let Err(error) = connection.send_datagram(Heartbeat { sequence }.encode()) {
             return format!("cannot send a heartbeat: {error}");
         }
+        let every = if quiet && silence < QUIET_UNTIL {
+            QUIET_HEARTBEAT_EVERY
+        } else {
+            HEARTBEAT_EVERY
+        };
+        tokio::time::sleep(every).await;
     }
 }
 
@@ -101,20 +120,8 @@ pub(super) async fn report(
     }
 }
 
-/// Ends when the silence of the peer says that the connection should be dialled anew.
-pub(super) async fn watch_silence(connection: &Connection, heard: &LastHeard) -> String {
-    loop {
-        let patience = suspicion_of(connection) * REDIAL_AFTER_SUSPICIONS;
-        let silence = heard.silence();
-        if silence >= patience {
-            return format!("nothing heard for {} ms", silence.as_millis());
-        }
-        tokio::time::sleep(patience - silence).await;
-    }
-}
-
-/// quinn tells the smoothed round trip but not its variance; half of it stands in, as at the start of RFC 9002's estimate.
+/// How long a silence of the peer is normal.
 pub(super) fn suspicion_of(connection: &Connection) -> Duration {
-    let rtt = connection.rtt();
-    suspicion_time(rtt, rtt / 2)
+    let (rtt, variance) = round_trip(connection);
+    suspicion_time(rtt, variance)
 }

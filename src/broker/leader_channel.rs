@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
@@ -127,7 +128,11 @@ impl LeaderChannel {
     }
 
     fn send_control(&self, message: &ControlMessage) {
-        if self.control.try_send(message.encode()).is_err() && !self.broken.is_cancelled() {
+        let sent = self.control.try_send(message.encode());
+        // A queue that is closed belongs to a connection that has just ended.
+        if let Err(TrySendError::Full(_)) = sent
+            && !self.broken.is_cancelled()
+        {
             tracing::warn!(
                 leader = %self.peer.node,
                 "closing the replication connection: the leader does not read its control messages"

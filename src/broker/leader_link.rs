@@ -1,42 +1,35 @@
-//! A follower's connection to one leader: dialled, kept, dialled again, for as long as this node follows that leader.
+//! The follower's end of one link: carries out what the [`LinkKeeper`] decides, for as long as this node follows that leader.
+//!
+//! Connections come and go, one is in use at a time, and the owner threads learn of each change: they open their sessions on
+//! the connection that is adopted, from where their logs end, before the one before it is closed.
 
-use std::convert::Infallible;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
-use quinn::SendStream;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use super::event::{Event, FramesEvent, PeerProcess};
-use super::heartbeat::{self, LastHeard};
+use super::event::{Event, PeerProcess};
+use super::heartbeat::LastHeard;
 use super::leader_channel::LeaderChannel;
+use super::leader_connection::{self, Greeted, control_reader, read_control};
 use super::links::LinkDirection;
 use super::shared::Shared;
 use crate::transport::{
-    Alpn, CloseReason, CurrentIdentity, Dialled, LaneReader, PeerAddress, dial_unconfirmed,
+    Alpn, CloseReason, CurrentIdentity, DialId, Dialled, Ear, EndCause, KeeperAction, KeeperReport,
+    LOOK_EVERY, LinkKeeper, LogLimit, PeerAddress, dial_unconfirmed, round_trip,
 };
 use crate::types::{ClusterId, NodeId};
-use crate::wal::{Decoded, Frame};
-use crate::wire::{
-    ControlMessage, Hello, LaneBody, LaneHeader, LaneMessage, MAX_CONTROL_MESSAGE_BYTES,
-    MAX_LANE_MESSAGE_BYTES, PROTOCOL_VERSION, SessionAnswer, SessionOutcome,
-};
+use crate::wire::{ControlMessage, Hello, PROTOCOL_VERSION};
 
-/// How long a dial may take, the hello's answer included.
+/// How long a dial may take, and after it the hello's answer.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(3);
-/// The first pause between dials; it doubles up to [`MAX_REDIAL_PAUSE`]. The first redial after a connection that worked
-/// comes at once.
-const FIRST_REDIAL_PAUSE: Duration = Duration::from_millis(50);
-const MAX_REDIAL_PAUSE: Duration = Duration::from_secs(1);
-/// Received frame bytes that wait for the owner threads, over one connection. At the cap the lanes are read no further, and
-/// QUIC's flow control holds the leader up.
-const RECEIVE_BUDGET_BYTES: usize = 16 << 20;
-/// The most lanes that a leader may open.
-const MAX_LANES: u16 = 64;
+/// How long a close waits until the leader knows of it.
+const CLOSE_WAIT: Duration = Duration::from_millis(100);
 
 static NEXT_CHANNEL: AtomicU64 = AtomicU64::new(1);
 
@@ -55,116 +48,428 @@ pub(super) async fn keep(
     mut address: watch::Receiver<String>,
     stop: CancellationToken,
 ) {
-    let mut pause = Duration::ZERO;
+    let first = address.borrow_and_update().clone();
+    let mut driver = Driver {
+        keeper: LinkKeeper::new(shared.clock.now(), first, rand::random()),
+        shared,
+        options,
+        leader,
+        dialling: BTreeMap::new(),
+        greeted: BTreeMap::new(),
+        connections: BTreeMap::new(),
+        dials: JoinSet::new(),
+        serving: JoinSet::new(),
+        limits: Limits::default(),
+    };
+    let mut look = tokio::time::interval(LOOK_EVERY);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        let host_port = address.borrow_and_update().clone();
-        let peer = PeerAddress::node(leader, host_port);
-        let started = std::time::Instant::now();
-        shared.links.count_dial(leader);
-        let (worked, cause) = run(&shared, &options, &peer, &mut address, &stop).await;
-        if stop.is_cancelled() {
-            return;
-        }
-        pause = next_pause(pause, worked);
-        // Half of the pause is drawn at random, so that followers that lost one leader do not come back in step.
-        let jittered = pause.mul_f64(0.5 + rand::random::<f64>() / 2.0);
-        tracing::info!(
-            %leader, address = %peer.host_port, cause, lived_ms = started.elapsed().as_millis() as u64,
-            next_dial_ms = jittered.as_millis() as u64, "replication link down"
-        );
+        driver.carry_out().await;
         tokio::select! {
-            () = stop.cancelled() => return,
-            () = tokio::time::sleep(jittered) => {}
+            () = stop.cancelled() => break,
             changed = address.changed() => {
                 if changed.is_err() {
-                    return;
+                    break;
                 }
-                pause = Duration::ZERO;
+                let address = address.borrow_and_update().clone();
+                let now = driver.shared.clock.now();
+                driver.keeper.handle_address(now, &address);
+            }
+            Some(dialled) = driver.dials.join_next() => {
+                if let Ok((dial, result)) = dialled {
+                    driver.handle_dialled(dial, result);
+                }
+            }
+            Some(ended) = driver.serving.join_next() => {
+                if let Ok((dial, cause)) = ended {
+                    driver.handle_ended(dial, &cause).await;
+                }
+            }
+            _ = look.tick() => driver.look(),
+        }
+    }
+    driver.keeper.handle_stop();
+    driver.carry_out().await;
+    while let Some(ended) = driver.serving.join_next().await {
+        if let Ok((dial, cause)) = ended {
+            driver.handle_ended(dial, &cause).await;
+        }
+    }
+    driver.shared.links.rest(leader);
+}
+
+type Greeting = (Greeted, PeerProcess);
+
+struct Driver {
+    keeper: LinkKeeper,
+    shared: Arc<Shared>,
+    options: LinkOptions,
+    leader: NodeId,
+    /// How to give up each dial that is under way.
+    dialling: BTreeMap<DialId, CancellationToken>,
+    /// Dials that were answered and not adopted yet. The keeper decides in the same turn, so there is one at most.
+    greeted: BTreeMap<DialId, Greeting>,
+    /// The connection in use, and those that are being closed.
+    connections: BTreeMap<DialId, InUse>,
+    dials: JoinSet<(DialId, Result<Greeting, String>)>,
+    serving: JoinSet<(DialId, String)>,
+    limits: Limits,
+}
+
+/// A connection that was adopted.
+struct InUse {
+    dialled: Dialled,
+    channel: Arc<LeaderChannel>,
+    heard: Arc<LastHeard>,
+    ear: Ear,
+    end: CancellationToken,
+    /// Why this end closes it.
+    closed_for: Option<EndCause>,
+}
+
+/// Lines that could repeat: one a second of each kind.
+#[derive(Default)]
+struct Limits {
+    dial: LogLimit,
+    failed: LogLimit,
+    silent: LogLimit,
+    heard: LogLimit,
+    moved: LogLimit,
+    up: LogLimit,
+    down: LogLimit,
+}
+
+impl Driver {
+    /// Does what the keeper wants done.
+    async fn carry_out(&mut self) {
+        while let Some(action) = self.keeper.poll_action() {
+            match action {
+                KeeperAction::Dial {
+                    dial,
+                    address,
+                    cause,
+                } => {
+                    self.shared.links.count_dial(self.leader, &address);
+                    if let Some(suppressed) = self.limits.dial.allow() {
+                        tracing::info!(leader = %self.leader, %address, %dial, %cause, suppressed, "dialling");
+                    }
+                    self.dial(dial, address);
+                }
+                KeeperAction::GiveUp { dial, cause } => {
+                    if let Some(give_up) = self.dialling.remove(&dial) {
+                        give_up.cancel();
+                    }
+                    if cause == EndCause::Unanswered {
+                        let address = self.keeper.address().to_owned();
+                        self.note_failure(dial, &address, "no answer", None, None);
+                    }
+                }
+                KeeperAction::Rebind { connection } => self.rebind(connection),
+                KeeperAction::Adopt { connection } => self.adopt(connection).await,
+                KeeperAction::Close { connection, cause } => {
+                    if let Some(in_use) = self.connections.get_mut(&connection) {
+                        in_use.closed_for = Some(cause);
+                        in_use.end.cancel();
+                    }
+                    if let Some((greeted, _)) = self.greeted.remove(&connection) {
+                        let connection = &greeted.dialled.connection;
+                        CloseReason::Superseded.close(connection, &cause.to_string());
+                    }
+                }
+                KeeperAction::Report(report) => self.report(report),
             }
         }
     }
-}
 
-/// How long to wait after `pause` did, and a connection that `worked` or did not come about.
-fn next_pause(pause: Duration, worked: bool) -> Duration {
-    if worked {
-        Duration::ZERO
-    } else {
-        (pause * 2).clamp(FIRST_REDIAL_PAUSE, MAX_REDIAL_PAUSE)
+    fn dial(&mut self, dial: DialId, address: String) {
+        let give_up = CancellationToken::new();
+        self.dialling.insert(dial, give_up.clone());
+        let (shared, options) = (self.shared.clone(), self.options.clone());
+        let peer = PeerAddress::node(self.leader, address);
+        self.dials
+            .spawn(async move { (dial, connect(&shared, &options, &peer, &give_up).await) });
     }
-}
 
-/// One connection, from dial to end. Says whether it ever worked, and why it ended.
-async fn run(
-    shared: &Arc<Shared>,
-    options: &LinkOptions,
-    peer: &PeerAddress,
-    address: &mut watch::Receiver<String>,
-    stop: &CancellationToken,
-) -> (bool, String) {
-    let started = std::time::Instant::now();
-    let identity = options.identity.get();
-    let dialled = tokio::select! {
-        () = stop.cancelled() => return (false, "the leader is followed no more".to_owned()),
-        dialled = dial_unconfirmed(&identity, peer, Alpn::Replication, DIAL_TIMEOUT) => match dialled {
-            Ok(dialled) => dialled,
-            Err(error) => return (false, error.to_string()),
-        },
-    };
-    let greeted = tokio::time::timeout(DIAL_TIMEOUT, greet(shared, options, &dialled, peer));
-    let (send, recv, process) = match greeted.await {
-        Ok(Ok(greeted)) => greeted,
-        Ok(Err(cause)) => return (false, cause),
-        Err(_) => {
-            CloseReason::TimedOut.close(&dialled.connection, "no answer to the hello");
-            return (
-                false,
-                format!("no answer to the hello within {} s", DIAL_TIMEOUT.as_secs()),
+    fn handle_dialled(&mut self, dial: DialId, result: Result<Greeting, String>) {
+        let now = self.shared.clock.now();
+        self.dialling.remove(&dial);
+        match result {
+            Ok(greeting) => {
+                self.greeted.insert(dial, greeting);
+                self.keeper.handle_dialled(now, dial);
+            }
+            Err(cause) => self.keeper.handle_failed(now, dial, &cause),
+        }
+    }
+
+    /// The owner threads are told of a connection before the one that it replaces is closed: each of them then opens its
+    /// sessions on it, and what still comes over the other is of sessions that are replaced.
+    async fn adopt(&mut self, dial: DialId) {
+        let Some((greeted, process)) = self.greeted.remove(&dial) else {
+            return;
+        };
+        let id = NEXT_CHANNEL.fetch_add(1, Ordering::Relaxed);
+        let (channel, control) = LeaderChannel::new(id, process);
+        let channel = Arc::new(channel);
+        let heard = Arc::new(LastHeard::now(self.shared.clock));
+        let connection = greeted.dialled.connection.clone();
+        self.shared.links.insert(
+            LinkDirection::ToLeader,
+            self.leader,
+            id,
+            connection.clone(),
+            heard.clone(),
+        );
+        let in_use = InUse {
+            dialled: greeted.dialled.clone(),
+            channel: channel.clone(),
+            heard: heard.clone(),
+            ear: Ear::new(&connection),
+            end: CancellationToken::new(),
+            closed_for: None,
+        };
+        let (shared, end) = (self.shared.clone(), in_use.end.clone());
+        self.connections.insert(dial, in_use);
+        for shard in self.shared.shards() {
+            let channel = channel.clone();
+            let _ = shard.mailbox.send(Event::LeaderConnected { channel }).await;
+        }
+        self.serving.spawn(async move {
+            let mut control = control;
+            let served =
+                leader_connection::serve(&shared, greeted, &channel, &mut control, &heard, &end);
+            let cause = served.await;
+            // While the queue is still there, so that nobody takes its end for a leader that does not read.
+            channel.broken.cancel();
+            (dial, cause)
+        });
+    }
+
+    async fn handle_ended(&mut self, dial: DialId, cause: &str) {
+        let Some(in_use) = self.connections.remove(&dial) else {
+            return;
+        };
+        let channel = in_use.channel;
+        let (cause, idle) = match in_use.closed_for {
+            Some(end) => (end.to_string(), end == EndCause::Stopped),
+            None => (cause.to_owned(), false),
+        };
+        let (direction, leader) = (LinkDirection::ToLeader, self.leader);
+        self.shared
+            .links
+            .remove(direction, leader, channel.id, &cause, idle);
+        let now = self.shared.clock.now();
+        self.keeper.handle_closed(now, dial, &cause);
+        let reason = match in_use.closed_for {
+            Some(EndCause::Stopped) if self.shared.stopping.is_cancelled() => {
+                CloseReason::ShuttingDown
+            }
+            Some(EndCause::Stopped) => CloseReason::Done,
+            _ => CloseReason::Superseded,
+        };
+        if in_use.closed_for == Some(EndCause::Stopped) {
+            in_use.dialled.close(reason, &cause, CLOSE_WAIT).await;
+        } else {
+            reason.close(&in_use.dialled.connection, &cause);
+        }
+        for shard in self.shared.shards() {
+            let channel = channel.clone();
+            let _ = shard.mailbox.send(Event::LeaderGone { channel }).await;
+        }
+    }
+
+    /// Tells the keeper what was heard, and that time has passed.
+    fn look(&mut self) {
+        let now = self.shared.clock.now();
+        if let Some(current) = self.keeper.current()
+            && let Some(in_use) = self.connections.get_mut(&current)
+        {
+            let connection = &in_use.dialled.connection;
+            if in_use.ear.has_heard(connection) {
+                in_use.heard.touch();
+                self.keeper.handle_heard(now, current);
+            }
+            let (rtt, variance) = round_trip(connection);
+            self.keeper.handle_round_trip(current, rtt, variance);
+        }
+        self.keeper.handle_look(now);
+    }
+
+    fn rebind(&mut self, dial: DialId) {
+        let Some(in_use) = self.connections.get(&dial) else {
+            return;
+        };
+        let from = in_use.dialled.local_addr().ok();
+        let silence_ms = in_use.heard.silence().as_millis() as u64;
+        match in_use.dialled.rebind() {
+            Ok(to) => {
+                self.shared.links.count_migration(
+                    LinkDirection::ToLeader,
+                    self.leader,
+                    in_use.channel.id,
+                );
+                if let Some(suppressed) = self.limits.moved.allow() {
+                    tracing::info!(
+                        leader = %self.leader, from = from.map(tracing::field::display), %to,
+                        cause = "silence", silence_ms, suppressed,
+                        "replication link moved to another socket"
+                    );
+                }
+            }
+            Err(error) => {
+                let cause = format!("cannot move to another socket: {error}");
+                let (direction, leader) = (LinkDirection::ToLeader, self.leader);
+                self.shared.links.note_error(direction, leader, &cause);
+                if let Some(suppressed) = self.limits.moved.allow() {
+                    tracing::warn!(%leader, cause, suppressed, "replication link stays on its socket");
+                }
+            }
+        }
+    }
+
+    fn report(&mut self, report: KeeperReport) {
+        let leader = self.leader;
+        let direction = LinkDirection::ToLeader;
+        let channel_of = |dial: &DialId| self.connections.get(dial).map(|c| c.channel.clone());
+        match report {
+            KeeperReport::Up {
+                connection,
+                address,
+                took,
+                replaced,
+            } => {
+                let Some(in_use) = self.connections.get(&connection) else {
+                    return;
+                };
+                if let Some(suppressed) = self.limits.up.allow() {
+                    tracing::info!(
+                        %leader, %address, dial = %connection, incarnation = %in_use.channel.peer.incarnation,
+                        took_ms = took.as_millis() as u64,
+                        rtt_us = in_use.dialled.connection.rtt().as_micros() as u64,
+                        replaces = replaced.map(tracing::field::display), suppressed,
+                        "replication link up"
+                    );
+                }
+            }
+            KeeperReport::Silent {
+                connection,
+                silence,
+                allowed,
+            } => {
+                if let Some(channel) = channel_of(&connection) {
+                    self.shared.links.suspect(direction, leader, channel.id);
+                }
+                let cause = format!("nothing heard for {} ms", silence.as_millis());
+                self.shared.links.note_error(direction, leader, &cause);
+                if let Some(suppressed) = self.limits.silent.allow() {
+                    tracing::warn!(
+                        %leader, silence_ms = silence.as_millis() as u64,
+                        allowed_ms = allowed.as_millis() as u64, suppressed,
+                        "replication link silent"
+                    );
+                }
+            }
+            KeeperReport::HeardAgain {
+                connection,
+                silence,
+            } => {
+                if let Some(channel) = channel_of(&connection) {
+                    self.shared.links.heard_again(direction, leader, channel.id);
+                }
+                if let Some(suppressed) = self.limits.heard.allow() {
+                    tracing::info!(
+                        %leader, silence_ms = silence.as_millis() as u64, suppressed,
+                        "replication link heard again"
+                    );
+                }
+            }
+            KeeperReport::Down {
+                connection,
+                cause,
+                lasted,
+            } => {
+                if let Some(suppressed) = self.limits.down.allow() {
+                    tracing::warn!(
+                        %leader, dial = %connection, cause, lived_ms = lasted.as_millis() as u64,
+                        suppressed, "replication link down"
+                    );
+                }
+            }
+            KeeperReport::DialFailed {
+                dial,
+                address,
+                cause,
+                took,
+                next_in,
+            } => self.note_failure(dial, &address, &cause, Some(took), Some(next_in)),
+        }
+    }
+
+    fn note_failure(
+        &mut self,
+        dial: DialId,
+        address: &str,
+        cause: &str,
+        took: Option<Duration>,
+        next_in: Option<Duration>,
+    ) {
+        let leader = self.leader;
+        self.shared
+            .links
+            .note_error(LinkDirection::ToLeader, leader, cause);
+        if let Some(suppressed) = self.limits.failed.allow() {
+            tracing::info!(
+                %leader, address, %dial, cause, took_ms = took.map(|took| took.as_millis() as u64),
+                next_dial_ms = next_in.map(|next| next.as_millis() as u64), suppressed,
+                "dial failed"
             );
         }
-    };
-    let rtt = dialled.connection.rtt();
-    tracing::info!(
-        leader = %process.node, address = %peer.host_port, incarnation = %process.incarnation,
-        took_ms = started.elapsed().as_millis() as u64, rtt_us = rtt.as_micros() as u64,
-        "replication link up"
-    );
-    let id = NEXT_CHANNEL.fetch_add(1, Ordering::Relaxed);
-    let (channel, control) = LeaderChannel::new(id, process);
-    let channel = Arc::new(channel);
-    for shard in shared.shards() {
-        let channel = channel.clone();
-        let _ = shard.mailbox.send(Event::LeaderConnected { channel }).await;
     }
-    let cause = serve(
-        shared, &dialled, &channel, send, recv, control, address, stop,
-    )
-    .await;
-    channel.broken.cancel();
-    shared
-        .links
-        .remove(LinkDirection::ToLeader, process.node, id);
-    for shard in shared.shards() {
-        let channel = channel.clone();
-        let _ = shard.mailbox.send(Event::LeaderGone { channel }).await;
-    }
-    let reason = if stop.is_cancelled() {
-        CloseReason::Done
-    } else {
-        CloseReason::Superseded
-    };
-    reason.close(&dialled.connection, &cause);
-    (true, cause)
 }
 
-type Greeted = (SendStream, LaneReader, PeerProcess);
+/// One dial, the hello's answer included. Whatever stands when it is given up is closed with a reason.
+async fn connect(
+    shared: &Shared,
+    options: &LinkOptions,
+    peer: &PeerAddress,
+    give_up: &CancellationToken,
+) -> Result<Greeting, String> {
+    let given_up = || "the dial was given up".to_owned();
+    let identity = options.identity.get();
+    let dialled = tokio::select! {
+        () = give_up.cancelled() => return Err(given_up()),
+        dialled = dial_unconfirmed(&identity, peer, Alpn::Replication, DIAL_TIMEOUT) => {
+            dialled.map_err(|error| error.to_string())?
+        }
+    };
+    let connection = dialled.connection.clone();
+    let greeted = tokio::select! {
+        () = give_up.cancelled() => {
+            CloseReason::Superseded.close(&connection, "the dial was given up");
+            return Err(given_up());
+        }
+        greeted = tokio::time::timeout(DIAL_TIMEOUT, greet(shared, options, dialled, peer)) => greeted,
+    };
+    match greeted {
+        Ok(Ok(greeting)) => Ok(greeting),
+        Ok(Err(cause)) => {
+            CloseReason::ProtocolError.close(&connection, &cause);
+            Err(cause)
+        }
+        Err(_) => {
+            CloseReason::TimedOut.close(&connection, "no answer to the hello");
+            let seconds = DIAL_TIMEOUT.as_secs();
+            Err(format!("no answer to the hello within {seconds} s"))
+        }
+    }
+}
 
 async fn greet(
     shared: &Shared,
     options: &LinkOptions,
-    dialled: &Dialled,
+    dialled: Dialled,
     peer: &PeerAddress,
-) -> Result<Greeted, String> {
+) -> Result<Greeting, String> {
     let lost = |error: &quinn::ConnectionError| dialled.explain(error).to_string();
     let (mut send, recv) = dialled.connection.open_bi().await.map_err(|e| lost(&e))?;
     let mut recv = control_reader(recv);
@@ -194,278 +499,14 @@ async fn greet(
                 node: welcome.node,
                 incarnation: welcome.incarnation,
             };
-            Ok((send, recv, process))
+            let greeted = Greeted {
+                dialled,
+                send,
+                recv,
+            };
+            Ok((greeted, process))
         }
         Ok(_) => Err("the hello was answered with something else".to_owned()),
         Err(error) => Err(explained(error)),
-    }
-}
-
-/// Runs a greeted connection until something ends it.
-#[expect(
-    clippy::too_many_arguments,
-    reason = "one connection's parts, used once"
-)]
-async fn serve(
-    shared: &Arc<Shared>,
-    dialled: &Dialled,
-    channel: &Arc<LeaderChannel>,
-    mut send: SendStream,
-    mut recv: LaneReader,
-    mut control: mpsc::Receiver<Bytes>,
-    address: &mut watch::Receiver<String>,
-    stop: &CancellationToken,
-) -> String {
-    let connection = &dialled.connection;
-    let heard = Arc::new(LastHeard::now(shared.clock));
-    let leader = channel.peer.node;
-    shared.links.insert(
-        LinkDirection::ToLeader,
-        leader,
-        channel.id,
-        connection.clone(),
-        heard.clone(),
-    );
-
-    let write_control = async {
-        while let Some(message) = control.recv().await {
-            if let Err(error) = send.write_chunk(message).await {
-                return format!("cannot write to the control stream: {error}");
-            }
-        }
-        "the control queue is closed".to_owned()
-    };
-    let read_control = async {
-        loop {
-            match read_control(&mut recv).await {
-                Ok(message) => {
-                    heard.touch();
-                    if let Err(cause) = handle_control(shared, channel, message).await {
-                        return cause;
-                    }
-                }
-                Err(cause) => return cause,
-            }
-        }
-    };
-    let write_acks = async {
-        let mut acks = match connection.open_uni().await {
-            Ok(acks) => acks,
-            Err(error) => return error.to_string(),
-        };
-        loop {
-            let message = channel.next_acks().await;
-            if let Err(error) = acks.write_chunk(message.encode()).await {
-                return format!("cannot write acks: {error}");
-            }
-        }
-    };
-    let read_lanes = async {
-        let budget = Arc::new(Semaphore::new(RECEIVE_BUDGET_BYTES));
-        let mut lanes = JoinSet::new();
-        loop {
-            tokio::select! {
-                lane = connection.accept_uni() => match lane {
-                    Ok(stream) if lanes.len() < usize::from(MAX_LANES) => {
-                        let (shared, channel) = (shared.clone(), channel.clone());
-                        let (heard, budget) = (heard.clone(), budget.clone());
-                        lanes.spawn(async move {
-                            read_lane(&shared, &channel, stream, &heard, &budget).await
-                        });
-                    }
-                    Ok(_) => return format!("the leader opened more than {MAX_LANES} lanes"),
-                    Err(error) => return error.to_string(),
-                },
-                Some(ended) = lanes.join_next() => match ended {
-                    Ok(cause) => return cause,
-                    Err(error) => return error.to_string(),
-                },
-            }
-        }
-    };
-    tokio::select! {
-        cause = write_control => cause,
-        cause = read_control => cause,
-        cause = write_acks => cause,
-        cause = read_lanes => cause,
-        cause = heartbeat::send(connection) => cause,
-        cause = heartbeat::receive(connection, &heard) => cause,
-        cause = heartbeat::report(shared, connection, leader, &heard) => cause,
-        cause = heartbeat::watch_silence(connection, &heard) => cause,
-        error = connection.closed() => dialled.explain(&error).to_string(),
-        () = channel.broken.cancelled() => "the connection was given up".to_owned(),
-        changed = address.changed() => match changed {
-            Ok(()) => "the leader registered another address".to_owned(),
-            Err(_) => "the leader is followed no more".to_owned(),
-        },
-        () = stop.cancelled() => "the leader is followed no more".to_owned(),
-    }
-}
-
-async fn handle_control(
-    shared: &Shared,
-    channel: &LeaderChannel,
-    message: ControlMessage,
-) -> Result<(), String> {
-    let from = channel.peer.node;
-    let session = match &message {
-        ControlMessage::SessionAnswer(answer) => answer.session,
-        ControlMessage::CloseSession { session, .. } => *session,
-        _ => return Err("the leader sent a message that only followers send".to_owned()),
-    };
-    // An answer to a session that was replaced in the meantime is for nobody.
-    let Some(id) = channel.partition_of(session) else {
-        return Ok(());
-    };
-    let event = match message {
-        ControlMessage::SessionAnswer(answer) => {
-            if let SessionOutcome::Refused(refusal) = answer.outcome {
-                tracing::debug!(partition = %id, leader = %from, ?refusal, "session refused");
-            }
-            Event::Answer {
-                from,
-                id,
-                answer: Box::new(answer),
-            }
-        }
-        ControlMessage::CloseSession { session, reason } => Event::SessionClosed {
-            id,
-            session,
-            reason,
-        },
-        _ => return Ok(()),
-    };
-    shared.deliver(id, event).await
-}
-
-/// Reads one lane: decodes and checks frames here, on the network's threads, so that the owner only appends them.
-async fn read_lane(
-    shared: &Shared,
-    channel: &LeaderChannel,
-    stream: quinn::RecvStream,
-    heard: &LastHeard,
-    budget: &Arc<Semaphore>,
-) -> String {
-    let mut lane = LaneReader::new(stream, LaneMessage::HEADER_BYTES + MAX_LANE_MESSAGE_BYTES);
-    let mut header = None;
-    loop {
-        match lane.fill::<Infallible>().await {
-            Ok(true) => heard.touch(),
-            Ok(false) => return "the leader closed a lane".to_owned(),
-            Err(error) => return format!("cannot read a lane: {error}"),
-        }
-        if header.is_none() {
-            header = LaneHeader::decode(lane.buffer());
-            if header.is_none() {
-                continue;
-            }
-        }
-        loop {
-            let message = match LaneMessage::decode(lane.buffer()) {
-                Ok(Some(message)) => message,
-                Ok(None) => break,
-                Err(error) => return format!("a lane brought {error}"),
-            };
-            let Some(id) = channel.partition_of(message.session) else {
-                continue;
-            };
-            let bytes = match message.body {
-                LaneBody::Frames(bytes) => bytes,
-                LaneBody::Answer(outcome) => {
-                    let answer = SessionAnswer {
-                        session: message.session,
-                        leader_epoch: message.leader_epoch,
-                        outcome,
-                    };
-                    let event = Event::Answer {
-                        from: channel.peer.node,
-                        id,
-                        answer: Box::new(answer),
-                    };
-                    if let Err(cause) = shared.deliver(id, event).await {
-                        return cause;
-                    }
-                    continue;
-                }
-            };
-            let size = bytes.len().min(RECEIVE_BUDGET_BYTES) as u32;
-            let frames = match decode_frames(bytes) {
-                Ok(frames) => frames,
-                Err(cause) => return cause,
-            };
-            let Ok(permit) = budget.clone().acquire_many_owned(size).await else {
-                return "this node is stopping".to_owned();
-            };
-            let event = Event::Frames(Box::new(FramesEvent {
-                id,
-                session: message.session,
-                leader_epoch: message.leader_epoch,
-                high_watermark: message.high_watermark,
-                frames,
-                budget: Some(permit),
-            }));
-            if let Err(cause) = shared.deliver(id, event).await {
-                return cause;
-            }
-        }
-    }
-}
-
-fn decode_frames(mut bytes: Bytes) -> Result<Vec<Frame>, String> {
-    let mut frames = Vec::new();
-    while !bytes.is_empty() {
-        match Frame::decode(&bytes) {
-            Ok(Decoded::Frame(frame)) => {
-                let _ = bytes.split_to(frame.len());
-                frames.push(frame);
-            }
-            Ok(Decoded::Incomplete { .. }) => {
-                return Err("a lane message ends in the middle of a frame".to_owned());
-            }
-            Err(error) => return Err(format!("a lane brought a bad frame: {error}")),
-        }
-    }
-    Ok(frames)
-}
-
-/// Reads control or ack messages, whole.
-pub(super) fn control_reader(stream: quinn::RecvStream) -> LaneReader {
-    LaneReader::new(stream, 4 + MAX_CONTROL_MESSAGE_BYTES)
-}
-
-/// Reads one control message.
-pub(super) async fn read_control(recv: &mut LaneReader) -> Result<ControlMessage, String> {
-    loop {
-        match ControlMessage::decode(recv.buffer()) {
-            Ok(Some(message)) => return Ok(message),
-            Ok(None) => {}
-            Err(error) => return Err(error.to_string()),
-        }
-        match recv.fill::<Infallible>().await {
-            Ok(true) => {}
-            Ok(false) => return Err("the control stream was closed".to_owned()),
-            Err(error) => return Err(format!("cannot read the control stream: {error}")),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_lost_link_is_dialled_at_once_and_a_leader_that_is_down_each_second_at_least() {
-        let mut pause = next_pause(MAX_REDIAL_PAUSE, true);
-        assert_eq!(
-            pause,
-            Duration::ZERO,
-            "at once after a connection that worked"
-        );
-        let mut pauses = Vec::new();
-        for _ in 0..7 {
-            pause = next_pause(pause, false);
-            pauses.push(pause.as_millis());
-        }
-        assert_eq!(pauses, [50, 100, 200, 400, 800, 1000, 1000]);
     }
 }

@@ -15,6 +15,7 @@ mod heartbeat;
 mod inbox;
 mod isr_proposals;
 mod leader_channel;
+mod leader_connection;
 mod leader_link;
 mod links;
 mod offsets;
@@ -43,14 +44,14 @@ use groups::Groups;
 use producer_ids::ProducerIds;
 use shared::Shared;
 
-pub use links::{LinkDirection, LinkView};
+pub use links::{FollowerLag, LinkDirection, LinkError, LinkState, LinkView};
 
 use crate::controller::{Controller, FenceHandler};
 use crate::kafka::{NodeSetting, Service};
 use crate::metadata::FlushPolicy;
 use crate::partition::{PartitionView, RoleView};
 use crate::storage::{DataDir, GroupCommit, RESERVED_BYTES};
-use crate::transport::{CloseReason, CurrentIdentity};
+use crate::transport::{CloseReason, CurrentIdentity, Identity};
 use crate::types::{Appointment, NodeId, Offset, TopicPartition};
 
 /// The most owner threads. A partition is always on the same one.
@@ -183,9 +184,16 @@ impl Broker {
         views
     }
 
-    /// The replication connections of this node, both ways.
+    /// The replication links of this node, both ways, without the followers' lags.
     pub fn links(&self) -> Vec<LinkView> {
         self.shared.links.views()
+    }
+
+    /// The same with the lag of each follower in the partitions that are led here, by what [`Broker::views`] has shown. A
+    /// follower that never dialled has a link too: one that is down.
+    pub fn link_views(&self, views: &[(TopicPartition, PartitionView, RoleView)]) -> Vec<LinkView> {
+        let lags = links::follower_lags(views, self.shared.clock.now());
+        self.shared.links.views_with_lags(&lags)
     }
 
     /// How often each leader was dialled since the process began: 1 for a link that never failed.
@@ -201,6 +209,15 @@ impl Broker {
     /// This node, its data directory and its process.
     pub fn me(&self) -> Appointment {
         self.shared.me
+    }
+
+    /// The certificate that new connections show now.
+    pub fn identity(&self) -> Arc<Identity> {
+        self.options.identity.get()
+    }
+
+    pub fn data_dir(&self) -> &Arc<DataDir> {
+        &self.options.data_dir
     }
 
     pub fn controller(&self) -> &Controller {

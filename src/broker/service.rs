@@ -42,17 +42,7 @@ impl Broker {
     ) -> Result<(PartitionHandle, PartitionView), ErrorCode> {
         let handle = self.partition(id)?;
         let view = *handle.view.borrow();
-        if let Some(believed) = believed {
-            if believed < view.leader_epoch {
-                return Err(ErrorCode::FencedLeaderEpoch);
-            }
-            if believed > view.leader_epoch {
-                return Err(ErrorCode::UnknownLeaderEpoch);
-            }
-        }
-        if !view.is_leader {
-            return Err(ErrorCode::NotLeaderOrFollower);
-        }
+        view.check_leader(believed)?;
         Ok((handle, view))
     }
 }

@@ -22,6 +22,7 @@ use crate::partition::{
 };
 use crate::replication::{AckRefused, FramesRefused, IsrOutcome, Peers, ProduceTicket};
 use crate::storage::{SyncError, SyncTicket};
+use crate::transport::LogLimit;
 use crate::types::{ErrorCode, IsrChange, LeaderEpoch, NodeId, Offset, SessionId, TopicPartition};
 use crate::wire::{Ack, OpenSession, SessionOutcome};
 
@@ -86,6 +87,10 @@ struct Owned {
     sessions: HashMap<NodeId, FollowerSession>,
     /// Waits for what comes of a hand-over.
     hand_over: Option<HandOverReply>,
+    /// One line a second about each follower's session. Bounded by the nodes that ever followed.
+    session_lines: HashMap<NodeId, LogLimit>,
+    /// And about this replica's own.
+    anew_lines: LogLimit,
 }
 
 struct FollowerSession {
@@ -345,6 +350,8 @@ impl Shard {
                 watermark: adoption.watermark,
                 sessions: HashMap::new(),
                 hand_over: None,
+                session_lines: HashMap::new(),
+                anew_lines: LogLimit::default(),
             },
         );
         self.drain(id);
@@ -506,8 +513,13 @@ impl Shard {
                 event.high_watermark,
                 event.frames,
             );
-            if let Err(refused @ FramesRefused::DoesNotFit { .. }) = refused {
-                tracing::warn!(partition = %event.id, cause = %refused, "opening the session anew");
+            if let Err(refused @ FramesRefused::DoesNotFit { .. }) = refused
+                && let Some(suppressed) = owned.anew_lines.allow()
+            {
+                tracing::warn!(
+                    partition = %event.id, session = %event.session, cause = %refused, suppressed,
+                    "opening the session anew"
+                );
             }
             self.drain(event.id);
         }
@@ -600,7 +612,10 @@ impl Shard {
                     if let Some(session) = owned.sessions.get(&to)
                         && session.session == answer.session
                     {
-                        log_session(id, to, &answer);
+                        if let Some(suppressed) = owned.session_lines.entry(to).or_default().allow()
+                        {
+                            log_session(id, to, &answer, suppressed);
+                        }
                         let watermark = owned.partition.high_watermark();
                         session.channel.send_answer(id, answer, catch_up, watermark);
                     }
@@ -703,19 +718,24 @@ impl Owned {
     }
 }
 
-fn log_session(id: TopicPartition, to: NodeId, answer: &crate::wire::SessionAnswer) {
+fn log_session(
+    id: TopicPartition,
+    to: NodeId,
+    answer: &crate::wire::SessionAnswer,
+    suppressed: u64,
+) {
     match &answer.outcome {
         SessionOutcome::Truncate(from) => tracing::info!(
             partition = %id, follower = %to, epoch = %answer.leader_epoch, session = %answer.session, %from,
-            "session opened"
+            suppressed, "session opened"
         ),
         SessionOutcome::Reset { start, .. } => tracing::warn!(
             partition = %id, follower = %to, epoch = %answer.leader_epoch, session = %answer.session, from = %start,
-            "session opened; the follower's log is begun anew, because it shares nothing with what is kept here"
+            suppressed, "session opened; the follower's log is begun anew, because it shares nothing with what is kept here"
         ),
         SessionOutcome::Refused(refusal) => tracing::debug!(
             partition = %id, follower = %to, epoch = %answer.leader_epoch, ?refusal,
-            "session refused"
+            suppressed, "session refused"
         ),
     }
 }

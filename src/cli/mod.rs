@@ -7,8 +7,10 @@ mod connect;
 mod consume;
 mod delimiter;
 mod demo;
+mod doctor;
 mod duration;
 mod exit;
+mod link;
 mod log;
 mod logging;
 mod options;
@@ -62,6 +64,8 @@ enum Command {
     Produce(Box<produce::ProduceArgs>),
     Consume(Box<consume::ConsumeArgs>),
     Cluster(cluster::ClusterArgs),
+    Link(link::LinkArgs),
+    Doctor(doctor::DoctorArgs),
     Cert(cert::CertArgs),
     Completion(completion::CompletionArgs),
     Log(log::LogArgs),
@@ -98,6 +102,8 @@ fn run(arguments: impl Iterator<Item = OsString>) -> Exit {
         Command::Produce(args) => produce::run(&cli.options, *args),
         Command::Consume(args) => consume::run(&cli.options, *args),
         Command::Cluster(args) => cluster::run(&cli.options, args),
+        Command::Link(args) => link::run(&cli.options, args),
+        Command::Doctor(args) => doctor::run(&cli.options, args),
         Command::Cert(args) => cert::run(&cli.options, args),
         Command::Log(args) => log::run(&cli.options, args),
         Command::Completion(args) => completion::run(args, Cli::command()),

@@ -7,6 +7,9 @@ use serde::Serialize;
 
 use super::exit::OutputClosed;
 
+/// The longest line of text for people, in characters.
+const MAX_LINE: usize = 100;
+
 /// How data is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum OutputFormat {
@@ -82,7 +85,7 @@ impl Table {
         self.lines().iter().try_for_each(|line| print_line(line))
     }
 
-    fn lines(&self) -> Vec<String> {
+    pub(super) fn lines(&self) -> Vec<String> {
         let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
         let width = |column: usize| {
             let cells = self.rows.iter().filter_map(|row| row.get(column));
@@ -98,6 +101,34 @@ impl Table {
         };
         self.rows.iter().map(line).collect()
     }
+}
+
+/// How wide lines may be, in characters: the terminal's width, 40 at least and [`MAX_LINE`] at most, which is also that of a
+/// file.
+pub(super) fn terminal_width() -> usize {
+    let width = rustix::termios::tcgetwinsize(io::stdout()).map(|size| usize::from(size.ws_col));
+    match width {
+        Ok(width) if width > 0 => width.clamp(40, MAX_LINE),
+        _ => MAX_LINE,
+    }
+}
+
+/// Breaks a text into lines of at most `width` characters, between words. A word that is longer has a line of its own.
+pub(super) fn wrap(text: &str, width: usize) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut line = String::new();
+    for word in text.split_whitespace() {
+        let length = line.chars().count() + 1 + word.chars().count();
+        if !line.is_empty() && length > width {
+            lines.push(std::mem::take(&mut line));
+        }
+        if !line.is_empty() {
+            line.push(' ');
+        }
+        line.push_str(word);
+    }
+    lines.push(line);
+    lines
 }
 
 /// The outcome of writing to standard output: a reader that has gone is the end of the command and no failure.
@@ -122,6 +153,13 @@ mod tests {
         table.row(["ä".into(), "10".into()]);
         table.row(["longer".into(), String::new()]);
         assert_eq!(table.lines(), ["NAME    N", "ä       10", "longer"]);
+    }
+
+    #[test]
+    fn lines_break_between_words() {
+        assert_eq!(wrap("one two three", 7), ["one two", "three"]);
+        assert_eq!(wrap("a-very-long-word b", 4), ["a-very-long-word", "b"]);
+        assert_eq!(wrap("", 4), [""]);
     }
 
     #[test]

@@ -1,12 +1,13 @@
 //! `quorate server start`: one node, in the foreground.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, FromArgMatches, Subcommand, ValueEnum};
 use serde::Deserialize;
 use tokio::sync::oneshot;
 
@@ -15,7 +16,7 @@ use crate::controller::LeaderBalance;
 use crate::kafka;
 use crate::metadata::{Endpoint, FlushPolicy};
 use crate::node::{AdminListener, KafkaListener, KafkaSecurity, Node, NodeConfig};
-use crate::transport::{ClientAuth, PeerAddress};
+use crate::transport::{ClientAuth, Congestion, CongestionPolicy, LinkCongestion, PeerAddress};
 use crate::types::NodeId;
 
 /// Where QUIC is served unless something else is said.
@@ -41,7 +42,10 @@ enum ServerCommand {
 ///
 /// A node alone needs only --data-dir: it is its own controller, and makes certificates under its data directory. A flag
 /// wins over the environment, the environment over the configuration file.
-#[derive(Args, Debug)]
+///
+/// On SIGHUP it reads the configuration file again and, if others are to reach it elsewhere now (advertise,
+/// kafka_advertise), tells the cluster at once. Other settings are read at the start only.
+#[derive(Args, Debug, Clone)]
 struct StartArgs {
     /// Configuration file in TOML; its keys are the flags' names with underscores
     #[arg(long, env = "QUORATE_CONFIG", value_name = "FILE")]
@@ -130,6 +134,19 @@ struct StartArgs {
     )]
     leader_imbalance_per_broker_percentage: Option<u8>,
 
+    /// Congestion controller for what this node sends to followers and clients: keel, cubic or bbr [default: cubic]
+    #[arg(long, env = "QUORATE_CONGESTION", value_name = "NAME")]
+    congestion: Option<Congestion>,
+
+    /// Another congestion controller for the links to particular nodes
+    #[arg(
+        long,
+        env = "QUORATE_CONGESTION_LINKS",
+        value_name = "ID=NAME,…",
+        value_delimiter = ','
+    )]
+    congestion_links: Vec<LinkCongestion>,
+
     /// Read every log from end to end at this start, and set aside those that are corrupt; slow
     #[arg(long, env = "QUORATE_VERIFY_LOGS")]
     verify_logs: bool,
@@ -178,16 +195,26 @@ struct ConfigFile {
     auto_leader_rebalance_enable: Option<bool>,
     leader_imbalance_check_interval_seconds: Option<u32>,
     leader_imbalance_per_broker_percentage: Option<u8>,
+    congestion: Option<String>,
+    #[serde(default)]
+    congestion_links: Vec<String>,
 }
 
 pub(super) fn run(options: &GlobalOptions, args: ServerArgs) -> anyhow::Result<Exit> {
     let ServerCommand::Start(args) = args.command;
     let exit_with_stdin = args.exit_with_stdin;
-    let config = resolve(options, *args)?;
-    serve(config, exit_with_stdin)
+    let config = resolve(options, (*args).clone())?;
+    serve(config, exit_with_stdin, || {
+        resolve(options, (*args).clone())
+    })
 }
 
-fn serve(config: NodeConfig, exit_with_stdin: bool) -> anyhow::Result<Exit> {
+/// `reload` reads the configuration again.
+fn serve(
+    config: NodeConfig,
+    exit_with_stdin: bool,
+    reload: impl Fn() -> anyhow::Result<NodeConfig>,
+) -> anyhow::Result<Exit> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -195,6 +222,8 @@ fn serve(config: NodeConfig, exit_with_stdin: bool) -> anyhow::Result<Exit> {
     runtime.block_on(async {
         let mut signals =
             Signals::new(exit_with_stdin).context("cannot listen for SIGTERM and Ctrl-C")?;
+        let mut hangup = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup())
+            .context("cannot listen for SIGHUP")?;
         let node = tokio::select! {
             node = Node::start(config) => node?,
             exit = signals.next() => return Ok(exit),
@@ -207,9 +236,18 @@ fn serve(config: NodeConfig, exit_with_stdin: bool) -> anyhow::Result<Exit> {
             node.admin_address()
                 .map_or_else(String::new, |address| format!(", on {address} for HTTP"))
         ));
-        let (exit, failure) = tokio::select! {
-            exit = signals.next() => (exit, None),
-            cause = node.failed() => (Exit::Failure, Some(cause)),
+        let (exit, failure) = loop {
+            tokio::select! {
+                exit = signals.next() => break (exit, None),
+                cause = node.failed() => break (Exit::Failure, Some(cause)),
+                _ = hangup.recv() => match reload() {
+                    Ok(config) => node.move_to(&config),
+                    Err(error) => tracing::error!(
+                        cause = format!("{error:#}"),
+                        "the configuration cannot be read again; the node goes on as it was"
+                    ),
+                },
+            }
         };
         if failure.is_none() {
             tokio::select! {
@@ -277,6 +315,23 @@ fn stdin_end() -> std::io::Result<oneshot::Receiver<()>> {
             drop(sender);
         })?;
     Ok(receiver)
+}
+
+/// The configuration with which `server start --config FILE` would start here, environment included. Starts nothing.
+pub(super) fn configuration(
+    options: &GlobalOptions,
+    file: &Path,
+    data_dir: Option<&Path>,
+) -> anyhow::Result<NodeConfig> {
+    let mut words: Vec<OsString> = vec!["start".into(), "--config".into(), file.into()];
+    if let Some(data_dir) = data_dir {
+        words.extend(["--data-dir".into(), data_dir.into()]);
+    }
+    let matches = StartArgs::augment_args(clap::Command::new("start"))
+        .try_get_matches_from(words)
+        .map_err(|error| usage(error.to_string()))?;
+    let args = StartArgs::from_arg_matches(&matches).map_err(|error| usage(error.to_string()))?;
+    resolve(options, args)
 }
 
 fn resolve(options: &GlobalOptions, args: StartArgs) -> anyhow::Result<NodeConfig> {
@@ -375,7 +430,50 @@ fn resolve(options: &GlobalOptions, args: StartArgs) -> anyhow::Result<NodeConfi
             ..kafka::Config::default()
         },
         leader_balance,
+        congestion: congestion(
+            args.congestion,
+            file.congestion.as_deref(),
+            args.congestion_links,
+            &file.congestion_links,
+        )?,
     })
+}
+
+fn congestion(
+    flag: Option<Congestion>,
+    file: Option<&str>,
+    flag_links: Vec<LinkCongestion>,
+    file_links: &[String],
+) -> anyhow::Result<CongestionPolicy> {
+    let default = match (flag, file) {
+        (Some(choice), _) => choice,
+        (None, Some(text)) => text
+            .parse()
+            .map_err(|error| usage(format!("congestion: {error}")))?,
+        (None, None) => Congestion::default(),
+    };
+    let links = if flag_links.is_empty() {
+        file_links
+            .iter()
+            .map(|text| text.parse())
+            .collect::<Result<Vec<LinkCongestion>, _>>()
+            .map_err(|error| usage(format!("congestion_links: {error}")))?
+    } else {
+        flag_links
+    };
+    let mut policy = CongestionPolicy {
+        default,
+        ..CongestionPolicy::default()
+    };
+    for link in links {
+        if policy.links.insert(link.node, link.choice).is_some() {
+            return Err(usage(format!(
+                "node {} has two congestion controllers: choose one",
+                link.node
+            )));
+        }
+    }
+    Ok(policy)
 }
 
 fn read_config(path: &Path) -> anyhow::Result<ConfigFile> {

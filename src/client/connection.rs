@@ -5,16 +5,18 @@
 //! at once; opening another one is its owner's affair.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use kafka_protocol::messages::{RequestHeader, ResponseHeader};
+use kafka_protocol::messages::{FetchRequest, RequestHeader, ResponseHeader};
 use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, Request, StrBytes};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::api::Spoken;
 use super::error::{ClientError, LostCause};
 
 /// The name under which this client's requests are logged by nodes.
@@ -91,6 +93,43 @@ pub(super) fn decode_response<R: Request>(
     })
 }
 
+/// The requests on all lanes of one connection whose answer should come soon. A fetch is none: it may wait for records as
+/// long as its consumer likes.
+#[derive(Debug, Default)]
+pub(super) struct Awaited {
+    count: AtomicUsize,
+    begun: Notify,
+}
+
+impl Awaited {
+    fn begin(self: &Arc<Self>) -> Await {
+        if self.count.fetch_add(1, Ordering::AcqRel) == 0 {
+            self.begun.notify_one();
+        }
+        Await(self.clone())
+    }
+
+    /// Whether any answer is awaited.
+    pub(super) fn any(&self) -> bool {
+        self.count.load(Ordering::Acquire) > 0
+    }
+
+    /// Ends when an answer is awaited and none was before.
+    pub(super) async fn begun(&self) {
+        self.begun.notified().await;
+    }
+}
+
+/// One of them.
+#[derive(Debug)]
+struct Await(Arc<Awaited>);
+
+impl Drop for Await {
+    fn drop(&mut self) {
+        self.0.count.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
 /// A handle to a lane. Clones share it; when the last one goes, what was started is still written, then the stream ends.
 #[derive(Clone, Debug)]
 pub(super) struct Lane {
@@ -101,6 +140,7 @@ pub(super) struct Lane {
 #[derive(Debug)]
 struct Shared {
     address: String,
+    awaited: Arc<Awaited>,
     state: Mutex<State>,
     /// Cancelled when the lane is broken: both tasks end.
     end: CancellationToken,
@@ -124,6 +164,7 @@ struct Waiting {
     correlation: i32,
     response_header_version: i16,
     respond: oneshot::Sender<Result<Bytes, LostCause>>,
+    _awaited: Option<Await>,
 }
 
 /// A request that is on its way.
@@ -140,9 +181,11 @@ impl Lane {
         address: String,
         send: quinn::SendStream,
         receive: quinn::RecvStream,
+        awaited: Arc<Awaited>,
     ) -> Lane {
         let shared = Arc::new(Shared {
             address,
+            awaited,
             state: Mutex::default(),
             end: CancellationToken::new(),
             written: CancellationToken::new(),
@@ -257,6 +300,7 @@ impl Lane {
                 correlation,
                 response_header_version,
                 respond,
+                _awaited: (name != FetchRequest::NAME).then(|| self.shared.awaited.begin()),
             });
         }
         // Under the lock, so that the order of the queue is the order of `waiting`.

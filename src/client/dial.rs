@@ -1,5 +1,7 @@
 //! How a client gets a QUIC connection. Certificates and sockets are the dialler's affair.
 
+use std::fmt;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +13,54 @@ use crate::transport::{Alpn, CurrentIdentity, PeerAddress, dial};
 /// The protocol that a client asks for (ALPN): Kafka connections as bidirectional streams, version 1.
 pub const CLIENT_ALPN: &[u8] = Alpn::Client.name().as_bytes();
 
+/// Moves a connection to another local socket and says where that is, or why it could not.
+type Mover = dyn Fn() -> Result<SocketAddr, String> + Send + Sync;
+
+/// A connection as a dialler gives it.
+#[derive(Clone)]
+pub struct Reached {
+    pub connection: quinn::Connection,
+    mover: Option<Arc<Mover>>,
+}
+
+impl Reached {
+    /// A connection that can move to another local socket (QUIC migration) by `mover`. The client asks for that when a node
+    /// falls silent: a NAT may have forgotten the way, or this machine may have got another address.
+    pub fn movable(
+        connection: quinn::Connection,
+        mover: impl Fn() -> Result<SocketAddr, String> + Send + Sync + 'static,
+    ) -> Reached {
+        Reached {
+            connection,
+            mover: Some(Arc::new(mover)),
+        }
+    }
+
+    /// `None` where the connection cannot move.
+    pub(super) fn rebind(&self) -> Option<Result<SocketAddr, String>> {
+        self.mover.as_ref().map(|mover| mover())
+    }
+}
+
+impl From<quinn::Connection> for Reached {
+    /// A connection that stays on its socket, because others share that.
+    fn from(connection: quinn::Connection) -> Reached {
+        Reached {
+            connection,
+            mover: None,
+        }
+    }
+}
+
+impl fmt::Debug for Reached {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reached")
+            .field("connection", &self.connection)
+            .field("movable", &self.mover.is_some())
+            .finish()
+    }
+}
+
 /// Makes connections. Called again for each new connection, so it may pick up rotated certificates.
 pub trait Dialer: Send + Sync + 'static {
     /// Connects to `address` (`host:port`), handshake included, in no more time than `within`. The caller spaces its
@@ -19,7 +69,7 @@ pub trait Dialer: Send + Sync + 'static {
         &'a self,
         address: &'a str,
         within: Duration,
-    ) -> BoxFuture<'a, Result<quinn::Connection, ConnectError>>;
+    ) -> BoxFuture<'a, Result<Reached, ConnectError>>;
 }
 
 /// Dials with a client's certificate, as every node of a cluster asks for one. What goes wrong with certificates is said
@@ -41,14 +91,19 @@ impl Dialer for IdentityDialer {
         &'a self,
         address: &'a str,
         within: Duration,
-    ) -> BoxFuture<'a, Result<quinn::Connection, ConnectError>> {
+    ) -> BoxFuture<'a, Result<Reached, ConnectError>> {
         Box::pin(async move {
             let identity = self.identity.get();
             let peer = PeerAddress::any(address);
             // Waits for the server's confirmation, so a refused certificate is heard of here.
             let dialled = dial(&identity, &peer, Alpn::Client, within).await;
             dialled
-                .map(|dialled| dialled.connection)
+                .map(|dialled| {
+                    let connection = dialled.connection.clone();
+                    Reached::movable(connection, move || {
+                        dialled.rebind().map_err(|error| error.to_string())
+                    })
+                })
                 .map_err(|failure| {
                     let transient = failure.is_transient();
                     ConnectError {
@@ -105,11 +160,12 @@ impl Dialer for EndpointDialer {
         &'a self,
         address: &'a str,
         within: Duration,
-    ) -> BoxFuture<'a, Result<quinn::Connection, ConnectError>> {
+    ) -> BoxFuture<'a, Result<Reached, ConnectError>> {
         Box::pin(async move {
             tokio::time::timeout(within, self.connect(address))
                 .await
                 .unwrap_or(Err(ConnectCause::TimedOut { after: within }))
+                .map(Reached::from)
                 .map_err(|cause| ConnectError {
                     address: address.to_owned(),
                     cause,
@@ -192,7 +248,7 @@ mod tests {
 
         let dialer = IdentityDialer::new(CurrentIdentity::new(ours));
         let connection = dialer.dial(&address, Duration::from_secs(20)).await;
-        assert!(connection.unwrap().close_reason().is_none());
+        assert!(connection.unwrap().connection.close_reason().is_none());
         assert!(accepted.recv().await.is_some());
 
         let dialer = IdentityDialer::new(CurrentIdentity::new(stranger));

@@ -11,9 +11,10 @@ use tokio::time::Instant;
 
 use super::api::{Spoken, Versions};
 use super::backoff::{Backoff, Random};
-use super::connection::{Encoded, Lane, decode_response};
-use super::dial::Dialer;
+use super::connection::{Awaited, Encoded, Lane, decode_response};
+use super::dial::{Dialer, Reached};
 use super::error::{ClientError, ConnectCause, ConnectError, LostCause};
+use super::keep;
 
 /// A connection that lasted at least this long counts as a good one: the next failure starts the backoff anew.
 const LASTING: Duration = Duration::from_secs(1);
@@ -30,7 +31,37 @@ pub(super) struct Link {
     state: Mutex<State>,
 }
 
+/// What one client's way to one address has been through.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ClientLink {
+    /// `host:port`, as the client dials it.
+    pub address: String,
+    pub is_up: bool,
+    /// Smoothed round trip; zero without a connection.
+    pub rtt: Duration,
+    /// How often the connection went on over another local socket, without a handshake.
+    pub migrations: u64,
+    /// Connections that came about.
+    pub handshakes: u64,
+    /// Dials beyond the first.
+    pub redials: u64,
+    /// How often the node fell silent for longer than is normal.
+    pub suspicions: u64,
+    /// What last went wrong, in words.
+    pub last_error: Option<String>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Counts {
+    pub(super) migrations: u64,
+    pub(super) handshakes: u64,
+    pub(super) dials: u64,
+    pub(super) suspicions: u64,
+    pub(super) last_error: Option<String>,
+}
+
 struct State {
+    counts: Counts,
     session: Option<Arc<Session>>,
     /// The attempt that is under way. Everybody who needs the connection waits for the same one.
     connecting: Option<Connecting>,
@@ -45,7 +76,8 @@ type Connecting = Shared<BoxFuture<'static, Result<Arc<Session>, ConnectError>>>
 
 /// A connection that answered ApiVersions.
 pub(super) struct Session {
-    connection: quinn::Connection,
+    pub(super) reached: Reached,
+    pub(super) awaited: Arc<Awaited>,
     pub(super) versions: Versions,
     since: Instant,
     /// For requests that are answered soon: metadata, administration. Opened again when it broke.
@@ -54,7 +86,7 @@ pub(super) struct Session {
 
 impl Session {
     fn is_up(&self) -> bool {
-        self.connection.close_reason().is_none()
+        self.reached.connection.close_reason().is_none()
     }
 }
 
@@ -72,6 +104,7 @@ impl Link {
             connect_timeout,
             backoff,
             state: Mutex::new(State {
+                counts: Counts::default(),
                 session: None,
                 connecting: None,
                 failures: 0,
@@ -103,7 +136,41 @@ impl Link {
 
     pub(super) fn close(&self) {
         if let Some(session) = self.lock().session.take() {
-            session.connection.close(0u32.into(), b"client closed");
+            let connection = &session.reached.connection;
+            connection.close(0u32.into(), b"client closed");
+        }
+    }
+
+    pub(super) fn view(&self) -> ClientLink {
+        let state = self.lock();
+        let counts = &state.counts;
+        let session = state.session.as_ref().filter(|session| session.is_up());
+        ClientLink {
+            address: self.address.clone(),
+            is_up: session.is_some(),
+            rtt: session.map_or(Duration::ZERO, |s| s.reached.connection.rtt()),
+            migrations: counts.migrations,
+            handshakes: counts.handshakes,
+            redials: counts.dials.saturating_sub(1),
+            suspicions: counts.suspicions,
+            last_error: counts.last_error.clone(),
+        }
+    }
+
+    pub(super) fn count(&self, change: impl FnOnce(&mut Counts)) {
+        change(&mut self.lock().counts);
+    }
+
+    /// Puts `new` in the place of `old`. False where another has taken that place already, or nobody needs one any more.
+    pub(super) fn replace(&self, old: &Arc<Session>, new: &Arc<Session>) -> bool {
+        let mut state = self.lock();
+        match &mut state.session {
+            Some(current) if Arc::ptr_eq(current, old) => {
+                *current = new.clone();
+                state.silent_until = None;
+                true
+            }
+            _ => false,
         }
     }
 
@@ -159,9 +226,15 @@ impl Link {
                 tracing::debug!(address = %self.address, "connected");
                 state.session = Some(session.clone());
                 state.silent_until = None;
+                tokio::spawn(keep::keep(
+                    Arc::downgrade(&self),
+                    session.clone(),
+                    state.random.next(),
+                ));
             }
             Err(error) => {
                 state.failures = state.failures.saturating_add(1);
+                state.counts.last_error = Some(error.to_string());
                 self.schedule(&mut state);
                 tracing::debug!(
                     address = %self.address,
@@ -175,12 +248,16 @@ impl Link {
         result
     }
 
-    async fn connect(&self) -> Result<Arc<Session>, ConnectError> {
-        let connection = self
+    /// One dial, and what the node offers.
+    pub(super) async fn connect(&self) -> Result<Arc<Session>, ConnectError> {
+        self.count(|counts| counts.dials += 1);
+        let reached = self
             .dialer
             .dial(&self.address, self.connect_timeout)
             .await?;
-        let control = self.open_lane_on(&connection).await?;
+        let connection = &reached.connection;
+        let awaited = Arc::new(Awaited::default());
+        let control = self.open_lane_on(connection, &awaited).await?;
         let versions = self.handshake(&control).await.map_err(|error| {
             self.error(match error {
                 ClientError::Lost {
@@ -198,8 +275,10 @@ impl Link {
                 },
             })
         })?;
+        self.count(|counts| counts.handshakes += 1);
         Ok(Arc::new(Session {
-            connection,
+            reached,
+            awaited,
             versions,
             since: Instant::now(),
             control: Mutex::new(control),
@@ -239,26 +318,31 @@ impl Link {
         }
     }
 
-    async fn open_lane_on(&self, connection: &quinn::Connection) -> Result<Lane, ConnectError> {
+    async fn open_lane_on(
+        &self,
+        connection: &quinn::Connection,
+        awaited: &Arc<Awaited>,
+    ) -> Result<Lane, ConnectError> {
         let (send, receive) = connection
             .open_bi()
             .await
             .map_err(|error| self.error(ConnectCause::Lost(error)))?;
-        Ok(Lane::start(self.address.clone(), send, receive))
+        let address = self.address.clone();
+        Ok(Lane::start(address, send, receive, awaited.clone()))
     }
 
     /// A new lane for the caller alone, and what the node at its other end offers.
     pub(super) async fn open_lane(self: &Arc<Self>) -> Result<(Lane, Arc<Session>), ClientError> {
         let session = self.session().await?;
         // A node may have no room for another stream; it is not waited for longer than for a connection.
-        let lane =
-            tokio::time::timeout(self.connect_timeout, self.open_lane_on(&session.connection))
-                .await
-                .unwrap_or_else(|_| {
-                    Err(self.error(ConnectCause::TimedOut {
-                        after: self.connect_timeout,
-                    }))
-                })?;
+        let opened = self.open_lane_on(&session.reached.connection, &session.awaited);
+        let lane = tokio::time::timeout(self.connect_timeout, opened)
+            .await
+            .unwrap_or_else(|_| {
+                Err(self.error(ConnectCause::TimedOut {
+                    after: self.connect_timeout,
+                }))
+            })?;
         Ok((lane, session))
     }
 
@@ -276,7 +360,8 @@ impl Link {
             if !lane.is_broken() {
                 return Ok::<_, ClientError>((lane, version));
             }
-            let lane = self.open_lane_on(&session.connection).await?;
+            let connection = &session.reached.connection;
+            let lane = self.open_lane_on(connection, &session.awaited).await?;
             *session.control() = lane.clone();
             Ok((lane, version))
         };

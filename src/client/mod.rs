@@ -23,6 +23,7 @@ mod connection;
 mod consumer;
 mod dial;
 mod error;
+mod keep;
 mod link;
 mod metadata;
 mod offsets;
@@ -51,8 +52,9 @@ pub use backoff::Backoff;
 pub use consumer::{
     Consumer, ConsumerConfig, ConsumerRecord, Event, OutOfRange, ParseStartError, Start,
 };
-pub use dial::{CLIENT_ALPN, Dialer, EndpointDialer, IdentityDialer};
+pub use dial::{CLIENT_ALPN, Dialer, EndpointDialer, IdentityDialer, Reached};
 pub use error::{ClientError, ConnectCause, ConnectError, ExplainedFailure, LostCause};
+pub use link::ClientLink;
 pub use metadata::{ClusterView, PartitionName, PartitionView, TopicView};
 pub use offsets::OffsetQuery;
 pub use producer::{
@@ -297,6 +299,14 @@ impl Client {
 
     pub fn admin(&self) -> Admin {
         Admin::new(self.clone())
+    }
+
+    /// The way to each address that this client has dialled.
+    pub fn links(&self) -> Vec<ClientLink> {
+        let links: Vec<Arc<Link>> = lock(&self.inner.links).values().cloned().collect();
+        let mut views: Vec<ClientLink> = links.iter().map(|link| link.view()).collect();
+        views.sort_by(|a, b| a.address.cmp(&b.address));
+        views
     }
 
     /// Closes every connection at once. Close producers first: they finish what they have.

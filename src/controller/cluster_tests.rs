@@ -779,6 +779,7 @@ async fn messages_that_are_not_what_they_claim_are_refused() {
         Request::Heartbeat(message::Vitals {
             round_trip: None,
             leads: None,
+            unix_ms: None,
         })
     };
     let foreign = one.handle(node(5), message(2, 5, heartbeat())).await;

@@ -189,8 +189,10 @@ async fn send_heartbeat(shared: &Shared, controller: NodeId) {
             shared.note_round_trip(controller, begin.elapsed());
             let now = shared.now();
             if let Response::Heard(vitals) = reply.body {
-                let mut liveness = shared.liveness();
-                liveness.heard_vitals(controller, reply.incarnation, vitals, now);
+                shared
+                    .liveness()
+                    .heard_vitals(controller, reply.incarnation, vitals, now);
+                shared.note_clock(controller, vitals);
             }
             note_cluster(shared, controller, None);
         }

@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use openraft::{RaftMetrics, ServerState, SnapshotPolicy};
 use thiserror::Error;
+use time::OffsetDateTime;
 use tokio::sync::{Mutex as AsyncMutex, Notify, Semaphore, mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use super::candidacy::{Candidacy, Outlook};
+use super::clock_skew::{ClockSkews, SkewNews};
 use super::config::{
     ALLOWED_CONTROLLERS, ControllerConfig, FenceHandler, PeerNetwork, StartError, Timing,
 };
@@ -156,6 +158,7 @@ pub(super) struct Shared {
     pub(super) membership: AsyncMutex<()>,
     /// When a refused message was last told of at a level that is seen.
     pub(super) refusal_logged: Mutex<Option<Instant>>,
+    pub(super) clock_skews: Mutex<ClockSkews>,
     tasks: TaskTracker,
     /// Closed when nobody has the store's file open any more.
     pub(super) store_open: watch::Receiver<()>,
@@ -238,6 +241,7 @@ impl Controller {
             news: Notify::new(),
             membership: AsyncMutex::new(()),
             refusal_logged: Mutex::new(None),
+            clock_skews: Mutex::default(),
             tasks: TaskTracker::new(),
             store_open: opened.open,
         });
@@ -452,6 +456,12 @@ pub(super) fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// The wall clock, in ms since 1970.
+fn unix_ms() -> i64 {
+    let nanos = OffsetDateTime::now_utc().unix_timestamp_nanos();
+    i64::try_from(nanos / 1_000_000).unwrap_or(i64::MAX)
+}
+
 fn raft_config(timing: &Timing) -> Result<openraft::Config, StartError> {
     openraft::Config {
         cluster_name: "quorate".to_owned(),
@@ -551,6 +561,27 @@ impl Shared {
         Vitals {
             round_trip: round_trips.get(&controller).copied(),
             leads: (metrics.state == ServerState::Leader).then_some(metrics.current_term),
+            unix_ms: Some(unix_ms()),
+        }
+    }
+
+    /// Tells in the log of a node whose clock is far from this one's.
+    pub(super) fn note_clock(&self, node: NodeId, vitals: Vitals) {
+        let Some(theirs) = vitals.unix_ms else {
+            return;
+        };
+        let now = self.now();
+        let mut skews = self
+            .clock_skews
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        match skews.handle(node, theirs, unix_ms(), now) {
+            Some(SkewNews::Off(off_ms)) => tracing::warn!(
+                %node, ahead_s = off_ms / 1000,
+                "the clock of a node is off, or this machine's: set both by NTP"
+            ),
+            Some(SkewNews::Right) => tracing::info!(%node, "the clocks agree again"),
+            None => {}
         }
     }
 
@@ -612,16 +643,20 @@ impl Shared {
             .and_then(node_id)
     }
 
-    /// Whether `node` may vote and lead here: it is listed, or the committed membership says so.
+    /// Whether `node` may vote and lead here: it is listed, or the committed membership says so. A node that knows no
+    /// membership yet, with a list that is older than the last change of the controllers, would wait for ever for one that
+    /// it does not know: it also takes whom a controller that it asked has named as the active one.
     pub(super) fn is_controller(&self, node: NodeId) -> bool {
-        self.voters.contains_key(&node)
-            || self
-                .raft
-                .metrics()
-                .borrow()
-                .membership_config
-                .voter_ids()
-                .any(|voter| voter == raft_id(node))
+        if self.voters.contains_key(&node) {
+            return true;
+        }
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow();
+        let mut committed = metrics.membership_config.voter_ids().peekable();
+        if committed.peek().is_none() {
+            return self.peers.was_told_of(node);
+        }
+        committed.any(|voter| voter == raft_id(node))
     }
 }
 

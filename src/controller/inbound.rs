@@ -73,6 +73,7 @@ impl Shared {
                 let now = self.now();
                 self.liveness()
                     .heard_vitals(from, envelope.incarnation, vitals, now);
+                self.note_clock(from, vitals);
                 Ok(Response::Heard(self.vitals(from)))
             }
             Request::Leaving => {
@@ -184,6 +185,7 @@ impl Shared {
         let vitals = Vitals {
             round_trip: None,
             leads: Some(vote.leader_id().get_term()),
+            unix_ms: None,
         };
         let now = self.now();
         self.liveness().heard_vitals(from, incarnation, vitals, now);

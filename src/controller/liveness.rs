@@ -463,6 +463,7 @@ mod tests {
                 variance_us: 0,
             }),
             leads,
+            unix_ms: None,
         }
     }
 
@@ -695,6 +696,7 @@ mod tests {
             let vitals = Vitals {
                 round_trip,
                 leads: None,
+                unix_ms: None,
             };
             l.heard_vitals(node(4), incarnation(7), vitals, at);
         }

@@ -89,6 +89,9 @@ pub(super) struct Vitals {
     pub(super) round_trip: Option<RoundTrip>,
     /// The term in which the sender is the active controller, if it is.
     pub(super) leads: Option<u64>,
+    /// The sender's wall clock, in ms since 1970, from one that says it. Decides nothing.
+    #[serde(default)]
+    pub(super) unix_ms: Option<i64>,
 }
 
 /// What the active controller is asked to commit. Requests are resolved there, against the nodes that are alive.

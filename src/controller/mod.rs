@@ -27,6 +27,7 @@
 //! | `store`, `raft`, `runtime` | openraft's log and state machine on redb, its types and its runtime |
 
 mod candidacy;
+mod clock_skew;
 #[cfg(test)]
 mod cluster_tests;
 mod config;

@@ -229,6 +229,12 @@ impl Peers {
         }
     }
 
+    /// Whether a controller has said where this one is.
+    pub(super) fn was_told_of(&self, node: NodeId) -> bool {
+        let told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        told.contains_key(&node)
+    }
+
     fn count_failure(&self, node: NodeId) {
         let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
         let count = failures.entry(node).or_default();

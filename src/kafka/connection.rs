@@ -25,9 +25,12 @@ use super::codec::{BadRequest, Header, read_header};
 use super::context::{Config, Context, ListenerKind};
 use super::framing::{FrameError, FrameReader};
 use super::limits::{ELEMENT_BYTES, MAX_DESCRIPTIONS};
-use super::log_limit::LogLimit;
 use super::meters::Meters;
 use super::{Service, handlers};
+use crate::transport::LogLimit;
+
+/// Lines a second about connections that were closed for what they sent. Further ones are counted.
+const MAX_COMPLAINTS: u32 = 20;
 
 /// The Kafka API of one node: what all its connections share.
 pub struct Server<S> {
@@ -124,7 +127,7 @@ impl<S: Service> Server<S> {
             connections: Arc::new(Semaphore::new(
                 limits.max_connections.min(Semaphore::MAX_PERMITS),
             )),
-            log_limit: LogLimit::new(),
+            log_limit: LogLimit::new(MAX_COMPLAINTS),
             meters: Meters::default(),
         })
     }

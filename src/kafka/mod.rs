@@ -16,7 +16,6 @@ mod context;
 mod framing;
 mod handlers;
 pub mod limits;
-mod log_limit;
 mod meters;
 mod preflight;
 mod schema;

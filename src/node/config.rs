@@ -9,7 +9,7 @@ use thiserror::Error;
 use crate::controller::{ALLOWED_CONTROLLERS, LeaderBalance};
 use crate::kafka::{self, NodeSetting};
 use crate::metadata::{Endpoint, FlushPolicy};
-use crate::transport::ClientAuth;
+use crate::transport::{ClientAuth, Congestion, CongestionPolicy};
 use crate::types::NodeId;
 
 /// One node's configuration, raw flags and files resolved.
@@ -35,6 +35,8 @@ pub struct NodeConfig {
     pub kafka_api: kafka::Config,
     /// Whether and when leaderships go back to the preferred replicas.
     pub leader_balance: LeaderBalance,
+    /// How fast the node sends in bulk: to followers, and to clients.
+    pub congestion: CongestionPolicy,
 }
 
 /// A TCP listener for Kafka clients.
@@ -195,6 +197,18 @@ impl NodeConfig {
                 self.leader_balance.tolerated_percent == balance.tolerated_percent,
                 "How many in a hundred of the partitions of which a node is the preferred leader may be led by others.",
             ),
+            setting(
+                "congestion",
+                self.congestion.default.to_string(),
+                self.congestion.default == Congestion::default(),
+                "The congestion controller of what this node sends in bulk: keel, cubic or bbr.",
+            ),
+            setting(
+                "congestion.links",
+                self.congestion.links_text(),
+                self.congestion.links.is_empty(),
+                "Other controllers for the links to particular nodes, as ID=NAME with commas between them.",
+            ),
         ]
     }
 }
@@ -217,6 +231,7 @@ mod tests {
             verify_logs: false,
             kafka_api: kafka::Config::default(),
             leader_balance: LeaderBalance::default(),
+            congestion: CongestionPolicy::default(),
         }
     }
 

@@ -126,6 +126,7 @@ impl Node {
             keys,
             alpns: Alpn::ALL.to_vec(),
         })?;
+        server.use_congestion(config.congestion.clone());
         let quic_address = server.local_addr().map_err(NodeError::Threads)?;
         let address_of = |socket: &Option<TcpListener>| {
             let address = socket.as_ref().map(TcpListener::local_addr);
@@ -175,11 +176,17 @@ impl Node {
         let shutdown = CancellationToken::new();
         let tasks = TaskTracker::new();
         let kafka = kafka::Server::new(broker.clone(), config.kafka_api);
+        let sources = Arc::new(admin::Sources::new(
+            broker.clone(),
+            kafka.clone(),
+            server.clone(),
+        ));
         tasks.spawn(quic_listener::run(quic_listener::Listener {
             accepted,
             broker: broker.clone(),
             controller: controller.clone(),
             kafka: kafka.clone(),
+            sources: sources.clone(),
             shutdown: shutdown.clone(),
             tasks: tasks.clone(),
         }));
@@ -191,11 +198,10 @@ impl Node {
                 )?)),
                 true => None,
             };
-            let sources = admin::Sources::new(broker.clone(), kafka.clone(), server.clone());
             tasks.spawn(admin_listener::run(
                 socket,
                 tls,
-                Arc::new(sources),
+                sources,
                 shutdown.clone(),
                 tasks.clone(),
             ));
@@ -302,6 +308,17 @@ impl Node {
         }
     }
 
+    /// Others are to reach this node where `config` says from now on: the cluster is told at once, and the node's followers
+    /// dial it there while they still use the connections that they have. Nothing else of `config` is looked at.
+    pub fn move_to(&self, config: &NodeConfig) {
+        let (quic, kafka) = endpoints(config, self.quic_address, self.kafka_address);
+        tracing::info!(
+            %quic, kafka = kafka.as_ref().map(tracing::field::display),
+            "others are told where to reach this node"
+        );
+        self.controller.set_endpoints(quic, kafka);
+    }
+
     /// Hands this node's leaderships over to others, so that nobody has to wait for an election when it stops. Ends when it
     /// leads nothing that another node could, and after `within` in any case.
     pub async fn drain(&self, within: Duration) {
@@ -336,24 +353,32 @@ fn registration(
     quic: SocketAddr,
     kafka: Option<SocketAddr>,
 ) -> Registration {
+    let (quic, kafka) = endpoints(config, quic, kafka);
     Registration {
         node: config.node_id,
         directory: data_dir.directory_id(),
         incarnation: Incarnation::from_random_bits(rand::random()),
-        quic: config
-            .advertise
-            .clone()
-            .unwrap_or_else(|| endpoint_of(quic)),
-        kafka: kafka.map(|address| {
-            config
-                .kafka
-                .as_ref()
-                .and_then(|listener| listener.advertise.clone())
-                .unwrap_or_else(|| endpoint_of(address))
-        }),
+        quic,
+        kafka,
         boot_id: boot_id(),
         metadata_version: METADATA_VERSION,
     }
+}
+
+/// Where others reach a node that listens at these addresses.
+fn endpoints(
+    config: &NodeConfig,
+    quic: SocketAddr,
+    kafka: Option<SocketAddr>,
+) -> (Endpoint, Option<Endpoint>) {
+    let advertised = config.advertise.clone();
+    let kafka = kafka.map(|address| {
+        let listener = config.kafka.as_ref();
+        listener
+            .and_then(|listener| listener.advertise.clone())
+            .unwrap_or_else(|| endpoint_of(address))
+    });
+    (advertised.unwrap_or_else(|| endpoint_of(quic)), kafka)
 }
 
 /// What others can dial, where nothing was configured: the address itself. The configuration has refused a wildcard

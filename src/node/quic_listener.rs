@@ -17,6 +17,7 @@ pub(super) struct Listener {
     pub(super) broker: Arc<Broker>,
     pub(super) controller: Controller,
     pub(super) kafka: Arc<kafka::Server<Broker>>,
+    pub(super) sources: Arc<admin::Sources>,
     pub(super) shutdown: CancellationToken,
     pub(super) tasks: TaskTracker,
 }
@@ -62,8 +63,8 @@ pub(super) async fn run(mut listener: Listener) {
                 ));
             }
             (Alpn::Admin, _) => {
-                let broker = listener.broker.clone();
-                listener.tasks.spawn(admin::serve(broker, connection));
+                let sources = listener.sources.clone();
+                listener.tasks.spawn(admin::serve(sources, connection));
             }
             // The endpoint has refused other roles already.
             (Alpn::Replication | Alpn::Controller, _) => {

@@ -115,6 +115,26 @@ pub struct PartitionView {
     pub is_short_of_space: bool,
 }
 
+impl PartitionView {
+    /// Whether a client that takes this node for the leader, in the epoch `believed` if it names one, may be served. One that
+    /// knows an older or a newer epoch than this node is told so before anything else: it, or this node, has missed an
+    /// election.
+    pub fn check_leader(&self, believed: Option<LeaderEpoch>) -> Result<(), ErrorCode> {
+        if let Some(believed) = believed {
+            if believed < self.leader_epoch {
+                return Err(ErrorCode::FencedLeaderEpoch);
+            }
+            if believed > self.leader_epoch {
+                return Err(ErrorCode::UnknownLeaderEpoch);
+            }
+        }
+        if !self.is_leader {
+            return Err(ErrorCode::NotLeaderOrFollower);
+        }
+        Ok(())
+    }
+}
+
 /// A partition's role, in detail, for views and metrics.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RoleView {

@@ -174,7 +174,16 @@ impl Partition {
     pub fn role_view(&self, now: MonotonicTime) -> RoleView {
         match &self.role {
             Role::Idle => RoleView::Idle,
-            Role::Leader(leader) => RoleView::Leader(leader.view(now)),
+            Role::Leader(leader) => {
+                let mut view = leader.view(now);
+                for follower in &mut view.followers {
+                    // What was not sent yet is counted from the log, roughly.
+                    if let (None, Some(durable)) = (follower.lag_bytes, follower.durable) {
+                        follower.lag_bytes = Some(self.log.bytes_from(durable.offset));
+                    }
+                }
+                RoleView::Leader(view)
+            }
             Role::Follower(follower) => RoleView::Follower {
                 leader: follower.leader(),
                 epoch: follower.epoch(),

@@ -132,6 +132,9 @@ pub struct FollowerView {
     pub incarnation: Option<Incarnation>,
     /// `None` without a session; never "0" for a follower that cannot be heard.
     pub lag_records: Option<u64>,
+    /// Bytes of frames that it does not hold durably: exact once all of them have been sent. `None` without a session, and
+    /// from the leader alone while some wait to be read from the log; the partition fills that in, roughly.
+    pub lag_bytes: Option<u64>,
     pub durable: Option<LogPosition>,
     pub unacknowledged_bytes: usize,
     pub catching_up: bool,
@@ -670,6 +673,9 @@ impl Leader {
                 incarnation: progress.map(|progress| progress.replica.incarnation),
                 lag_records: progress
                     .map(|progress| self.end.offset.records_since(progress.durable.offset)),
+                lag_bytes: progress
+                    .filter(|progress| progress.next == self.end)
+                    .map(|progress| progress.unacknowledged_bytes() as u64),
                 durable: progress.map(|progress| progress.durable),
                 unacknowledged_bytes: progress.map_or(0, Progress::unacknowledged_bytes),
                 catching_up: progress.is_some_and(Progress::is_catching_up),

@@ -192,12 +192,13 @@ impl DataDir {
                     cluster_id: opener.cluster_id,
                 };
                 replace_meta(&*fs, &meta_path, &meta).map_err(|e| unwritable(e.source))?;
-                if let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
-                    fs.sync_dir(parent).map_err(IoFailure::at("sync", parent))?;
-                }
                 meta
             }
         };
+        // Also where the directory was there: the process that made it may have died before it came to this.
+        if let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
+            fs.sync_dir(parent).map_err(IoFailure::at("sync", parent))?;
+        }
         // As long whatever the number, so that a simulation runs the same in every process.
         let note = format!("{:>10}\n", std::process::id());
         if let Ok(file) = fs.open(&lock_path, OpenMode::Write) {
@@ -496,6 +497,21 @@ mod tests {
                 matches!(&error, DataDirError::FileInTheWay { path: named } if *named == path),
                 "{error}"
             );
+        }
+    }
+
+    #[test]
+    fn a_directory_whose_making_was_cut_short_is_durable_after_the_next_start() {
+        for operations in 0..60 {
+            let fs = FaultyFileSystem::new(operations);
+            fs.crash_after(operations);
+            let _cut_short = open(&fs, &opener(1));
+            fs.kill();
+            drop(open(&fs, &opener(1)).unwrap());
+            fs.kill();
+            fs.power_loss_of_all_unsynced();
+            let found = open(&fs, &opener(1)).unwrap();
+            assert!(!found.is_new(), "after {operations} operations");
         }
     }
 

@@ -154,6 +154,24 @@ impl FaultyFileSystem {
         disk.new_process();
     }
 
+    /// The same, and of what was not synced nothing is left: the least that a disk may keep.
+    pub fn power_loss_of_all_unsynced(&self) {
+        let mut disk = self.lock();
+        for inode in disk.inodes.values_mut() {
+            match inode {
+                Inode::Dir(dir) => {
+                    dir.pending.clear();
+                    dir.live = dir.durable.clone();
+                }
+                Inode::File(contents) => {
+                    contents.pending.clear();
+                    contents.live = contents.durable.clone();
+                }
+            }
+        }
+        disk.new_process();
+    }
+
     /// The next `count` syncs fail with EIO. As on Linux, what they should have written is then clean in the page cache
     /// and may never reach the disk: a later sync succeeds without it.
     pub fn fail_syncs(&self, count: u32) {

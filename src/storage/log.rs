@@ -18,7 +18,7 @@ use super::space::DiskSpace;
 use super::sync::{
     self, CHECKPOINT_BYTES, SealedUnsynced, SharedCheckpoint, SyncError, SyncTicket, SyncWork,
 };
-use crate::types::{EpochEntry, EpochHistory, LogPosition, TopicName, TopicPartition};
+use crate::types::{EpochEntry, EpochHistory, LogPosition, Offset, TopicName, TopicPartition};
 use crate::wal::{Frame, MAX_FRAME_BYTES};
 
 /// When an appended frame counts as durable.
@@ -212,6 +212,12 @@ impl Log {
     /// Bytes in segment files.
     pub fn size_bytes(&self) -> u64 {
         self.shared.state().segments.iter().map(|s| s.len).sum()
+    }
+
+    /// About how many bytes of frames hold the records from `from` on, told without reading anything. 0 at the log's end.
+    pub fn bytes_from(&self, from: Offset) -> u64 {
+        let state = self.shared.state();
+        state.segments.iter().map(|s| s.bytes_from(from)).sum()
     }
 
     pub fn segment_count(&self) -> usize {

@@ -1259,3 +1259,21 @@ fn readers_on_other_threads_see_whole_frames_while_the_log_is_written_and_trimme
     });
     assert!(log.start().offset > offset(0));
 }
+
+#[test]
+fn the_bytes_behind_an_offset_are_told_without_reading_them() {
+    let fs = disk(1);
+    let (log, _) = filled(&fs, 60);
+    let all = log.size_bytes();
+    assert!(log.segment_count() > 2);
+    assert_eq!(log.bytes_from(offset(0)), all);
+    assert_eq!(log.bytes_from(log.end().offset), 0);
+    let mut last = all;
+    for from in 1..=log.end().offset.get() {
+        let left = log.bytes_from(offset(from));
+        assert!(left <= last, "{left} from {from}, {last} before");
+        last = left;
+    }
+    let half = log.bytes_from(offset(log.end().offset.get() / 2));
+    assert!((all / 3..=2 * all / 3).contains(&half), "{half} of {all}");
+}

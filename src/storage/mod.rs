@@ -18,6 +18,7 @@ mod log;
 mod log_start;
 #[cfg(test)]
 mod log_tests;
+mod probe;
 mod promises;
 mod quarantine;
 mod reader;
@@ -43,6 +44,7 @@ pub use impairment::{Impairment, ImpairmentReason};
 pub use log::{
     AppendError, Flush, Log, LogConfig, LogOptions, MIN_INDEX_INTERVAL_BYTES, TAIL_CACHE_BYTES,
 };
+pub use probe::{DiskProbe, probe_disk};
 pub use promises::{PromiseError, Promises};
 pub use reader::{Frames, LogReader, READ_OVERHEAD_BYTES, ReadError};
 pub use recovery::{Cut, OpenError, Quarantine, RecoveryReport};

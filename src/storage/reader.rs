@@ -62,6 +62,20 @@ pub(super) struct Segment {
     pub(super) max_timestamp: i64,
 }
 
+impl Segment {
+    /// About how many of its bytes hold records from `from` on: exact at its two ends, and as if all records were alike between.
+    pub(super) fn bytes_from(&self, from: Offset) -> u64 {
+        let (base, end) = (self.base.get(), self.end.offset.get());
+        let left = end.saturating_sub(from.get().max(base));
+        let all = end.saturating_sub(base);
+        match all {
+            0 => 0,
+            // In 128 bits, because a length times a count of records may not fit in 64.
+            _ => (u128::from(self.len) * u128::from(left) / u128::from(all)) as u64,
+        }
+    }
+}
+
 /// Why nothing was read.
 #[derive(Debug, Error)]
 pub enum ReadError {

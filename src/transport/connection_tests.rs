@@ -10,11 +10,11 @@ use rustls_pki_types::ServerName;
 use time::OffsetDateTime;
 use tokio::time::timeout;
 
-use super::testing::{Cluster, LONG, node, pair, start, start_with_limits};
+use super::testing::{Cluster, Gate, LONG, node, pair, start, start_with_limits};
 use super::{
     Accepted, Alpn, BindError, CertsDir, CloseReason, ConnectFailure, Dialled, EndpointKeys,
-    Identity, IdentityError, IssueOptions, PeerAddress, PeerIdentity, Server, ServerLimits,
-    ServerOptions, dial, dial_unconfirmed, tls,
+    Identity, IdentityError, IssueOptions, PathSigns, PeerAddress, PeerIdentity, Server,
+    ServerLimits, ServerOptions, dial, dial_unconfirmed, tls,
 };
 
 const YEAR: Duration = Duration::from_secs(365 * 86_400);
@@ -520,6 +520,65 @@ async fn the_dialling_end_moves_and_the_connection_lives() {
     assert_eq!(incoming.read_to_end(100).await.unwrap(), b"still here");
     let after = pair.accepted.connection.remote_address();
     assert_eq!(after.port(), moved_to.port());
+}
+
+/// What quinn does by itself in a blackout: a sender whose window is full of lost packets sends two probes at doubling
+/// intervals, some twenty in a minute. With an allowance every heartbeat leaves.
+#[tokio::test]
+async fn a_full_window_does_not_silence_an_end_that_hears_nothing() {
+    let cluster = Cluster::new();
+    let (server, mut accepted) = cluster.server(1);
+    let gate = Gate::before(server.local_addr().unwrap()).await;
+    let identity = Arc::new(cluster.node_identity(2));
+    let peer = PeerAddress::node(node(1), gate.address.to_string());
+    let dialled = dial(&identity, &peer, Alpn::Replication, LONG)
+        .await
+        .unwrap();
+    let jammed = accepted.recv().await.unwrap().connection;
+    const BYTES: usize = 4 << 20;
+    let mut lane = jammed.open_uni().await.unwrap();
+    lane.write_all(b"first").await.unwrap();
+    let mut read = dialled.connection.accept_uni().await.unwrap();
+
+    gate.shut.store(true, Ordering::SeqCst);
+    let writing = tokio::spawn(async move {
+        lane.write_all(&vec![7; BYTES]).await.unwrap();
+        lane.finish().unwrap();
+        lane
+    });
+    let signs = || PathSigns::of(&jammed).unwrap();
+    let is_full = || signs().in_flight() + 1452 >= jammed.stats().path.cwnd;
+    timeout(LONG, async {
+        while !is_full() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await
+    .unwrap();
+    let before = gate.stopped.load(Ordering::SeqCst);
+    let heartbeats = timeout(LONG, async {
+        let mut sent = 0u64;
+        while gate.stopped.load(Ordering::SeqCst) < before + 200 {
+            signs().allow_one_more();
+            jammed
+                .send_datagram(bytes::Bytes::from_static(&[1]))
+                .unwrap();
+            sent += 1;
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        sent
+    });
+    assert!(heartbeats.await.is_ok(), "they wait in the full window");
+
+    // It is over: the next heartbeat is acknowledged, which shows what was lost, and the window is free again.
+    gate.shut.store(false, Ordering::SeqCst);
+    jammed
+        .send_datagram(bytes::Bytes::from_static(&[1]))
+        .unwrap();
+    signs().allow_no_more();
+    let all = timeout(LONG, read.read_to_end(BYTES + 5)).await.unwrap();
+    assert_eq!(all.unwrap().len(), BYTES + 5);
+    writing.await.unwrap();
 }
 
 #[tokio::test]

@@ -19,6 +19,7 @@ use super::endpoint_keys::EndpointKeys;
 use super::explain::{ConnectFailure, DialContext};
 use super::identity::Identity;
 use super::protocol::{Alpn, CloseReason};
+use super::scout::{known_path_mtu, needed_mtu};
 use super::server::identity_of;
 use super::socket::{BindError, bind_udp_for};
 use super::{tls, tuning};
@@ -267,7 +268,9 @@ async fn dial_until(
     // With attempts left over the time is up; else the last failure says why.
     match failure {
         Some(error) if attempts.is_empty() => Err(error),
-        _ => Err(unreachable()),
+        _ => Err(too_narrow(&address, &addresses)
+            .await
+            .unwrap_or_else(unreachable)),
     }
 }
 
@@ -333,6 +336,17 @@ async fn attempt(
         peer,
         endpoint,
         context,
+    })
+}
+
+/// Silence has a cause that this machine may know of: packets that do not fit the path are never sent, or never arrive.
+async fn too_narrow(address: &str, remotes: &[SocketAddr]) -> Option<ConnectFailure> {
+    let remote = *remotes.first()?;
+    let (mtu, needed) = (known_path_mtu(remote).await?, needed_mtu(remote));
+    (mtu < needed).then(|| ConnectFailure::PathTooNarrow {
+        address: address.to_owned(),
+        mtu,
+        needed,
     })
 }
 

@@ -68,6 +68,14 @@ pub enum ConnectFailure {
     )]
     Unreachable { address: String, waited: Duration },
     #[error(
+        "{address} cannot be reached with QUIC's packets: the path's MTU is {mtu} bytes, and {needed} are needed. Raise the MTU of the interface or tunnel on the way"
+    )]
+    PathTooNarrow {
+        address: String,
+        mtu: u32,
+        needed: u32,
+    },
+    #[error(
         "the certificate of {address} was signed by {issuer:?}, and this end trusts only {trusted} (wrong CA): use the cluster's ca.crt in place of {ca}"
     )]
     ServerUnknownCa {
@@ -185,6 +193,7 @@ impl ConnectFailure {
                 | Socket { .. }
                 | NothingListens { .. }
                 | Unreachable { .. }
+                | PathTooNarrow { .. }
                 | Overloaded { .. }
                 | Closed { .. }
                 | Restarted { .. }
@@ -364,7 +373,7 @@ pub fn explain_refused_peer(remote: SocketAddr, error: &ConnectionError) -> Stri
     }
 }
 
-fn alert_of(code: TransportErrorCode) -> Option<AlertDescription> {
+pub(super) fn alert_of(code: TransportErrorCode) -> Option<AlertDescription> {
     let code = u64::from(code);
     match code {
         0x100..0x200 => Some(AlertDescription::from(code as u8)),
@@ -373,7 +382,7 @@ fn alert_of(code: TransportErrorCode) -> Option<AlertDescription> {
 }
 
 /// A peer's text, made fit for a terminal and a log: no control characters, and not long.
-fn tame(text: &str) -> String {
+pub(super) fn tame(text: &str) -> String {
     text.chars()
         .filter(|c| !c.is_control())
         .take(MAX_PEER_TEXT)

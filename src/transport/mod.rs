@@ -8,6 +8,7 @@
 
 mod certificate_info;
 mod certificates;
+mod congestion;
 #[cfg(test)]
 mod connection_tests;
 mod dial;
@@ -15,9 +16,15 @@ mod endpoint_keys;
 mod explain;
 mod identity;
 mod lanes;
+mod link_keeper;
+mod log_limit;
+mod look;
+mod path_sample;
+mod path_watch;
 mod private_file;
 mod protocol;
 mod rpc;
+mod scout;
 mod server;
 mod socket;
 mod tcp_tls;
@@ -34,6 +41,10 @@ pub use certificates::{
     BACKDATE, CA_LIFETIME, CertificateError, CertificateHost, CertsDir, Created, EXPIRING_DAYS,
     InvalidHost, IssueOptions, LEAF_LIFETIME, Listed, MAX_HOSTS, describe_validity,
 };
+pub use congestion::{
+    Congestion, CongestionPolicy, InvalidLinkCongestion, Keel, KeelConfig, LinkCongestion,
+    UnknownCongestion,
+};
 pub use dial::{Dialled, InvalidAddress, MAX_ADDRESSES, PeerAddress, dial, dial_unconfirmed};
 pub use endpoint_keys::{EndpointKeys, EndpointKeysError};
 pub use explain::{ConnectFailure, explain_refused_peer};
@@ -42,11 +53,23 @@ pub use lanes::{
     CHUNK_BYTES, COALESCE_BELOW, LaneClosed, LaneOptions, LaneReadError, LaneReader, LaneWriter,
     Measure, PIECE_OVERHEAD, PushError,
 };
+pub use link_keeper::{
+    DialCause, DialId, EndCause, FIRST_REDIAL_PAUSE, JOIN_AFTER, KeeperAction, KeeperReport,
+    LASTING, LOOK_EVERY, LinkKeeper, MAX_DIALS, MAX_REDIAL_PAUSE,
+};
+pub use log_limit::LogLimit;
+pub use look::{LookFailure, Seen, look, look_for_protocol};
+pub use path_sample::{PathSample, sample_path};
+pub use path_watch::{Ear, PathSigns, round_trip};
 pub use private_file::{FileError, shell_word};
 pub use protocol::{Alpn, CloseReason};
 pub use rpc::{
     CallError, CallHandler, CallPool, MAX_BACKOFF, MAX_CALL_BYTES, MAX_CALL_BYTES_HELD,
     MAX_POOLED_PEERS, MIN_BACKOFF, PeerCalls, serve_calls,
+};
+pub use scout::{
+    Passage, QUIC_DATAGRAM_BYTES, QUIC_VERSION, TcpAnswer, UdpAnswer, UdpBuffers, ask_passage,
+    ask_tcp, ask_udp, known_path_mtu, probe_udp_socket,
 };
 pub use server::{
     ACCEPT_QUEUE, Accepted, HANDSHAKE_TIMEOUT, MAX_CONNECTIONS, MAX_HANDSHAKES, RESERVED_FOR_NODES,

@@ -20,6 +20,7 @@ use super::certificate_info::PeerIdentity;
 use super::dial::{Dialled, PeerAddress, dial};
 use super::explain::ConnectFailure;
 use super::identity::CurrentIdentity;
+use super::log_limit::LogLimit;
 use super::protocol::{Alpn, CloseReason};
 use super::tuning::CALL_STREAMS;
 
@@ -143,6 +144,7 @@ struct State {
     link: Link,
     /// Dials that failed, and connections that served no call, since the last call that was served.
     failures: u32,
+    failure_lines: LogLimit,
 }
 
 #[derive(Debug)]
@@ -209,6 +211,7 @@ impl CallPool {
             state: Mutex::new(State {
                 link: Link::Idle,
                 failures: 0,
+                failure_lines: LogLimit::default(),
             }),
             changes: watch::Sender::new(0),
         });
@@ -282,7 +285,9 @@ impl Slot {
                 (Link::Stopped, Err(_)) => {}
                 (_, Ok(dialled)) => state.link = Link::Connected(dialled),
                 (_, Err(failure)) => {
-                    tracing::info!(peer = %self.peer, cause = %failure, "cannot connect");
+                    if let Some(suppressed) = state.failure_lines.allow() {
+                        tracing::info!(peer = %self.peer, cause = %failure, suppressed, "cannot connect");
+                    }
                     state.failed(Arc::new(failure), Instant::now());
                 }
             }
@@ -785,6 +790,7 @@ mod tests {
         let mut state = State {
             link: Link::Idle,
             failures: 0,
+            failure_lines: LogLimit::default(),
         };
         let cause = || {
             Arc::new(ConnectFailure::NothingListens {

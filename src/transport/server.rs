@@ -1,7 +1,7 @@
 //! The accepting end: one UDP port, every protocol, only peers of our CA.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use quinn::crypto::rustls::HandshakeData;
@@ -10,10 +10,13 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::timeout;
 
 use super::certificate_info::{PeerIdentity, peer_identity};
+use super::congestion::{CongestionPolicy, Selection};
 use super::endpoint_keys::EndpointKeys;
 use super::explain::explain_refused_peer;
 use super::identity::{Chain, Identity};
+use super::log_limit::LogLimit;
 use super::protocol::{Alpn, CloseReason};
+use super::scout::UdpBuffers;
 use super::socket::{BindError, UDP_BUFFER_BYTES, bind_udp, granted_buffers};
 use super::{tls, tuning};
 
@@ -85,6 +88,15 @@ impl Default for ServerLimits {
 pub struct Server {
     endpoint: Endpoint,
     alpns: Arc<[Alpn]>,
+    buffers: UdpBuffers,
+    accepting: Arc<Mutex<Accepting>>,
+}
+
+/// What new connections get. Live ones go on as they are.
+#[derive(Debug)]
+struct Accepting {
+    config: quinn::ServerConfig,
+    congestion: CongestionPolicy,
 }
 
 impl Server {
@@ -104,7 +116,7 @@ impl Server {
         let granted = granted_buffers(&socket);
         let endpoint = Endpoint::new(
             options.keys.endpoint_config(),
-            Some(config),
+            Some(config.clone()),
             socket,
             Arc::new(TokioRuntime),
         )
@@ -121,10 +133,25 @@ impl Server {
             granted_send = granted.send,
             "QUIC is served; socket buffers in bytes (raise net.core.rmem_max and wmem_max to be granted what is asked)"
         );
-        tokio::spawn(accept_loop(endpoint.clone(), accepted, limits));
+        let accepting = Arc::new(Mutex::new(Accepting {
+            config,
+            congestion: CongestionPolicy::default(),
+        }));
+        tokio::spawn(accept_loop(
+            endpoint.clone(),
+            Arc::clone(&accepting),
+            accepted,
+            limits,
+        ));
         let server = Server {
             endpoint,
             alpns: options.alpns.into(),
+            buffers: UdpBuffers {
+                asked: UDP_BUFFER_BYTES,
+                receive: granted.receive,
+                send: granted.send,
+            },
+            accepting,
         };
         Ok((server, receiver))
     }
@@ -132,6 +159,11 @@ impl Server {
     /// The bound address, with the port that was chosen for port 0.
     pub fn local_addr(&self) -> std::io::Result<SocketAddr> {
         self.endpoint.local_addr()
+    }
+
+    /// What the kernel granted the socket.
+    pub fn udp_buffers(&self) -> UdpBuffers {
+        self.buffers
     }
 
     /// Connections that are open, handshakes included.
@@ -142,8 +174,14 @@ impl Server {
     /// Shows new connections another certificate, and checks theirs by another CA. Live ones go on as they are.
     pub fn use_identity(&self, identity: &Identity) -> Result<(), BindError> {
         let config = server_config(identity, &self.alpns)?;
+        locked(&self.accepting).config = config.clone();
         self.endpoint.set_server_config(Some(config));
         Ok(())
+    }
+
+    /// Chooses the congestion controllers of new connections. Live ones go on as they are.
+    pub fn use_congestion(&self, policy: CongestionPolicy) {
+        locked(&self.accepting).congestion = policy;
     }
 
     /// Stops accepting, closes every connection with `reason`, and waits, at most `wait`, until the peers know.
@@ -159,7 +197,7 @@ fn server_config(identity: &Identity, alpns: &[Alpn]) -> Result<quinn::ServerCon
     let crypto = tls::quic_server(identity, alpns)?;
     let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
     config
-        .transport_config(Arc::new(tuning::server()))
+        .transport_config(Arc::new(tuning::server(Selection::default())))
         .migration(true)
         .max_incoming(MAX_HANDSHAKES)
         .incoming_buffer_size(64 * 1024)
@@ -169,8 +207,19 @@ fn server_config(identity: &Identity, alpns: &[Alpn]) -> Result<quinn::ServerCon
     Ok(config)
 }
 
-async fn accept_loop(endpoint: Endpoint, accepted: mpsc::Sender<Accepted>, limits: ServerLimits) {
+fn locked(accepting: &Mutex<Accepting>) -> std::sync::MutexGuard<'_, Accepting> {
+    accepting.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+async fn accept_loop(
+    endpoint: Endpoint,
+    accepting: Arc<Mutex<Accepting>>,
+    accepted: mpsc::Sender<Accepted>,
+    limits: ServerLimits,
+) {
     let handshakes = Arc::new(Semaphore::new(limits.handshakes));
+    // Whoever comes with a wrong certificate comes again and again.
+    let refusals = Arc::new(LogLimit::default());
     while let Some(incoming) = endpoint.accept().await {
         let remote = incoming.remote_address();
         let open = endpoint.open_connections();
@@ -193,21 +242,44 @@ async fn accept_loop(endpoint: Endpoint, accepted: mpsc::Sender<Accepted>, limit
             continue;
         };
         let crowded = open >= limits.connections.saturating_sub(limits.reserved_for_nodes);
-        tokio::spawn(handshake(incoming, crowded, accepted.clone(), permit));
+        let (accepting, accepted) = (Arc::clone(&accepting), accepted.clone());
+        let refusals = refusals.clone();
+        tokio::spawn(handshake(
+            incoming, crowded, accepting, accepted, refusals, permit,
+        ));
     }
 }
 
 async fn handshake(
     incoming: Incoming,
     crowded: bool,
+    accepting: Arc<Mutex<Accepting>>,
     accepted: mpsc::Sender<Accepted>,
+    refusals: Arc<LogLimit>,
     _permit: OwnedSemaphorePermit,
 ) {
     let remote = incoming.remote_address();
-    let connection = match timeout(HANDSHAKE_TIMEOUT, incoming.into_future()).await {
+    // Each connection has a selection of its own, which is made when its peer is known.
+    let (config, selection) = {
+        let accepting = locked(&accepting);
+        let selection = Selection::new(accepting.congestion.default);
+        let mut config = accepting.config.clone();
+        config.transport_config(Arc::new(tuning::server(selection.clone())));
+        (Arc::new(config), selection)
+    };
+    let connecting = match incoming.accept_with(config) {
+        Ok(connecting) => connecting,
+        Err(error) => {
+            tracing::warn!("{}", explain_refused_peer(remote, &error));
+            return;
+        }
+    };
+    let connection = match timeout(HANDSHAKE_TIMEOUT, connecting).await {
         Ok(Ok(connection)) => connection,
         Ok(Err(error)) => {
-            tracing::warn!("{}", explain_refused_peer(remote, &error));
+            if let Some(suppressed) = refusals.allow() {
+                tracing::warn!(suppressed, "{}", explain_refused_peer(remote, &error));
+            }
             return;
         }
         Err(_) => {
@@ -218,7 +290,9 @@ async fn handshake(
     match admit(&connection, crowded) {
         Ok((peer, alpn)) => {
             tuning::raise_for(&connection, alpn);
-            tracing::debug!(%remote, %peer, %alpn, "connection accepted");
+            let congestion = locked(&accepting).congestion.towards(peer.node());
+            selection.set(congestion);
+            tracing::debug!(%remote, %peer, %alpn, %congestion, "connection accepted");
             let accepted_connection = Accepted {
                 connection,
                 peer,

@@ -1,10 +1,13 @@
 //! What the room's tests share: a throw-away CA, and real connections over loopback.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use time::OffsetDateTime;
+use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
 
 use super::{
@@ -133,5 +136,58 @@ pub(super) async fn pair(alpn: Alpn) -> Pair {
         dialled,
         _server: server,
         _cluster: cluster,
+    }
+}
+
+/// Stands between two endpoints, and can be shut.
+pub(super) struct Gate {
+    pub(super) address: SocketAddr,
+    pub(super) shut: Arc<AtomicBool>,
+    /// Datagrams from the server that were stopped.
+    pub(super) stopped: Arc<AtomicU64>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Gate {
+    pub(super) async fn before(server: SocketAddr) -> Gate {
+        let outside = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let inside = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        inside.connect(server).await.unwrap();
+        let address = outside.local_addr().unwrap();
+        let (shut, stopped) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default());
+        let (is_shut, count) = (shut.clone(), stopped.clone());
+        let task = tokio::spawn(async move {
+            let (mut there, mut back) = ([0; 2048], [0; 2048]);
+            let mut client = None;
+            loop {
+                tokio::select! {
+                    Ok((length, from)) = outside.recv_from(&mut there) => {
+                        client = Some(from);
+                        if !is_shut.load(Ordering::SeqCst) {
+                            let _ = inside.send(&there[..length]).await;
+                        }
+                    }
+                    Ok(length) = inside.recv(&mut back) => {
+                        if is_shut.load(Ordering::SeqCst) {
+                            count.fetch_add(1, Ordering::SeqCst);
+                        } else if let Some(client) = client {
+                            let _ = outside.send_to(&back[..length], client).await;
+                        }
+                    }
+                }
+            }
+        });
+        Gate {
+            address,
+            shut,
+            stopped,
+            task,
+        }
+    }
+}
+
+impl Drop for Gate {
+    fn drop(&mut self) {
+        self.task.abort();
     }
 }

@@ -288,6 +288,11 @@ fn refused(error: &rustls::Error, certificate: &CertificateDer<'_>) -> ServerRef
     }
 }
 
+/// This end's certificate, for whoever asks.
+pub(super) fn own_certificate(identity: &Identity) -> Arc<dyn ResolvesClientCert> {
+    Arc::new(Own(Arc::clone(identity.certified_key())))
+}
+
 /// Shows our one certificate to whoever asks. rustls' hints (names, authorities) are passed over on purpose: a peer of
 /// another CA should hear from TLS that the certificate is not its CA's, and not that there was none.
 #[derive(Debug)]

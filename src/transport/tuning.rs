@@ -3,14 +3,13 @@
 //! quinn takes most of these before the handshake, when a server does not yet know what a connection is for. So a server
 //! starts every connection with what a client may have, and raises it for nodes once TLS has said who they are.
 
-use std::any::Any;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use quinn::congestion::{Controller, ControllerFactory, ControllerMetrics, CubicConfig};
 use quinn::{AckFrequencyConfig, Connection, IdleTimeout, TransportConfig, VarInt};
-use quinn_proto::RttEstimator;
 
+use super::congestion::{SelectableConfig, Selection};
+use super::path_watch::Watched;
 use super::protocol::Alpn;
 
 /// Streams that a client may have open at once on one connection: each is a Kafka connection. At the cap its next
@@ -28,17 +27,25 @@ const UNKNOWN_UNI_STREAMS: u32 = 8;
 pub const CLIENT_WINDOW: u32 = 8 * 1024 * 1024;
 /// Of these, how much one stream may have received and not read. More than the largest default request.
 pub const CLIENT_STREAM_WINDOW: u32 = 4 * 1024 * 1024;
-/// The same for a replication connection, in each direction: at 1 Gbit/s it covers a round trip of 250 ms.
-pub const REPLICATION_WINDOW: u32 = 32 * 1024 * 1024;
-/// One lane's share of the replication window.
-pub const REPLICATION_STREAM_WINDOW: u32 = 16 * 1024 * 1024;
+/// The same for a replication connection, in each direction. 1 Gbit/s over 200 ms has 25 MB under way, and a lost packet keeps
+/// what came after it, on its lane, for one more round trip from being read, so twice that must fit. It is more than the byte
+/// budget of a follower (`broker::follower_channel`), which is what bounds the memory; this must not be what bounds the rate.
+pub const REPLICATION_WINDOW: u32 = 64 * 1024 * 1024;
+/// One lane's share of it: half, so that a lane that waits for a lost packet leaves the others room.
+pub const REPLICATION_STREAM_WINDOW: u32 = 32 * 1024 * 1024;
 /// Datagrams (heartbeats) that wait to be read or sent, in bytes. At the cap the oldest is dropped.
 pub const DATAGRAM_BUFFER: usize = 64 * 1024;
 
-/// A first guess of the round trip. quinn's 333 ms would make a lost first packet cost a second.
-const INITIAL_RTT: Duration = Duration::from_millis(30);
-/// Asked of the peer; it is part of every probe timeout.
+/// A first guess of the round trip, which the first answer corrects. quinn's 333 ms would make a lost first packet cost a
+/// second; over 200 ms this one costs two handshake packets that are sent again for nothing.
+pub(super) const INITIAL_RTT: Duration = Duration::from_millis(30);
+/// Asked of the peer; it is part of every probe timeout. While data flows every second packet is acknowledged at once, so it
+/// costs no packets, and the round trips that congestion control sees are the path's.
 const MAX_ACK_DELAY: Duration = Duration::from_millis(2);
+/// A packet counts as lost when one that was sent this many later has arrived; quinn's 3 take 2 ms of jitter that reorders for
+/// loss of two packets in five at 100 Mbit/s. It matters for bulk only: where fewer packets are under way, the time threshold,
+/// an eighth of a round trip, comes first, and it is the most that this can cost.
+const PACKET_THRESHOLD: u32 = 16;
 /// How many probe timeouts of loss count as a collapse of the path. A blackout is no congestion: quinn's 3 would leave a
 /// window of two packets after each.
 const PERSISTENT_CONGESTION_THRESHOLD: u32 = 10_000;
@@ -55,8 +62,8 @@ const CLIENT_KEEP_ALIVE: Duration = Duration::from_secs(1);
 /// After a blackout it is the *other* end's packet that wakes a sender, so a server sends some too. Ten thousand idle
 /// clients then cost it two thousand packets a second.
 const SERVER_KEEP_ALIVE: Duration = Duration::from_secs(5);
-/// The first congestion window of a server, in bytes.
-const SERVER_INITIAL_WINDOW: u64 = 128 * 1024;
+/// The first congestion window, in bytes: about what 100 Mbit/s carry in 10 ms, paced over the first round trip.
+const INITIAL_WINDOW: u64 = 128 * 1024;
 /// The window below which a follower's end never falls, in bytes. It sends only acks and heartbeats; with CUBIC's 12,000
 /// bytes its own unanswered heartbeats would fill the window during a long blackout and silence it.
 pub const FOLLOWER_WINDOW_FLOOR: u64 = 256 * 1024;
@@ -65,13 +72,14 @@ pub const FOLLOWER_WINDOW_FLOOR: u64 = 256 * 1024;
 /// leave a window of two packets a round trip, in which they would wait for each other.
 const CALLER_WINDOW_FLOOR: u64 = 64 * 1024;
 
-/// The accepting end's, for every protocol; [`raise_for`] follows once the protocol is known.
-pub(super) fn server() -> TransportConfig {
+/// The accepting end's, for every protocol; [`raise_for`] follows once the protocol is known, and `selection` may change
+/// once the peer is.
+pub(super) fn server(selection: Selection) -> TransportConfig {
     let mut config = common(SERVER_IDLE_TIMEOUT, SERVER_KEEP_ALIVE);
     client_windows(&mut config)
         .max_concurrent_bidi_streams(VarInt::from_u32(CLIENT_STREAMS))
         .max_concurrent_uni_streams(VarInt::from_u32(UNKNOWN_UNI_STREAMS))
-        .congestion_controller_factory(Arc::new(cubic(SERVER_INITIAL_WINDOW)));
+        .congestion_controller_factory(controller(selection, INITIAL_WINDOW, 0));
     config
 }
 
@@ -89,22 +97,16 @@ pub(super) fn dialler(alpn: Alpn) -> TransportConfig {
             .send_window(u64::from(CLIENT_WINDOW))
             .max_concurrent_bidi_streams(VarInt::from_u32(CALL_STREAMS))
             .max_concurrent_uni_streams(VarInt::from_u32(LANE_STREAMS))
-            .congestion_controller_factory(Arc::new(WithFloor {
-                inner: Arc::new(cubic(FOLLOWER_WINDOW_FLOOR)),
-                floor: FOLLOWER_WINDOW_FLOOR,
-            })),
+            .congestion_controller_factory(dialling(FOLLOWER_WINDOW_FLOOR, FOLLOWER_WINDOW_FLOOR)),
         // A server opens no streams to those who call it.
         Alpn::Controller => client_windows(&mut config)
             .max_concurrent_bidi_streams(VarInt::from_u32(0))
             .max_concurrent_uni_streams(VarInt::from_u32(UNKNOWN_UNI_STREAMS))
-            .congestion_controller_factory(Arc::new(WithFloor {
-                inner: Arc::new(cubic(SERVER_INITIAL_WINDOW)),
-                floor: CALLER_WINDOW_FLOOR,
-            })),
+            .congestion_controller_factory(dialling(INITIAL_WINDOW, CALLER_WINDOW_FLOOR)),
         Alpn::Client | Alpn::Admin => client_windows(&mut config)
             .max_concurrent_bidi_streams(VarInt::from_u32(0))
             .max_concurrent_uni_streams(VarInt::from_u32(UNKNOWN_UNI_STREAMS))
-            .congestion_controller_factory(Arc::new(cubic(SERVER_INITIAL_WINDOW))),
+            .congestion_controller_factory(dialling(INITIAL_WINDOW, 0)),
     };
     config
 }
@@ -132,6 +134,7 @@ fn common(idle: Duration, keep_alive: Duration) -> TransportConfig {
     config
         .initial_rtt(INITIAL_RTT)
         .ack_frequency_config(Some(acks))
+        .packet_threshold(PACKET_THRESHOLD)
         .persistent_congestion_threshold(PERSISTENT_CONGESTION_THRESHOLD)
         // Only above 2^62 ms, which none of ours is, would this be no timeout at all.
         .max_idle_timeout(IdleTimeout::try_from(idle).ok())
@@ -148,117 +151,20 @@ fn client_windows(config: &mut TransportConfig) -> &mut TransportConfig {
         .send_window(u64::from(CLIENT_WINDOW))
 }
 
-fn cubic(initial_window: u64) -> CubicConfig {
-    let mut config = CubicConfig::default();
-    config.initial_window(initial_window);
-    config
+/// A dialling end sends acks, heartbeats, calls and produce requests, with the default controller whatever the node's choice
+/// for its bulk is.
+fn dialling(initial_window: u64, floor: u64) -> Arc<Watched<SelectableConfig>> {
+    controller(Selection::default(), initial_window, floor)
 }
 
-/// Another controller's window, but never below a floor.
-struct WithFloor {
-    inner: Arc<CubicConfig>,
+fn controller(
+    selection: Selection,
+    initial_window: u64,
     floor: u64,
-}
-
-impl ControllerFactory for WithFloor {
-    fn build(self: Arc<Self>, now: Instant, current_mtu: u16) -> Box<dyn Controller> {
-        Box::new(Floored {
-            inner: Arc::clone(&self.inner).build(now, current_mtu),
-            floor: self.floor,
-        })
-    }
-}
-
-struct Floored {
-    inner: Box<dyn Controller>,
-    floor: u64,
-}
-
-impl Controller for Floored {
-    fn on_sent(&mut self, now: Instant, bytes: u64, last_packet_number: u64) {
-        self.inner.on_sent(now, bytes, last_packet_number);
-    }
-
-    fn on_ack(
-        &mut self,
-        now: Instant,
-        sent: Instant,
-        bytes: u64,
-        app_limited: bool,
-        rtt: &RttEstimator,
-    ) {
-        self.inner.on_ack(now, sent, bytes, app_limited, rtt);
-    }
-
-    fn on_end_acks(
-        &mut self,
-        now: Instant,
-        in_flight: u64,
-        app_limited: bool,
-        largest_packet_num_acked: Option<u64>,
-    ) {
-        self.inner
-            .on_end_acks(now, in_flight, app_limited, largest_packet_num_acked);
-    }
-
-    fn on_congestion_event(
-        &mut self,
-        now: Instant,
-        sent: Instant,
-        is_persistent_congestion: bool,
-        lost_bytes: u64,
-    ) {
-        self.inner
-            .on_congestion_event(now, sent, is_persistent_congestion, lost_bytes);
-    }
-
-    fn on_mtu_update(&mut self, new_mtu: u16) {
-        self.inner.on_mtu_update(new_mtu);
-    }
-
-    fn window(&self) -> u64 {
-        self.inner.window().max(self.floor)
-    }
-
-    fn metrics(&self) -> ControllerMetrics {
-        let mut metrics = self.inner.metrics();
-        metrics.congestion_window = self.window();
-        metrics
-    }
-
-    fn clone_box(&self) -> Box<dyn Controller> {
-        Box::new(Floored {
-            inner: self.inner.clone_box(),
-            floor: self.floor,
-        })
-    }
-
-    fn initial_window(&self) -> u64 {
-        self.inner.initial_window().max(self.floor)
-    }
-
-    fn into_any(self: Box<Self>) -> Box<dyn Any> {
-        self
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_followers_window_stays_above_the_floor_whatever_is_lost() {
-        let factory = Arc::new(WithFloor {
-            inner: Arc::new(cubic(FOLLOWER_WINDOW_FLOOR)),
-            floor: FOLLOWER_WINDOW_FLOOR,
-        });
-        let now = Instant::now();
-        let mut controller = factory.build(now, 1200);
-        for i in 1..50 {
-            let later = now + Duration::from_secs(i);
-            controller.on_congestion_event(later, later, true, 100_000);
-        }
-        assert_eq!(controller.window(), FOLLOWER_WINDOW_FLOOR);
-        assert_eq!(controller.clone_box().window(), FOLLOWER_WINDOW_FLOOR);
-    }
+) -> Arc<Watched<SelectableConfig>> {
+    Arc::new(Watched::new(SelectableConfig {
+        selection,
+        initial_window,
+        floor,
+    }))
 }

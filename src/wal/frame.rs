@@ -26,7 +26,7 @@
 
 use std::fmt;
 
-use bytes::{BufMut, Bytes};
+use bytes::{Buf, BufMut, Bytes};
 use thiserror::Error;
 
 use crate::types::{LeaderEpoch, LogPosition, Offset};
@@ -69,6 +69,15 @@ pub struct FrameHeader {
     /// At most [`MAX_PAYLOAD_BYTES`].
     pub payload_len: usize,
     pub crc: u32,
+}
+
+/// Why bytes are not whole frames one after the other.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum FramesError {
+    #[error("a message that ends in the middle of a frame")]
+    CutOff,
+    #[error("a bad frame: {0}")]
+    Bad(#[from] FrameError),
 }
 
 /// Bytes that are no frame.
@@ -361,6 +370,21 @@ impl Frame {
             header,
             bytes: input.slice(..len),
         }))
+    }
+
+    /// Decodes `input`, which consists of whole frames and nothing else.
+    pub fn decode_all(mut input: Bytes) -> Result<Vec<Frame>, FramesError> {
+        let mut frames = Vec::new();
+        while !input.is_empty() {
+            match Frame::decode(&input)? {
+                Decoded::Frame(frame) => {
+                    input.advance(frame.len());
+                    frames.push(frame);
+                }
+                Decoded::Incomplete { .. } => return Err(FramesError::CutOff),
+            }
+        }
+        Ok(frames)
     }
 
     pub const fn header(&self) -> &FrameHeader {

@@ -6,6 +6,6 @@
 mod frame;
 
 pub use frame::{
-    Decoded, Frame, FrameError, FrameHeader, FrameKind, HEADER_LEN, MAGIC, MAX_FRAME_BYTES,
-    MAX_PAYLOAD_BYTES, VERSION,
+    Decoded, Frame, FrameError, FrameHeader, FrameKind, FramesError, HEADER_LEN, MAGIC,
+    MAX_FRAME_BYTES, MAX_PAYLOAD_BYTES, VERSION,
 };

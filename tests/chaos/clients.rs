@@ -200,7 +200,14 @@ pub async fn consume(
             Ok(Event::EndOfPartition {
                 partition, offset, ..
             }) => {
-                shared.history().told(reader, partition.0, offset.get());
+                let mut history = shared.history();
+                // The end is told of a position at or above the watermark. One who has jumped to where others have read may be
+                // above that of a leader that was deposed and does not know it yet: that says nothing of the watermark.
+                let has_read = history.position(reader, partition.0) == offset.get();
+                if reading == Reading::Steady || has_read {
+                    history.told(reader, partition.0, offset.get());
+                }
+                drop(history);
                 begin_anew = reading != Reading::Steady && random.below(20) == 0;
             }
             Err(error) => {

@@ -48,6 +48,16 @@ pub struct Committed {
     pub in_epoch: LeaderEpoch,
 }
 
+/// What a leader told a replica to do to its log, while it does it.
+#[derive(Clone, Copy, Debug)]
+pub struct Cutting {
+    /// What lies behind may go.
+    pub to: LogPosition,
+    /// Where the leader's own log starts: what lies before may go, committed or not. 0 if it is not a reset.
+    pub reset_to: Offset,
+    pub leader_epoch: LeaderEpoch,
+}
+
 /// What is known of one replica, over all its processes.
 #[derive(Default)]
 pub struct Replica {
@@ -59,8 +69,8 @@ pub struct Replica {
     pub promise_told: LeaderEpoch,
     /// The highest position that this replica has told others it holds durably: by an ack, a hello or a fence's answer.
     claimed: LogPosition,
-    /// While its log is being cut: to where, and for the leader of which epoch.
-    cutting: Option<(LogPosition, LeaderEpoch)>,
+    /// While its log is being cut.
+    cutting: Option<Cutting>,
     /// The disk that `mirror` is on.
     directory: Option<DirectoryId>,
     incarnation: Option<Incarnation>,
@@ -189,9 +199,9 @@ impl PartitionChecker {
         Ok(())
     }
 
-    /// A replica is told by its leader to cut its log to `to`, if it is.
-    pub fn cut_begins(&mut self, node: usize, to: Option<LogPosition>, leader_epoch: LeaderEpoch) {
-        self.replicas[node].cutting = to.map(|to| (to, leader_epoch));
+    /// A replica is told by its leader to cut its log, if it is.
+    pub fn cut_begins(&mut self, node: usize, cutting: Option<Cutting>) {
+        self.replicas[node].cutting = cutting;
     }
 
     pub fn cut_ends(&mut self, node: usize) {
@@ -200,7 +210,12 @@ impl PartitionChecker {
 
     /// A process died while it cut its log, and another finds it so or so: what is gone had to go.
     fn finish_cut(&mut self, node: usize, found: &Mirror) -> Check {
-        let Some((to, leader_epoch)) = self.replicas[node].cutting.take() else {
+        let Some(Cutting {
+            to,
+            reset_to,
+            leader_epoch,
+        }) = self.replicas[node].cutting.take()
+        else {
             return Ok(());
         };
         let replica = &mut self.replicas[node];
@@ -217,7 +232,13 @@ impl PartitionChecker {
         replica.mirror.durable = durable_before.min(replica.mirror.end());
         replica.claimed = claimed.min(replica.mirror.end());
         for frame in dropped {
-            if !frame.epoch_start && frame.end <= durable_before && frame.end <= claimed {
+            // What its leader's log no longer has either is not missed.
+            let is_below_reset = frame.end.offset <= reset_to;
+            if !frame.epoch_start
+                && !is_below_reset
+                && frame.end <= durable_before
+                && frame.end <= claimed
+            {
                 self.check_dropped(node, &frame, leader_epoch)?;
             }
         }
@@ -572,7 +593,13 @@ impl PartitionChecker {
                     continue;
                 }
                 let Some(leader) = state.leader else { continue };
-                let mirror = &self.replicas[index_of(leader.node)].mirror;
+                let replica = &self.replicas[index_of(leader.node)];
+                // One whose disk is gone since led with what it had.
+                let mirror = replica
+                    .void
+                    .as_ref()
+                    .filter(|_| replica.incarnation != Some(leader.incarnation))
+                    .unwrap_or(&replica.mirror);
                 if held.start.offset >= mirror.start.offset && mirror.find(held.end) != Some(&held)
                 {
                     return violated(
@@ -670,24 +697,20 @@ impl PartitionChecker {
 
     fn check_elected(&self, leader: Appointment, epoch: LeaderEpoch) -> Check {
         let replica = &self.replicas[index_of(leader.node)];
-        let mirror = match &replica.void {
-            // It answered the fence, and its disk was lost, or its log set aside by a later process, before the appointment:
-            // nobody will lead in this epoch.
-            Some(void)
-                if replica.directory != Some(leader.directory)
-                    || replica.incarnation != Some(leader.incarnation) =>
-            {
-                void
-            }
-            _ => &replica.mirror,
-        };
+        let is_of_the_disk = replica.directory == Some(leader.directory);
+        let is_running = is_of_the_disk && replica.incarnation == Some(leader.incarnation);
+        // It answered the fence, and its disk was lost, or its log set aside by a later process, before the appointment:
+        // nobody will lead in this epoch. What is known of before may be old, where the log could not be read all through.
+        let void = replica.void.as_ref().filter(|_| !is_running);
+        let present = (is_of_the_disk || void.is_none()).then_some(&replica.mirror);
         for committed in self.committed.values() {
             let held = committed.held;
-            if held.end.offset <= mirror.start.offset {
-                continue;
-            }
-            let has = mirror.find(held.end) == Some(&held) && held.end <= mirror.durable;
-            if !has {
+            let has = |mirror: &Mirror| {
+                held.end.offset <= mirror.start.offset
+                    || mirror.find(held.end) == Some(&held) && held.end <= mirror.durable
+            };
+            if !void.is_some_and(has) && !present.is_some_and(has) {
+                let mirror = void.unwrap_or(&replica.mirror);
                 return violated(
                     "2 (elected without)",
                     format!(

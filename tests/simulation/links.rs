@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use quorate::replication::{AckRefused, FramesRefused, suspicion_time};
-use quorate::types::{Appointment, LogPosition, NodeId, SessionId};
-use quorate::wal::{Decoded, Frame};
+use quorate::types::{Appointment, LogPosition, NodeId, Offset, SessionId};
+use quorate::wal::Frame;
 use quorate::wire::{
     AckMessage, ControlMessage, Heartbeat, Hello, LaneBody, LaneMessage, OpenSession,
     PROTOCOL_VERSION, SessionAnswer, SessionOutcome, SessionRefusal, Welcome,
 };
 
-use super::checker::Check;
+use super::checker::{Check, Cutting};
 use super::event::Event;
 use super::network::StreamId;
 use super::node::{CLUSTER, FollowerSession, index_of, node_id, partition_index};
@@ -825,12 +825,17 @@ impl World {
             }
             SessionOutcome::Refused(_) => {}
         }
-        let asked = match &answer.outcome {
-            SessionOutcome::Truncate(to) => Some(*to),
-            SessionOutcome::Reset { .. } => Some(LogPosition::START),
+        let cut = match &answer.outcome {
+            SessionOutcome::Truncate(to) => Some((*to, Offset::ZERO)),
+            SessionOutcome::Reset { start, .. } => Some((LogPosition::START, start.offset)),
             SessionOutcome::Refused(_) => None,
         };
-        self.checkers[partition].cut_begins(node, asked, answer.leader_epoch);
+        let cutting = cut.map(|(to, reset_to)| Cutting {
+            to,
+            reset_to,
+            leader_epoch: answer.leader_epoch,
+        });
+        self.checkers[partition].cut_begins(node, cutting);
         if let Some(replica) = self.nodes[node].replica(partition) {
             replica
                 .partition
@@ -939,10 +944,10 @@ impl World {
                 return Ok(true);
             }
         };
-        let frames = match decode_frames(bytes) {
+        let frames = match Frame::decode_all(bytes) {
             Ok(frames) => frames,
-            Err(cause) => {
-                unexpected(cause)?;
+            Err(error) => {
+                unexpected(format!("a lane brought {error}"))?;
                 return Ok(false);
             }
         };
@@ -1009,21 +1014,4 @@ impl World {
         self.send(id, StreamId::Acks, message.encode());
         Ok(())
     }
-}
-
-fn decode_frames(mut bytes: Bytes) -> Result<Vec<Frame>, String> {
-    let mut frames = Vec::new();
-    while !bytes.is_empty() {
-        match Frame::decode(&bytes) {
-            Ok(Decoded::Frame(frame)) => {
-                let _ = bytes.split_to(frame.len());
-                frames.push(frame);
-            }
-            Ok(Decoded::Incomplete { .. }) => {
-                return Err("a lane message ends in the middle of a frame".to_owned());
-            }
-            Err(error) => return Err(format!("a lane brought a bad frame: {error}")),
-        }
-    }
-    Ok(frames)
 }

@@ -57,6 +57,9 @@ pub struct Network {
     ways: Vec<Way>,
     doubled_permille: u64,
     rough_permille: u64,
+    /// Whether messages may arrive in two pieces. Not where any was ever rough: one that is late, even after the heal, could come
+    /// between two pieces of another.
+    splits: bool,
     random: Random,
     pub connections: BTreeMap<u64, Connection>,
     next_connection: u64,
@@ -127,6 +130,7 @@ impl Network {
             ways: vec![way; endpoints * endpoints],
             doubled_permille: if setup.loss_permille > 0 { 20 } else { 0 },
             rough_permille: setup.rough_permille,
+            splits: setup.rough_permille == 0,
             random: Random::new(setup.seed, 3),
             connections: BTreeMap::new(),
             next_connection: 0,
@@ -304,7 +308,7 @@ impl Network {
             return Vec::new();
         };
         let arrival = (now.as_micros() + us).max(stream.last_arrival_us);
-        let split = self.rough_permille == 0 && message.len() > 1 && self.random.permille(100);
+        let split = self.splits && message.len() > 1 && self.random.permille(100);
         if split {
             let at = 1 + self.random.index(message.len() - 1);
             let later = arrival + self.random.below(2000);

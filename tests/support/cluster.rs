@@ -99,6 +99,8 @@ pub struct NodeSpec {
     pub log: PathBuf,
     pub kafka_plaintext: bool,
     pub flags: Vec<String>,
+    /// What its environment has beside this process's own.
+    pub environment: Vec<(String, String)>,
 }
 
 impl NodeSpec {
@@ -121,7 +123,7 @@ impl NodeSpec {
         if !self.controllers.is_empty() {
             command.args(["--controllers", &self.controllers]);
         }
-        command.args(&self.flags);
+        command.args(&self.flags).envs(self.environment.clone());
         command
     }
 
@@ -221,6 +223,7 @@ impl Cluster {
                 log: dir.path().join(format!("log-{id}")),
                 kafka_plaintext: true,
                 flags: Vec::new(),
+                environment: Vec::new(),
             })
             .collect();
         let controllers: Vec<String> = specs

@@ -1,7 +1,8 @@
-//! A UDP relay that keeps every datagram that goes through it, or one that delays and loses them.
+//! UDP relays: one that keeps every datagram that goes through it, one that delays and loses them, one that can be shut.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use tokio::net::UdpSocket;
@@ -174,4 +175,119 @@ async fn way(
 
 fn lost(impairment: Impairment) -> bool {
     rand::random::<f64>() < impairment.loss
+}
+
+/// Stands before one address like a [`Relay`]; can be shut in either direction, and can speak from other ports all of a
+/// sudden, as a NAT does that has forgotten its connections.
+pub struct Gate {
+    pub address: SocketAddr,
+    state: Arc<GateState>,
+    _tasks: JoinSet<()>,
+}
+
+#[derive(Default)]
+struct GateState {
+    /// Towards the target, and back.
+    shut: [AtomicBool; 2],
+    /// Datagrams that came while it was shut.
+    stopped: [AtomicU64; 2],
+    /// Raised by each rebinding.
+    generation: AtomicU64,
+}
+
+/// A direction through a [`Gate`].
+#[derive(Clone, Copy, Debug)]
+pub enum Way {
+    There = 0,
+    Back = 1,
+}
+
+impl Gate {
+    pub async fn before(target: SocketAddr, port: u16) -> Gate {
+        let outside = Arc::new(UdpSocket::bind(("127.0.0.1", port)).await.unwrap());
+        let address = outside.local_addr().unwrap();
+        let state = Arc::new(GateState::default());
+        let mut tasks = JoinSet::new();
+        tasks.spawn(pass(outside, target, state.clone()));
+        Gate {
+            address,
+            state,
+            _tasks: tasks,
+        }
+    }
+
+    pub fn shut(&self) {
+        for way in [Way::There, Way::Back] {
+            self.shut_one(way);
+        }
+    }
+
+    pub fn shut_one(&self, way: Way) {
+        self.state.shut[way as usize].store(true, Ordering::SeqCst);
+    }
+
+    pub fn open(&self) {
+        for shut in &self.state.shut {
+            shut.store(false, Ordering::SeqCst);
+        }
+    }
+
+    /// How many datagrams were stopped so far.
+    pub fn stopped(&self, way: Way) -> u64 {
+        self.state.stopped[way as usize].load(Ordering::SeqCst)
+    }
+
+    /// From now on the target sees everybody come from another port.
+    pub fn rebind(&self) {
+        self.state.generation.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+impl GateState {
+    /// Whether a datagram may pass.
+    fn lets_through(&self, way: Way) -> bool {
+        let shut = self.shut[way as usize].load(Ordering::SeqCst);
+        if shut {
+            self.stopped[way as usize].fetch_add(1, Ordering::SeqCst);
+        }
+        !shut
+    }
+}
+
+async fn pass(outside: Arc<UdpSocket>, target: SocketAddr, state: Arc<GateState>) {
+    let mut towards: HashMap<SocketAddr, (u64, Arc<UdpSocket>)> = HashMap::new();
+    let mut back = JoinSet::new();
+    let mut buffer = vec![0; MAX_DATAGRAM];
+    loop {
+        let Ok((length, from)) = outside.recv_from(&mut buffer).await else {
+            continue;
+        };
+        let generation = state.generation.load(Ordering::SeqCst);
+        if !state.lets_through(Way::There) {
+            continue;
+        }
+        let inside = match towards.get(&from) {
+            Some((known, inside)) if *known == generation => inside.clone(),
+            _ => {
+                let inside = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
+                inside.connect(target).await.unwrap();
+                towards.insert(from, (generation, inside.clone()));
+                let (inside, outside, state) = (inside.clone(), outside.clone(), state.clone());
+                back.spawn(async move {
+                    let mut buffer = vec![0; MAX_DATAGRAM];
+                    // What still comes to an older port is lost, as behind a NAT.
+                    while state.generation.load(Ordering::SeqCst) == generation {
+                        let Ok(length) = inside.recv(&mut buffer).await else {
+                            continue;
+                        };
+                        if state.lets_through(Way::Back) {
+                            let _ = outside.send_to(&buffer[..length], from).await;
+                        }
+                    }
+                });
+                towards[&from].1.clone()
+            }
+        };
+        let _ = inside.send(&buffer[..length]).await;
+    }
 }

@@ -10,7 +10,7 @@ use super::super::connect::{self, bootstrap_servers, node_status};
 use super::super::topic::nodes;
 use super::super::{Exit, GlobalOptions, Table, print_json, print_line};
 use crate::admin::{NodeStatus, PartitionStatus};
-use crate::broker::{LinkDirection, LinkView};
+use crate::broker::{LinkDirection, LinkState, LinkView};
 use crate::transport::PeerAddress;
 use crate::types::NodeId;
 use crate::types::quorum::election_quorum;
@@ -480,10 +480,12 @@ impl Report {
                     "-".to_owned(),
                 ],
                 Some(link) => [
-                    if link.heard {
-                        "up".to_owned()
-                    } else {
-                        format!("silent for {:.1} s", link.silence_ms as f64 / 1e3)
+                    match link.state {
+                        _ if link.heard => "up".to_owned(),
+                        LinkState::Down => {
+                            format!("down for {:.1} s", link.state_ms as f64 / 1e3)
+                        }
+                        _ => format!("silent for {:.1} s", link.silence_ms as f64 / 1e3),
                     },
                     format!("{:.1} ms", link.rtt_us as f64 / 1e3),
                     format!("{} of {} packets", link.lost_packets, link.sent_packets),

@@ -17,7 +17,7 @@ use super::summary::Summary;
 use super::watcher::Watchers;
 use super::workload::Window;
 use crate::admin::PartitionStatus;
-use crate::broker::{LinkDirection, LinkView};
+use crate::broker::{LinkDirection, LinkState, LinkView};
 use crate::transport::shell_word;
 use crate::types::{NodeId, TopicName};
 
@@ -363,6 +363,7 @@ fn link_cells(watchers: &Watchers, partitions: &[PartitionStatus]) -> Vec<Cell> 
 fn link_state(link: Option<&LinkView>, is_used: bool, leader_answers: bool) -> (String, Mood) {
     match link {
         Some(link) if link.heard => (rtt(link.rtt_us), Mood::Well),
+        Some(link) if link.state == LinkState::Down => ("✗".to_owned(), Mood::Bad),
         Some(link) => {
             let silence = link.silence_ms as f64 / 1000.0;
             (format!("silent {silence:.1}s"), Mood::Odd)
@@ -451,25 +452,13 @@ mod tests {
 
     #[test]
     fn a_link_says_how_it_is() {
-        let mut link = LinkView {
-            direction: LinkDirection::ToFollower,
-            peer: NodeId::new(2).unwrap(),
-            heard: true,
-            silence_ms: 40,
-            up_ms: 1000,
-            rtt_us: 250,
-            remote_address: "127.0.0.1:1".to_owned(),
-            window_bytes: 0,
-            mtu: 1200,
-            sent_packets: 0,
-            lost_packets: 0,
-            sent_bytes: 0,
-            received_bytes: 0,
-        };
+        let mut link = LinkView::sample(LinkDirection::ToFollower, NodeId::new(2).unwrap());
         assert_eq!(link_state(Some(&link), true, true).0, "0.2ms");
         link.heard = false;
         link.silence_ms = 1230;
         assert_eq!(link_state(Some(&link), true, true).0, "silent 1.2s");
+        link.state = LinkState::Down;
+        assert_eq!(link_state(Some(&link), true, true).0, "✗");
         assert_eq!(link_state(None, true, true).0, "✗");
         assert_eq!(link_state(None, false, false).0, "✗");
         assert_eq!(link_state(None, false, true).0, "–");

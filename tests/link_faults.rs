@@ -1,0 +1,365 @@
+//! What becomes of links, and of those who produce over them, when addresses change and nothing gets through: whole nodes as
+//! processes, with a gate before each through which followers and clients reach it.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use quorate::broker::{LinkDirection, LinkState, LinkView};
+use quorate::client::{
+    Client, ConnectError, Dialer, IdentityDialer, NewTopic, ProducerConfig, Reached,
+};
+use quorate::transport::{ClientName, CurrentIdentity, Identity};
+use quorate::types::{NodeId, TopicName};
+
+use support::cluster::{Cluster, free_port};
+use support::relay::{Gate, Way};
+use support::workload::{Workload, check};
+use support::{node, topic, until};
+
+/// Three nodes, each of which is reached through its gate by all but the controllers.
+struct Gated {
+    cluster: Cluster,
+    gates: BTreeMap<NodeId, Gate>,
+}
+
+impl Gated {
+    async fn start() -> Gated {
+        let mut cluster = Cluster::prepare(3).await;
+        let mut gates = BTreeMap::new();
+        for spec in &mut cluster.specs {
+            let gate = Gate::before(spec.quic, free_port()).await;
+            // In a file, so that it can be changed while the node runs.
+            let config = spec.data_dir.with_extension("toml");
+            write_advertise(&config, &gate);
+            spec.flags = vec!["--config".to_owned(), config.display().to_string()];
+            gates.insert(spec.id, gate);
+        }
+        cluster.start_all().await;
+        Gated { cluster, gates }
+    }
+
+    /// A client that comes to every node through its gate.
+    async fn client(&self) -> Client {
+        let mut config = self.cluster.client_config();
+        config.bootstrap = self.gates.values().map(|g| g.address.to_string()).collect();
+        self.cluster.client_with(config).await
+    }
+
+    /// A client that goes round the gates.
+    async fn client_beside_the_gates(&self) -> Client {
+        let certs = &self.cluster.spec(node(1)).certs_dir;
+        let name = ClientName::new("tester").unwrap();
+        let identity = Identity::load_client(certs, Some(&name)).unwrap();
+        let ways = self.cluster.specs.iter().map(|spec| {
+            let gate = self.gates[&spec.id].address.to_string();
+            (gate, spec.quic.to_string())
+        });
+        let dialer = Beside {
+            inner: IdentityDialer::new(CurrentIdentity::new(identity)),
+            ways: ways.collect(),
+        };
+        Client::connect(self.cluster.client_config(), Arc::new(dialer))
+            .await
+            .unwrap()
+    }
+
+    /// A topic of one partition on all nodes, its leader, and a producer of records of `size` bytes that is at work.
+    async fn at_work(
+        &self,
+        client: &Client,
+        name: &str,
+        size: usize,
+    ) -> (TopicName, NodeId, Workload) {
+        let topic = self.cluster.create_topic(client, name, 1).await;
+        let leader = self.cluster.until_led(&topic, 0, |_| true).await;
+        let ids = self.cluster.ids();
+        self.cluster.until_isr(&topic, 0, &ids).await;
+        let workload = Workload::start(client, &topic, &[0], size, ProducerConfig::default());
+        workload.until_acknowledged(&[0], 100).await;
+        (topic, leader, workload)
+    }
+
+    async fn links(&self, id: NodeId, direction: LinkDirection) -> Result<Vec<LinkView>, String> {
+        let status = self.cluster.status(id).await?;
+        let mut links = status.links;
+        links.retain(|link| link.direction == direction);
+        Ok(links)
+    }
+
+    /// The links of the others to `leader`, once all of them stand and have nothing left to do.
+    async fn links_to(&self, leader: NodeId) -> Vec<LinkView> {
+        until(&format!("all links to node {leader} are up"), async || {
+            let mut links = Vec::new();
+            for id in self.cluster.ids().into_iter().filter(|id| *id != leader) {
+                let own = self.links(id, LinkDirection::ToLeader).await?;
+                let link = own.into_iter().find(|link| link.peer == leader);
+                let link = link.ok_or_else(|| format!("node {id} has no link"))?;
+                if link.state != LinkState::Up || !link.heard {
+                    return Err(format!("node {id}: {link:?}"));
+                }
+                links.push(link);
+            }
+            Ok(links)
+        })
+        .await
+    }
+
+    fn sessions_opened(&self, leader: NodeId) -> usize {
+        let log = self.cluster.spec(leader).log_text();
+        log.matches("session opened").count()
+    }
+}
+
+/// Dials nodes where they are and not where they say that they are.
+struct Beside {
+    inner: IdentityDialer,
+    ways: BTreeMap<String, String>,
+}
+
+impl Dialer for Beside {
+    fn dial<'a>(
+        &'a self,
+        address: &'a str,
+        within: Duration,
+    ) -> BoxFuture<'a, Result<Reached, ConnectError>> {
+        let way = self.ways.get(address).map_or(address, String::as_str);
+        self.inner.dial(way, within)
+    }
+}
+
+fn write_advertise(file: &std::path::Path, gate: &Gate) {
+    fs::write(file, format!("advertise = \"{}\"\n", gate.address)).unwrap();
+}
+
+fn handshakes(links: &[LinkView]) -> u64 {
+    links.iter().map(|link| link.handshakes).sum()
+}
+
+/// Everybody who talks to the leader comes from another port all of a sudden, in the middle of producing: nobody shakes hands
+/// anew, no session is opened again, no produce fails, nothing is doubled.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_comes_from_another_address_is_still_the_same() {
+    let gated = Gated::start().await;
+    let client = gated.client().await;
+    let (topic, leader, workload) = gated.at_work(&client, "moving", 100).await;
+    let gate = &gated.gates[&leader];
+
+    let before = gated.links_to(leader).await;
+    let sessions = gated.sessions_opened(leader);
+    let client_before = client.links();
+    for turn in 1..=3u64 {
+        gate.rebind();
+        until("the leader sees both followers elsewhere", async || {
+            let links = gated.links(leader, LinkDirection::ToFollower).await?;
+            if links.len() == 2 && links.iter().all(|link| link.migrations >= turn) {
+                return Ok(());
+            }
+            Err(format!("{links:?}"))
+        })
+        .await;
+        workload.until_acknowledged(&[0], 100).await;
+    }
+    let after = gated.links_to(leader).await;
+    assert_eq!(handshakes(&after), handshakes(&before), "{after:?}");
+    assert_eq!(gated.sessions_opened(leader), sessions);
+    let made = |client: &[quorate::client::ClientLink]| -> u64 {
+        client.iter().map(|link| link.handshakes).sum()
+    };
+    assert_eq!(made(&client.links()), made(&client_before));
+
+    let story = workload.finish().await;
+    assert_eq!(story.errors, Vec::<String>::new());
+    let ends = check(&client, &topic, &story).await;
+    let acknowledged: u64 = story.acknowledged[&0].len() as u64;
+    assert_eq!(ends[&0], acknowledged, "something is there twice");
+}
+
+/// Nothing gets through to the leader or back: its followers move to other sockets and dial beside, and when it is over
+/// everything goes on, with nothing lost and nothing doubled.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_blackout_everything_goes_on() {
+    let gated = Gated::start().await;
+    let client = gated.client().await;
+    let (topic, leader, workload) = gated.at_work(&client, "dark", 1000).await;
+    let gate = &gated.gates[&leader];
+    let followers: Vec<NodeId> = gated
+        .cluster
+        .ids()
+        .into_iter()
+        .filter(|id| *id != leader)
+        .collect();
+    let before = gated.links_to(leader).await;
+
+    gate.shut();
+    for id in &followers {
+        until("the follower has moved, and dials beside", async || {
+            let links = gated.links(*id, LinkDirection::ToLeader).await?;
+            let link = links.iter().find(|link| link.peer == leader);
+            let known = before.iter().map(|link| link.redials).max().unwrap_or(0);
+            let link = link.ok_or("no link")?;
+            if link.state == LinkState::Silent
+                && link.suspicions >= 1
+                && link.migrations >= 1
+                && link.redials >= known + 3
+                && link.last_error.is_some()
+            {
+                return Ok(());
+            }
+            Err(format!("{link:?}"))
+        })
+        .await;
+    }
+    let seen = until("the leader says that it hears nobody", async || {
+        let links = gated.links(leader, LinkDirection::ToFollower).await?;
+        let silent = |link: &LinkView| link.state == LinkState::Silent && !link.heard;
+        if links.len() == 2 && links.iter().all(silent) {
+            return Ok(links);
+        }
+        Err(format!("{links:?}"))
+    })
+    .await;
+    for link in seen {
+        let lag = link.lag.unwrap();
+        assert_eq!(lag.partitions, 1);
+        assert_ne!(lag.behind_ms, Some(0), "it cannot be heard");
+    }
+    // Both ends go on sending, at a rate that does not fade: what comes first after the end of it is never far.
+    for way in [Way::There, Way::Back] {
+        let so_far = gate.stopped(way);
+        until("both ends go on sending", async || {
+            let more = gate.stopped(way) - so_far;
+            (more >= 100).then_some(()).ok_or(format!("{more} more"))
+        })
+        .await;
+    }
+
+    gate.open();
+    workload.until_acknowledged(&[0], 300).await;
+    gated.links_to(leader).await;
+    gated
+        .cluster
+        .until_isr(&topic, 0, &gated.cluster.ids())
+        .await;
+    let story = workload.finish().await;
+    assert_eq!(story.errors, Vec::<String>::new());
+    let ends = check(&client, &topic, &story).await;
+    assert_eq!(ends[&0], story.acknowledged[&0].len() as u64);
+}
+
+/// A leader registers another address and is not to be had at the old one any more: followers and clients find it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_moves_is_followed() {
+    let gated = Gated::start().await;
+    let client = gated.client().await;
+    let (topic, leader, workload) = gated.at_work(&client, "elsewhere", 100).await;
+    let before = gated.links_to(leader).await;
+
+    let spec = gated.cluster.spec(leader);
+    let elsewhere = Gate::before(spec.quic, free_port()).await;
+    write_advertise(&spec.data_dir.with_extension("toml"), &elsewhere);
+    let pid = gated.cluster.pid(leader).to_string();
+    let told = Command::new("kill").args(["-HUP", &pid]).status().unwrap();
+    assert!(told.success());
+    let place = elsewhere.address.to_string();
+    until("both followers have dialled it there", async || {
+        for id in gated.cluster.ids().into_iter().filter(|id| *id != leader) {
+            let links = gated.links(id, LinkDirection::ToLeader).await?;
+            let link = links.iter().find(|link| link.peer == leader);
+            if !link.is_some_and(|link| link.heard && link.remote_address == place) {
+                return Err(format!("node {id}: {link:?}"));
+            }
+        }
+        Ok(())
+    })
+    .await;
+    gated.gates[&leader].shut();
+    let after = gated.links_to(leader).await;
+    assert_eq!(handshakes(&after), handshakes(&before) + 2, "{after:?}");
+
+    workload.until_acknowledged(&[0], 200).await;
+    let story = workload.finish().await;
+    assert_eq!(story.errors, Vec::<String>::new());
+    let ends = check(&client, &topic, &story).await;
+    assert_eq!(ends[&0], story.acknowledged[&0].len() as u64);
+    let now_leads = gated.cluster.until_led(&topic, 0, |_| true).await;
+    assert_eq!(now_leads, leader, "it never stopped leading");
+    assert_eq!(gated.cluster.running().len(), 3, "{:?}", node(1));
+}
+
+/// One follower's link is a black hole, in a partition of two replicas: the leader goes on alone, never shows a lag of 0 while it
+/// hears nothing, and has the follower back when the link is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_follower_behind_a_black_hole_leaves_and_comes_back() {
+    let gated = Gated::start().await;
+    let client = gated.client_beside_the_gates().await;
+    let topic = topic("pair");
+    let new = NewTopic {
+        partitions: Some(1),
+        replication_factor: Some(2),
+        configs: BTreeMap::from([("min.insync.replicas".to_owned(), "1".to_owned())]),
+        ..NewTopic::new(topic.clone())
+    };
+    client.admin().create_topic(&new, false).await.unwrap();
+    let leader = gated.cluster.until_led(&topic, 0, |_| true).await;
+    let both = until("both replicas are in sync", async || {
+        let partition = gated.cluster.partition(leader, &topic, 0).await?;
+        (partition.isr.len() == 2)
+            .then(|| partition.isr.clone())
+            .ok_or(format!("{partition:?}"))
+    })
+    .await;
+    let follower = both.iter().copied().find(|id| *id != leader).unwrap();
+    // Enough to fill the window towards the follower many times over.
+    let workload = Workload::start(&client, &topic, &[0], 4000, ProducerConfig::default());
+    workload.until_acknowledged(&[0], 100).await;
+    let link = async || -> Result<LinkView, String> {
+        let links = gated.links(leader, LinkDirection::ToFollower).await?;
+        let link = links.into_iter().find(|link| link.peer == follower);
+        link.ok_or_else(|| "no link".to_owned())
+    };
+
+    let gate = &gated.gates[&leader];
+    gate.shut();
+    gated.cluster.until_isr(&topic, 0, &[leader]).await;
+    workload.until_acknowledged(&[0], 300).await;
+    let seen = until("the link's lag grows", async || {
+        let seen = link().await?;
+        let lag = seen.lag.ok_or("no lag")?;
+        let grows = lag.records.is_none_or(|records| records >= 300)
+            && lag.behind_ms.is_some_and(|behind| behind >= 500);
+        (grows && !seen.heard)
+            .then(|| seen.clone())
+            .ok_or(format!("{seen:?}"))
+    })
+    .await;
+    assert_eq!(seen.state, LinkState::Silent, "{seen:?}");
+    let so_far = gate.stopped(Way::Back);
+    until("the leader's full window lets heartbeats out", async || {
+        let more = gate.stopped(Way::Back) - so_far;
+        (more >= 100).then_some(()).ok_or(format!("{more} more"))
+    })
+    .await;
+
+    gate.open();
+    gated.cluster.until_isr(&topic, 0, &both).await;
+    let story = workload.finish().await;
+    assert_eq!(story.errors, Vec::<String>::new());
+    until("nothing is left to send", async || {
+        let seen = link().await?;
+        let lag = seen.lag.ok_or("no lag")?;
+        (seen.state == LinkState::Up && lag.records == Some(0) && lag.bytes == Some(0))
+            .then_some(())
+            .ok_or(format!("{seen:?}"))
+    })
+    .await;
+    let ends = check(&client, &topic, &story).await;
+    assert_eq!(ends[&0], story.acknowledged[&0].len() as u64);
+}
