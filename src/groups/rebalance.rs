@@ -238,10 +238,9 @@ impl Group {
         let Some(mut member) = self.members.remove(old) else {
             return;
         };
-        for waiting in [member.joining.take(), member.syncing.take()] {
-            if let Some(waiting) = waiting {
-                effects.refuse(waiting, ErrorCode::FencedInstanceId);
-            }
+        let waiting = [member.joining.take(), member.syncing.take()];
+        for ticket in waiting.into_iter().flatten() {
+            effects.refuse(ticket, ErrorCode::FencedInstanceId);
         }
         member.heard = now.monotonic;
         member.session = join.session;

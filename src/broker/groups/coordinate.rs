@@ -213,11 +213,12 @@ impl Task {
                 }
             }
             let mut take = |task: &Task, message: Message| match message {
-                Message::Ask(Ask {
-                    group,
-                    request,
-                    reply,
-                }) => {
+                Message::Ask(ask) => {
+                    let Ask {
+                        group,
+                        request,
+                        reply,
+                    } = *ask;
                     tickets += 1;
                     waiting.insert(Ticket(tickets), reply);
                     coordinator.handle(task.now(), Ticket(tickets), &group, request);

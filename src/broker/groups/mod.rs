@@ -38,7 +38,7 @@ pub(super) struct Groups {
 
 /// What a coordinator's task is told.
 enum Message {
-    Ask(Ask),
+    Ask(Box<Ask>),
     /// Topics of these names are gone.
     TopicsDeleted(Arc<BTreeSet<String>>),
 }
@@ -149,11 +149,11 @@ async fn ask(
     taken_by: Instant,
 ) -> Result<Answer, ErrorCode> {
     let (reply, answer) = oneshot::channel();
-    let message = Message::Ask(Ask {
+    let message = Message::Ask(Box::new(Ask {
         group: group.to_owned(),
         request,
         reply,
-    });
+    }));
     match tokio::time::timeout_at(taken_by, coordinator.send(message)).await {
         Ok(Ok(())) => answer.await.unwrap_or(Err(ErrorCode::NotCoordinator)),
         Ok(Err(_)) => Err(ErrorCode::NotCoordinator),
