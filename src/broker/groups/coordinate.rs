@@ -185,6 +185,10 @@ impl Task {
         epoch: LeaderEpoch,
         mut coordinator: Coordinator,
     ) -> Result<(), Ended> {
+        if !self.leads(epoch) {
+            // Its reign ended while the partition was read.
+            return Ok(());
+        }
         coordinator.loaded(self.now());
         coordinator.handle_topics_deleted(&std::mem::take(&mut self.deleted));
         // As many as there are requests under way, of which a connection has one at a time.

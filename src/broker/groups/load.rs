@@ -38,6 +38,10 @@ pub(super) fn load(
                 let batch = batch?;
                 for record in records(&batch)? {
                     let record = record?;
+                    // A batch that compaction has joined begins before.
+                    if record.offset < from.to_wire() {
+                        continue;
+                    }
                     read += 1;
                     let key = record.key.as_deref();
                     if let Err(error) = coordinator.replay(key, record.value.as_deref()) {

@@ -15,8 +15,8 @@ use crate::types::{ErrorCode, NodeId, TopicId, TopicName};
 /// its own on three nodes, and 16 spread the groups over as many coordinators as most clusters have nodes. The number never
 /// changes, because a group's partition follows from it.
 const PARTITIONS: u32 = 16;
-/// Its settings: nothing goes by age, and segments are small, so that what is compacted is soon read.
-const CONFIG: &[(&str, &str)] = &[("retention.ms", "-1"), ("segment.bytes", "16777216")];
+/// Its settings: of each key the last record, and small segments, so that compaction comes soon and what it leaves is soon read.
+const CONFIG: &[(&str, &str)] = &[("cleanup.policy", "compact"), ("segment.bytes", "16777216")];
 
 impl Broker {
     /// The leader of a group's partition.
