@@ -428,8 +428,10 @@ impl Assignments {
             segment_bytes: config.segment_bytes,
             segment_ms: config.segment_ms,
             index_interval_bytes: config.index_interval_bytes,
-            retention_ms: config.retention_ms,
-            retention_bytes: config.retention_bytes,
+            retention_ms: config.retention_ms.filter(|_| config.delete),
+            retention_bytes: config.retention_bytes.filter(|_| config.delete),
+            compact: config.compact,
+            delete_retention_ms: config.delete_retention_ms,
             flush,
         };
         (log_config, config)

@@ -10,6 +10,7 @@ mod event;
 mod fence;
 mod follower_channel;
 mod follower_link;
+mod groups;
 mod heartbeat;
 mod inbox;
 mod isr_proposals;
@@ -39,6 +40,7 @@ use assignments::Assignments;
 use clock::Clock;
 use event::Event;
 use fence::Fencer;
+use groups::Groups;
 use producer_ids::ProducerIds;
 use shared::Shared;
 
@@ -88,6 +90,7 @@ pub struct Broker {
     shared: Arc<Shared>,
     controller: Controller,
     producer_ids: Arc<ProducerIds>,
+    groups: Arc<Groups>,
     tasks: TaskTracker,
 }
 
@@ -138,11 +141,18 @@ impl Starting {
             );
             async move { ids.keep_stocked(&controller, stop).await }
         });
+        let groups = Arc::new(Groups::default());
+        tasks.spawn(groups::keep(
+            shared.clone(),
+            controller.clone(),
+            groups.clone(),
+        ));
         Arc::new(Broker {
             options,
             shared,
             controller,
             producer_ids,
+            groups,
             tasks,
         })
     }

@@ -21,7 +21,7 @@ use crate::partition::{
     FenceAnswer, FramesReady, HandOverError, Output, Partition, PartitionView, ProduceRequest,
 };
 use crate::replication::{AckRefused, FramesRefused, IsrOutcome, Peers, ProduceTicket};
-use crate::storage::{SyncError, SyncTicket};
+use crate::storage::{Compacted, CompactionError, SyncError, SyncTicket};
 use crate::transport::LogLimit;
 use crate::types::{ErrorCode, IsrChange, LeaderEpoch, NodeId, Offset, SessionId, TopicPartition};
 use crate::wire::{Ack, OpenSession, SessionOutcome};
@@ -34,6 +34,8 @@ const EVENTS_PER_TURN: usize = 256;
 const TICK: Duration = Duration::from_millis(50);
 /// How often segments are looked at for retention.
 const RETENTION_EVERY: Duration = Duration::from_secs(30);
+/// How often it is looked for a partition to compact, while none of this thread's is being compacted.
+const COMPACTION_EVERY: Duration = Duration::from_secs(5);
 
 /// A handle to one owner thread.
 #[derive(Clone)]
@@ -61,6 +63,11 @@ pub(super) enum Internal {
         attempt: IsrChange,
         outcome: IsrOutcome,
     },
+    /// A compaction has run. One at a time.
+    Compacted {
+        id: TopicPartition,
+        outcome: Result<Compacted, CompactionError>,
+    },
     /// The connection to a follower has room again. Said once each time an owner thread was turned away.
     FollowerHasRoom { node: NodeId },
 }
@@ -77,6 +84,9 @@ struct Shard {
     leaders: HashMap<NodeId, Arc<LeaderChannel>>,
     inbox: Arc<Inbox<Internal>>,
     last_retention: std::time::Instant,
+    last_compaction: std::time::Instant,
+    /// A job is out.
+    compacting: bool,
 }
 
 struct Owned {
@@ -131,6 +141,8 @@ pub(super) fn spawn(
         leaders: HashMap::new(),
         inbox: inbox.clone(),
         last_retention: std::time::Instant::now(),
+        last_compaction: std::time::Instant::now(),
+        compacting: false,
     };
     std::thread::Builder::new()
         .name(format!("partitions-{index}"))
@@ -391,6 +403,11 @@ impl Shard {
             let _ = produce.reply.send(Err(ErrorCode::UnknownTopicOrPartition));
             return;
         };
+        let epoch = owned.partition.view().leader_epoch;
+        if produce.in_epoch.is_some_and(|wanted| wanted != epoch) {
+            let _ = produce.reply.send(Err(ErrorCode::NotLeaderOrFollower));
+            return;
+        }
         self.next_ticket += 1;
         let ticket = ProduceTicket(self.next_ticket);
         self.replies.insert(ticket, produce.reply);
@@ -544,6 +561,7 @@ impl Shard {
                         self.drain(id);
                     }
                 }
+                Internal::Compacted { id, outcome } => self.handle_compacted(id, outcome),
                 Internal::FollowerHasRoom { node } => {
                     for id in self.ids() {
                         if let Some(owned) = self.partitions.get_mut(&id) {
@@ -570,6 +588,64 @@ impl Shard {
         }
         if retention {
             self.last_retention = std::time::Instant::now();
+        }
+        if !self.compacting && self.last_compaction.elapsed() >= COMPACTION_EVERY {
+            self.last_compaction = std::time::Instant::now();
+            self.compact();
+        }
+    }
+
+    /// Begins the compaction of one partition, if one is to be compacted. On a thread of its own: it may take minutes.
+    fn compact(&mut self) {
+        let mut planned = self.partitions.iter().filter_map(|(&id, owned)| {
+            let job = owned.partition.plan_compaction(wall_clock_ms())?;
+            Some((id, job))
+        });
+        let Some((id, job)) = planned.next() else {
+            return;
+        };
+        let inbox = self.inbox.clone();
+        let stopping = self.shared.stopping.clone();
+        let spawned = std::thread::Builder::new()
+            .name("compaction".to_owned())
+            .spawn(move || {
+                let outcome = job.run(|| stopping.is_cancelled());
+                inbox.push(Internal::Compacted { id, outcome });
+            });
+        match spawned {
+            Ok(_) => self.compacting = true,
+            Err(error) => {
+                tracing::warn!(cause = %error, "no thread for a compaction; trying again later");
+            }
+        }
+    }
+
+    fn handle_compacted(
+        &mut self,
+        id: TopicPartition,
+        outcome: Result<Compacted, CompactionError>,
+    ) {
+        self.compacting = false;
+        let Some(owned) = self.partitions.get_mut(&id) else {
+            return;
+        };
+        match outcome {
+            Ok(compacted) => match owned.partition.handle_compacted(compacted) {
+                Ok(done) if done.segments_before == 0 => {}
+                Ok(done) => tracing::info!(
+                    partition = %id, segments_before = done.segments_before, segments_after = done.segments_after,
+                    bytes_before = done.bytes_before, bytes_after = done.bytes_after, "compacted"
+                ),
+                Err(error) => {
+                    tracing::warn!(partition = %id, cause = %error, "compacted segments did not take their places; trying again later");
+                }
+            },
+            Err(CompactionError::Stopped) => {}
+            Err(error) => {
+                tracing::warn!(partition = %id, cause = %error, "cannot compact; trying again later");
+                owned.partition.handle_compaction_failed(&error);
+                self.drain(id);
+            }
         }
     }
 

@@ -42,6 +42,10 @@ pub struct LogConfig {
     pub index_interval_bytes: u64,
     pub retention_ms: Option<u64>,
     pub retention_bytes: Option<u64>,
+    /// Of the records with one key only the last is kept.
+    pub compact: bool,
+    /// How long a compacted log keeps a tombstone.
+    pub delete_retention_ms: u64,
     pub flush: Flush,
 }
 
@@ -62,6 +66,8 @@ impl Default for LogConfig {
             index_interval_bytes: MIN_INDEX_INTERVAL_BYTES,
             retention_ms: Some(7 * DAY_MS),
             retention_bytes: None,
+            compact: false,
+            delete_retention_ms: DAY_MS,
             flush: Flush::Fsync,
         }
     }
@@ -150,6 +156,8 @@ pub struct Log {
     pub(super) impairment: Option<Impairment>,
     pub(super) checkpoint: SharedCheckpoint,
     pub(super) snapshots: Snapshots,
+    /// Below it compaction has left one record of each key, as far as this process knows.
+    pub(super) compacted_to: Offset,
     pub(super) space: DiskSpace,
 }
 

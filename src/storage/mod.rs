@@ -7,6 +7,9 @@
 //! Everything goes through [`FileSystem`], so that it can be run on a disk that fails on purpose ([`faulty`]).
 
 mod checkpoints;
+mod compaction;
+#[cfg(test)]
+mod compaction_tests;
 mod data_dir;
 pub mod faulty;
 mod file_system;
@@ -35,6 +38,7 @@ mod test_frames;
 mod truncate;
 
 pub use checkpoints::{Marks, read_high_watermarks, write_high_watermarks};
+pub use compaction::{Compacted, CompactionError, CompactionJob, CompactionReport};
 pub use data_dir::{DataDir, DataDirError, FORMAT_VERSION, Meta, Opener, read_meta};
 pub use file_system::{
     DirEntry, File, FileLock, FileSystem, IoFailure, OpenMode, RealFileSystem, is_no_space,

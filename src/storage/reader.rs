@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGua
 use bytes::Bytes;
 use thiserror::Error;
 
+use super::compaction::rest_of;
 use super::file_system::{File, FileSystem, IoFailure, OpenMode};
 use super::index::{IndexEntry, SealedSegment, SegmentIndex, max_timestamp};
 use super::segment::{BadFrame, CursorError, FrameCursor, SCAN_CHUNK, index_path, segment_path};
@@ -211,7 +212,7 @@ impl Shared {
         Ok(index)
     }
 
-    fn cursor(
+    pub(super) fn cursor(
         &self,
         segment: &Segment,
         file: Option<Arc<dyn File>>,
@@ -303,9 +304,12 @@ impl Shared {
         let mut frames = Vec::new();
         let mut bytes = 0;
         while bytes < max_bytes || frames.is_empty() {
-            let Some(frame) = cursor.next()? else { break };
+            let Some(mut frame) = cursor.next()? else {
+                break;
+            };
             if frames.is_empty() && frame.start() != from {
-                return Err(ReadError::NoSuchPosition { wanted: from });
+                // Compaction joins frames; whoever has come as far as the middle of such a one gets its rest.
+                frame = rest_of(&frame, from).ok_or(ReadError::NoSuchPosition { wanted: from })?;
             }
             bytes += frame.len();
             if bytes > max_bytes && !frames.is_empty() {

@@ -304,6 +304,7 @@ pub(super) fn open(
         impairment,
         checkpoint: Arc::new(Mutex::new(checkpoint)),
         snapshots: Snapshots::default(),
+        compacted_to: Offset::ZERO,
         space: options.space,
     };
     log.publish_durable_mark();
@@ -421,6 +422,14 @@ fn scan(fs: &dyn FileSystem, dir: &Path, options: &LogOptions) -> Result<Scan, O
     for (i, &base) in bases.iter().enumerate() {
         let is_last = i + 1 == bases.len();
         let path = segment_path(dir, base);
+        if let Some(expected) = expected
+            && !segments.is_empty()
+            && base < expected.offset
+        {
+            // It was compacted into the one before, and the process stopped before it was removed.
+            remove_segments(fs, dir, &[base])?;
+            continue;
+        }
         if let Some(expected) = expected
             && base != expected.offset
         {

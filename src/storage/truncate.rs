@@ -164,6 +164,7 @@ impl Log {
             state.tail.truncate(end);
             state.generation += 1;
         }
+        self.compacted_to = self.compacted_to.min(end.offset);
         self.sealed_unsynced.clear();
         self.dir_unsynced = false;
         self.epochs.truncate(end);
@@ -237,6 +238,7 @@ impl Log {
         snapshots::prune(&*fs, &dir, |offset| offset == position.offset);
         self.sealed_unsynced.clear();
         self.dir_unsynced = false;
+        self.compacted_to = Offset::ZERO;
         self.epochs = from_start(&start.epochs, position);
         self.durable_end = position;
         self.synced_end = position;
