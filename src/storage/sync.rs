@@ -150,6 +150,11 @@ impl SyncWork {
         if checkpoint.generation != self.generation {
             return;
         }
+        // First, so that what has an index is known to have been synced: rot in it is then never taken for a torn tail.
+        if let Err(failure) = checkpoint.write(&*self.fs, &self.dir, self.target) {
+            tracing::warn!(%failure, "cannot write the recovery checkpoint; the next start reads more of the log");
+            return;
+        }
         for segment in &self.sealed {
             let path = index_path(&self.dir, segment.base);
             if let Err(failure) = segment.index.write(&*self.fs, &path, &segment.sealed) {
@@ -160,9 +165,6 @@ impl SyncWork {
             if let Err(failure) = snapshots::write(&*self.fs, &self.dir, snapshot, false) {
                 tracing::warn!(%failure, "cannot write a snapshot of producers; an older one will do");
             }
-        }
-        if let Err(failure) = checkpoint.write(&*self.fs, &self.dir, self.target) {
-            tracing::warn!(%failure, "cannot write the recovery checkpoint; the next start reads more of the log");
         }
     }
 }
