@@ -14,7 +14,7 @@ use proc_macro2::{Delimiter, TokenStream, TokenTree};
 const FLOORS: &[&[&str]] = &[
     &["types"],
     &["record", "wal", "wire"],
-    &["replication", "metadata"],
+    &["replication", "metadata", "groups"],
     &["storage", "transport"],
     &["partition"],
     &["kafka", "client", "controller", "doctor"],
@@ -33,6 +33,7 @@ const DETERMINISTIC_ROOMS: &[&str] = &[
     "wire",
     "replication",
     "metadata",
+    "groups",
     "partition",
 ];
 

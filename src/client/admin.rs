@@ -136,6 +136,10 @@ impl Admin {
         Admin { client }
     }
 
+    pub(super) fn client(&self) -> &Client {
+        &self.client
+    }
+
     /// Creates a topic, or with `validate_only` says whether it could be. Returns its id where the cluster gives one.
     pub async fn create_topic(
         &self,

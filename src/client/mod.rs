@@ -23,6 +23,7 @@ mod connection;
 mod consumer;
 mod dial;
 mod error;
+mod groups;
 mod keep;
 mod link;
 mod metadata;
@@ -54,6 +55,10 @@ pub use consumer::{
 };
 pub use dial::{CLIENT_ALPN, Dialer, EndpointDialer, IdentityDialer, Reached};
 pub use error::{ClientError, ConnectCause, ConnectError, ExplainedFailure, LostCause};
+pub use groups::{
+    GroupConfig, GroupConsumer, GroupDescription, GroupEvent, GroupMember, GroupOffset,
+    GroupSummary,
+};
 pub use link::ClientLink;
 pub use metadata::{ClusterView, PartitionName, PartitionView, TopicView};
 pub use offsets::OffsetQuery;

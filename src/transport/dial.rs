@@ -18,6 +18,7 @@ use super::certificate_info::PeerIdentity;
 use super::endpoint_keys::EndpointKeys;
 use super::explain::{ConnectFailure, DialContext};
 use super::identity::Identity;
+use super::movable_socket::MovableSocket;
 use super::protocol::{Alpn, CloseReason};
 use super::scout::{known_path_mtu, needed_mtu};
 use super::server::identity_of;
@@ -113,7 +114,8 @@ pub struct Dialled {
     /// Who the server proved to be; always a node.
     pub peer: PeerIdentity,
     endpoint: Endpoint,
-    sockets: Sockets,
+    /// What the endpoint is on.
+    socket: Arc<MovableSocket>,
     context: Arc<DialContext>,
 }
 
@@ -155,9 +157,7 @@ impl Dialled {
             source,
         };
         let local = socket.local_addr().map_err(other)?;
-        self.sockets
-            .rebind(&self.endpoint, socket, remote)
-            .map_err(other)?;
+        self.socket.move_to(socket).map_err(other)?;
         Ok(local)
     }
 
@@ -339,7 +339,7 @@ async fn attempt(
     let socket = bind_udp_for(remote).map_err(|error| socket_error(io::Error::other(error)))?;
     let keys = EndpointKeys::random().map_err(|error| socket_error(io::Error::other(error)))?;
     sockets.note_node(remote, peer.node);
-    let endpoint = sockets
+    let (endpoint, socket) = sockets
         .dialling(keys.endpoint_config(), socket, remote)
         .map_err(socket_error)?;
     let connecting = endpoint
@@ -370,7 +370,7 @@ async fn attempt(
         connection,
         peer,
         endpoint,
-        sockets: sockets.clone(),
+        socket,
         context,
     })
 }

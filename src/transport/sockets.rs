@@ -5,9 +5,10 @@ use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
-use quinn::{Endpoint, EndpointConfig, ServerConfig, TokioRuntime};
+use quinn::{AsyncUdpSocket, Endpoint, EndpointConfig, ServerConfig, TokioRuntime};
 
 use super::impaired::{ImpairedLinks, ImpairedSocket};
+use super::movable_socket::MovableSocket;
 use crate::types::NodeId;
 
 /// The sockets of everything that a process dials and listens with.
@@ -39,42 +40,27 @@ impl Sockets {
         match &self.impaired {
             None => Endpoint::new(config, Some(server), socket, runtime),
             Some(links) => {
-                let socket = ImpairedSocket::new(socket, None, links)?;
+                let socket = ImpairedSocket::new(MovableSocket::new(socket)?, None, links);
                 Endpoint::new_with_abstract_socket(config, Some(server), socket, runtime)
             }
         }
     }
 
-    /// An endpoint that dials `remote` and nobody else.
+    /// An endpoint that dials `remote` and nobody else, and where it can be moved.
     pub(super) fn dialling(
         &self,
         config: EndpointConfig,
         socket: UdpSocket,
         remote: SocketAddr,
-    ) -> io::Result<Endpoint> {
+    ) -> io::Result<(Endpoint, Arc<MovableSocket>)> {
+        let movable = MovableSocket::new(socket)?;
+        let socket: Arc<dyn AsyncUdpSocket> = match &self.impaired {
+            None => movable.clone(),
+            Some(links) => ImpairedSocket::new(movable.clone(), Some(remote), links),
+        };
         let runtime = Arc::new(TokioRuntime);
-        match &self.impaired {
-            None => Endpoint::new(config, None, socket, runtime),
-            Some(links) => {
-                let socket = ImpairedSocket::new(socket, Some(remote), links)?;
-                Endpoint::new_with_abstract_socket(config, None, socket, runtime)
-            }
-        }
-    }
-
-    /// Moves an endpoint that dials `remote` to another socket.
-    pub(super) fn rebind(
-        &self,
-        endpoint: &Endpoint,
-        socket: UdpSocket,
-        remote: SocketAddr,
-    ) -> io::Result<()> {
-        match &self.impaired {
-            None => endpoint.rebind(socket),
-            Some(links) => {
-                endpoint.rebind_abstract(ImpairedSocket::new(socket, Some(remote), links)?)
-            }
-        }
+        let endpoint = Endpoint::new_with_abstract_socket(config, None, socket, runtime)?;
+        Ok((endpoint, movable))
     }
 
     /// A node is dialled at `remote`, which may be a particular one.

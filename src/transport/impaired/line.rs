@@ -170,10 +170,6 @@ impl DelayLine {
         self.held.peek().map(|held| held.at)
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.held.is_empty()
-    }
-
     /// Packets that found no room since it was last asked.
     pub(super) fn take_overflowed(&mut self) -> u64 {
         std::mem::take(&mut self.overflowed)
@@ -227,7 +223,7 @@ mod tests {
         let due = line.next_batch(ms(25), MANY, usize::MAX).unwrap();
         assert_eq!(&due.contents[..], b"abc");
         assert_eq!(line.next_due(), Some(ms(30)));
-        assert!(!line.is_empty());
+        assert!(line.next_due().is_some());
     }
 
     #[test]
@@ -354,7 +350,7 @@ mod tests {
         let taken = drain(&mut line, ms(1000)).len();
         assert_eq!(taken, MAX_HELD_BYTES / large.len());
         line.send(ms(0), &mut later, batch(large, large.len()));
-        assert!(!line.is_empty());
+        assert!(line.next_due().is_some());
         let mut line = DelayLine::default();
         for _ in 0..MAX_HELD_PACKETS + 9 {
             line.send(ms(0), &mut later, batch(b"x", 1));

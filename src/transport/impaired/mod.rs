@@ -13,6 +13,8 @@ mod link_table;
 mod links;
 mod model;
 mod socket;
+#[cfg(test)]
+mod socket_tests;
 mod spec;
 mod watch;
 

@@ -16,12 +16,12 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use quinn::udp::{RecvMeta, Transmit};
-use quinn::{AsyncUdpSocket, Runtime, TokioRuntime, UdpPoller};
+use quinn::{AsyncUdpSocket, UdpPoller};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Sleep, sleep_until};
 
@@ -30,6 +30,7 @@ use super::line::{Batch, DelayLine};
 use super::link_table::Link;
 use super::links::{ImpairedLinks, LinkCache};
 use crate::transport::log_limit::LogLimit;
+use crate::transport::movable_socket::MovableSocket;
 use crate::transport::socket::bind_udp_for;
 
 /// The runtime's timer has a grain of 1 ms and is never early. Packets go up to half of that before they are due, so that
@@ -50,19 +51,13 @@ struct Shared {
     links: Arc<ImpairedLinks>,
     /// Whom it dials; `None` for one that listens.
     dials: Option<SocketAddr>,
-    kernel: Mutex<Kernel>,
+    /// What the packets come from and go to.
+    socket: Arc<MovableSocket>,
     outward: Mutex<Outward>,
     inward: Mutex<Inward>,
     wake_carrier: Notify,
     closed: AtomicBool,
     overflow_lines: LogLimit,
-}
-
-/// The socket underneath. Another takes its place when a NAT would have forgotten it.
-#[derive(Clone, Debug)]
-struct Kernel {
-    socket: Arc<dyn AsyncUdpSocket>,
-    number: u64,
 }
 
 #[derive(Default)]
@@ -72,6 +67,8 @@ struct Outward {
     refused: Option<Batch>,
     links: LinkCache,
     announce_at: Duration,
+    /// How often the socket had moved when it was last announced: the peer does not know the new port.
+    announced_moves: u64,
     /// Until when the carrier sleeps unless it is woken; `None`: for ever.
     carrier_sleeps_until: Option<Duration>,
 }
@@ -81,23 +78,19 @@ struct Inward {
     line: DelayLine,
     links: LinkCache,
     timer: Option<Pin<Box<Sleep>>>,
-    reader: Option<Waker>,
 }
 
 impl ImpairedSocket {
     /// Takes `socket`, which dials nobody but `dials`, or listens. Must be called within a tokio runtime.
     pub(in crate::transport) fn new(
-        socket: std::net::UdpSocket,
+        socket: Arc<MovableSocket>,
         dials: Option<SocketAddr>,
         links: &Arc<ImpairedLinks>,
-    ) -> io::Result<Arc<ImpairedSocket>> {
+    ) -> Arc<ImpairedSocket> {
         let shared = Arc::new(Shared {
             links: Arc::clone(links),
             dials,
-            kernel: Mutex::new(Kernel {
-                socket: TokioRuntime.wrap_udp_socket(socket)?,
-                number: 0,
-            }),
+            socket,
             outward: Mutex::default(),
             inward: Mutex::default(),
             wake_carrier: Notify::new(),
@@ -107,7 +100,7 @@ impl ImpairedSocket {
         // Before it is spawned: no change goes unseen.
         let carrier = Carrier::new(Arc::clone(&shared));
         tokio::spawn(carrier.run());
-        Ok(Arc::new(ImpairedSocket { shared }))
+        Arc::new(ImpairedSocket { shared })
     }
 }
 
@@ -120,7 +113,7 @@ impl Drop for ImpairedSocket {
 
 impl AsyncUdpSocket for ImpairedSocket {
     fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
-        Box::pin(Poller::new(Arc::clone(&self.shared)))
+        Arc::clone(&self.shared.socket).create_io_poller()
     }
 
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
@@ -137,37 +130,32 @@ impl AsyncUdpSocket for ImpairedSocket {
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.shared.kernel().socket.local_addr()
+        self.shared.socket.local_addr()
     }
 
     fn max_transmit_segments(&self) -> usize {
-        self.shared.kernel().socket.max_transmit_segments()
+        self.shared.socket.max_transmit_segments()
     }
 
     fn max_receive_segments(&self) -> usize {
-        self.shared.kernel().socket.max_receive_segments()
+        self.shared.socket.max_receive_segments()
     }
 
     fn may_fragment(&self) -> bool {
-        self.shared.kernel().socket.may_fragment()
+        self.shared.socket.may_fragment()
     }
 }
 
 impl Shared {
-    fn kernel(&self) -> Kernel {
-        lock(&self.kernel).clone()
-    }
-
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
         let now = self.links.now();
-        let socket = self.kernel().socket;
         let mut outward = lock(&self.outward);
+        self.announce(&mut outward, now);
         // What the kernel has no room for holds up what comes behind it.
-        self.flush(&mut outward, &*socket, now)?;
-        self.announce(&mut outward, &*socket, now, transmit.destination);
+        self.flush(&mut outward, now)?;
         let link = outward.links.find(&self.links, now, transmit.destination);
         if link.outward.is_clear() {
-            return socket.try_send(transmit);
+            return self.socket.try_send(transmit);
         }
         let batch = Batch {
             remote: transmit.destination,
@@ -179,7 +167,7 @@ impl Shared {
         outward.line.send(now, &mut link.outward.model(), batch);
         self.report_overflow(&mut outward.line);
         // Accepted in any case: what is refused from here on is the carrier's.
-        let is_refused = self.flush(&mut outward, &*socket, now).is_err();
+        let is_refused = self.flush(&mut outward, now).is_err();
         let sleeps_until = outward.carrier_sleeps_until.unwrap_or(Duration::MAX);
         let is_due_sooner = outward
             .line
@@ -194,13 +182,8 @@ impl Shared {
     }
 
     /// Gives the kernel what is due. An error only if it has no room for it now.
-    fn flush(
-        &self,
-        outward: &mut Outward,
-        socket: &dyn AsyncUdpSocket,
-        now: Duration,
-    ) -> io::Result<()> {
-        let segments = socket.max_transmit_segments();
+    fn flush(&self, outward: &mut Outward, now: Duration) -> io::Result<()> {
+        let segments = self.socket.max_transmit_segments();
         loop {
             let next = outward
                 .refused
@@ -210,7 +193,7 @@ impl Shared {
                 return Ok(());
             };
             let length = batch.contents.len();
-            let sent = socket.try_send(&Transmit {
+            let sent = self.socket.try_send(&Transmit {
                 destination: batch.remote,
                 ecn: batch.ecn,
                 contents: &batch.contents,
@@ -229,28 +212,27 @@ impl Shared {
     }
 
     /// Tells the other end which node dials it, if it is time to.
-    fn announce(
-        &self,
-        outward: &mut Outward,
-        socket: &dyn AsyncUdpSocket,
-        now: Duration,
-        remote: SocketAddr,
-    ) {
-        let (Some(own), Some(_)) = (self.links.own(), self.dials) else {
+    fn announce(&self, outward: &mut Outward, now: Duration) {
+        let (Some(own), Some(remote)) = (self.links.own(), self.dials) else {
             return;
         };
-        if now < outward.announce_at {
+        let moves = self.socket.moves();
+        if now < outward.announce_at && moves == outward.announced_moves {
             return;
         }
-        outward.announce_at = now + ANNOUNCE_EVERY;
-        // It is repeated soon.
-        let _ = socket.try_send(&Transmit {
+        let sent = self.socket.try_send(&Transmit {
             destination: remote,
             ecn: None,
             contents: &announcement(own),
             segment_size: None,
             src_ip: None,
         });
+        // A socket that has just come has no room until it was asked for once: the packet behind this one waits for that as
+        // well, and both are tried again.
+        if sent.is_ok() {
+            outward.announce_at = now + ANNOUNCE_EVERY;
+            outward.announced_moves = moves;
+        }
     }
 
     fn poll_recv(
@@ -260,15 +242,14 @@ impl Shared {
         meta: &mut [RecvMeta],
     ) -> Poll<io::Result<usize>> {
         let mut inward = lock(&self.inward);
-        inward.note_reader(cx.waker());
-        let socket = self.kernel().socket;
+        let segments = self.socket.max_receive_segments();
         for _ in 0..FRUITLESS_READS {
             let now = self.links.now();
-            let filled = inward.deliver(now, socket.max_receive_segments(), buffers, meta);
+            let filled = inward.deliver(now, segments, buffers, meta);
             if filled > 0 {
                 return Poll::Ready(Ok(filled));
             }
-            if let Poll::Ready(read) = socket.poll_recv(cx, buffers, meta) {
+            if let Poll::Ready(read) = self.socket.poll_recv(cx, buffers, meta) {
                 let kept = inward.sort(&self.links, self.links.now(), read?, buffers, meta);
                 self.report_overflow(&mut inward.line);
                 if kept > 0 {
@@ -292,32 +273,19 @@ impl Shared {
         Poll::Pending
     }
 
-    /// Another local port from now on, as if a NAT had forgotten this one: packets to the old one come to nothing.
+    /// Another local port from now on, as if a NAT had forgotten this one.
     fn rebind(&self, remote: SocketAddr) {
-        let rebound = bind_udp_for(remote)
+        let from = self.socket.local_addr();
+        let moved = bind_udp_for(remote)
             .map_err(io::Error::other)
-            .and_then(|socket| TokioRuntime.wrap_udp_socket(socket));
-        let socket = match rebound {
-            Ok(socket) => socket,
-            Err(error) => {
-                tracing::warn!(%remote, %error, "the way to a peer stays on its port: there is no other");
-                return;
-            }
-        };
-        let (from, to) = (self.kernel().socket.local_addr(), socket.local_addr());
-        {
-            let mut kernel = lock(&self.kernel);
-            kernel.number += 1;
-            kernel.socket = socket;
-        }
-        lock(&self.outward).announce_at = Duration::ZERO;
-        // It waits for the old one.
-        if let Some(reader) = lock(&self.inward).reader.take() {
-            reader.wake();
+            .and_then(|socket| self.socket.lose_to(socket));
+        if let Err(error) = moved {
+            tracing::warn!(%remote, %error, "the way to a peer stays on its port: there is no other");
+            return;
         }
         let shown = |address: io::Result<SocketAddr>| address.ok().map(tracing::field::display);
         tracing::info!(
-            %remote, from = shown(from), to = shown(to),
+            %remote, from = shown(from), to = shown(self.socket.local_addr()),
             "the way to a peer was given another port, as by a NAT"
         );
     }
@@ -337,13 +305,6 @@ impl Shared {
 }
 
 impl Inward {
-    fn note_reader(&mut self, waker: &Waker) {
-        match &self.reader {
-            Some(reader) if reader.will_wake(waker) => {}
-            _ => self.reader = Some(waker.clone()),
-        }
-    }
-
     /// Fills buffers with what is due, and returns how many.
     fn deliver(
         &mut self,
@@ -454,14 +415,16 @@ impl Carrier {
     }
 
     async fn run(mut self) {
-        let mut poller = Poller::new(Arc::clone(&self.shared));
+        let mut poller = Arc::clone(&self.shared.socket).create_io_poller();
         let mut closes_at = None;
         loop {
             let now = self.shared.links.now();
             let (is_refused, next) = {
-                let socket = self.shared.kernel().socket;
                 let mut outward = lock(&self.shared.outward);
-                let is_refused = self.shared.flush(&mut outward, &*socket, now).is_err();
+                if outward.line.next_due().is_some() {
+                    self.shared.announce(&mut outward, now);
+                }
+                let is_refused = self.shared.flush(&mut outward, now).is_err();
                 let next = outward.line.next_due();
                 outward.carrier_sleeps_until = next;
                 (is_refused, next)
@@ -485,7 +448,7 @@ impl Carrier {
                 Ok(()) = self.changes.changed() => self.rebind(),
                 () = sleep_until(wakes_at), if wakes.is_some() => {}
                 // An error shows again when it is sent.
-                _ = poll_fn(|cx| Pin::new(&mut poller).poll_writable(cx)), if is_refused => {}
+                _ = poll_fn(|cx| poller.as_mut().poll_writable(cx)), if is_refused => {}
             }
         }
     }
@@ -505,41 +468,6 @@ impl Carrier {
         if is_another {
             self.shared.rebind(remote);
         }
-    }
-}
-
-/// Waits for the kernel's socket of the time.
-struct Poller {
-    shared: Arc<Shared>,
-    number: u64,
-    kernel: Pin<Box<dyn UdpPoller>>,
-}
-
-impl Poller {
-    fn new(shared: Arc<Shared>) -> Poller {
-        let Kernel { socket, number } = shared.kernel();
-        Poller {
-            shared,
-            number,
-            kernel: socket.create_io_poller(),
-        }
-    }
-}
-
-impl UdpPoller for Poller {
-    fn poll_writable(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Kernel { socket, number } = self.shared.kernel();
-        if self.number != number {
-            self.number = number;
-            self.kernel = socket.create_io_poller();
-        }
-        self.kernel.as_mut().poll_writable(cx)
-    }
-}
-
-impl fmt::Debug for Poller {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Poller").finish_non_exhaustive()
     }
 }
 

@@ -1,0 +1,95 @@
+//! The node that looks after a group. It changes with the leader of the partition that holds the group.
+
+use kafka_protocol::messages::FindCoordinatorRequest;
+use std::sync::Arc;
+use tokio::time::Instant;
+
+use crate::client::api::Spoken;
+use crate::client::error::ClientError;
+use crate::client::link::Link;
+use crate::client::metadata::host_port;
+use crate::client::{Client, wire_str};
+use crate::types::{ErrorCode, NodeId};
+
+/// Whether a coordinator may answer otherwise soon, or another one does.
+pub(super) fn is_passing(error: &ClientError) -> bool {
+    let code = matches!(
+        error.error_code(),
+        Some(
+            ErrorCode::NotCoordinator
+                | ErrorCode::CoordinatorNotAvailable
+                | ErrorCode::CoordinatorLoadInProgress
+                | ErrorCode::RequestTimedOut
+        )
+    );
+    let is_lost = matches!(
+        error,
+        ClientError::Connect(_) | ClientError::Lost { .. } | ClientError::TimedOut { .. }
+    );
+    code || is_lost
+}
+
+impl Client {
+    /// The group's coordinator and the way to it, as the cluster says now.
+    pub(super) async fn find_coordinator(
+        &self,
+        group: &str,
+    ) -> Result<(NodeId, Arc<Link>), ClientError> {
+        let request = FindCoordinatorRequest::default()
+            .with_key_type(0)
+            .with_coordinator_keys(vec![wire_str(group)]);
+        let timeout = self.config().request_timeout;
+        let response = self.call_any(&request, timeout, false).await?;
+        let found = response.coordinators.first();
+        let found = found.ok_or_else(|| ClientError::Malformed {
+            address: "the cluster".to_owned(),
+            request: FindCoordinatorRequest::NAME,
+            what: format!("it says nothing of group {group}"),
+        })?;
+        ClientError::check(found.error_code, found.error_message.as_deref(), || {
+            format!("looking for the coordinator of group {group}")
+        })?;
+        let node =
+            NodeId::from_broker_id(found.node_id.0).ok_or_else(|| ClientError::Malformed {
+                address: "the cluster".to_owned(),
+                request: FindCoordinatorRequest::NAME,
+                what: format!("{} is no node id", found.node_id.0),
+            })?;
+        Ok((node, self.link(&host_port(&found.host, found.port))))
+    }
+
+    /// Asks a group's coordinator; where it has moved or is not ready, again, for as long as a request may take. So a request
+    /// may be carried out twice.
+    pub(super) async fn at_coordinator<R: Spoken, T>(
+        &self,
+        group: &str,
+        request: &R,
+        read: impl Fn(R::Response) -> Result<T, ClientError>,
+    ) -> Result<T, ClientError> {
+        let start = Instant::now();
+        let timeout = self.config().request_timeout;
+        let mut attempts = 0;
+        loop {
+            let left = timeout.saturating_sub(start.elapsed());
+            let attempt = async {
+                let (_, link) = self.find_coordinator(group).await?;
+                read(link.call(request, left).await?)
+            };
+            let error = match attempt.await {
+                Ok(found) => return Ok(found),
+                Err(error) if is_passing(&error) => error,
+                Err(error) => return Err(error),
+            };
+            attempts += 1;
+            let wait = self.wait_after(attempts);
+            if start.elapsed() + wait >= timeout {
+                return Err(ClientError::GaveUp {
+                    what: format!("{} request for group {group}", R::NAME),
+                    after: start.elapsed(),
+                    cause: Box::new(error),
+                });
+            }
+            tokio::time::sleep(wait).await;
+        }
+    }
+}
