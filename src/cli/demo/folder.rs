@@ -23,7 +23,10 @@ use time::OffsetDateTime;
 use super::super::note;
 use super::processes::lock_holder;
 use super::usage;
-use crate::transport::{CertificateHost, CertsDir, ClientName, IssueOptions, shell_word};
+use crate::node::IMPAIR_FILE;
+use crate::transport::{
+    CertificateHost, CertsDir, ClientName, ImpairmentSpec, IssueOptions, shell_word,
+};
 use crate::types::NodeId;
 
 const DEFAULT_NODES: u16 = 3;
@@ -79,6 +82,8 @@ pub(super) struct Folder {
     taken_up: bool,
     /// It was there before, empty; then only what is in it goes.
     existed: bool,
+    /// What the nodes do to the links between them.
+    impairment: Option<ImpairmentSpec>,
 }
 
 impl Folder {
@@ -90,6 +95,7 @@ impl Folder {
         dir: Option<&Path>,
         nodes: Option<u16>,
         keep: bool,
+        impairment: Option<ImpairmentSpec>,
     ) -> anyhow::Result<Folder> {
         let (path, existed) = match dir {
             Some(dir) => {
@@ -130,13 +136,18 @@ impl Folder {
             None => free_addresses(nodes.unwrap_or(DEFAULT_NODES))?,
         };
         let folder = Folder {
-            nodes: plan(&path, &addresses)?,
+            nodes: plan(&path, &addresses, impairment.as_ref())?,
             held: held.into_iter().map(Some).collect(),
             path,
             keep: keep || taken_up,
             taken_up,
             existed,
+            impairment,
         };
+        // What changed it in an earlier run of a kept demo does not hold for this one.
+        for node in &folder.nodes {
+            let _ = fs::remove_file(node.data_dir.join(IMPAIR_FILE));
+        }
         folder.write_certificates()?;
         folder.write_addresses()?;
         Ok(folder)
@@ -169,7 +180,7 @@ impl Folder {
                 _ => {}
             }
         }
-        self.nodes = plan(&self.path, &addresses)?;
+        self.nodes = plan(&self.path, &addresses, self.impairment.as_ref())?;
         self.held = held.into_iter().map(Some).collect();
         self.write_addresses()
     }
@@ -191,6 +202,10 @@ impl Folder {
     /// Whether it stays when the demo ends well.
     pub(super) fn is_kept(&self) -> bool {
         self.keep
+    }
+
+    pub(super) fn impairment(&self) -> Option<&ImpairmentSpec> {
+        self.impairment.as_ref()
     }
 
     pub(super) fn client_env(&self) -> PathBuf {
@@ -378,7 +393,11 @@ fn data_dir(folder: &Path, id: NodeId) -> PathBuf {
 }
 
 /// What each node is started with. Everything is said by a flag, so that the command does the same in any environment.
-fn plan(folder: &Path, addresses: &[(SocketAddr, SocketAddr)]) -> anyhow::Result<Vec<NodePlan>> {
+fn plan(
+    folder: &Path,
+    addresses: &[(SocketAddr, SocketAddr)],
+    impairment: Option<&ImpairmentSpec>,
+) -> anyhow::Result<Vec<NodePlan>> {
     let program = std::env::current_exe().context("cannot tell where this program is")?;
     let program = program
         .to_str()
@@ -417,6 +436,9 @@ fn plan(folder: &Path, addresses: &[(SocketAddr, SocketAddr)]) -> anyhow::Result
                 .flat_map(|(flag, value)| [flag.to_owned(), value]),
         );
         command.push("--kafka-plaintext".to_owned());
+        if let Some(spec) = impairment {
+            command.extend(["--impair".to_owned(), spec.to_string()]);
+        }
         nodes.push(NodePlan {
             id,
             log: dir.join("node.log"),
@@ -532,7 +554,7 @@ mod tests {
     fn a_folder_can_be_made_kept_taken_up_and_removed() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("it's here");
-        let folder = Folder::open(Some(&path), Some(3), true).unwrap();
+        let folder = Folder::open(Some(&path), Some(3), true, None).unwrap();
         folder.write_nodes(&[11, 12, 13]).unwrap();
         let ports: Vec<_> = folder.nodes().iter().map(|node| node.quic).collect();
         folder.close(true);
@@ -542,9 +564,11 @@ mod tests {
             env.contains(r"its here/certs'") || env.contains(r"it'\''s here/certs'"),
             "{env}"
         );
-        let error = Folder::open(Some(&path), Some(1), false).err().unwrap();
+        let error = Folder::open(Some(&path), Some(1), false, None)
+            .err()
+            .unwrap();
         assert!(error.to_string().contains("has 3 nodes, not 1"), "{error}");
-        let again = Folder::open(Some(&path), None, false).unwrap();
+        let again = Folder::open(Some(&path), None, false, None).unwrap();
         let same: Vec<_> = again.nodes().iter().map(|node| node.quic).collect();
         assert_eq!(same, ports);
         // What was once asked to be kept is not removed by a later run.
@@ -556,7 +580,7 @@ mod tests {
     #[test]
     fn ports_are_held_until_they_are_let_go_of() {
         let dir = tempfile::tempdir().unwrap();
-        let mut folder = Folder::open(Some(dir.path()), Some(2), false).unwrap();
+        let mut folder = Folder::open(Some(dir.path()), Some(2), false, None).unwrap();
         let ports: Vec<_> = folder.nodes().iter().map(|node| node.quic).collect();
         assert_eq!(folder.nodes()[0].taken_port(), Some(ports[0]));
         folder.let_go_of_port(0);
@@ -582,13 +606,15 @@ mod tests {
     #[test]
     fn what_the_demo_did_not_make_is_left_alone() {
         let dir = tempfile::tempdir().unwrap();
-        let folder = Folder::open(Some(dir.path()), Some(1), false).unwrap();
+        let folder = Folder::open(Some(dir.path()), Some(1), false, None).unwrap();
         folder.close(true);
         assert!(dir.path().exists());
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
 
         fs::write(dir.path().join("thesis.txt"), "x").unwrap();
-        let error = Folder::open(Some(dir.path()), None, false).err().unwrap();
+        let error = Folder::open(Some(dir.path()), None, false, None)
+            .err()
+            .unwrap();
         assert!(error.to_string().contains("not empty"), "{error}");
         assert!(!dir.path().join(CLIENT_FILE).exists());
     }
@@ -602,7 +628,7 @@ mod tests {
             })
             .collect();
         for (count, voters) in [(1, 1), (2, 1), (3, 3), (4, 3)] {
-            let nodes = plan(Path::new("/d"), &addresses[..count]).unwrap();
+            let nodes = plan(Path::new("/d"), &addresses[..count], None).unwrap();
             let list = nodes[0]
                 .command
                 .iter()

@@ -1,6 +1,7 @@
 //! `quorate demo`: a cluster of processes on this machine, a producer, and a live view of both.
 //!
 //! - [`folder`]: where everything of one demo lies
+//! - [`impairment`]: links that are made worse on purpose
 //! - [`processes`]: the nodes, started and stopped
 //! - [`watcher`]: what each node says of itself
 //! - [`workload`]: records, and what becomes of them
@@ -10,6 +11,7 @@
 
 mod agreement;
 mod folder;
+mod impairment;
 mod processes;
 mod screen;
 mod signals;
@@ -25,6 +27,7 @@ use clap::Args;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use self::folder::Folder;
+use self::impairment::ImpairmentArgs;
 use self::processes::Processes;
 use self::screen::Screen;
 use self::signals::Signals;
@@ -87,6 +90,9 @@ pub(super) struct DemoArgs {
     /// Topic to create and produce to
     #[arg(long, value_name = "NAME", default_value = "demo")]
     topic: TopicName,
+
+    #[command(flatten)]
+    impairment: ImpairmentArgs,
 }
 
 pub(super) fn run(options: &GlobalOptions, args: DemoArgs) -> anyhow::Result<Exit> {
@@ -102,7 +108,8 @@ pub(super) fn run(options: &GlobalOptions, args: DemoArgs) -> anyhow::Result<Exi
 async fn demo(options: &GlobalOptions, args: DemoArgs) -> anyhow::Result<Exit> {
     let signals = Signals::listen().context("cannot listen for Ctrl-C")?;
     let mut screen = Screen::new(options.json());
-    let mut folder = Folder::open(args.dir.as_deref(), args.nodes, args.keep)?;
+    let impairment = args.impairment.spec()?;
+    let mut folder = Folder::open(args.dir.as_deref(), args.nodes, args.keep, impairment)?;
     let outcome = tokio::select! {
         biased;
         outcome = perform(options, &args, &mut folder, &mut screen, &signals) => outcome,
