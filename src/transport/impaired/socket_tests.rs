@@ -10,7 +10,7 @@ use bytes::Bytes;
 use quinn::AsyncUdpSocket;
 use quinn::udp::{EcnCodepoint, RecvMeta, Transmit};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::link_table::Way;
 use super::{ImpairedLinks, ImpairedSocket};
@@ -51,7 +51,8 @@ async fn receive(socket: &ImpairedSocket, count: usize) -> Vec<(Vec<u8>, Option<
             let mut buffers = [IoSliceMut::new(&mut buffer)];
             socket.poll_recv(cx, &mut buffers, &mut meta)
         });
-        assert_eq!(read.await.unwrap(), 1);
+        let read = timeout(LONG, read).await.expect("a packet that never came");
+        assert_eq!(read.unwrap(), 1);
         let [meta] = meta;
         for datagram in buffer[..meta.len].chunks(meta.stride) {
             received.push((datagram.to_vec(), meta.ecn));
