@@ -1,13 +1,14 @@
 //! The node that looks after a group. It changes with the leader of the partition that holds the group.
 
-use kafka_protocol::messages::FindCoordinatorRequest;
 use std::sync::Arc;
-use tokio::time::Instant;
+
+use kafka_protocol::messages::FindCoordinatorRequest;
 
 use crate::client::api::Spoken;
 use crate::client::error::ClientError;
 use crate::client::link::Link;
 use crate::client::metadata::host_port;
+use crate::client::patience::Patience;
 use crate::client::{Client, wire_str};
 use crate::types::{ErrorCode, NodeId};
 
@@ -59,37 +60,29 @@ impl Client {
     }
 
     /// Asks a group's coordinator; where it has moved or is not ready, again, for as long as a request may take. So a request
-    /// may be carried out twice.
+    /// may be carried out twice. `read` is told which node has answered.
     pub(super) async fn at_coordinator<R: Spoken, T>(
         &self,
         group: &str,
         request: &R,
-        read: impl Fn(R::Response) -> Result<T, ClientError>,
+        read: impl Fn(R::Response, NodeId) -> Result<T, ClientError>,
     ) -> Result<T, ClientError> {
-        let start = Instant::now();
-        let timeout = self.config().request_timeout;
-        let mut attempts = 0;
+        let mut patience = Patience::new(self, self.config().request_timeout);
         loop {
-            let left = timeout.saturating_sub(start.elapsed());
+            let left = patience.left();
             let attempt = async {
-                let (_, link) = self.find_coordinator(group).await?;
-                read(link.call(request, left).await?)
+                let (node, link) = self.find_coordinator(group).await?;
+                read(link.call(request, left).await?, node)
             };
             let error = match attempt.await {
                 Ok(found) => return Ok(found),
                 Err(error) if is_passing(&error) => error,
                 Err(error) => return Err(error),
             };
-            attempts += 1;
-            let wait = self.wait_after(attempts);
-            if start.elapsed() + wait >= timeout {
-                return Err(ClientError::GaveUp {
-                    what: format!("{} request for group {group}", R::NAME),
-                    after: start.elapsed(),
-                    cause: Box::new(error),
-                });
+            if !patience.pause().await {
+                let what = format!("{} request for group {group}", R::NAME);
+                return Err(patience.gave_up(what, error));
             }
-            tokio::time::sleep(wait).await;
         }
     }
 }

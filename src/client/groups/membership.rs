@@ -16,7 +16,7 @@ use kafka_protocol::protocol::StrBytes;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
-use super::assign::{RANGE, range};
+use super::assign::{RANGE, partition_names, range};
 use super::consumer::GroupConfig;
 use super::coordinator::is_passing;
 use crate::client::api::Spoken;
@@ -28,7 +28,7 @@ use crate::client::{Client, Start, wire_str};
 use crate::groups::{
     Subscription, decode_assignment, decode_subscription, encode_assignment, encode_subscription,
 };
-use crate::types::{ErrorCode, PartitionIndex, TopicName};
+use crate::types::{ErrorCode, TopicName};
 
 /// The protocol type of consumers.
 const CONSUMER: &str = "consumer";
@@ -243,15 +243,7 @@ fn assigned(bytes: &Bytes, group: &str) -> Result<Vec<PartitionName>, ClientErro
         request: SyncGroupRequest::NAME,
         what: format!("its assignment in group {group}: {error}"),
     })?;
-    let mut found = Vec::new();
-    for (topic, partitions) in assignment.partitions {
-        let Ok(topic) = TopicName::new(&topic) else {
-            continue;
-        };
-        let indexes = partitions.into_iter().filter_map(PartitionIndex::from_wire);
-        found.extend(indexes.map(|index| PartitionName::new(topic.clone(), index)));
-    }
-    Ok(found)
+    Ok(partition_names(assignment))
 }
 
 /// Says that a member lives, until it is told that it has to join again for good.
@@ -278,7 +270,7 @@ impl Heart {
                 .with_member_id(wire_str(&self.member));
             let beaten = self
                 .client
-                .at_coordinator(&self.config.group, &request, |response| {
+                .at_coordinator(&self.config.group, &request, |response, _| {
                     check(response.error_code, || "a heartbeat".to_owned())
                 })
                 .await;
@@ -324,7 +316,7 @@ pub(super) async fn leave(
             MemberIdentity::default().with_member_id(wire_str(member)),
         ]);
     client
-        .at_coordinator(&config.group, &request, |response| {
+        .at_coordinator(&config.group, &request, |response, _| {
             check(response.error_code, || {
                 format!("leaving group {}", config.group)
             })
