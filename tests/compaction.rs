@@ -11,6 +11,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
+use quorate::client::{ProducerConfig, ProducerRecord};
 use quorate::types::{NodeId, TopicName};
 use support::cluster::{Cluster, quorate};
 use support::{node, until};
@@ -49,31 +50,19 @@ fn succeed(cluster: &Cluster, arguments: &[&str], input: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// `count` records over [`KEYS`] keys, a batch each: an unidempotent producer that waits for each.
+/// `count` records over [`KEYS`] keys, each in a batch of its own, by an idempotent producer. Returns the last of each key.
 async fn write(cluster: &Cluster, from: usize, count: usize) -> BTreeMap<String, String> {
-    let mut kafka = support::kafka::Kafka::connect(cluster.specs[0].kafka).await;
+    let client = cluster.client().await;
+    let producer = client.producer(ProducerConfig::default()).unwrap();
     let mut last = BTreeMap::new();
     for n in from..from + count {
         let (key, value) = (format!("key {}", n % KEYS), format!("value {n}"));
-        until("a record is taken", async || {
-            let mut builder = quorate::record::BatchBuilder::new();
-            builder
-                .append(Some(key.as_bytes()), Some(value.as_bytes()), &[], 1000)
-                .unwrap();
-            let sealed = builder.seal(quorate::record::Compression::None).unwrap();
-            let batch = sealed.stamp(None);
-            for id in cluster.running() {
-                let (code, _) = kafka.produce("state", 0, -1, batch.clone()).await;
-                if code == 0 {
-                    return Ok(());
-                }
-                kafka = support::kafka::Kafka::connect(cluster.spec(id).kafka).await;
-            }
-            Err("no leader".to_owned())
-        })
-        .await;
+        let mut record = ProducerRecord::new(support::topic("state"), value.clone());
+        record.key = Some(key.clone().into());
+        producer.send(record).await.unwrap().await.unwrap();
         last.insert(key, value);
     }
+    producer.close().await;
     last
 }
 
