@@ -24,17 +24,26 @@ pub(super) struct Assignments {
     data_dir: Arc<DataDir>,
     default_flush: FlushPolicy,
     verify_logs: bool,
-    /// As they were written down before this process began.
-    high_watermarks: BTreeMap<String, Offset>,
     identity: Arc<CurrentIdentity>,
     /// Partitions that are open, with the state and configuration that their owner was last told.
     open: HashMap<TopicPartition, Told>,
     /// Partitions that could not be opened. They stay shut until the process starts again: an operator has to look.
     unopened: BTreeSet<TopicPartition>,
     links: BTreeMap<NodeId, Link>,
-    /// Whether logs that were left behind have been removed.
+    /// Whether logs that were left behind have been looked for.
     tidied: bool,
+    /// Whether the next process may take the machine's restart for known: every log that was here when this process began has
+    /// been opened, or is removed. Until then the directory's note of the last boot stays as it is.
+    boot: BootNote,
     next_session: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum BootNote {
+    Due,
+    Written,
+    /// A log is left that this process could not open, list or remove: it may come back, and must hear of the restart then.
+    Withheld,
 }
 
 struct Told {
@@ -55,7 +64,6 @@ impl Assignments {
         data_dir: Arc<DataDir>,
         default_flush: FlushPolicy,
         verify_logs: bool,
-        high_watermarks: BTreeMap<String, Offset>,
         identity: Arc<CurrentIdentity>,
     ) -> Assignments {
         Assignments {
@@ -63,12 +71,12 @@ impl Assignments {
             data_dir,
             default_flush,
             verify_logs,
-            high_watermarks,
             identity,
             open: HashMap::new(),
             unopened: BTreeSet::new(),
             links: BTreeMap::new(),
             tidied: false,
+            boot: BootNote::Due,
             next_session: SESSIONS_PER_PARTITION,
         }
     }
@@ -111,6 +119,28 @@ impl Assignments {
                 self.tell(id, &topic.name, state, &config, min_insync).await;
             }
         }
+        self.note_boot().await;
+    }
+
+    /// Writes down in which boot of the machine the directory is used, once all of its logs have been opened in the knowledge
+    /// of the one before. Without it each restart would count as a loss of power, and a log that is not synced at each append
+    /// would lose its vote.
+    async fn note_boot(&mut self) {
+        if !self.tidied || self.boot != BootNote::Due || self.shared.stopping.is_cancelled() {
+            return;
+        }
+        let data_dir = self.data_dir.clone();
+        let noted = tokio::task::spawn_blocking(move || data_dir.note_boot()).await;
+        self.boot = BootNote::Written;
+        let cause = match noted {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => error.to_string(),
+            Err(error) => error.to_string(),
+        };
+        tracing::warn!(
+            cause,
+            "cannot note the machine's boot: the next start counts as one after a loss of power"
+        );
     }
 
     /// Opens the partition if it is not open, and tells its owner what is new.
@@ -129,6 +159,7 @@ impl Assignments {
             if let Err(cause) = self.open(id, topic, config.clone()).await {
                 tracing::error!(partition = %id, %topic, cause, "cannot open the partition; it stays shut");
                 self.unopened.insert(id);
+                self.withhold_boot();
                 return;
             }
         } else if let Some(told) = self.open.get(&id)
@@ -173,11 +204,7 @@ impl Assignments {
         config: LogConfig,
     ) -> Result<(), String> {
         let promised = self.data_dir.promises().get(id);
-        let high_watermark = self
-            .high_watermarks
-            .get(&id.to_string())
-            .copied()
-            .unwrap_or_default();
+        let high_watermark = self.data_dir.last_high_watermark(id);
         let first_session = self.next_session;
         self.next_session += SESSIONS_PER_PARTITION;
         let me = self.shared.me;
@@ -294,9 +321,13 @@ impl Assignments {
             Ok(Ok(found)) => found,
             Ok(Err(error)) => {
                 tracing::error!(cause = %error, "cannot look for logs that were left behind");
+                self.withhold_boot();
                 return;
             }
-            Err(_) => return,
+            Err(_) => {
+                self.withhold_boot();
+                return;
+            }
         };
         for (id, topic) in found {
             let assigned = image
@@ -309,7 +340,13 @@ impl Assignments {
         }
     }
 
-    async fn remove_log(&self, id: TopicPartition) {
+    fn withhold_boot(&mut self) {
+        if self.boot == BootNote::Due {
+            self.boot = BootNote::Withheld;
+        }
+    }
+
+    async fn remove_log(&mut self, id: TopicPartition) {
         let data_dir = self.data_dir.clone();
         let removed = tokio::task::spawn_blocking(move || data_dir.delete_partition(id)).await;
         let cause = match removed {
@@ -321,6 +358,7 @@ impl Assignments {
             Err(error) => error.to_string(),
         };
         tracing::error!(partition = %id, cause, "cannot remove the partition's log");
+        self.withhold_boot();
     }
 
     /// Keeps a connection to each node that leads a partition of this node's, and to no other.

@@ -195,6 +195,12 @@ impl Keep {
         match self.session.reached.rebind() {
             Some(Ok(to)) => {
                 link.count(|counts| counts.migrations += 1);
+                // The node learns of the new address by what comes from it.
+                let connection = &self.session.reached.connection;
+                if let Some(signs) = PathSigns::of(connection) {
+                    signs.allow_one_more();
+                }
+                let _ = connection.send_datagram(Bytes::from_static(&[0]));
                 let silence_ms = self.heard_at.elapsed().as_millis() as u64;
                 tracing::info!(%address, %to, cause = "silence", silence_ms, "connection moved to another socket");
             }

@@ -31,7 +31,6 @@ use crate::kafka;
 use crate::metadata::{Endpoint, METADATA_VERSION, Registration};
 use crate::storage::{
     DataDir, DataDirError, GroupCommit, Opener, RealFileSystem, SYNC_THREADS, SmallFileError,
-    read_high_watermarks,
 };
 use crate::transport::{
     Alpn, BindError, CallPool, CertificateError, ClientAuth, CloseReason, CurrentIdentity,
@@ -112,7 +111,6 @@ impl Node {
             None => None,
         };
         let data_dir = Arc::new(open_data_dir(&config)?);
-        let high_watermarks = read_high_watermarks(&**data_dir.file_system(), data_dir.path())?;
         let identity = match given {
             Some(identity) => identity,
             None => identity::create(&config, &certs_dir)?,
@@ -145,7 +143,6 @@ impl Node {
                 data_dir: data_dir.clone(),
                 default_flush: config.flush,
                 verify_logs: config.verify_logs,
-                high_watermarks,
                 settings: config.settings(quic_address, kafka_address),
             },
             group_commit,

@@ -37,7 +37,7 @@ mod tail_cache;
 mod test_frames;
 mod truncate;
 
-pub use checkpoints::{read_high_watermarks, write_high_watermarks};
+pub use checkpoints::{Marks, read_high_watermarks, write_high_watermarks};
 pub use compaction::{Compacted, CompactionError, CompactionJob, CompactionReport};
 pub use data_dir::{DataDir, DataDirError, FORMAT_VERSION, Meta, Opener, read_meta};
 pub use file_system::{
@@ -56,5 +56,5 @@ pub use retention::Retained;
 pub use segment::{BadFrame, FrameFault};
 pub use small_file::SmallFileError;
 pub use space::{DiskSpace, RESERVED_BYTES};
-pub use sync::{SyncError, SyncTicket};
+pub use sync::{DurableMark, SyncError, SyncTicket};
 pub use truncate::TruncateError;

@@ -18,6 +18,7 @@ use super::certificate_info::PeerIdentity;
 use super::endpoint_keys::EndpointKeys;
 use super::explain::{ConnectFailure, DialContext};
 use super::identity::Identity;
+use super::movable_socket::MovableSocket;
 use super::protocol::{Alpn, CloseReason};
 use super::scout::{known_path_mtu, needed_mtu};
 use super::server::identity_of;
@@ -112,6 +113,8 @@ pub struct Dialled {
     /// Who the server proved to be; always a node.
     pub peer: PeerIdentity,
     endpoint: Endpoint,
+    /// What the endpoint is on.
+    socket: Arc<MovableSocket>,
     context: Arc<DialContext>,
 }
 
@@ -153,7 +156,7 @@ impl Dialled {
             source,
         };
         let local = socket.local_addr().map_err(other)?;
-        self.endpoint.rebind(socket).map_err(other)?;
+        self.socket.move_to(socket).map_err(other)?;
         Ok(local)
     }
 
@@ -306,8 +309,11 @@ async fn attempt(
     };
     let socket = bind_udp_for(remote).map_err(|error| socket_error(io::Error::other(error)))?;
     let keys = EndpointKeys::random().map_err(|error| socket_error(io::Error::other(error)))?;
-    let endpoint = Endpoint::new(keys.endpoint_config(), None, socket, Arc::new(TokioRuntime))
-        .map_err(socket_error)?;
+    let socket = MovableSocket::new(socket).map_err(socket_error)?;
+    let runtime = Arc::new(TokioRuntime);
+    let endpoint =
+        Endpoint::new_with_abstract_socket(keys.endpoint_config(), None, socket.clone(), runtime)
+            .map_err(socket_error)?;
     let connecting = endpoint
         .connect_with(config, remote, host)
         .map_err(|error| match error {
@@ -335,6 +341,7 @@ async fn attempt(
         connection,
         peer,
         endpoint,
+        socket,
         context,
     })
 }

@@ -19,6 +19,7 @@ mod lanes;
 mod link_keeper;
 mod log_limit;
 mod look;
+mod movable_socket;
 mod path_sample;
 mod path_watch;
 mod private_file;
