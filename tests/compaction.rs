@@ -162,8 +162,9 @@ async fn a_compacted_topic_stays_small_and_keeps_each_keys_last_value() {
     for id in cluster.ids() {
         cluster.stop(id).await;
         let dir = cluster.spec(id).data_dir.display().to_string();
-        let output = quorate().args(["log", "verify", &dir]).output().unwrap();
-        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        let verify = ["log", "verify", "--data-dir", &dir];
+        let output = quorate().args(verify).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
         assert!(output.status.success(), "{said}");
     }
 }

@@ -125,7 +125,12 @@ impl Drop for Member {
 
 async fn until_shared(cluster: &Cluster, group: &str, expected: &[usize]) {
     until("the members share", async || {
-        let described = describe(cluster, group).await;
+        // Until its first member has joined there is no group.
+        let output = run(cluster, &["group", "describe", group, "--output", "json"]).await;
+        if !output.status.success() {
+            return Err(String::from_utf8(output.stderr).unwrap());
+        }
+        let described: Value = serde_json::from_slice(&output.stdout).unwrap();
         let members = described["members"].as_array().unwrap();
         let mut counts: Vec<usize> = members
             .iter()
@@ -232,7 +237,7 @@ async fn members_share_take_over_and_lose_nothing_to_kill_9() {
     let first = Member::start(&cluster, "first", &group);
     until_shared(&cluster, "readers", &[4]).await;
     produce(&cluster, "orders", 4, &lines(0..200)).await;
-    let mut second = Member::start(&cluster, "second", &group);
+    let mut second = Member::start(&cluster, "second", &["-g", "readers", "-vv"]);
     until_shared(&cluster, "readers", &[2, 2]).await;
     produce(&cluster, "orders", 4, &lines(200..400)).await;
     let all = |members: &[&Member], expected: Vec<String>| {
@@ -273,5 +278,6 @@ async fn members_share_take_over_and_lose_nothing_to_kill_9() {
     assert_eq!(second.interrupt(), Some(130));
     let described = describe(&cluster, "readers").await;
     let lags = places(&described);
-    assert_eq!(lags, [(Some(200), 0); 4], "{described}");
+    let said = fs::read_to_string(cluster.dir().join("second.err")).unwrap();
+    assert_eq!(lags, [(Some(200), 0); 4], "{described}\n{said}");
 }
