@@ -152,6 +152,7 @@ mod tests {
     use std::net::Ipv4Addr;
 
     use super::*;
+    use crate::transport::testing::LONG;
 
     fn bound() -> UdpSocket {
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
@@ -171,29 +172,41 @@ mod tests {
         buffer
     }
 
+    /// Begins to wait, and does wait when this returns.
+    async fn reader(socket: &Arc<MovableSocket>) -> tokio::task::JoinHandle<Vec<u8>> {
+        let socket = socket.clone();
+        let waiting = tokio::spawn(async move { receive(&socket).await });
+        tokio::task::yield_now().await;
+        waiting
+    }
+
+    async fn heard(waiting: tokio::task::JoinHandle<Vec<u8>>) -> Vec<u8> {
+        tokio::time::timeout(LONG, waiting).await.unwrap().unwrap()
+    }
+
     #[tokio::test]
-    async fn a_reader_that_waits_hears_what_comes_to_the_new_place_and_what_was_under_way_to_the_old()
-     {
+    async fn a_reader_that_waits_hears_what_comes_to_the_new_place() {
         let peer = bound();
         let movable = MovableSocket::new(bound()).unwrap();
         let old = movable.local_addr().unwrap();
-        let waiting = {
-            let movable = movable.clone();
-            tokio::spawn(async move { receive(&movable).await })
-        };
-        tokio::task::yield_now().await;
+        let waiting = reader(&movable).await;
         movable.move_to(bound()).unwrap();
         let new = movable.local_addr().unwrap();
         assert_ne!(old, new);
-        peer.send_to(b"late", old).unwrap();
-        assert_eq!(waiting.await.unwrap(), b"late");
-        let waiting = {
-            let movable = movable.clone();
-            tokio::spawn(async move { receive(&movable).await })
-        };
-        tokio::task::yield_now().await;
         peer.send_to(b"new", new).unwrap();
-        assert_eq!(waiting.await.unwrap(), b"new");
+        assert_eq!(heard(waiting).await, b"new");
         assert!(movable.place().previous.is_none());
+    }
+
+    #[tokio::test]
+    async fn what_was_under_way_to_the_old_place_comes_in() {
+        let peer = bound();
+        let movable = MovableSocket::new(bound()).unwrap();
+        let old = movable.local_addr().unwrap();
+        let waiting = reader(&movable).await;
+        movable.move_to(bound()).unwrap();
+        peer.send_to(b"late", old).unwrap();
+        assert_eq!(heard(waiting).await, b"late");
+        assert!(movable.place().previous.is_some());
     }
 }
