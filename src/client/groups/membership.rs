@@ -28,7 +28,7 @@ use crate::client::{Client, Start, wire_str};
 use crate::groups::{
     Subscription, decode_assignment, decode_subscription, encode_assignment, encode_subscription,
 };
-use crate::types::{ErrorCode, TopicName};
+use crate::types::{ErrorCode, NodeId, TopicName};
 
 /// The protocol type of consumers.
 const CONSUMER: &str = "consumer";
@@ -96,13 +96,16 @@ async fn try_join(
     member: &mut String,
 ) -> Result<Membership, ClientError> {
     let group = &config.group;
-    let (_, link) = client.find_coordinator(group).await?;
+    let (node, link) = client.find_coordinator(group).await?;
     // Of its own: the answer may be minutes away, and a node answers one request of a lane after the other.
     let (lane, session) = link.open_lane().await?;
     let lane = GroupLane {
         lane,
         session,
         link: &link,
+        client,
+        group,
+        node,
     };
     let subscription = Subscription {
         topics: config.topics.iter().map(|t| t.as_str().into()).collect(),
@@ -194,6 +197,9 @@ struct GroupLane<'a> {
     lane: Lane,
     session: Arc<Session>,
     link: &'a Link,
+    client: &'a Client,
+    group: &'a str,
+    node: NodeId,
 }
 
 impl GroupLane<'_> {
@@ -203,7 +209,10 @@ impl GroupLane<'_> {
         timeout: Duration,
     ) -> Result<R::Response, ClientError> {
         let version = self.session.versions.pick::<R>(&self.link.address)?;
-        self.lane.call(request, version, R::NAME, timeout).await
+        tokio::select! {
+            response = self.lane.call(request, version, R::NAME, timeout) => response,
+            moved = self.client.coordinator_moved(self.group, self.node) => Err(moved),
+        }
     }
 }
 
