@@ -34,18 +34,10 @@ pub(super) struct Assignments {
     links: BTreeMap<NodeId, Link>,
     /// Whether logs that were left behind have been looked for.
     tidied: bool,
-    /// Whether the next process may take the machine's restart for known: every log that was here when this process began has
-    /// been opened, or is removed. Until then the directory's note of the last boot stays as it is.
-    boot: BootNote,
+    /// Whether the machine's boot is still to be noted, which tells the next process that every log has heard of the restart
+    /// before it. Taken back for good where a log cannot be opened, listed or removed: it may come back, and must hear of it then.
+    boot_note_due: bool,
     next_session: u64,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum BootNote {
-    Due,
-    Written,
-    /// A log is left that this process could not open, list or remove: it may come back, and must hear of the restart then.
-    Withheld,
 }
 
 struct Told {
@@ -73,7 +65,7 @@ impl Assignments {
             unopened: BTreeSet::new(),
             links: BTreeMap::new(),
             tidied: false,
-            boot: BootNote::Due,
+            boot_note_due: true,
             next_session: SESSIONS_PER_PARTITION,
         }
     }
@@ -123,12 +115,12 @@ impl Assignments {
     /// of the one before. Without it each restart would count as a loss of power, and a log that is not synced at each append
     /// would lose its vote.
     async fn note_boot(&mut self) {
-        if !self.tidied || self.boot != BootNote::Due || self.shared.stopping.is_cancelled() {
+        if !self.tidied || !self.boot_note_due || self.shared.stopping.is_cancelled() {
             return;
         }
         let data_dir = self.data_dir.clone();
         let noted = tokio::task::spawn_blocking(move || data_dir.note_boot()).await;
-        self.boot = BootNote::Written;
+        self.boot_note_due = false;
         let cause = match noted {
             Ok(Ok(())) => return,
             Ok(Err(error)) => error.to_string(),
@@ -156,7 +148,7 @@ impl Assignments {
             if let Err(cause) = self.open(id, topic, config.clone()).await {
                 tracing::error!(partition = %id, %topic, cause, "cannot open the partition; it stays shut");
                 self.unopened.insert(id);
-                self.withhold_boot();
+                self.boot_note_due = false;
                 return;
             }
         } else if let Some(told) = self.open.get(&id)
@@ -318,11 +310,11 @@ impl Assignments {
             Ok(Ok(found)) => found,
             Ok(Err(error)) => {
                 tracing::error!(cause = %error, "cannot look for logs that were left behind");
-                self.withhold_boot();
+                self.boot_note_due = false;
                 return;
             }
             Err(_) => {
-                self.withhold_boot();
+                self.boot_note_due = false;
                 return;
             }
         };
@@ -334,12 +326,6 @@ impl Assignments {
                 tracing::info!(partition = %id, %topic, "the partition left this node while it was not running");
                 self.remove_log(id).await;
             }
-        }
-    }
-
-    fn withhold_boot(&mut self) {
-        if self.boot == BootNote::Due {
-            self.boot = BootNote::Withheld;
         }
     }
 
@@ -355,7 +341,7 @@ impl Assignments {
             Err(error) => error.to_string(),
         };
         tracing::error!(partition = %id, cause, "cannot remove the partition's log");
-        self.withhold_boot();
+        self.boot_note_due = false;
     }
 
     /// Keeps a connection to each node that leads a partition of this node's, and to no other.

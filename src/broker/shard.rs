@@ -7,11 +7,11 @@ mod compaction;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::clock::Clock;
+use super::clock::{Clock, wall_clock_ms};
 use super::event::{Adoption, Event, FramesEvent, HandOverReply, ProduceEvent};
 use super::follower_channel::FollowerChannel;
 use super::inbox::Inbox;
@@ -757,15 +757,6 @@ fn log_session(
             suppressed, "session refused"
         ),
     }
-}
-
-/// For retention alone: what records are older than. Never for a timeout.
-fn wall_clock_ms() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| {
-            u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-        })
 }
 
 /// A promise to make durable.

@@ -305,6 +305,7 @@ pub(super) struct Output {
     outlet: Outlet,
     /// A delimiter that is written only if another record follows; see [`unterminated`].
     delimiter_due: bool,
+    is_whole: bool,
 }
 
 impl Output {
@@ -313,7 +314,13 @@ impl Output {
             buffer: Vec::new(),
             outlet: Outlet::start()?,
             delimiter_due: false,
+            is_whole: true,
         })
+    }
+
+    /// Whether nothing was lost on its way to the outlet, as where a flush was called off in the middle.
+    pub(super) fn is_whole(&self) -> bool {
+        self.is_whole
     }
 
     pub(super) fn is_full(&self) -> bool {
@@ -331,7 +338,10 @@ impl Output {
             return Ok(());
         }
         let full = std::mem::replace(&mut self.buffer, Vec::with_capacity(BUFFER_BYTES));
-        self.outlet.write(full).await
+        self.is_whole = false;
+        self.outlet.write(full).await?;
+        self.is_whole = true;
+        Ok(())
     }
 
     /// Writes what is left, and waits until all of it is out.

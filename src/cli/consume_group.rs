@@ -13,6 +13,8 @@ use crate::types::TopicName;
 
 /// How often what was printed is committed.
 const COMMIT_EVERY: Duration = Duration::from_secs(1);
+/// How long an interrupted command waits for whoever takes its output.
+const SETTLE_WITHIN: Duration = Duration::from_millis(500);
 
 pub(super) fn run(
     options: &GlobalOptions,
@@ -44,9 +46,15 @@ pub(super) fn run(
         let outcome = tokio::select! {
             biased;
             outcome = consume(args, &mut consumer, &mut output) => outcome,
-            // What is not written by now is not committed, and so is printed by whoever goes on.
             _ = &mut interrupted => Ok(Exit::Interrupted),
         };
+        // What cannot be written soon is not committed, and so is printed by whoever goes on.
+        if let Ok(Exit::Interrupted) = outcome
+            && output.is_whole()
+            && let Ok(Ok(())) = tokio::time::timeout(SETTLE_WITHIN, output.settle()).await
+        {
+            consumer.done();
+        }
         let left = end(&client, consumer).await;
         let outcome = outcome?;
         left?;

@@ -12,11 +12,11 @@ use kafka_protocol::messages::{
     self, CreatePartitionsRequest, CreateTopicsRequest, DeleteTopicsRequest,
     DescribeClusterRequest, DescribeConfigsRequest, IncrementalAlterConfigsRequest,
 };
-use tokio::time::Instant;
 
 use super::api::Spoken;
 use super::error::ClientError;
 use super::metadata::TopicView;
+use super::patience::Patience;
 use super::{Client, wire_str};
 use crate::types::{ErrorCode, NodeId, TopicId, TopicName};
 
@@ -378,9 +378,7 @@ impl Admin {
         request: &R,
         read: impl Fn(R::Response) -> Result<T, ClientError>,
     ) -> Result<T, ClientError> {
-        let start = Instant::now();
-        let timeout = self.client.config().request_timeout;
-        let mut attempts = 0;
+        let mut patience = Patience::new(&self.client, self.client.config().request_timeout);
         loop {
             let error = match self.client.call_controller(request).await.and_then(&read) {
                 Ok(value) => return Ok(value),
@@ -394,16 +392,9 @@ impl Admin {
             if !elsewhere && !never_left {
                 return Err(error);
             }
-            attempts += 1;
-            let wait = self.client.wait_after(attempts);
-            if start.elapsed() + wait >= timeout {
-                return Err(ClientError::GaveUp {
-                    what: format!("{} request", R::NAME),
-                    after: start.elapsed(),
-                    cause: Box::new(error),
-                });
+            if !patience.pause().await {
+                return Err(patience.gave_up(format!("{} request", R::NAME), error));
             }
-            tokio::time::sleep(wait).await;
             self.client.refresh(&[], false).await?;
         }
     }

@@ -110,16 +110,14 @@ impl Coordinator {
 
     /// Answers through [`Coordinator::poll_answer`], now or later.
     pub fn handle(&mut self, now: Now, ticket: Ticket, group: &str, request: Request) {
-        if let Request::List { states } = request {
-            let listed = self.list(states.as_ref());
-            self.effects.answer(ticket, Answer::Listed(listed));
-            return;
-        }
-        if group.is_empty() || group.len() > MAX_GROUP_ID_BYTES {
-            self.effects.refuse(ticket, ErrorCode::InvalidGroupId);
-            return;
-        }
         match request {
+            Request::List { states } => {
+                let listed = self.list(states.as_ref());
+                self.effects.answer(ticket, Answer::Listed(listed));
+            }
+            _ if group.is_empty() || group.len() > MAX_GROUP_ID_BYTES => {
+                self.effects.refuse(ticket, ErrorCode::InvalidGroupId);
+            }
             Request::Join(join) => self.join(now, ticket, group, &join),
             Request::Commit(commit) => self.commit(now, ticket, group, commit),
             Request::FetchOffsets(wanted) => {
@@ -159,7 +157,6 @@ impl Coordinator {
                     effects.answer(ticket, Answer::Results(results));
                 });
             }
-            Request::List { .. } => {}
         }
     }
 

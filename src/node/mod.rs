@@ -278,7 +278,8 @@ impl Node {
         let mut images = self.controller.image();
         let mut noted = false;
         loop {
-            if let Some(cluster) = images.borrow_and_update().cluster_id()
+            let cluster = images.borrow_and_update().cluster_id();
+            if let Some(cluster) = cluster
                 && !noted
             {
                 noted = true;

@@ -271,19 +271,31 @@ impl CompactionJob {
         })
     }
 
+    fn each_frame(
+        &self,
+        segment: &Segment,
+        is_stopping: &impl Fn() -> bool,
+        mut visit: impl FnMut(Frame) -> Result<(), CompactionError>,
+    ) -> Result<(), CompactionError> {
+        let mut cursor = self
+            .shared
+            .cursor(segment, None, 0, Some(segment.start), SCAN_CHUNK)?;
+        while let Some(frame) = cursor.next().map_err(ReadError::from)? {
+            if is_stopping() {
+                return Err(CompactionError::Stopped);
+            }
+            visit(frame)?;
+        }
+        Ok(())
+    }
+
     fn survey(&self, is_stopping: &impl Fn() -> bool) -> Result<Survey, CompactionError> {
         let mut survey = Survey::default();
         let mut full = false;
         for segment in &self.segments {
-            let mut cursor =
-                self.shared
-                    .cursor(segment, None, 0, Some(segment.start), SCAN_CHUNK)?;
-            while let Some(frame) = cursor.next().map_err(ReadError::from)? {
-                if is_stopping() {
-                    return Err(CompactionError::Stopped);
-                }
+            self.each_frame(segment, is_stopping, |frame| {
                 let Some(batch) = batch_of(&frame) else {
-                    continue;
+                    return Ok(());
                 };
                 if let Some(producer) = batch.header.producer_id {
                     let last = survey.producers.entry(producer).or_default();
@@ -293,19 +305,20 @@ impl CompactionJob {
                     last.push_back(frame.base_offset());
                 }
                 if full || frame.end_offset() <= self.dirty_from {
-                    continue;
+                    return Ok(());
                 }
                 if survey.last.len() >= self.max_keys {
                     full = true;
                     survey.to = frame.base_offset();
-                    continue;
+                    return Ok(());
                 }
                 for record in raw_records(&batch).unwrap_or_default() {
                     if let Some(key) = &record.key {
                         survey.last.insert(hash(key), record.offset);
                     }
                 }
-            }
+                Ok(())
+            })?;
             if !full {
                 survey.to = segment.end.offset;
             }
@@ -386,21 +399,15 @@ impl CompactionJob {
             }
             taken += 1;
             before += segment.len;
-            let mut cursor =
-                self.shared
-                    .cursor(segment, None, 0, Some(segment.start), SCAN_CHUNK)?;
-            while let Some(frame) = cursor.next().map_err(ReadError::from)? {
-                if is_stopping() {
-                    return Err(CompactionError::Stopped);
-                }
+            self.each_frame(segment, is_stopping, |frame| {
                 match self.judge(&frame, survey, needed) {
-                    Some(judged) => writer.add(frame, judged)?,
+                    Some(judged) => writer.add(frame, judged),
                     None => {
                         writer.flush_run()?;
-                        writer.put(&frame)?;
+                        writer.put(&frame)
                     }
                 }
-            }
+            })?;
         }
         writer.flush_run()?;
         writer.write_waiting()?;

@@ -261,6 +261,13 @@ impl Log {
         self.publish_durable_mark();
     }
 
+    /// The log was cut, or begins anew, and all of it up to `end` is on the disk.
+    pub(super) fn set_synced_up_to(&mut self, end: LogPosition) {
+        self.durable_end = end;
+        self.synced_end = end;
+        self.publish_durable_mark();
+    }
+
     /// To be called when anything that it is made of has changed.
     pub(super) fn publish_durable_mark(&self) {
         let mark = (self.config.flush == Flush::Fsync).then_some(DurableMark {

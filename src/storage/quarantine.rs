@@ -76,9 +76,7 @@ impl Log {
         self.dir_unsynced = false;
         self.snapshots = Snapshots::default();
         self.epochs = EpochHistory::new();
-        self.durable_end = LogPosition::START;
-        self.synced_end = LogPosition::START;
-        self.publish_durable_mark();
+        self.set_synced_up_to(LogPosition::START);
         self.impairment = Some(note);
         // Whatever it was, it was of files that are no longer this log's.
         self.poisoned = None;

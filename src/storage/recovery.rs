@@ -44,7 +44,7 @@ use super::segment::{
 };
 use super::small_file::{self, SmallFileError};
 use super::snapshots::{self, Snapshots};
-use super::sync::Checkpoint;
+use super::sync::{Checkpoint, CheckpointBody};
 use super::tail_cache::TailCache;
 use crate::types::{
     EpochHistory, LeaderEpoch, LogPosition, Offset, PartitionIndex, TopicId, TopicName,
@@ -171,8 +171,10 @@ pub(super) fn open(
         .is_some_and(|note| note.reason == ImpairmentReason::BadRead);
     let mut quarantined = None;
     let before = Checkpoint::read(fs_ref, dir);
+    // What is set aside takes its checkpoint along.
+    let mut checkpoint = before;
     let recovered = loop {
-        match scan(fs_ref, dir, &options)? {
+        match scan(fs_ref, dir, &options, checkpoint)? {
             Scan::Sound(recovered) => break recovered,
             Scan::Corrupt(cause) => {
                 let moved_to = set_aside(fs_ref, dir)?;
@@ -184,6 +186,7 @@ pub(super) fn open(
                 impairment::write(fs_ref, dir, &note)?;
                 impairment = Some(note);
                 created = false;
+                checkpoint = None;
                 quarantined = Some(Quarantine { moved_to, cause });
             }
         }
@@ -201,10 +204,7 @@ pub(super) fn open(
         let bytes = cut_tail(fs_ref, dir, &segments)?;
         report.cut = Some(Cut { at, end, bytes });
     }
-    let flushed = match &quarantined {
-        None => before.map(|body| body.flushed),
-        Some(_) => None,
-    };
+    let flushed = checkpoint.map(|body| body.flushed);
     let created =
         created || (quarantined.is_none() && flushed.is_none() && end == LogPosition::START);
     if created && options.known_before && impairment.is_none() {
@@ -361,7 +361,12 @@ pub(super) fn prepare_dir(
     Ok(is_new)
 }
 
-fn scan(fs: &dyn FileSystem, dir: &Path, options: &LogOptions) -> Result<Scan, OpenError> {
+fn scan(
+    fs: &dyn FileSystem,
+    dir: &Path,
+    options: &LogOptions,
+    checkpoint: Option<CheckpointBody>,
+) -> Result<Scan, OpenError> {
     let mut report = RecoveryReport::default();
     let entries = fs.list(dir).map_err(IoFailure::at("list", dir))?;
     remove_unfinished(fs, dir, &entries)?;
@@ -404,7 +409,6 @@ fn scan(fs: &dyn FileSystem, dir: &Path, options: &LogOptions) -> Result<Scan, O
             (None, EpochHistory::new())
         }
     };
-    let checkpoint = Checkpoint::read(fs, dir);
     let flushed = checkpoint.map(|body| body.flushed);
     let marked = options
         .durable_mark

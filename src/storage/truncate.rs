@@ -168,9 +168,7 @@ impl Log {
         self.sealed_unsynced.clear();
         self.dir_unsynced = false;
         self.epochs.truncate(end);
-        self.durable_end = end;
-        self.synced_end = end;
-        self.publish_durable_mark();
+        self.set_synced_up_to(end);
         Ok(())
     }
 
@@ -240,9 +238,7 @@ impl Log {
         self.dir_unsynced = false;
         self.compacted_to = Offset::ZERO;
         self.epochs = from_start(&start.epochs, position);
-        self.durable_end = position;
-        self.synced_end = position;
-        self.publish_durable_mark();
+        self.set_synced_up_to(position);
         Ok(())
     }
 

@@ -74,6 +74,31 @@ impl MovableSocket {
         self.place.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What a reader has to look at: the socket, the one before, and how often it was moved.
+    fn read_by(
+        &self,
+        waker: &Waker,
+    ) -> (
+        Arc<dyn AsyncUdpSocket>,
+        Option<Arc<dyn AsyncUdpSocket>>,
+        u64,
+    ) {
+        let mut place = self.place();
+        match &mut place.reader {
+            Some(reader) => reader.clone_from(waker),
+            none => *none = Some(waker.clone()),
+        }
+        (place.socket.clone(), place.previous.clone(), place.moves)
+    }
+
+    /// Unless it was moved meanwhile, and another is the one before.
+    fn forget_previous(&self, moves: u64) {
+        let mut place = self.place();
+        if place.moves == moves {
+            place.previous = None;
+        }
+    }
+
     fn current(&self) -> (Arc<dyn AsyncUdpSocket>, u64) {
         let place = self.place();
         (place.socket.clone(), place.moves)
@@ -100,24 +125,18 @@ impl AsyncUdpSocket for MovableSocket {
         buffers: &mut [IoSliceMut<'_>],
         meta: &mut [RecvMeta],
     ) -> Poll<io::Result<usize>> {
-        let mut place = self.place();
-        if !place
-            .reader
-            .as_ref()
-            .is_some_and(|reader| reader.will_wake(cx.waker()))
-        {
-            place.reader = Some(cx.waker().clone());
-        }
-        if let Some(previous) = place.previous.clone() {
+        // Noted first: a move that comes after it wakes this reader, which then sees the new socket.
+        let (socket, previous, moves) = self.read_by(cx.waker());
+        if let Some(previous) = previous {
             match previous.poll_recv(cx, buffers, meta) {
                 Poll::Ready(Ok(count)) => return Poll::Ready(Ok(count)),
-                Poll::Ready(Err(_)) => place.previous = None,
+                Poll::Ready(Err(_)) => self.forget_previous(moves),
                 Poll::Pending => {}
             }
         }
-        let received = place.socket.poll_recv(cx, buffers, meta);
+        let received = socket.poll_recv(cx, buffers, meta);
         if matches!(received, Poll::Ready(Ok(count)) if count > 0) {
-            place.previous = None;
+            self.forget_previous(moves);
         }
         received
     }

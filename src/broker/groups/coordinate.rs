@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use futures_util::future::{Future, OptionFuture};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -11,7 +11,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::load::load;
 use super::write::write;
 use super::{Ask, Message};
+use crate::broker::clock::wall_clock_ms;
 use crate::broker::shared::{PartitionHandle, Shared};
+use crate::controller::jittered;
 use crate::groups::{Answer, Coordinator, Now, Settings, Ticket};
 use crate::partition::PartitionView;
 use crate::types::{ErrorCode, LeaderEpoch, Offset, TopicPartition};
@@ -71,17 +73,13 @@ struct Task {
 
 impl Task {
     fn now(&self) -> Now {
-        // A clock that stands before 1970 counts as there.
-        let wall = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
         Now {
             monotonic: self.shared.clock.now(),
-            wall_ms: i64::try_from(wall.as_millis()).unwrap_or(i64::MAX),
+            wall_ms: i64::try_from(wall_clock_ms()).unwrap_or(i64::MAX),
         }
     }
 
-    /// Waits for something to do, and answers whoever asks meanwhile with `error`. `None` when the view has changed.
+    /// Waits until the view has changed or somebody asks, who is answered with `error`.
     async fn idle(&mut self, error: ErrorCode) -> Result<(), Ended> {
         let shared = self.shared.clone();
         tokio::select! {
@@ -168,7 +166,7 @@ impl Task {
 
     /// A pause before the next attempt.
     async fn rest(&mut self) -> Result<(), Ended> {
-        let pause = self.pause.mul_f64(0.5 + rand::random::<f64>() / 2.0);
+        let pause = jittered(self.pause);
         self.pause = (self.pause * 2).min(MAX_PAUSE);
         let over = tokio::time::sleep(pause);
         tokio::pin!(over);

@@ -170,15 +170,11 @@ pub(super) async fn keep(shared: Arc<Shared>, controller: Controller, groups: Ar
     loop {
         let image = images.borrow_and_update().clone();
         let complete = groups.adopt(&shared, &image, &tasks);
-        let deleted: BTreeSet<String> = known
-            .iter()
-            .filter(|(id, _)| image.topic(**id).is_none())
-            .map(|(_, name)| name.as_str().to_owned())
-            .collect();
-        known = image
-            .topics()
-            .map(|topic| (topic.id, topic.name.clone()))
-            .collect();
+        let gone = known.extract_if(.., |id, _| image.topic(*id).is_none());
+        let deleted: BTreeSet<String> = gone.map(|(_, name)| name.as_str().to_owned()).collect();
+        for topic in image.topics() {
+            known.entry(topic.id).or_insert_with(|| topic.name.clone());
+        }
         if !deleted.is_empty() {
             let deleted = Arc::new(deleted);
             for coordinator in groups.all() {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::offsets_topic;
 use crate::broker::shared::Shared;
-use crate::controller::{Controller, Operation, OperationOutcome};
+use crate::controller::{Controller, Operation, OperationOutcome, jittered};
 use crate::metadata::{ClusterImage, Reassignment};
 use crate::types::{NodeId, TopicPartition};
 
@@ -20,7 +20,7 @@ const OPERATE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Until the node stops.
 pub(super) async fn keep(shared: Arc<Shared>, controller: Controller) {
     loop {
-        let pause = EVERY.mul_f64(0.5 + rand::random::<f64>() / 2.0);
+        let pause = jittered(EVERY);
         tokio::select! {
             () = shared.stopping.cancelled() => return,
             () = tokio::time::sleep(pause) => {}

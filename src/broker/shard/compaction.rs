@@ -1,7 +1,7 @@
 //! Compaction of an owner thread's partitions: planned and finished by their owner, done by a thread of its own.
 
-use super::{Internal, Shard, wall_clock_ms};
-
+use super::{Internal, Shard};
+use crate::broker::clock::wall_clock_ms;
 use crate::storage::{Compacted, CompactionError};
 use crate::types::TopicPartition;
 

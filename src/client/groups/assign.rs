@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::client::metadata::PartitionName;
 use crate::groups::Assignment;
+use crate::types::{PartitionIndex, TopicName};
 
 /// The assignor's name in the group's protocol.
 pub(super) const RANGE: &str = "range";
@@ -42,6 +44,19 @@ pub(super) fn range(
         }
     }
     assignments
+}
+
+/// The partitions of an assignment. What is no topic's name or no partition's number is left out: a leader may be of any make.
+pub(super) fn partition_names(assignment: Assignment) -> Vec<PartitionName> {
+    let mut found = Vec::new();
+    for (topic, partitions) in assignment.partitions {
+        let Ok(topic) = TopicName::new(&topic) else {
+            continue;
+        };
+        let indexes = partitions.into_iter().filter_map(PartitionIndex::from_wire);
+        found.extend(indexes.map(|index| PartitionName::new(topic.clone(), index)));
+    }
+    found
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use kafka_protocol::protocol::StrBytes;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
-use super::assign::{RANGE, range};
+use super::assign::{RANGE, partition_names, range};
 use super::consumer::GroupConfig;
 use super::coordinator::is_passing;
 use crate::client::api::Spoken;
@@ -28,7 +28,7 @@ use crate::client::{Client, Start, wire_str};
 use crate::groups::{
     Subscription, decode_assignment, decode_subscription, encode_assignment, encode_subscription,
 };
-use crate::types::{ErrorCode, PartitionIndex, TopicName};
+use crate::types::{ErrorCode, NodeId, TopicName};
 
 /// The protocol type of consumers.
 const CONSUMER: &str = "consumer";
@@ -96,13 +96,16 @@ async fn try_join(
     member: &mut String,
 ) -> Result<Membership, ClientError> {
     let group = &config.group;
-    let (_, link) = client.find_coordinator(group).await?;
+    let (node, link) = client.find_coordinator(group).await?;
     // Of its own: the answer may be minutes away, and a node answers one request of a lane after the other.
     let (lane, session) = link.open_lane().await?;
     let lane = GroupLane {
         lane,
         session,
         link: &link,
+        client,
+        group,
+        node,
     };
     let subscription = Subscription {
         topics: config.topics.iter().map(|t| t.as_str().into()).collect(),
@@ -194,6 +197,9 @@ struct GroupLane<'a> {
     lane: Lane,
     session: Arc<Session>,
     link: &'a Link,
+    client: &'a Client,
+    group: &'a str,
+    node: NodeId,
 }
 
 impl GroupLane<'_> {
@@ -203,7 +209,10 @@ impl GroupLane<'_> {
         timeout: Duration,
     ) -> Result<R::Response, ClientError> {
         let version = self.session.versions.pick::<R>(&self.link.address)?;
-        self.lane.call(request, version, R::NAME, timeout).await
+        tokio::select! {
+            response = self.lane.call(request, version, R::NAME, timeout) => response,
+            moved = self.client.coordinator_moved(self.group, self.node) => Err(moved),
+        }
     }
 }
 
@@ -243,15 +252,7 @@ fn assigned(bytes: &Bytes, group: &str) -> Result<Vec<PartitionName>, ClientErro
         request: SyncGroupRequest::NAME,
         what: format!("its assignment in group {group}: {error}"),
     })?;
-    let mut found = Vec::new();
-    for (topic, partitions) in assignment.partitions {
-        let Ok(topic) = TopicName::new(&topic) else {
-            continue;
-        };
-        let indexes = partitions.into_iter().filter_map(PartitionIndex::from_wire);
-        found.extend(indexes.map(|index| PartitionName::new(topic.clone(), index)));
-    }
-    Ok(found)
+    Ok(partition_names(assignment))
 }
 
 /// Says that a member lives, until it is told that it has to join again for good.
@@ -278,7 +279,7 @@ impl Heart {
                 .with_member_id(wire_str(&self.member));
             let beaten = self
                 .client
-                .at_coordinator(&self.config.group, &request, |response| {
+                .at_coordinator(&self.config.group, &request, |response, _| {
                     check(response.error_code, || "a heartbeat".to_owned())
                 })
                 .await;
@@ -324,7 +325,7 @@ pub(super) async fn leave(
             MemberIdentity::default().with_member_id(wire_str(member)),
         ]);
     client
-        .at_coordinator(&config.group, &request, |response| {
+        .at_coordinator(&config.group, &request, |response, _| {
             check(response.error_code, || {
                 format!("leaving group {}", config.group)
             })

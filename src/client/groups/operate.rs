@@ -14,10 +14,12 @@ use kafka_protocol::messages::{
     OffsetCommitRequest, OffsetFetchRequest,
 };
 
+use super::assign::partition_names;
 use crate::client::api::Spoken;
 use crate::client::consumer::resolve;
 use crate::client::error::ClientError;
 use crate::client::metadata::PartitionName;
+use crate::client::patience::Patience;
 use crate::client::{Admin, Client, OffsetQuery, Start, wire_str};
 use crate::groups::decode_assignment;
 use crate::types::{ErrorCode, NodeId, Offset, PartitionIndex, TopicName};
@@ -106,13 +108,12 @@ impl Admin {
         let client = self.client();
         let what = || format!("describing group {group}");
         let request = DescribeGroupsRequest::default().with_groups(vec![GroupId(wire_str(group))]);
-        let (coordinator, _) = client.find_coordinator(group).await?;
-        let described = client
-            .at_coordinator(group, &request, |response| {
+        let (described, coordinator) = client
+            .at_coordinator(group, &request, |response, node| {
                 let found = response.groups.into_iter().next();
                 let found = found.ok_or_else(|| silent(DescribeGroupsRequest::NAME, group))?;
                 ClientError::check(found.error_code, found.error_message.as_deref(), what)?;
-                Ok(found)
+                Ok((found, node))
             })
             .await?;
         if described.group_state.as_str() == "Dead" {
@@ -179,7 +180,7 @@ impl Admin {
         let request =
             DeleteGroupsRequest::default().with_groups_names(vec![GroupId(wire_str(group))]);
         self.client()
-            .at_coordinator(group, &request, |response| {
+            .at_coordinator(group, &request, |response, _| {
                 let found = response.results.into_iter().next();
                 let found = found.ok_or_else(|| silent(DeleteGroupsRequest::NAME, group))?;
                 ClientError::check(found.error_code, None, || format!("deleting group {group}"))
@@ -192,12 +193,10 @@ async fn list_at(client: &Client, node: NodeId) -> Result<Vec<GroupSummary>, Cli
     let Some(link) = client.node_link(node) else {
         return Ok(Vec::new());
     };
-    let timeout = client.config().request_timeout;
-    let start = tokio::time::Instant::now();
-    let mut attempts = 0;
+    let mut patience = Patience::new(client, client.config().request_timeout);
     loop {
-        let left = timeout.saturating_sub(start.elapsed());
-        let response = link.call(&ListGroupsRequest::default(), left).await?;
+        let request = ListGroupsRequest::default();
+        let response = link.call(&request, patience.left()).await?;
         let what = || format!("listing the groups of node {node}");
         match ClientError::check(response.error_code, None, what) {
             Ok(()) => {
@@ -210,12 +209,9 @@ async fn list_at(client: &Client, node: NodeId) -> Result<Vec<GroupSummary>, Cli
                 return Ok(response.groups.into_iter().map(summary).collect());
             }
             Err(error) if super::coordinator::is_passing(&error) => {
-                attempts += 1;
-                let wait = client.wait_after(attempts);
-                if start.elapsed() + wait >= timeout {
+                if !patience.pause().await {
                     return Err(error);
                 }
-                tokio::time::sleep(wait).await;
             }
             Err(error) => return Err(error),
         }
@@ -224,14 +220,7 @@ async fn list_at(client: &Client, node: NodeId) -> Result<Vec<GroupSummary>, Cli
 
 /// A member's assignment as far as it can be read.
 fn partitions(assignment: &[u8]) -> Vec<PartitionName> {
-    let mut found = Vec::new();
-    for (topic, partitions) in decode_assignment(assignment).unwrap_or_default().partitions {
-        let Ok(topic) = TopicName::new(&topic) else {
-            continue;
-        };
-        let indexes = partitions.into_iter().filter_map(PartitionIndex::from_wire);
-        found.extend(indexes.map(|index| PartitionName::new(topic.clone(), index)));
-    }
+    let mut found = partition_names(decode_assignment(assignment).unwrap_or_default());
     found.sort_unstable();
     found
 }
@@ -268,7 +257,7 @@ impl Client {
                 .with_topics(topics),
         ]);
         let what = || format!("asking for the offsets of group {group}");
-        self.at_coordinator(group, &request, |response| {
+        self.at_coordinator(group, &request, |response, _| {
             let found = response.groups.into_iter().next();
             let found = found.ok_or_else(|| silent(OffsetFetchRequest::NAME, group))?;
             ClientError::check(found.error_code, None, what)?;
@@ -320,7 +309,7 @@ impl Client {
             .with_generation_id_or_member_epoch(generation)
             .with_topics(topics.collect());
         let what = || format!("committing offsets of group {group}");
-        self.at_coordinator(group, &request, |response| {
+        self.at_coordinator(group, &request, |response, _| {
             let mut partitions = response.topics.iter().flat_map(|topic| &topic.partitions);
             partitions
                 .try_for_each(|partition| ClientError::check(partition.error_code, None, what))

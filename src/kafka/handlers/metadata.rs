@@ -11,7 +11,7 @@ use kafka_protocol::messages::{
 };
 use tokio::time::Instant;
 
-use super::describe_in_turn;
+use super::answer_in_turn;
 use crate::groups::is_internal;
 use crate::kafka::Service;
 use crate::kafka::codec::{BadRequest, RawRequest, text};
@@ -40,7 +40,7 @@ pub(super) fn begin<S: Service>(
             let image = context.service.image();
             refused = create_missing(&context, &image, wanted.as_deref().unwrap_or(&[])).await;
         }
-        describe_in_turn(&context, answer, || {
+        answer_in_turn(&context, answer, async {
             respond(&context, wanted.as_deref(), &refused, answer.version)
         })
         .await

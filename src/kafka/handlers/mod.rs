@@ -99,8 +99,7 @@ where
     }))
 }
 
-/// As [`later`], for answers that can be much larger than their requests: made in turns and counted, as with
-/// [`describe_in_turn`]. `handle` waits for coordinators of this node and for nothing slower.
+/// As [`later`], for answers that can be much larger than their requests: see [`answer_in_turn`]. `handle` waits for coordinators of this node and for nothing slower.
 fn later_in_turn<S, R, F>(
     context: &Arc<Context<S>>,
     request: &RawRequest,
@@ -116,33 +115,25 @@ where
     let answer = request.answer();
     let context = Arc::clone(context);
     Ok(Box::pin(async move {
-        // The semaphore is never closed.
-        let _turn = context.descriptions.acquire().await.ok();
-        let response = handle(Arc::clone(&context), decoded, answer.version).await;
-        let bytes = answer.encode(&response)?;
-        let mut held = Held::default();
-        context.response_memory.take(&mut held, bytes.len()).await;
-        Ok(Reply::Send(Response {
-            bytes: bytes.into(),
-            held,
-        }))
+        let response = handle(Arc::clone(&context), decoded, answer.version);
+        answer_in_turn(&context, answer, response).await
     }))
 }
 
 /// Makes an answer that can be much larger than its request, in its turn, and counts it until it is written. The turn
 /// ends only when the answer is counted, so that no more than [`MAX_DESCRIPTIONS`](super::limits::MAX_DESCRIPTIONS)
-/// uncounted ones exist. `describe` waits for nothing.
-async fn describe_in_turn<S, R>(
+/// uncounted ones exist. `response` begins when its turn has come.
+async fn answer_in_turn<S, R>(
     context: &Context<S>,
     answer: Answer,
-    describe: impl FnOnce() -> R,
+    response: impl Future<Output = R>,
 ) -> Result<Reply, BadRequest>
 where
     R: Encodable + HeaderVersion,
 {
     // The semaphore is never closed.
     let _turn = context.descriptions.acquire().await.ok();
-    let bytes = answer.encode(&describe())?;
+    let bytes = answer.encode(&response.await)?;
     let mut held = Held::default();
     context.response_memory.take(&mut held, bytes.len()).await;
     Ok(Reply::Send(Response {
