@@ -15,6 +15,7 @@
 //!  5  partition    one partition's core joined to its log
 //!  4  storage      segments, recovery, group commit, promises   transport  QUIC, TLS identity, lanes, calls
 //!  3  replication  leader, follower, ack tracker, sans-IO   metadata  the cluster image, and who leads next
+//!     groups       consumer groups and their offsets, sans-IO
 //!  2  record       Kafka record batches   wal  the frame, on disk and on the wire   wire  replication messages
 //!  1  types        ids, offsets, epochs, quorum arithmetic, error codes
 //! ```
@@ -46,6 +47,7 @@ pub mod cli;
 pub mod client;
 pub mod controller;
 pub mod doctor;
+pub mod groups;
 pub mod kafka;
 pub mod metadata;
 pub mod node;

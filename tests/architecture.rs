@@ -14,7 +14,7 @@ use proc_macro2::{Delimiter, TokenStream, TokenTree};
 const FLOORS: &[&[&str]] = &[
     &["types"],
     &["record", "wal", "wire"],
-    &["replication", "metadata"],
+    &["replication", "metadata", "groups"],
     &["storage", "transport"],
     &["partition"],
     &["kafka", "client", "controller", "doctor"],
@@ -33,6 +33,7 @@ const DETERMINISTIC_ROOMS: &[&str] = &[
     "wire",
     "replication",
     "metadata",
+    "groups",
     "partition",
 ];
 
@@ -62,6 +63,11 @@ fn the_lower_floors_are_deterministic() {
 #[test]
 fn log_and_promise_files_are_reached_through_the_file_system_trait() {
     report(&check_files(&tree()));
+}
+
+#[test]
+fn no_guard_of_a_watch_is_passed_on() {
+    report(&check_guards(&tree()));
 }
 
 #[test]
@@ -317,6 +323,53 @@ fn check_files(sources: &[Source]) -> Vec<Violation> {
         }
     }
     violations
+}
+
+/// What a watch lends is a read lock until the statement ends, also where it is cloned at once. A callee that looks at the same
+/// watch waits then for a writer that waits for its caller, for ever.
+fn check_guards(sources: &[Source]) -> Vec<Violation> {
+    let test_only = test_only_files(sources);
+    let mut violations = Vec::new();
+    for source in sources {
+        if !test_only.contains(&source.file) {
+            let (tokens, _) = without_tests(&source.tokens);
+            lent(&tokens, &mut |line| {
+                let what =
+                    "a watch's guard is an argument: clone what it holds in a statement of its own";
+                violations.push(source.violation(line, what.to_owned()));
+            });
+        }
+    }
+    violations
+}
+
+/// The lines of arguments that are lent by a watch: `f(&x.borrow())`, `f(x.borrow().clone())`. `Arc::clone` calls nobody.
+fn lent(tokens: &TokenStream, found: &mut impl FnMut(usize)) {
+    let tokens: Vec<TokenTree> = tokens.clone().into_iter().collect();
+    for (at, token) in tokens.iter().enumerate() {
+        let TokenTree::Group(group) = token else {
+            continue;
+        };
+        lent(&group.stream(), found);
+        let calls = matches!(&tokens[..at], [.., TokenTree::Ident(name)] if name != "clone");
+        if !calls || group.delimiter() != Delimiter::Parenthesis {
+            continue;
+        }
+        let arguments: Vec<TokenTree> = group.stream().into_iter().collect();
+        for argument in arguments.split(|token| is_punct(token, ',')) {
+            let words: Vec<String> = argument.iter().cloned().map(squeezed).collect();
+            let words: Vec<&str> = words.iter().map(String::as_str).collect();
+            let (rest, is_copied) = match &words[..] {
+                [rest @ .., ".", "clone", "()"] => (rest, true),
+                all => (all, false),
+            };
+            let is_lent = matches!(rest, [.., ".", "borrow" | "borrow_and_update", "()"]);
+            let is_closure = rest.first() == Some(&"|") || rest.first() == Some(&"move");
+            if is_lent && !is_closure && (is_copied || rest.first() == Some(&"&")) {
+                found(argument[0].span().start().line);
+            }
+        }
+    }
 }
 
 fn check_unsafe(sources: &[Source]) -> Vec<Violation> {
@@ -784,6 +837,31 @@ mod planted {
         let found = check_files(&sources);
         assert_eq!(found.len(), 1);
         assert_eq!(found[0].file, "storage/log.rs");
+    }
+
+    #[test]
+    fn guards_that_are_passed_on_are_found() {
+        for text in [
+            "fn f() { g(&a.borrow()); }",
+            "fn f() { g(me, &self.images.borrow_and_update(), 1); }",
+            "fn f() { x.alive(&self.image.borrow().clone()); }",
+            "fn f() { if true { g(a.borrow().clone()) } }",
+        ] {
+            assert_eq!(
+                lines(check_guards, "a.rs", text),
+                BTreeSet::from([1]),
+                "{text}"
+            );
+        }
+        for text in [
+            "fn f() { let image = a.borrow().clone(); g(&image); }",
+            "fn f() { let image = Arc::clone(&a.borrow()); }",
+            "fn f() { a.map(|b| b.borrow().clone()); }",
+            "fn f() { g(a.borrow().node()); }",
+            "#[cfg(test)]\nmod tests { fn f() { g(&a.borrow()); } }",
+        ] {
+            assert!(lines(check_guards, "a.rs", text).is_empty(), "{text}");
+        }
     }
 
     #[test]

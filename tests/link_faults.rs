@@ -19,7 +19,7 @@ use quorate::client::{
 use quorate::transport::{ClientName, CurrentIdentity, Identity};
 use quorate::types::{NodeId, TopicName};
 
-use support::cluster::{Cluster, free_port};
+use support::cluster::Cluster;
 use support::relay::{Gate, Way};
 use support::workload::{Workload, check};
 use support::{node, topic, until};
@@ -35,7 +35,7 @@ impl Gated {
         let mut cluster = Cluster::prepare(3).await;
         let mut gates = BTreeMap::new();
         for spec in &mut cluster.specs {
-            let gate = Gate::before(spec.quic, free_port()).await;
+            let gate = Gate::before(spec.quic).await;
             // In a file, so that it can be changed while the node runs.
             let config = spec.data_dir.with_extension("toml");
             write_advertise(&config, &gate);
@@ -271,7 +271,7 @@ async fn a_leader_that_moves_is_followed() {
     let before = gated.links_to(leader).await;
 
     let spec = gated.cluster.spec(leader);
-    let elsewhere = Gate::before(spec.quic, free_port()).await;
+    let elsewhere = Gate::before(spec.quic).await;
     write_advertise(&spec.data_dir.with_extension("toml"), &elsewhere);
     let pid = gated.cluster.pid(leader).to_string();
     let told = Command::new("kill").args(["-HUP", &pid]).status().unwrap();

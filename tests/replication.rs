@@ -94,6 +94,7 @@ transcripts! {
     push_ack_across_a_truncation,
     push_ack_of_a_lost_disk,
     push_ack_of_an_old_session,
+    push_bit_rot_in_the_tail,
     push_duplicate_frames,
     push_duplicate_produce,
     push_isr_answer_lost_in_an_election,

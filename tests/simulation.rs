@@ -34,7 +34,7 @@ use simulation::schedule::{KINDS, Setup, draw};
 use simulation::world::Figures;
 
 /// How many seeds an ordinary test run takes.
-const RUNS: u64 = 160;
+const RUNS: u64 = 240;
 /// A planted mistake must be found within so many seeds.
 const PLANTED_RUNS: u64 = 400;
 /// Failures that are shortened and shown before a long run gives up.
@@ -68,6 +68,7 @@ fn add(sum: &mut Figures, one: Figures) {
     sum.trimmed += one.trimmed;
     sum.quarantines += one.quarantines;
     sum.set_aside_running += one.set_aside_running;
+    sum.tail_flips += one.tail_flips;
     sum.ineligible += one.ineligible;
     sum.stopped_by_disk += one.stopped_by_disk;
     sum.no_room += one.no_room;
@@ -96,6 +97,7 @@ fn assert_not_vacuous(sum: &Figures, runs: u64) {
         ("retention", sum.trimmed),
         ("quarantines at a start", sum.quarantines),
         ("logs set aside while running", sum.set_aside_running),
+        ("bits flipped in a synced tail", sum.tail_flips),
         ("ineligible answers", sum.ineligible),
         ("stops on a disk's error", sum.stopped_by_disk),
         ("appends without room", sum.no_room),

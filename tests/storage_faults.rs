@@ -259,3 +259,31 @@ async fn a_node_whose_disk_is_full_leads_nothing_serves_reads_and_goes_on_when_t
     let ends = check(&client, &topic, &story).await;
     cluster.until_digests_agree(&topic, &ends).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_process_is_no_loss_of_power_for_a_log_that_is_not_synced() {
+    let mut cluster = Cluster::start().await;
+    let client = cluster.client().await;
+    let unsynced = [("min.insync.replicas", "2"), ("flush", "os")];
+    let topic = cluster
+        .create_topic_with(&client, "orders", 1, &unsynced)
+        .await;
+    let workload = Workload::start(&client, &topic, &[0], 1024, ProducerConfig::default());
+    for _ in 0..2 {
+        workload.until_acknowledged(&[0], 100).await;
+        // What they wrote is in the page cache, so they have lost nothing and are all that an election needs. Had the machine
+        // restarted, none of them could say that, and nobody would lead.
+        let all = cluster.ids();
+        cluster.kill_together(&all);
+        for id in all {
+            cluster.spawn(id);
+        }
+        cluster.until_healthy().await;
+        cluster.until_led(&topic, 0, |_| true).await;
+    }
+    workload.until_acknowledged(&[0], 100).await;
+    let story = workload.finish().await;
+    assert_eq!(story.errors, NO_ERRORS);
+    let ends = check(&client, &topic, &story).await;
+    cluster.until_digests_agree(&topic, &ends).await;
+}

@@ -7,13 +7,14 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use super::BrokerOptions;
 use super::event::{Adoption, Event};
 use super::leader_link::{self, LinkOptions};
 use super::shared::{PartitionHandle, Shared};
 use crate::metadata::{ClusterImage, FlushPolicy, Topic, TopicConfig};
 use crate::partition::{Partition, PartitionOptions};
 use crate::storage::{DataDir, Flush, Impairment, ImpairmentReason, LogConfig, LogOptions};
-use crate::transport::CurrentIdentity;
+use crate::transport::{CurrentIdentity, Sockets};
 use crate::types::{LeaderEpoch, NodeId, Offset, PartitionState, TopicName, TopicPartition};
 
 /// Session ids of one partition: a range of 2³² each.
@@ -24,16 +25,18 @@ pub(super) struct Assignments {
     data_dir: Arc<DataDir>,
     default_flush: FlushPolicy,
     verify_logs: bool,
-    /// As they were written down before this process began.
-    high_watermarks: BTreeMap<String, Offset>,
     identity: Arc<CurrentIdentity>,
+    sockets: Sockets,
     /// Partitions that are open, with the state and configuration that their owner was last told.
     open: HashMap<TopicPartition, Told>,
     /// Partitions that could not be opened. They stay shut until the process starts again: an operator has to look.
     unopened: BTreeSet<TopicPartition>,
     links: BTreeMap<NodeId, Link>,
-    /// Whether logs that were left behind have been removed.
+    /// Whether logs that were left behind have been looked for.
     tidied: bool,
+    /// Whether the machine's boot is still to be noted, which tells the next process that every log has heard of the restart
+    /// before it. Taken back for good where a log cannot be opened, listed or removed: it may come back, and must hear of it then.
+    boot_note_due: bool,
     next_session: u64,
 }
 
@@ -50,25 +53,19 @@ struct Link {
 }
 
 impl Assignments {
-    pub(super) fn new(
-        shared: Arc<Shared>,
-        data_dir: Arc<DataDir>,
-        default_flush: FlushPolicy,
-        verify_logs: bool,
-        high_watermarks: BTreeMap<String, Offset>,
-        identity: Arc<CurrentIdentity>,
-    ) -> Assignments {
+    pub(super) fn new(shared: Arc<Shared>, options: &BrokerOptions) -> Assignments {
         Assignments {
             shared,
-            data_dir,
-            default_flush,
-            verify_logs,
-            high_watermarks,
-            identity,
+            data_dir: options.data_dir.clone(),
+            default_flush: options.default_flush,
+            verify_logs: options.verify_logs,
+            identity: options.identity.clone(),
+            sockets: options.sockets.clone(),
             open: HashMap::new(),
             unopened: BTreeSet::new(),
             links: BTreeMap::new(),
             tidied: false,
+            boot_note_due: true,
             next_session: SESSIONS_PER_PARTITION,
         }
     }
@@ -111,6 +108,28 @@ impl Assignments {
                 self.tell(id, &topic.name, state, &config, min_insync).await;
             }
         }
+        self.note_boot().await;
+    }
+
+    /// Writes down in which boot of the machine the directory is used, once all of its logs have been opened in the knowledge
+    /// of the one before. Without it each restart would count as a loss of power, and a log that is not synced at each append
+    /// would lose its vote.
+    async fn note_boot(&mut self) {
+        if !self.tidied || !self.boot_note_due || self.shared.stopping.is_cancelled() {
+            return;
+        }
+        let data_dir = self.data_dir.clone();
+        let noted = tokio::task::spawn_blocking(move || data_dir.note_boot()).await;
+        self.boot_note_due = false;
+        let cause = match noted {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => error.to_string(),
+            Err(error) => error.to_string(),
+        };
+        tracing::warn!(
+            cause,
+            "cannot note the machine's boot: the next start counts as one after a loss of power"
+        );
     }
 
     /// Opens the partition if it is not open, and tells its owner what is new.
@@ -129,6 +148,7 @@ impl Assignments {
             if let Err(cause) = self.open(id, topic, config.clone()).await {
                 tracing::error!(partition = %id, %topic, cause, "cannot open the partition; it stays shut");
                 self.unopened.insert(id);
+                self.boot_note_due = false;
                 return;
             }
         } else if let Some(told) = self.open.get(&id)
@@ -173,11 +193,7 @@ impl Assignments {
         config: LogConfig,
     ) -> Result<(), String> {
         let promised = self.data_dir.promises().get(id);
-        let high_watermark = self
-            .high_watermarks
-            .get(&id.to_string())
-            .copied()
-            .unwrap_or_default();
+        let high_watermark = self.data_dir.last_high_watermark(id);
         let first_session = self.next_session;
         self.next_session += SESSIONS_PER_PARTITION;
         let me = self.shared.me;
@@ -294,9 +310,13 @@ impl Assignments {
             Ok(Ok(found)) => found,
             Ok(Err(error)) => {
                 tracing::error!(cause = %error, "cannot look for logs that were left behind");
+                self.boot_note_due = false;
                 return;
             }
-            Err(_) => return,
+            Err(_) => {
+                self.boot_note_due = false;
+                return;
+            }
         };
         for (id, topic) in found {
             let assigned = image
@@ -309,7 +329,7 @@ impl Assignments {
         }
     }
 
-    async fn remove_log(&self, id: TopicPartition) {
+    async fn remove_log(&mut self, id: TopicPartition) {
         let data_dir = self.data_dir.clone();
         let removed = tokio::task::spawn_blocking(move || data_dir.delete_partition(id)).await;
         let cause = match removed {
@@ -321,6 +341,7 @@ impl Assignments {
             Err(error) => error.to_string(),
         };
         tracing::error!(partition = %id, cause, "cannot remove the partition's log");
+        self.boot_note_due = false;
     }
 
     /// Keeps a connection to each node that leads a partition of this node's, and to no other.
@@ -361,6 +382,7 @@ impl Assignments {
                 self.shared.clone(),
                 LinkOptions {
                     identity: self.identity.clone(),
+                    sockets: self.sockets.clone(),
                     cluster,
                 },
                 leader,
@@ -390,8 +412,10 @@ impl Assignments {
             segment_bytes: config.segment_bytes,
             segment_ms: config.segment_ms,
             index_interval_bytes: config.index_interval_bytes,
-            retention_ms: config.retention_ms,
-            retention_bytes: config.retention_bytes,
+            retention_ms: config.retention_ms.filter(|_| config.delete),
+            retention_bytes: config.retention_bytes.filter(|_| config.delete),
+            compact: config.compact,
+            delete_retention_ms: config.delete_retention_ms,
             flush,
         };
         (log_config, config)

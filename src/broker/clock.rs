@@ -1,6 +1,6 @@
-//! The process's monotonic clock, as the protocol rooms take it.
+//! The process's clocks: the monotonic one, as the protocol rooms take it, and the wall's.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::types::MonotonicTime;
 
@@ -29,4 +29,14 @@ impl Clock {
     pub(super) fn elapsed_since(&self, earlier: MonotonicTime) -> Duration {
         self.now().since(earlier)
     }
+}
+
+/// Milliseconds since 1970; 0 on a machine that believes it is earlier. For the age of records and offsets alone, never for a
+/// timeout.
+pub(super) fn wall_clock_ms() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| {
+            u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+        })
 }

@@ -122,6 +122,8 @@ pub(super) struct ProduceEvent {
     pub(super) batch: Batch,
     pub(super) acks: Acks,
     pub(super) deadline: MonotonicTime,
+    /// Append only while this node leads in this very epoch. `None`: in any.
+    pub(super) in_epoch: Option<LeaderEpoch>,
     pub(super) reply: oneshot::Sender<Result<ProduceOutcome, ErrorCode>>,
 }
 

@@ -21,7 +21,7 @@ use super::links::LinkDirection;
 use super::shared::Shared;
 use crate::transport::{
     Alpn, CloseReason, CurrentIdentity, DialId, Dialled, Ear, EndCause, KeeperAction, KeeperReport,
-    LOOK_EVERY, LinkKeeper, LogLimit, PeerAddress, dial_unconfirmed, round_trip,
+    LOOK_EVERY, LinkKeeper, LogLimit, PeerAddress, Sockets, round_trip,
 };
 use crate::types::{ClusterId, NodeId};
 use crate::wire::{ControlMessage, Hello, PROTOCOL_VERSION};
@@ -37,6 +37,7 @@ static NEXT_CHANNEL: AtomicU64 = AtomicU64::new(1);
 #[derive(Clone)]
 pub(super) struct LinkOptions {
     pub(super) identity: Arc<CurrentIdentity>,
+    pub(super) sockets: Sockets,
     pub(super) cluster: ClusterId,
 }
 
@@ -436,9 +437,11 @@ async fn connect(
 ) -> Result<Greeting, String> {
     let given_up = || "the dial was given up".to_owned();
     let identity = options.identity.get();
+    let sockets = &options.sockets;
+    let dialling = sockets.dial_unconfirmed(&identity, peer, Alpn::Replication, DIAL_TIMEOUT);
     let dialled = tokio::select! {
         () = give_up.cancelled() => return Err(given_up()),
-        dialled = dial_unconfirmed(&identity, peer, Alpn::Replication, DIAL_TIMEOUT) => {
+        dialled = dialling => {
             dialled.map_err(|error| error.to_string())?
         }
     };

@@ -10,6 +10,7 @@ mod event;
 mod fence;
 mod follower_channel;
 mod follower_link;
+mod groups;
 mod heartbeat;
 mod inbox;
 mod isr_proposals;
@@ -39,6 +40,7 @@ use assignments::Assignments;
 use clock::Clock;
 use event::Event;
 use fence::Fencer;
+use groups::Groups;
 use producer_ids::ProducerIds;
 use shared::Shared;
 
@@ -48,13 +50,14 @@ use crate::controller::{Controller, FenceHandler};
 use crate::kafka::{NodeSetting, Service};
 use crate::metadata::FlushPolicy;
 use crate::partition::{PartitionView, RoleView};
-use crate::storage::{DataDir, GroupCommit, RESERVED_BYTES};
-use crate::transport::{CloseReason, CurrentIdentity, Identity};
-use crate::types::{Appointment, NodeId, Offset, TopicPartition};
+use crate::storage::{DataDir, GroupCommit, Marks, RESERVED_BYTES};
+use crate::transport::{CloseReason, CurrentIdentity, Identity, Sockets};
+use crate::types::{Appointment, NodeId, TopicPartition};
 
 /// The most owner threads. A partition is always on the same one.
 const MAX_SHARDS: usize = 8;
-/// How often high watermarks are written down for readers of the data directory.
+/// How often high watermarks are written down for readers of the data directory, and how far each log is synced for the next
+/// start.
 const CHECKPOINT_EVERY: Duration = Duration::from_millis(500);
 
 /// How often the room on the disk is looked at. What can be written meanwhile must fit what is reserved.
@@ -65,13 +68,13 @@ const CHECK_SPACE_EVERY: Duration = Duration::from_millis(200);
 pub struct BrokerOptions {
     pub me: Appointment,
     pub identity: Arc<CurrentIdentity>,
+    /// What links to leaders are dialled on.
+    pub sockets: Sockets,
     pub data_dir: Arc<DataDir>,
     /// What `flush` is for topics that do not set it.
     pub default_flush: FlushPolicy,
     /// Whether every frame of a log is read and checked when it is opened.
     pub verify_logs: bool,
-    /// High watermarks as they were written down before this process began, by partition directory.
-    pub high_watermarks: BTreeMap<String, Offset>,
     /// The node's own settings, for DescribeConfigs.
     pub settings: Vec<NodeSetting>,
 }
@@ -89,6 +92,7 @@ pub struct Broker {
     shared: Arc<Shared>,
     controller: Controller,
     producer_ids: Arc<ProducerIds>,
+    groups: Arc<Groups>,
     tasks: TaskTracker,
 }
 
@@ -118,14 +122,7 @@ impl Starting {
         let Starting { options, shared } = self;
         let tasks = TaskTracker::new();
         tasks.spawn(promises::keep(shared.clone(), options.data_dir.clone()));
-        let assignments = Assignments::new(
-            shared.clone(),
-            options.data_dir.clone(),
-            options.default_flush,
-            options.verify_logs,
-            options.high_watermarks.clone(),
-            options.identity.clone(),
-        );
+        let assignments = Assignments::new(shared.clone(), &options);
         tasks.spawn(assignments.follow(controller.image()));
         tasks.spawn(isr_proposals::keep(shared.clone(), controller.clone()));
         tasks.spawn(resignations::keep(shared.clone(), controller.clone()));
@@ -140,11 +137,18 @@ impl Starting {
             );
             async move { ids.keep_stocked(&controller, stop).await }
         });
+        let groups = Arc::new(Groups::default());
+        tasks.spawn(groups::keep(
+            shared.clone(),
+            controller.clone(),
+            groups.clone(),
+        ));
         Arc::new(Broker {
             options,
             shared,
             controller,
             producer_ids,
+            groups,
             tasks,
         })
     }
@@ -227,14 +231,14 @@ impl Broker {
         self.shared.stopping.cancel();
         self.tasks.close();
         self.tasks.wait().await;
-        let watermarks = watermarks(&self.shared);
+        let marks = marks(&self.shared);
         for shard in self.shared.shards() {
             let (done, stopped) = oneshot::channel();
             if shard.mailbox.send(Event::Stop { done }).await.is_ok() {
                 let _ = stopped.await;
             }
         }
-        write_watermarks(&self.options.data_dir, watermarks).await;
+        write_marks(&self.options.data_dir, marks).await;
     }
 }
 
@@ -263,11 +267,11 @@ async fn watch_space(shared: Arc<Shared>, data_dir: Arc<DataDir>) {
     }
 }
 
-type Watermarks = BTreeMap<TopicPartition, Offset>;
+type AllMarks = BTreeMap<TopicPartition, Marks>;
 
-/// Writes high watermarks down for readers of the data directory. Nothing is ever cut because of them.
+/// Writes down what is known of each log: see [`DataDir::write_high_watermarks`]. Nothing is ever cut because of it.
 async fn checkpoint(shared: Arc<Shared>, data_dir: Arc<DataDir>) {
-    let mut written = Watermarks::new();
+    let mut written = AllMarks::new();
     let mut every = tokio::time::interval(CHECKPOINT_EVERY);
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -275,25 +279,30 @@ async fn checkpoint(shared: Arc<Shared>, data_dir: Arc<DataDir>) {
             () = shared.stopping.cancelled() => return,
             _ = every.tick() => {}
         }
-        let current = watermarks(&shared);
+        let current = marks(&shared);
         if current != written {
             written = current.clone();
-            write_watermarks(&data_dir, current).await;
+            write_marks(&data_dir, current).await;
         }
     }
 }
 
-fn watermarks(shared: &Shared) -> Watermarks {
-    shared
-        .partitions()
-        .into_iter()
-        .map(|(id, handle)| (id, handle.view.borrow().high_watermark))
-        .collect()
+fn marks(shared: &Shared) -> AllMarks {
+    let marks = shared.partitions().into_iter().map(|(id, handle)| {
+        let durable = handle.reader.durable_mark();
+        let high_watermark = handle.view.borrow().high_watermark;
+        let marks = Marks {
+            high_watermark,
+            durable,
+        };
+        (id, marks)
+    });
+    marks.collect()
 }
 
-async fn write_watermarks(data_dir: &Arc<DataDir>, watermarks: Watermarks) {
+async fn write_marks(data_dir: &Arc<DataDir>, marks: AllMarks) {
     let dir = data_dir.clone();
-    let written = tokio::task::spawn_blocking(move || dir.write_high_watermarks(watermarks)).await;
+    let written = tokio::task::spawn_blocking(move || dir.write_high_watermarks(marks)).await;
     match written {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::warn!(cause = %error, "cannot write the high watermarks down"),

@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::controller::Controller;
+use crate::controller::{Controller, jittered};
 use crate::types::{ErrorCode, ProducerId};
 
 /// Ids of one block. What is left of it when the process ends is never used.
@@ -67,11 +67,11 @@ impl ProducerIds {
                 Err(error) => {
                     tracing::debug!(cause = %error, "cannot reserve producer ids");
                     // Half of the pause is drawn at random, so that nodes do not ask in step.
-                    let jittered = pause.mul_f64(0.5 + rand::random::<f64>() / 2.0);
+                    let wait = jittered(pause);
                     pause = (pause * 2).min(MAX_PAUSE);
                     tokio::select! {
                         () = stop.cancelled() => return,
-                        () = tokio::time::sleep(jittered) => {}
+                        () = tokio::time::sleep(wait) => {}
                     }
                 }
             }

@@ -1,5 +1,6 @@
 //! What the Kafka API asks of this node.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use tokio::sync::{oneshot, watch};
@@ -8,6 +9,7 @@ use tokio::time::Instant;
 use super::Broker;
 use super::event::{Event, ProduceEvent};
 use super::shared::PartitionHandle;
+use crate::groups::{self, GroupListing, GroupState};
 use crate::kafka::{
     CreatedTopic, FetchPartition, FetchRefusal, FetchedRecords, ListedOffset, NodeSetting,
     OffsetSpec, Produce, ProduceReply, Refusal, Service, produce_replied,
@@ -92,6 +94,7 @@ impl Service for Broker {
             batch,
             acks: produce.acks,
             deadline: self.shared.clock.at(produce.deadline.into_std()),
+            in_epoch: None,
             reply,
         }));
         match tokio::time::timeout_at(produce.deadline, shard.mailbox.send(event)).await {
@@ -252,6 +255,28 @@ impl Service for Broker {
 
     async fn allocate_producer_id(&self, deadline: Instant) -> Result<ProducerId, ErrorCode> {
         self.producer_ids.next(deadline).await
+    }
+
+    async fn group_coordinator(&self, group: &str, deadline: Instant) -> Result<NodeId, Refusal> {
+        self.find_coordinator(group, deadline).await
+    }
+
+    async fn ask_group(
+        &self,
+        group: &str,
+        request: groups::Request,
+        taken_by: Instant,
+    ) -> Result<groups::Answer, ErrorCode> {
+        let image = self.image();
+        self.groups.ask(&image, group, request, taken_by).await
+    }
+
+    async fn list_groups(
+        &self,
+        states: Option<BTreeSet<GroupState>>,
+        deadline: Instant,
+    ) -> (Vec<GroupListing>, Option<ErrorCode>) {
+        self.groups.list(states, deadline).await
     }
 }
 

@@ -3,13 +3,15 @@
 //! A partition's core and log are synchronous, so they run on a thread of their own and may wait for the disk without
 //! holding up a network task. Everything else talks to them through a bounded mailbox.
 
+mod compaction;
+
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::clock::Clock;
+use super::clock::{Clock, wall_clock_ms};
 use super::event::{Adoption, Event, FramesEvent, HandOverReply, ProduceEvent};
 use super::follower_channel::FollowerChannel;
 use super::inbox::Inbox;
@@ -21,7 +23,7 @@ use crate::partition::{
     FenceAnswer, FramesReady, HandOverError, Output, Partition, PartitionView, ProduceRequest,
 };
 use crate::replication::{AckRefused, FramesRefused, IsrOutcome, Peers, ProduceTicket};
-use crate::storage::{SyncError, SyncTicket};
+use crate::storage::{Compacted, CompactionError, SyncError, SyncTicket};
 use crate::transport::LogLimit;
 use crate::types::{ErrorCode, IsrChange, LeaderEpoch, NodeId, Offset, SessionId, TopicPartition};
 use crate::wire::{Ack, OpenSession, SessionOutcome};
@@ -34,6 +36,8 @@ const EVENTS_PER_TURN: usize = 256;
 const TICK: Duration = Duration::from_millis(50);
 /// How often segments are looked at for retention.
 const RETENTION_EVERY: Duration = Duration::from_secs(30);
+/// How often it is looked for a partition to compact, while none of this thread's is being compacted.
+const COMPACTION_EVERY: Duration = Duration::from_secs(5);
 
 /// A handle to one owner thread.
 #[derive(Clone)]
@@ -61,6 +65,11 @@ pub(super) enum Internal {
         attempt: IsrChange,
         outcome: IsrOutcome,
     },
+    /// A compaction has run. One at a time.
+    Compacted {
+        id: TopicPartition,
+        outcome: Result<Compacted, CompactionError>,
+    },
     /// The connection to a follower has room again. Said once each time an owner thread was turned away.
     FollowerHasRoom { node: NodeId },
 }
@@ -77,6 +86,9 @@ struct Shard {
     leaders: HashMap<NodeId, Arc<LeaderChannel>>,
     inbox: Arc<Inbox<Internal>>,
     last_retention: std::time::Instant,
+    last_compaction: std::time::Instant,
+    /// A job is out.
+    compacting: bool,
 }
 
 struct Owned {
@@ -131,6 +143,8 @@ pub(super) fn spawn(
         leaders: HashMap::new(),
         inbox: inbox.clone(),
         last_retention: std::time::Instant::now(),
+        last_compaction: std::time::Instant::now(),
+        compacting: false,
     };
     std::thread::Builder::new()
         .name(format!("partitions-{index}"))
@@ -391,6 +405,11 @@ impl Shard {
             let _ = produce.reply.send(Err(ErrorCode::UnknownTopicOrPartition));
             return;
         };
+        let epoch = owned.partition.view().leader_epoch;
+        if produce.in_epoch.is_some_and(|wanted| wanted != epoch) {
+            let _ = produce.reply.send(Err(ErrorCode::NotLeaderOrFollower));
+            return;
+        }
         self.next_ticket += 1;
         let ticket = ProduceTicket(self.next_ticket);
         self.replies.insert(ticket, produce.reply);
@@ -544,6 +563,7 @@ impl Shard {
                         self.drain(id);
                     }
                 }
+                Internal::Compacted { id, outcome } => self.handle_compacted(id, outcome),
                 Internal::FollowerHasRoom { node } => {
                     for id in self.ids() {
                         if let Some(owned) = self.partitions.get_mut(&id) {
@@ -570,6 +590,10 @@ impl Shard {
         }
         if retention {
             self.last_retention = std::time::Instant::now();
+        }
+        if !self.compacting && self.last_compaction.elapsed() >= COMPACTION_EVERY {
+            self.last_compaction = std::time::Instant::now();
+            self.compact();
         }
     }
 
@@ -733,15 +757,6 @@ fn log_session(
             suppressed, "session refused"
         ),
     }
-}
-
-/// For retention alone: what records are older than. Never for a timeout.
-fn wall_clock_ms() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| {
-            u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-        })
 }
 
 /// A promise to make durable.

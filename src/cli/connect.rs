@@ -49,7 +49,7 @@ pub(super) async fn client(options: &GlobalOptions) -> anyhow::Result<Client> {
     config.request_timeout = options.timeout;
     config.bootstrap_timeout = CONNECT_PATIENCE.min(options.timeout);
     config.connect_timeout = CONNECT_PATIENCE.min(options.timeout);
-    let dialer = IdentityDialer::new(CurrentIdentity::new(identity(options)?));
+    let dialer = IdentityDialer::on(options.sockets(), CurrentIdentity::new(identity(options)?));
     Client::connect(config, Arc::new(dialer))
         .await
         .map_err(failed)
@@ -134,10 +134,11 @@ pub(super) async fn operate(
     operation: Operation,
 ) -> anyhow::Result<OperationOutcome> {
     let identity = Arc::new(identity(options)?);
+    let sockets = options.sockets();
     let within = CONNECT_PATIENCE.min(options.timeout);
     let mut failure = None;
     for address in bootstrap_servers(options) {
-        let dialled = match dial(&identity, &address, Alpn::Admin, within).await {
+        let dialled = match sockets.dial(&identity, &address, Alpn::Admin, within).await {
             Ok(dialled) => dialled,
             Err(error) => {
                 failure.get_or_insert(error);

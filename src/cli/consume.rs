@@ -10,6 +10,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::connect::{self, failed};
+use super::consume_group;
 use super::delimiter::{Delimiter, unescape};
 use super::outlet::Outlet;
 use super::unterminated;
@@ -22,12 +23,16 @@ use crate::types::{PartitionIndex, TopicName};
 /// Output is gathered up to this size while more keeps coming, or a record beyond it.
 const BUFFER_BYTES: usize = 256 << 10;
 /// Output that nothing follows for this long is written out.
-const IDLE: Duration = Duration::from_millis(20);
+pub(super) const IDLE: Duration = Duration::from_millis(20);
 
 /// Print a topic's records
 ///
 /// Each record's value is followed by the delimiter. Records of one partition come in order; with -e the command ends at
 /// the end of all partitions, else it waits for more.
+///
+/// With -g it reads as a member of a consumer group: its members share the topic's partitions, and each record that was
+/// printed is committed within about a second and at the end, so that the group goes on behind it. A record may be printed
+/// twice where a member is killed, never left out.
 #[derive(Args, Debug)]
 #[command(disable_help_flag = true)]
 pub(super) struct ConsumeArgs {
@@ -45,11 +50,16 @@ pub(super) struct ConsumeArgs {
     )]
     topic_flag: Option<TopicName>,
 
+    /// Read as a member of this consumer group
+    #[arg(short, long, value_name = "GROUP", conflicts_with = "partitions")]
+    group: Option<String>,
+
     /// Only these partitions; may be repeated [default: all]
     #[arg(short, long = "partition", value_name = "N")]
     partitions: Vec<u32>,
 
-    /// Where to begin: beginning, end, N, -N (so many before the end), or @TIME (ms since 1970, or RFC 3339)
+    /// Where to begin: beginning, end, N, -N (so many before the end), or @TIME (ms since 1970, or RFC 3339). With -g, where
+    /// the group has committed nothing
     #[arg(
         short,
         long,
@@ -58,15 +68,15 @@ pub(super) struct ConsumeArgs {
         value_parser = start,
         allow_hyphen_values = true
     )]
-    offset: Start,
+    pub(super) offset: Start,
 
     /// End after so many records
     #[arg(short, long, value_name = "N")]
-    count: Option<u64>,
+    pub(super) count: Option<u64>,
 
     /// End at the end of all partitions
     #[arg(short, long)]
-    exit: bool,
+    pub(super) exit: bool,
 
     /// What follows each record; escapes are \n \r \t \0 \\ \xHH
     #[arg(short = 'D', long, value_name = "DELIM", default_value = r"\n")]
@@ -87,7 +97,7 @@ pub(super) struct ConsumeArgs {
 
     /// Write each record out at once
     #[arg(short, long)]
-    unbuffered: bool,
+    pub(super) unbuffered: bool,
 
     /// Where to go on when the offset is not in the log: earliest or latest [default: fail]
     #[arg(long, value_name = "PLACE", value_parser = out_of_range)]
@@ -98,7 +108,8 @@ pub(super) struct ConsumeArgs {
     help: Option<bool>,
 }
 
-fn start(text: &str) -> Result<Start, String> {
+/// A place in a log, as `-o` names it.
+pub(super) fn start(text: &str) -> Result<Start, String> {
     if let Some(time) = text.strip_prefix('@')
         && let Ok(time) = OffsetDateTime::parse(time, &Rfc3339)
     {
@@ -179,15 +190,18 @@ impl std::str::FromStr for Format {
 }
 
 pub(super) fn run(options: &GlobalOptions, args: ConsumeArgs) -> anyhow::Result<Exit> {
+    let Some(topic) = args.topic.as_ref().or(args.topic_flag.as_ref()) else {
+        bail!("no topic is given: add its name");
+    };
+    let config = ConsumerConfig {
+        out_of_range: args.out_of_range.unwrap_or_default(),
+        ..ConsumerConfig::default()
+    };
+    if let Some(group) = &args.group {
+        return consume_group::run(options, &args, group, topic, config);
+    }
     block_on(async {
-        let Some(topic) = args.topic.as_ref().or(args.topic_flag.as_ref()) else {
-            bail!("no topic is given: add its name");
-        };
         let client = connect::client(options).await?;
-        let config = ConsumerConfig {
-            out_of_range: args.out_of_range.unwrap_or_default(),
-            ..ConsumerConfig::default()
-        };
         let mut consumer = client.consumer(config).map_err(failed)?;
         assign(&args, topic, &client, &mut consumer, options).await?;
         let outcome = consume(&args, &mut consumer).await;
@@ -233,11 +247,7 @@ async fn assign(
 }
 
 async fn consume(args: &ConsumeArgs, consumer: &mut Consumer) -> anyhow::Result<Exit> {
-    let mut output = Output {
-        buffer: Vec::new(),
-        outlet: Outlet::start()?,
-        delimiter_due: false,
-    };
+    let mut output = Output::start()?;
     let mut open: BTreeSet<PartitionName> = consumer.assignment().cloned().collect();
     let mut printed = 0;
     while args.count.is_none_or(|count| printed < count) {
@@ -289,30 +299,62 @@ fn name_of(record: &ConsumerRecord) -> PartitionName {
     PartitionName::new(record.topic.clone(), record.partition)
 }
 
-struct Output {
+pub(super) struct Output {
     /// What is to be written next.
     buffer: Vec<u8>,
     outlet: Outlet,
     /// A delimiter that is written only if another record follows; see [`unterminated`].
     delimiter_due: bool,
+    is_whole: bool,
 }
 
 impl Output {
-    async fn flush(&mut self) -> anyhow::Result<()> {
+    pub(super) fn start() -> anyhow::Result<Output> {
+        Ok(Output {
+            buffer: Vec::new(),
+            outlet: Outlet::start()?,
+            delimiter_due: false,
+            is_whole: true,
+        })
+    }
+
+    /// Whether nothing was lost on its way to the outlet, as where a flush was called off in the middle.
+    pub(super) fn is_whole(&self) -> bool {
+        self.is_whole
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.buffer.len() >= BUFFER_BYTES
+    }
+
+    /// Waits until all that was given is written.
+    pub(super) async fn settle(&mut self) -> anyhow::Result<()> {
+        self.flush().await?;
+        self.outlet.settle().await
+    }
+
+    pub(super) async fn flush(&mut self) -> anyhow::Result<()> {
         if self.buffer.is_empty() {
             return Ok(());
         }
         let full = std::mem::replace(&mut self.buffer, Vec::with_capacity(BUFFER_BYTES));
-        self.outlet.write(full).await
+        self.is_whole = false;
+        self.outlet.write(full).await?;
+        self.is_whole = true;
+        Ok(())
     }
 
     /// Writes what is left, and waits until all of it is out.
-    async fn finish(mut self) -> anyhow::Result<()> {
+    pub(super) async fn finish(mut self) -> anyhow::Result<()> {
         self.flush().await?;
         self.outlet.finish().await
     }
 
-    fn write(&mut self, args: &ConsumeArgs, record: &ConsumerRecord) -> anyhow::Result<()> {
+    pub(super) fn write(
+        &mut self,
+        args: &ConsumeArgs,
+        record: &ConsumerRecord,
+    ) -> anyhow::Result<()> {
         let out = &mut self.buffer;
         if let Some(format) = &args.format {
             return Ok(format.write(out, record)?);

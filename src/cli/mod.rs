@@ -6,11 +6,13 @@ mod cluster;
 mod completion;
 mod connect;
 mod consume;
+mod consume_group;
 mod delimiter;
 mod demo;
 mod doctor;
 mod duration;
 mod exit;
+mod group;
 mod link;
 mod log;
 mod logging;
@@ -65,6 +67,7 @@ enum Command {
     Topic(topic::TopicArgs),
     Produce(Box<produce::ProduceArgs>),
     Consume(Box<consume::ConsumeArgs>),
+    Group(group::GroupArgs),
     Cluster(cluster::ClusterArgs),
     Link(link::LinkArgs),
     Doctor(doctor::DoctorArgs),
@@ -110,6 +113,7 @@ fn run(arguments: impl Iterator<Item = OsString>) -> Exit {
         Command::Topic(args) => topic::run(&cli.options, args),
         Command::Produce(args) => produce::run(&cli.options, *args),
         Command::Consume(args) => consume::run(&cli.options, *args),
+        Command::Group(args) => group::run(&cli.options, args),
         Command::Cluster(args) => cluster::run(&cli.options, args),
         Command::Link(args) => link::run(&cli.options, args),
         Command::Doctor(args) => doctor::run(&cli.options, args),

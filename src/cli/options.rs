@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::duration::parse_duration;
 use super::output::OutputFormat;
-use crate::transport::PeerAddress;
+use crate::transport::{ImpairedLinks, ImpairmentSpec, PeerAddress, Sockets};
 
 /// Where certificates are looked for when neither flag nor environment says.
 pub const DEFAULT_CERTS_DIR: &str = "certs";
@@ -59,6 +59,10 @@ pub struct GlobalOptions {
     )]
     pub timeout: Duration,
 
+    /// Make this process's QUIC links worse on purpose, such as loss=3%,delay=40ms; docs/operations.md has the language
+    #[arg(long, value_name = "SPEC", hide_short_help = true, global = true)]
+    pub impair: Option<ImpairmentSpec>,
+
     /// Log more to standard error: -v what happens, -vv why, -vvv everything
     #[arg(short, long, action = clap::ArgAction::Count, global = true)]
     pub verbose: u8,
@@ -70,6 +74,14 @@ impl GlobalOptions {
         self.certs_dir
             .as_deref()
             .unwrap_or(Path::new(DEFAULT_CERTS_DIR))
+    }
+
+    /// What a client's connections are on. Must be called within a tokio runtime.
+    pub fn sockets(&self) -> Sockets {
+        let impaired = self.impair.clone();
+        impaired.map_or_else(Sockets::plain, |spec| {
+            Sockets::impaired(ImpairedLinks::new(None, spec))
+        })
     }
 
     pub fn json(&self) -> bool {

@@ -13,25 +13,31 @@ use super::output::closed;
 /// Pieces that wait to be written. At the cap [`Outlet::write`] waits.
 const MAX_WAITING: usize = 2;
 
+/// What is written next, and who is told when it is.
+type Piece = (Vec<u8>, Option<oneshot::Sender<()>>);
+
 pub(super) struct Outlet {
-    pieces: mpsc::Sender<Vec<u8>>,
+    pieces: mpsc::Sender<Piece>,
     /// How the writing ended.
     ended: oneshot::Receiver<io::Result<()>>,
 }
 
 impl Outlet {
     pub(super) fn start() -> anyhow::Result<Outlet> {
-        let (pieces, mut waiting) = mpsc::channel::<Vec<u8>>(MAX_WAITING);
+        let (pieces, mut waiting) = mpsc::channel::<Piece>(MAX_WAITING);
         let (end, ended) = oneshot::channel();
         std::thread::Builder::new()
             .name("output".to_owned())
             .spawn(move || {
                 let mut written = Ok(());
-                while let Some(piece) = waiting.blocking_recv() {
+                while let Some((piece, tell)) = waiting.blocking_recv() {
                     let mut stdout = io::stdout().lock();
                     written = stdout.write_all(&piece).and_then(|()| stdout.flush());
                     if written.is_err() {
                         break;
+                    }
+                    if let Some(tell) = tell {
+                        let _ = tell.send(());
                     }
                 }
                 // Dropped first, so that whoever finds it closed also finds the reason.
@@ -47,7 +53,20 @@ impl Outlet {
     /// # Errors
     /// An earlier piece could not be written.
     pub(super) async fn write(&mut self, piece: Vec<u8>) -> anyhow::Result<()> {
-        if self.pieces.send(piece).await.is_ok() {
+        if self.pieces.send((piece, None)).await.is_ok() {
+            return Ok(());
+        }
+        self.outcome().await
+    }
+
+    /// Waits until everything that was given is written.
+    ///
+    /// # Errors
+    /// Something of it could not be written.
+    pub(super) async fn settle(&mut self) -> anyhow::Result<()> {
+        let (tell, written) = oneshot::channel();
+        let sent = self.pieces.send((Vec::new(), Some(tell))).await;
+        if sent.is_ok() && written.await.is_ok() {
             return Ok(());
         }
         self.outcome().await

@@ -436,6 +436,7 @@ fn resolve(options: &GlobalOptions, args: StartArgs) -> anyhow::Result<NodeConfi
             args.congestion_links,
             &file.congestion_links,
         )?,
+        impair: options.impair.clone(),
     })
 }
 

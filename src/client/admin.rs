@@ -14,11 +14,11 @@ use kafka_protocol::messages::{
     self, CreatePartitionsRequest, CreateTopicsRequest, DeleteTopicsRequest,
     DescribeClusterRequest, DescribeConfigsRequest, IncrementalAlterConfigsRequest,
 };
-use tokio::time::Instant;
 
 use super::api::Spoken;
 use super::error::ClientError;
 use super::metadata::TopicView;
+use super::patience::Patience;
 use super::{Client, wire_str};
 use crate::types::{ErrorCode, NodeId, TopicId, TopicName};
 
@@ -139,6 +139,10 @@ pub struct NodeDescription {
 impl Admin {
     pub(super) fn new(client: Client) -> Admin {
         Admin { client }
+    }
+
+    pub(super) fn client(&self) -> &Client {
+        &self.client
     }
 
     /// Creates a topic, or with `validate_only` says whether it could be. Returns its id where the cluster gives one.
@@ -389,9 +393,7 @@ impl Admin {
         request: &R,
         read: impl Fn(R::Response) -> Result<T, ClientError>,
     ) -> Result<T, ClientError> {
-        let start = Instant::now();
-        let timeout = self.client.config().request_timeout;
-        let mut attempts = 0;
+        let mut patience = Patience::new(&self.client, self.client.config().request_timeout);
         loop {
             let error = match self.client.call_controller(request).await.and_then(&read) {
                 Ok(value) => return Ok(value),
@@ -405,16 +407,9 @@ impl Admin {
             if !elsewhere && !never_left {
                 return Err(error);
             }
-            attempts += 1;
-            let wait = self.client.wait_after(attempts);
-            if start.elapsed() + wait >= timeout {
-                return Err(ClientError::GaveUp {
-                    what: format!("{} request", R::NAME),
-                    after: start.elapsed(),
-                    cause: Box::new(error),
-                });
+            if !patience.pause().await {
+                return Err(patience.gave_up(format!("{} request", R::NAME), error));
             }
-            tokio::time::sleep(wait).await;
             self.client.refresh(&[], false).await?;
         }
     }

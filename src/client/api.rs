@@ -4,9 +4,11 @@ use std::collections::HashMap;
 
 use kafka_protocol::messages::{
     ApiVersionsRequest, ApiVersionsResponse, CreatePartitionsRequest, CreateTopicsRequest,
-    DeleteTopicsRequest, DescribeClusterRequest, DescribeConfigsRequest, FetchRequest,
-    IncrementalAlterConfigsRequest, InitProducerIdRequest, ListOffsetsRequest, MetadataRequest,
-    ProduceRequest,
+    DeleteGroupsRequest, DeleteTopicsRequest, DescribeClusterRequest, DescribeConfigsRequest,
+    DescribeGroupsRequest, FetchRequest, FindCoordinatorRequest, HeartbeatRequest,
+    IncrementalAlterConfigsRequest, InitProducerIdRequest, JoinGroupRequest, LeaveGroupRequest,
+    ListGroupsRequest, ListOffsetsRequest, MetadataRequest, OffsetCommitRequest,
+    OffsetFetchRequest, ProduceRequest, SyncGroupRequest,
 };
 use kafka_protocol::protocol::{Request, VersionRange};
 
@@ -43,6 +45,16 @@ spoken! {
     DescribeConfigsRequest "DescribeConfigs" 3..=4;
     IncrementalAlterConfigsRequest "IncrementalAlterConfigs" 0..=1;
     DescribeClusterRequest "DescribeCluster" 0..=1;
+    FindCoordinatorRequest "FindCoordinator" 4..=6;
+    JoinGroupRequest "JoinGroup" 4..=9;
+    SyncGroupRequest "SyncGroup" 1..=4;
+    HeartbeatRequest "Heartbeat" 1..=4;
+    LeaveGroupRequest "LeaveGroup" 3..=5;
+    OffsetCommitRequest "OffsetCommit" 5..=9;
+    OffsetFetchRequest "OffsetFetch" 8..=9;
+    ListGroupsRequest "ListGroups" 4..=5;
+    DescribeGroupsRequest "DescribeGroups" 4..=6;
+    DeleteGroupsRequest "DeleteGroups" 0..=2;
 }
 
 /// What one node offers.

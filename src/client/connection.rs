@@ -10,7 +10,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use kafka_protocol::messages::{FetchRequest, RequestHeader, ResponseHeader};
+use kafka_protocol::messages::{
+    FetchRequest, JoinGroupRequest, RequestHeader, ResponseHeader, SyncGroupRequest,
+};
 use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, Request, StrBytes};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::Instant;
@@ -300,7 +302,7 @@ impl Lane {
                 correlation,
                 response_header_version,
                 respond,
-                _awaited: (name != FetchRequest::NAME).then(|| self.shared.awaited.begin()),
+                _awaited: (!waits_for_others(name)).then(|| self.shared.awaited.begin()),
             });
         }
         // Under the lock, so that the order of the queue is the order of `waiting`.
@@ -308,6 +310,11 @@ impl Lane {
             .send(frame.freeze())
             .map_err(|_| lost(LostCause::Closed))
     }
+}
+
+/// Whether a node may hold a request back for long and be well: until records come, or other members of a group.
+fn waits_for_others(name: &str) -> bool {
+    name == FetchRequest::NAME || name == JoinGroupRequest::NAME || name == SyncGroupRequest::NAME
 }
 
 impl InFlight {

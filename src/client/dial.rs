@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 
 use super::error::{ConnectCause, ConnectError, ExplainedFailure};
-use crate::transport::{Alpn, CurrentIdentity, PeerAddress, dial};
+use crate::transport::{Alpn, CurrentIdentity, PeerAddress, Sockets};
 
 /// The protocol that a client asks for (ALPN): Kafka connections as bidirectional streams, version 1.
 pub const CLIENT_ALPN: &[u8] = Alpn::Client.name().as_bytes();
@@ -77,12 +77,18 @@ pub trait Dialer: Send + Sync + 'static {
 #[derive(Clone, Debug)]
 pub struct IdentityDialer {
     identity: Arc<CurrentIdentity>,
+    sockets: Sockets,
 }
 
 impl IdentityDialer {
     /// The identity may be replaced later; new connections take the new one.
     pub fn new(identity: Arc<CurrentIdentity>) -> IdentityDialer {
-        IdentityDialer { identity }
+        IdentityDialer::on(Sockets::plain(), identity)
+    }
+
+    /// The same, with each connection on one of `sockets`: a client may be tried over links that are made worse on purpose.
+    pub fn on(sockets: Sockets, identity: Arc<CurrentIdentity>) -> IdentityDialer {
+        IdentityDialer { identity, sockets }
     }
 }
 
@@ -96,7 +102,8 @@ impl Dialer for IdentityDialer {
             let identity = self.identity.get();
             let peer = PeerAddress::any(address);
             // Waits for the server's confirmation, so a refused certificate is heard of here.
-            let dialled = dial(&identity, &peer, Alpn::Client, within).await;
+            let dialling = self.sockets.dial(&identity, &peer, Alpn::Client, within);
+            let dialled = dialling.await;
             dialled
                 .map(|dialled| {
                     let connection = dialled.connection.clone();

@@ -123,11 +123,7 @@ impl Keep {
         }
         if asks && self.asked_at.elapsed() >= ASK_AFTER {
             self.asked_at = Instant::now();
-            if let Some(signs) = PathSigns::of(connection) {
-                signs.allow_one_more();
-            }
-            // A node that takes no datagrams is asked by QUIC's keep-alive alone.
-            let _ = connection.send_datagram(Bytes::from_static(&[0]));
+            ask_for_a_sign(connection);
         }
         self.keeper.handle_look(now);
     }
@@ -195,6 +191,8 @@ impl Keep {
         match self.session.reached.rebind() {
             Some(Ok(to)) => {
                 link.count(|counts| counts.migrations += 1);
+                // The node learns of the new address by what comes from it.
+                ask_for_a_sign(&self.session.reached.connection);
                 let silence_ms = self.heard_at.elapsed().as_millis() as u64;
                 tracing::info!(%address, %to, cause = "silence", silence_ms, "connection moved to another socket");
             }
@@ -233,4 +231,12 @@ impl Keep {
             KeeperReport::Down { .. } => {}
         }
     }
+}
+
+/// Sends what QUIC acknowledges, even where the window is full. A node that takes no datagrams is asked by QUIC's keep-alive alone.
+fn ask_for_a_sign(connection: &quinn::Connection) {
+    if let Some(signs) = PathSigns::of(connection) {
+        signs.allow_one_more();
+    }
+    let _ = connection.send_datagram(Bytes::from_static(&[0]));
 }

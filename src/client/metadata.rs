@@ -157,7 +157,7 @@ impl ClusterView {
 }
 
 /// `host:port`, with brackets around an IPv6 address.
-fn host_port(host: &str, port: i32) -> String {
+pub(super) fn host_port(host: &str, port: i32) -> String {
     if host.contains(':') {
         format!("[{host}]:{port}")
     } else {

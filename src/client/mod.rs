@@ -23,10 +23,12 @@ mod connection;
 mod consumer;
 mod dial;
 mod error;
+mod groups;
 mod keep;
 mod link;
 mod metadata;
 mod offsets;
+mod patience;
 mod producer;
 #[cfg(test)]
 mod testing;
@@ -54,6 +56,10 @@ pub use consumer::{
 };
 pub use dial::{CLIENT_ALPN, Dialer, EndpointDialer, IdentityDialer, Reached};
 pub use error::{ClientError, ConnectCause, ConnectError, ExplainedFailure, LostCause};
+pub use groups::{
+    GroupConfig, GroupConsumer, GroupDescription, GroupEvent, GroupMember, GroupOffset,
+    GroupSummary,
+};
 pub use link::ClientLink;
 pub use metadata::{ClusterView, PartitionName, PartitionView, TopicView};
 pub use offsets::OffsetQuery;
@@ -65,6 +71,7 @@ pub use producer::{
 use self::api::Spoken;
 use self::backoff::Random;
 use self::link::Link;
+use self::patience::Patience;
 use crate::types::{ErrorCode, NodeId, TopicName};
 
 /// A node that has not answered for this long is no longer waited for alone: the next one is asked beside it. So one dead
@@ -377,10 +384,9 @@ impl Client {
         timeout: Duration,
         give_up_when_final: bool,
     ) -> Result<R::Response, ClientError> {
-        let start = Instant::now();
-        let mut rounds = 0;
+        let mut patience = Patience::new(self, timeout);
         loop {
-            let left = timeout.saturating_sub(start.elapsed());
+            let left = patience.left();
             let mut candidates = self.candidates().into_iter();
             let mut running = FuturesUnordered::new();
             let mut last = None;
@@ -414,16 +420,9 @@ impl Client {
             if all_final && give_up_when_final {
                 return Err(last);
             }
-            rounds += 1;
-            let wait = self.wait_after(rounds);
-            if start.elapsed() + wait >= timeout {
-                return Err(ClientError::GaveUp {
-                    what: format!("{} request", R::NAME),
-                    after: start.elapsed(),
-                    cause: Box::new(last),
-                });
+            if !patience.pause().await {
+                return Err(patience.gave_up(format!("{} request", R::NAME), last));
             }
-            tokio::time::sleep(wait).await;
         }
     }
 

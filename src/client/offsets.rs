@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, HashMap};
 use futures_util::future::join_all;
 use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
 use kafka_protocol::messages::{self, BrokerId, ListOffsetsRequest};
-use tokio::time::Instant;
 
 use super::error::ClientError;
 use super::metadata::PartitionName;
+use super::patience::Patience;
 use super::{Client, wire_str};
 use crate::types::{ErrorCode, NodeId, Offset};
 
@@ -41,11 +41,9 @@ impl Client {
         &self,
         queries: &[(PartitionName, OffsetQuery)],
     ) -> Result<HashMap<PartitionName, Option<Offset>>, ClientError> {
-        let start = Instant::now();
-        let timeout = self.config().request_timeout;
+        let mut patience = Patience::new(self, self.config().request_timeout);
         let mut found = HashMap::new();
         let mut open: Vec<(PartitionName, OffsetQuery)> = queries.to_vec();
-        let mut rounds = 0;
         let mut last = None;
         loop {
             let view = self.view();
@@ -83,21 +81,14 @@ impl Client {
             let Some((first, _)) = open.first() else {
                 return Ok(found);
             };
-            rounds += 1;
-            let wait = self.wait_after(rounds);
-            if start.elapsed() + wait >= timeout {
-                let after = start.elapsed();
-                return Err(ClientError::GaveUp {
-                    what: format!("asking for the offsets of {first}"),
-                    after,
-                    cause: Box::new(last.unwrap_or_else(|| ClientError::NoLeader {
-                        topic: first.topic.clone(),
-                        partition: first.partition,
-                        after,
-                    })),
+            if !patience.pause().await {
+                let cause = last.unwrap_or_else(|| ClientError::NoLeader {
+                    topic: first.topic.clone(),
+                    partition: first.partition,
+                    after: patience.elapsed(),
                 });
+                return Err(patience.gave_up(format!("asking for the offsets of {first}"), cause));
             }
-            tokio::time::sleep(wait).await;
             let mut topics: Vec<_> = open.iter().map(|(name, _)| name.topic.clone()).collect();
             topics.sort_unstable();
             topics.dedup();
@@ -107,7 +98,7 @@ impl Client {
                 let unknown = failed
                     .iter()
                     .any(|(_, code)| *code == ErrorCode::UnknownTopicOrPartition);
-                if unknown && start.elapsed() > super::UNKNOWN_TOPIC_PATIENCE {
+                if unknown && patience.elapsed() > super::UNKNOWN_TOPIC_PATIENCE {
                     return Err(ClientError::UnknownTopic {
                         topic: topic.clone(),
                     });

@@ -354,7 +354,8 @@ impl Controller {
 
     /// The registered nodes that this one holds for alive. Only controllers hear everybody.
     pub fn alive(&self) -> BTreeSet<NodeId> {
-        self.shared.alive(&self.shared.image.borrow().clone())
+        let image = self.shared.image.borrow().clone();
+        self.shared.alive(&image)
     }
 
     /// How far this node's registration is.

@@ -69,3 +69,4 @@ pub use operation::{
     MAX_MOVES, Operation, OperationOutcome, OperationRefusal, PartitionOutcome, UncleanElection,
 };
 pub use store::StoreError;
+pub use submit::jittered;

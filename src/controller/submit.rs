@@ -399,7 +399,7 @@ fn may_still_happen(proposal: &Proposal, outcome: &Outcome) -> bool {
 }
 
 /// Between half of `pause` and all of it, so that nodes that failed together do not try again together.
-pub(super) fn jittered(pause: Duration) -> Duration {
+pub fn jittered(pause: Duration) -> Duration {
     pause.mul_f64(0.5 + 0.5 * rand::random::<f64>())
 }
 

@@ -48,8 +48,8 @@ pub(super) async fn run(shared: Arc<Shared>) {
 /// or whose last node was upgraded just now, is about to raise it.
 pub(super) async fn reaches_version(shared: &Shared, needed: u32, wait: Duration) -> bool {
     let mut images = shared.image.clone();
-    let about_to_rise =
-        next_version(shared, &images.borrow_and_update()).is_some_and(|version| version >= needed);
+    let image = images.borrow_and_update().clone();
+    let about_to_rise = next_version(shared, &image).is_some_and(|version| version >= needed);
     let risen = images.wait_for(|image| image.metadata_version() >= needed);
     let wait = if about_to_rise { wait } else { Duration::ZERO };
     matches!(tokio::time::timeout(wait, risen).await, Ok(Ok(_)))

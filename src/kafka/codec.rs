@@ -2,10 +2,12 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 use kafka_protocol::messages::{
-    ApiKey, ApiVersionsRequest, CreatePartitionsRequest, CreateTopicsRequest, DeleteTopicsRequest,
-    DescribeClusterRequest, DescribeConfigsRequest, FetchRequest, FindCoordinatorRequest,
-    IncrementalAlterConfigsRequest, InitProducerIdRequest, ListOffsetsRequest, MetadataRequest,
-    ProduceRequest,
+    ApiKey, ApiVersionsRequest, CreatePartitionsRequest, CreateTopicsRequest, DeleteGroupsRequest,
+    DeleteTopicsRequest, DescribeClusterRequest, DescribeConfigsRequest, DescribeGroupsRequest,
+    FetchRequest, FindCoordinatorRequest, HeartbeatRequest, IncrementalAlterConfigsRequest,
+    InitProducerIdRequest, JoinGroupRequest, LeaveGroupRequest, ListGroupsRequest,
+    ListOffsetsRequest, MetadataRequest, OffsetCommitRequest, OffsetDeleteRequest,
+    OffsetFetchRequest, ProduceRequest, SyncGroupRequest,
 };
 use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, StrBytes};
 use thiserror::Error;
@@ -22,6 +24,8 @@ pub(super) struct RawRequest {
     pub(super) correlation_id: i32,
     /// How many structures decoding it makes.
     pub(super) elements: usize,
+    /// What the client calls itself: anything, or nothing.
+    client_id: Bytes,
     /// What follows the header.
     body: Bytes,
 }
@@ -94,7 +98,9 @@ pub(super) fn read_header(frame: Bytes) -> Result<Header, BadRequest> {
         });
     }
     // The client id has a two-byte length in every version of the header, as the old versions of every request do.
-    rest = skip_client_id(rest).map_err(BadRequest::Header)?;
+    let (client_id, behind) = split_client_id(rest).map_err(BadRequest::Header)?;
+    let client_id = frame.slice_ref(client_id);
+    rest = behind;
     if api.key.request_header_version(version) >= 2 {
         rest = preflight::skip_tags(rest).map_err(BadRequest::Header)?;
     }
@@ -113,11 +119,13 @@ pub(super) fn read_header(frame: Bytes) -> Result<Header, BadRequest> {
         version,
         correlation_id,
         elements: extent.elements,
+        client_id,
         body,
     }))
 }
 
-fn skip_client_id(input: &[u8]) -> Result<&[u8], Malformed> {
+/// The client id and what follows it.
+fn split_client_id(input: &[u8]) -> Result<(&[u8], &[u8]), Malformed> {
     let Some((length, rest)) = input.split_first_chunk() else {
         return Err(Malformed::CutShort {
             wanted: 2,
@@ -128,7 +136,7 @@ fn skip_client_id(input: &[u8]) -> Result<&[u8], Malformed> {
         -1 => 0,
         length => usize::try_from(length).map_err(|_| Malformed::NegativeLength(length.into()))?,
     };
-    rest.get(length..).ok_or(Malformed::CutShort {
+    rest.split_at_checked(length).ok_or(Malformed::CutShort {
         wanted: length,
         remaining: rest.len(),
     })
@@ -142,6 +150,11 @@ impl RawRequest {
             version: self.version,
             reason: error.to_string(),
         })
+    }
+
+    /// What the client calls itself, with U+FFFD for what is not UTF-8.
+    pub(super) fn client_id(&self) -> String {
+        String::from_utf8_lossy(&self.client_id).into_owned()
     }
 
     #[cfg(test)]
@@ -181,6 +194,16 @@ pub fn is_request(frame: Bytes) -> bool {
             request.decode::<IncrementalAlterConfigsRequest>().is_ok()
         }
         ApiKey::DescribeCluster => request.decode::<DescribeClusterRequest>().is_ok(),
+        ApiKey::JoinGroup => request.decode::<JoinGroupRequest>().is_ok(),
+        ApiKey::SyncGroup => request.decode::<SyncGroupRequest>().is_ok(),
+        ApiKey::Heartbeat => request.decode::<HeartbeatRequest>().is_ok(),
+        ApiKey::LeaveGroup => request.decode::<LeaveGroupRequest>().is_ok(),
+        ApiKey::OffsetCommit => request.decode::<OffsetCommitRequest>().is_ok(),
+        ApiKey::OffsetFetch => request.decode::<OffsetFetchRequest>().is_ok(),
+        ApiKey::OffsetDelete => request.decode::<OffsetDeleteRequest>().is_ok(),
+        ApiKey::ListGroups => request.decode::<ListGroupsRequest>().is_ok(),
+        ApiKey::DescribeGroups => request.decode::<DescribeGroupsRequest>().is_ok(),
+        ApiKey::DeleteGroups => request.decode::<DeleteGroupsRequest>().is_ok(),
         // No other is served.
         _ => false,
     }

@@ -199,6 +199,7 @@ impl<S: Service> Connection<S> {
             service: Arc::clone(&self.server.service),
             config: self.server.config,
             listener: self.listener,
+            client_host: format!("/{}", self.peer.address.ip()),
             response_memory: self.server.response_memory.clone(),
             descriptions: Arc::clone(&self.server.descriptions),
             fetch_rotation: AtomicUsize::new(0),

@@ -57,6 +57,8 @@ pub(super) struct Context<S> {
     pub(super) service: Arc<S>,
     pub(super) config: Config,
     pub(super) listener: ListenerKind,
+    /// Where the client is, as Kafka writes it: "/192.0.2.1".
+    pub(super) client_host: String,
     /// Memory for large responses.
     pub(super) response_memory: Budget,
     /// Turns to make a large response that is not made of records.

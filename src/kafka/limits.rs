@@ -45,6 +45,9 @@ pub const AUTO_CREATE_DEADLINE: Duration = Duration::from_secs(5);
 /// Answers to requests that describe much (Metadata, DescribeConfigs) in the making at one time, all connections
 /// together. Further ones wait for their turn.
 pub const MAX_DESCRIPTIONS: usize = 4;
+/// Bytes of groups and offsets in one answer to DescribeGroups or OffsetFetch. The groups that are named after it is reached
+/// answer POLICY_VIOLATION.
+pub const MAX_DESCRIPTION_BYTES: usize = 16 << 20;
 /// Resources that one DescribeConfigs request describes. Those beyond answer POLICY_VIOLATION.
 pub const MAX_DESCRIBED_RESOURCES: usize = 4096;
 /// Topics that one Metadata request creates. Those beyond answer LEADER_NOT_AVAILABLE, and come with the next request.

@@ -77,6 +77,16 @@ pub(super) const fn of(key: ApiKey) -> Option<&'static Schema> {
         ApiKey::CreatePartitions => &CREATE_PARTITIONS,
         ApiKey::IncrementalAlterConfigs => &INCREMENTAL_ALTER_CONFIGS,
         ApiKey::DescribeCluster => &DESCRIBE_CLUSTER,
+        ApiKey::OffsetCommit => &OFFSET_COMMIT,
+        ApiKey::OffsetFetch => &OFFSET_FETCH,
+        ApiKey::OffsetDelete => &OFFSET_DELETE,
+        ApiKey::JoinGroup => &JOIN_GROUP,
+        ApiKey::SyncGroup => &SYNC_GROUP,
+        ApiKey::Heartbeat => &HEARTBEAT,
+        ApiKey::LeaveGroup => &LEAVE_GROUP,
+        ApiKey::ListGroups => &LIST_GROUPS,
+        ApiKey::DescribeGroups => &DESCRIBE_GROUPS,
+        ApiKey::DeleteGroups => &DELETE_GROUPS,
         _ => return None,
     })
 }
@@ -247,4 +257,123 @@ static INCREMENTAL_ALTER_CONFIGS: Schema = Schema {
 static DESCRIBE_CLUSTER: Schema = Schema {
     flexible_since: 0,
     fields: &[always(BOOL), since(1, I8), since(2, BOOL)],
+};
+
+static OFFSET_COMMIT: Schema = Schema {
+    flexible_since: 8,
+    fields: &[
+        // Group, generation, member, instance, how long to keep the offsets.
+        always(TEXT),
+        always(I32),
+        always(TEXT),
+        since(7, TEXT),
+        until(4, I64),
+        always(Kind::Structs(&[
+            always(TEXT),
+            // Partition, offset, leader epoch, metadata.
+            always(Kind::Structs(&[
+                always(I32),
+                always(I64),
+                since(6, I32),
+                always(TEXT),
+            ])),
+        ])),
+    ],
+};
+
+/// A topic's name and partitions.
+const TOPIC_PARTITIONS: &[Field] = &[always(TEXT), always(Kind::Items(&I32))];
+
+static OFFSET_FETCH: Schema = Schema {
+    flexible_since: 6,
+    fields: &[
+        until(7, TEXT),
+        until(7, Kind::Structs(TOPIC_PARTITIONS)),
+        since(
+            8,
+            Kind::Structs(&[
+                // Group, member, its epoch.
+                always(TEXT),
+                since(9, TEXT),
+                since(9, I32),
+                always(Kind::Structs(TOPIC_PARTITIONS)),
+            ]),
+        ),
+        // Whether only offsets count that no open transaction is about to change.
+        since(7, BOOL),
+    ],
+};
+
+static OFFSET_DELETE: Schema = Schema {
+    flexible_since: i16::MAX,
+    fields: &[
+        always(TEXT),
+        always(Kind::Structs(&[
+            always(TEXT),
+            always(Kind::Structs(&[always(I32)])),
+        ])),
+    ],
+};
+
+static JOIN_GROUP: Schema = Schema {
+    flexible_since: 6,
+    fields: &[
+        // Group, session and rebalance timeouts, member, instance, protocol type.
+        always(TEXT),
+        always(I32),
+        since(1, I32),
+        always(TEXT),
+        since(5, TEXT),
+        always(TEXT),
+        always(Kind::Structs(&[always(TEXT), always(Kind::Blob)])),
+        // Why.
+        since(8, TEXT),
+    ],
+};
+
+static SYNC_GROUP: Schema = Schema {
+    flexible_since: 4,
+    fields: &[
+        // Group, generation, member, instance, protocol type and name.
+        always(TEXT),
+        always(I32),
+        always(TEXT),
+        since(3, TEXT),
+        since(5, TEXT),
+        since(5, TEXT),
+        always(Kind::Structs(&[always(TEXT), always(Kind::Blob)])),
+    ],
+};
+
+static HEARTBEAT: Schema = Schema {
+    flexible_since: 4,
+    fields: &[always(TEXT), always(I32), always(TEXT), since(3, TEXT)],
+};
+
+static LEAVE_GROUP: Schema = Schema {
+    flexible_since: 4,
+    fields: &[
+        always(TEXT),
+        until(2, TEXT),
+        // Members: id, instance, why.
+        since(
+            3,
+            Kind::Structs(&[always(TEXT), always(TEXT), since(5, TEXT)]),
+        ),
+    ],
+};
+
+static LIST_GROUPS: Schema = Schema {
+    flexible_since: 3,
+    fields: &[since(4, Kind::Items(&TEXT)), since(5, Kind::Items(&TEXT))],
+};
+
+static DESCRIBE_GROUPS: Schema = Schema {
+    flexible_since: 5,
+    fields: &[always(Kind::Items(&TEXT)), since(3, BOOL)],
+};
+
+static DELETE_GROUPS: Schema = Schema {
+    flexible_since: 2,
+    fields: &[always(Kind::Items(&TEXT))],
 };

@@ -1,6 +1,7 @@
 //! What the Kafka handlers need of the node they serve, in the project's own words. `broker` implements it; tests have a
 //! double.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::sync::Arc;
 
@@ -8,6 +9,7 @@ use bytes::Bytes;
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
+use crate::groups;
 use crate::metadata::{
     ClusterImage, ConfigChange, CreatePartitionsRequest, CreateTopicRequest, FlushPolicy,
 };
@@ -113,6 +115,33 @@ pub trait Service: Send + Sync + 'static {
         &self,
         deadline: Instant,
     ) -> impl Future<Output = Result<ProducerId, ErrorCode>> + Send;
+
+    /// The node that looks after a consumer group: the leader of the group's partition of the internal topic, which is made
+    /// when it is first asked for. The group's name is a legal one.
+    fn group_coordinator(
+        &self,
+        group: &str,
+        deadline: Instant,
+    ) -> impl Future<Output = Result<NodeId, Refusal>> + Send;
+
+    /// Asks this node's coordinator of a group. The deadline is for the request to be taken in hand; when the answer comes is
+    /// up to the coordinator, and it comes at the latest when that goes away.
+    ///
+    /// Errors besides the coordinator's own: `NotCoordinator`, `CoordinatorLoadInProgress`, `CoordinatorNotAvailable`.
+    fn ask_group(
+        &self,
+        group: &str,
+        request: groups::Request,
+        taken_by: Instant,
+    ) -> impl Future<Output = Result<groups::Answer, ErrorCode>> + Send;
+
+    /// The groups of all of this node's coordinators, those in these states or all; and an error where some of them could not
+    /// be asked.
+    fn list_groups(
+        &self,
+        states: Option<BTreeSet<groups::GroupState>>,
+        deadline: Instant,
+    ) -> impl Future<Output = (Vec<groups::GroupListing>, Option<ErrorCode>)> + Send;
 }
 
 /// One partition's share of a Produce request.

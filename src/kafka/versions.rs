@@ -26,7 +26,7 @@ const fn api(key: ApiKey, min: i16, max: i16) -> ServedApi {
 /// Everything that is served.
 ///
 /// Ceilings below Kafka's, and why: Produce 12 and Fetch 12 are the last that name topics and not their ids; ListOffsets
-/// 7 is the last before tiered storage; FindCoordinator 2 is the last in the old encoding.
+/// 7 is the last before tiered storage; OffsetCommit 9 and OffsetFetch 9 are the last that name topics and not their ids.
 pub const SERVED_APIS: &[ServedApi] = &[
     // Versions 0 to 2 carry older record formats and are not served. They are advertised all the same, as Kafka does:
     // some versions of librdkafka compress nothing for a broker that does not know them.
@@ -39,16 +39,24 @@ pub const SERVED_APIS: &[ServedApi] = &[
     api(ApiKey::Fetch, 4, 12),
     api(ApiKey::ListOffsets, 1, 7),
     api(ApiKey::Metadata, 0, 12),
-    // There are no groups yet, and every answer says that no coordinator is available. It stands here because librdkafka
-    // compresses with lz4 only for brokers that know it.
-    api(ApiKey::FindCoordinator, 0, 2),
+    api(ApiKey::OffsetCommit, 2, 9),
+    api(ApiKey::OffsetFetch, 1, 9),
+    api(ApiKey::FindCoordinator, 0, 6),
+    api(ApiKey::JoinGroup, 0, 9),
+    api(ApiKey::Heartbeat, 0, 4),
+    api(ApiKey::LeaveGroup, 0, 5),
+    api(ApiKey::SyncGroup, 0, 5),
+    api(ApiKey::DescribeGroups, 0, 6),
+    api(ApiKey::ListGroups, 0, 5),
     api(ApiKey::ApiVersions, 0, 4),
     api(ApiKey::CreateTopics, 2, 7),
     api(ApiKey::DeleteTopics, 1, 6),
     api(ApiKey::InitProducerId, 0, 4),
     api(ApiKey::DescribeConfigs, 1, 4),
     api(ApiKey::CreatePartitions, 0, 3),
+    api(ApiKey::DeleteGroups, 0, 2),
     api(ApiKey::IncrementalAlterConfigs, 0, 1),
+    api(ApiKey::OffsetDelete, 0, 0),
     api(ApiKey::DescribeCluster, 0, 2),
 ];
 

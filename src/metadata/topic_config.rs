@@ -29,6 +29,12 @@ pub enum FlushPolicy {
 /// A topic's configuration, typed, with defaults filled in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TopicConfig {
+    /// Whether old segments go by age and size.
+    pub delete: bool,
+    /// Whether of the records with one key only the last is kept. Then every record must have a key.
+    pub compact: bool,
+    /// How long a compacted partition keeps a tombstone, in milliseconds.
+    pub delete_retention_ms: u64,
     /// How long records are kept, in milliseconds. `None`: for ever.
     pub retention_ms: Option<u64>,
     /// How many bytes a partition keeps. `None`: no limit.
@@ -126,8 +132,8 @@ const DEFINITIONS: &[ConfigDefinition] = &[
         name: CLEANUP_POLICY,
         kind: ConfigKind::List,
         default: Some("delete"),
-        documentation: "What happens to old segments: \"delete\" removes them by age and size. Compaction is not available yet.",
-        allowed: Allowed::Words(&["delete"]),
+        documentation: "What happens to old segments: \"delete\" removes them by age and size, \"compact\" keeps the last record of each key, \"compact,delete\" does both.",
+        allowed: Allowed::Words(&["delete", "compact", "compact,delete", "delete,compact"]),
     },
     ConfigDefinition {
         name: COMPRESSION_TYPE,
@@ -135,6 +141,13 @@ const DEFINITIONS: &[ConfigDefinition] = &[
         default: Some("producer"),
         documentation: "Record batches are kept as the producer compressed them; no other value is available.",
         allowed: Allowed::Words(&["producer"]),
+    },
+    ConfigDefinition {
+        name: DELETE_RETENTION_MS,
+        kind: ConfigKind::Long,
+        default: Some("86400000"),
+        documentation: "How long a compacted partition keeps a record without a value after the first compaction that meets it, in milliseconds.",
+        allowed: Allowed::Range(0, i64::MAX),
     },
     ConfigDefinition {
         name: FLUSH,
@@ -210,6 +223,7 @@ const DEFINITIONS: &[ConfigDefinition] = &[
 
 const CLEANUP_POLICY: &str = "cleanup.policy";
 const COMPRESSION_TYPE: &str = "compression.type";
+const DELETE_RETENTION_MS: &str = "delete.retention.ms";
 const FLUSH: &str = "flush";
 const INDEX_INTERVAL_BYTES: &str = "index.interval.bytes";
 const MAX_MESSAGE_BYTES: &str = "max.message.bytes";
@@ -243,6 +257,9 @@ pub enum ConfigError {
 impl Default for TopicConfig {
     fn default() -> Self {
         TopicConfig {
+            delete: true,
+            compact: false,
+            delete_retention_ms: 24 * 60 * 60 * 1000,
             retention_ms: Some(7 * 24 * 60 * 60 * 1000),
             retention_bytes: None,
             segment_bytes: 1024 * 1024 * 1024,
@@ -353,6 +370,11 @@ impl TopicConfig {
         let wide = limit.unwrap_or_default();
         let narrow = u32::try_from(wide).unwrap_or(u32::MAX);
         match name {
+            CLEANUP_POLICY => {
+                self.delete = value.contains("delete");
+                self.compact = value.contains("compact");
+            }
+            DELETE_RETENTION_MS => self.delete_retention_ms = wide,
             RETENTION_MS => self.retention_ms = limit,
             RETENTION_BYTES => self.retention_bytes = limit,
             SEGMENT_BYTES => self.segment_bytes = wide,
@@ -422,12 +444,28 @@ mod tests {
             ("min.insync.replicas", "0"),
             ("min.insync.replicas", "2147483648"),
             ("max.message.bytes", "1e6"),
-            ("cleanup.policy", "compact"),
+            ("cleanup.policy", "compress"),
             ("unclean.leader.election.enable", "true"),
             ("flush", ""),
         ] {
             let error = TopicConfig::check(name, value).unwrap_err();
             assert!(error.to_string().contains(name), "{error}");
+        }
+    }
+
+    #[test]
+    fn old_segments_go_or_are_compacted_or_both() {
+        for (policy, delete, compact) in [
+            ("delete", true, false),
+            ("compact", false, true),
+            ("compact,delete", true, true),
+        ] {
+            let config = TopicConfig::from_map(&map(&[("cleanup.policy", policy)])).unwrap();
+            assert_eq!(
+                (config.delete, config.compact),
+                (delete, compact),
+                "{policy}"
+            );
         }
     }
 

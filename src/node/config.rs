@@ -9,7 +9,7 @@ use thiserror::Error;
 use crate::controller::{ALLOWED_CONTROLLERS, LeaderBalance};
 use crate::kafka::{self, NodeSetting};
 use crate::metadata::{Endpoint, FlushPolicy};
-use crate::transport::{ClientAuth, Congestion, CongestionPolicy};
+use crate::transport::{ClientAuth, Congestion, CongestionPolicy, ImpairmentSpec};
 use crate::types::NodeId;
 
 /// One node's configuration, raw flags and files resolved.
@@ -37,7 +37,14 @@ pub struct NodeConfig {
     pub leader_balance: LeaderBalance,
     /// How fast the node sends in bulk: to followers, and to clients.
     pub congestion: CongestionPolicy,
+    /// Makes the node's QUIC links worse on purpose; the file [`IMPAIR_FILE`] in the data directory changes how. `None`: links
+    /// are what they are, and there is no such file.
+    pub impair: Option<ImpairmentSpec>,
 }
+
+/// What the links of a node suffer that was started to have them impaired, in the data directory. Its text takes the place of
+/// [`NodeConfig::impair`] for as long as it is there.
+pub const IMPAIR_FILE: &str = "impair";
 
 /// A TCP listener for Kafka clients.
 #[derive(Debug, Clone)]
@@ -232,6 +239,7 @@ mod tests {
             kafka_api: kafka::Config::default(),
             leader_balance: LeaderBalance::default(),
             congestion: CongestionPolicy::default(),
+            impair: None,
         }
     }
 

@@ -19,7 +19,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 pub(super) async fn drain(controller: &Controller, me: NodeId, within: Duration) {
     let begin = Instant::now();
     let mut images = controller.image();
-    let first = movable(controller, &images.borrow(), me);
+    let image = images.borrow().clone();
+    let first = movable(controller, &image, me);
     if first == 0 || !controller.hears_majority() {
         return;
     }
@@ -31,7 +32,8 @@ pub(super) async fn drain(controller: &Controller, me: NodeId, within: Duration)
         return;
     }
     loop {
-        let left = movable(controller, &images.borrow_and_update(), me);
+        let image = images.borrow_and_update().clone();
+        let left = movable(controller, &image, me);
         let waited_ms = u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX);
         if left == 0 {
             tracing::info!(waited_ms, "handed over");

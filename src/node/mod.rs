@@ -22,7 +22,9 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub use config::{AdminListener, ConfigError, KafkaListener, KafkaSecurity, NodeConfig};
+pub use config::{
+    AdminListener, ConfigError, IMPAIR_FILE, KafkaListener, KafkaSecurity, NodeConfig,
+};
 
 use crate::admin;
 use crate::broker::{Broker, BrokerOptions, Starting};
@@ -31,12 +33,11 @@ use crate::kafka;
 use crate::metadata::{Endpoint, METADATA_VERSION, Registration};
 use crate::storage::{
     DataDir, DataDirError, GroupCommit, Opener, RealFileSystem, SYNC_THREADS, SmallFileError,
-    read_high_watermarks,
 };
 use crate::transport::{
     Alpn, BindError, CallPool, CertificateError, ClientAuth, CloseReason, CurrentIdentity,
-    EndpointKeys, EndpointKeysError, IdentityError, Server, ServerOptions, TcpTls, TlsConfigError,
-    bind_tcp,
+    EndpointKeys, EndpointKeysError, IdentityError, ImpairedLinks, Server, ServerLimits,
+    ServerOptions, Sockets, TcpTls, TlsConfigError, bind_tcp, watch_impairment,
 };
 use crate::types::{ClusterId, DirectoryId, Incarnation};
 
@@ -112,7 +113,6 @@ impl Node {
             None => None,
         };
         let data_dir = Arc::new(open_data_dir(&config)?);
-        let high_watermarks = read_high_watermarks(&**data_dir.file_system(), data_dir.path())?;
         let identity = match given {
             Some(identity) => identity,
             None => identity::create(&config, &certs_dir)?,
@@ -120,12 +120,14 @@ impl Node {
         let identity = CurrentIdentity::new(identity);
 
         let keys = EndpointKeys::load_or_create(&data_dir.path().join("endpoint.keys"))?;
-        let (server, accepted) = Server::start(ServerOptions {
+        let sockets = sockets(&config)?;
+        let options = ServerOptions {
             listen: config.listen,
             identity: identity.get(),
             keys,
             alpns: Alpn::ALL.to_vec(),
-        })?;
+        };
+        let (server, accepted) = Server::start_on(&sockets, options, ServerLimits::default())?;
         server.use_congestion(config.congestion.clone());
         let quic_address = server.local_addr().map_err(NodeError::Threads)?;
         let address_of = |socket: &Option<TcpListener>| {
@@ -142,17 +144,17 @@ impl Node {
             BrokerOptions {
                 me,
                 identity: identity.clone(),
+                sockets: sockets.clone(),
                 data_dir: data_dir.clone(),
                 default_flush: config.flush,
                 verify_logs: config.verify_logs,
-                high_watermarks,
                 settings: config.settings(quic_address, kafka_address),
             },
             group_commit,
         )
         .map_err(NodeError::Threads)?;
 
-        let calls = Arc::new(CallPool::new(identity.clone()));
+        let calls = Arc::new(CallPool::on(sockets, identity.clone()));
         let store_path = data_dir.path().join("controller.redb");
         let controller = Controller::start(
             ControllerConfig {
@@ -276,7 +278,8 @@ impl Node {
         let mut images = self.controller.image();
         let mut noted = false;
         loop {
-            if let Some(cluster) = images.borrow_and_update().cluster_id()
+            let cluster = images.borrow_and_update().cluster_id();
+            if let Some(cluster) = cluster
                 && !noted
             {
                 noted = true;
@@ -345,6 +348,22 @@ impl Node {
         }
         tracing::info!("node stopped");
     }
+}
+
+/// What the node dials and listens with.
+fn sockets(config: &NodeConfig) -> Result<Sockets, NodeError> {
+    let Some(spec) = &config.impair else {
+        return Ok(Sockets::plain());
+    };
+    let file = config.data_dir.join(IMPAIR_FILE);
+    tracing::warn!(
+        %spec, file = %file.display(),
+        "LINKS ARE IMPAIRED ON PURPOSE: this node was started with --impair, and drops or delays packets of its QUIC links as \
+         that or the file says; start it without --impair for anything but tests"
+    );
+    let links = ImpairedLinks::new(Some(config.node_id), spec.clone());
+    watch_impairment(&file, &links).map_err(NodeError::Threads)?;
+    Ok(Sockets::impaired(links))
 }
 
 fn registration(

@@ -47,14 +47,18 @@ impl Partition {
                     max_bytes,
                     catch_up,
                 }),
-                LeaderAction::SendWatermark { to, session } => Output::Watermark(Frames {
+                LeaderAction::SendWatermark {
+                    to,
+                    session,
+                    catch_up,
+                } => Output::Watermark(Frames {
                     to,
                     session,
                     leader_epoch: leader.epoch(),
                     high_watermark: leader.high_watermark(),
                     frames: Vec::new(),
                     bytes: 0,
-                    catch_up: false,
+                    catch_up,
                 }),
                 LeaderAction::Complete { ticket, result } => Output::Complete { ticket, result },
                 LeaderAction::ProposeIsr(change) => Output::ProposeIsr(change),

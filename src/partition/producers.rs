@@ -16,9 +16,10 @@ pub(super) fn producer_batch(batch: &Batch) -> Option<ProducerBatch> {
 }
 
 fn producer_header(header: &BatchHeader) -> Option<ProducerBatch> {
-    let records = u32::try_from(header.record_count)
-        .ok()
-        .filter(|&count| count > 0)?;
+    // As many as its producer wrote: compaction takes records out of a batch and leaves it its numbers.
+    let records = u32::try_from(header.last_offset_delta)
+        .ok()?
+        .checked_add(1)?;
     let sequence = match header.producer_id {
         Some(producer) if header.base_sequence >= 0 && header.producer_epoch >= 0 => {
             Some(BatchSequence {

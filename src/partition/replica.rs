@@ -10,7 +10,10 @@ use crate::replication::{
     AckRefused, Follower, FramesRefused, IsrOutcome, Leader, LeaderAction, LogEnds, Peers,
     ProducerStates,
 };
-use crate::storage::{IoFailure, Log, LogConfig, LogReader, ReadError, SyncError, SyncTicket};
+use crate::storage::{
+    Compacted, CompactionError, CompactionJob, CompactionReport, IoFailure, Log, LogConfig,
+    LogReader, ReadError, SyncError, SyncTicket,
+};
 use crate::types::{
     Appointment, ErrorCode, IsrChange, LeaderEpoch, LogPosition, MonotonicTime, NodeId, Offset,
     PartitionState, SessionId, TopicPartition,
@@ -555,6 +558,31 @@ impl Partition {
             );
         }
         self.changed();
+    }
+
+    /// What of the log is to be compacted now. At most one job is to be out.
+    pub fn plan_compaction(&self, wall_clock_ms: u64) -> Option<CompactionJob> {
+        if matches!(self.role, Role::Failed) {
+            return None;
+        }
+        self.log.plan_compaction(wall_clock_ms, self.high_watermark)
+    }
+
+    /// A job has run.
+    pub fn handle_compacted(
+        &mut self,
+        compacted: Compacted,
+    ) -> Result<CompactionReport, IoFailure> {
+        self.log.finish_compaction(compacted)
+    }
+
+    /// A read by another thread found something bad: only recovery, which checks each frame, tells what.
+    pub fn handle_compaction_failed(&mut self, error: &CompactionError) {
+        if let CompactionError::Read(error) = error
+            && error.is_damage()
+        {
+            self.handle_damage(&error.to_string());
+        }
     }
 
     fn retain(&mut self, wall_clock_ms: u64) -> Result<(), IoFailure> {

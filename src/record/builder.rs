@@ -239,7 +239,7 @@ pub fn restamp_producer(batch: &Batch, producer: Option<ProducerStamp>) -> Bytes
 }
 
 /// `out` is a whole batch.
-fn stamp(out: &mut [u8], producer: Option<ProducerStamp>) {
+pub(super) fn stamp(out: &mut [u8], producer: Option<ProducerStamp>) {
     let (id, epoch, sequence) = match producer {
         Some(stamp) => (stamp.id.get(), stamp.epoch, stamp.base_sequence),
         None => (-1, -1, -1),

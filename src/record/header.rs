@@ -50,6 +50,7 @@ pub(super) const CODEC_MASK: i16 = 0b111;
 const LOG_APPEND_TIME: i16 = 1 << 3;
 const TRANSACTIONAL: i16 = 1 << 4;
 const CONTROL: i16 = 1 << 5;
+pub(super) const DELETE_HORIZON: i16 = 1 << 6;
 
 /// Why bytes are not a record batch that may be appended.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -232,6 +233,16 @@ impl BatchHeader {
 
     pub const fn is_control(&self) -> bool {
         self.attributes & CONTROL != 0
+    }
+
+    /// Milliseconds since 1970: when the batch's tombstones may go. `None` in a batch that no compaction has seen, or that has
+    /// none. It stands where the base timestamp does, from which the records' timestamps are deltas as ever.
+    pub const fn delete_horizon(&self) -> Option<i64> {
+        if self.attributes & DELETE_HORIZON == 0 {
+            None
+        } else {
+            Some(self.base_timestamp)
+        }
     }
 
     /// The offset after the last record. Saturates: a batch near the end of `i64` was never appended.

@@ -9,6 +9,7 @@
 //! - [`check`]: what a batch must be before a leader appends it
 //! - [`records`]: the records inside
 //! - [`builder`]: making a batch
+//! - [`rewrite`]: a batch made again from some of its records, or from those of several, each with its old offset
 //! - [`compression`]: the five codecs, with a cap on what they may expand to
 //! - `varint`: the zigzag integers inside a record
 //!
@@ -20,6 +21,7 @@ pub mod check;
 pub mod compression;
 pub mod header;
 pub mod records;
+pub mod rewrite;
 mod varint;
 
 pub use batch::{Batch, Batches, STAMP_LEN, stamped_prefix};
@@ -28,3 +30,4 @@ pub use check::{Limits, check_produced};
 pub use compression::{Compression, CompressionError, MAX_EXPANDED_BYTES};
 pub use header::{BatchError, BatchHeader, HEADER_LEN, TimestampType};
 pub use records::{Header, Record, RecordError, Records, records, records_within};
+pub use rewrite::{RawRecord, Rewrite, raw_records};

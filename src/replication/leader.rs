@@ -9,6 +9,7 @@ use super::ack_tracker::{AckTracker, ProduceTicket};
 use super::caught_up::EndTimes;
 use super::in_sync::{CountedSet, InSync, IsrOutcome};
 use super::isr_changes::{Situation, Standing};
+use super::leader_action::LeaderAction;
 use super::peers::Peers;
 use super::producer_state::{BatchSequence, ProducerStates, SequenceCheck};
 use super::progress::{Progress, SEND_BYTES};
@@ -61,38 +62,6 @@ pub struct LogEnds<'a> {
     pub start: LogPosition,
     pub end: LogPosition,
     pub epochs: &'a EpochHistory,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum LeaderAction {
-    /// Tell a follower how its session begins, in front of its first frames: on the lane that they take, which is a
-    /// catch-up lane if `catch_up`. A refusal is followed by none and may take any way.
-    Answer {
-        to: NodeId,
-        answer: SessionAnswer,
-        catch_up: bool,
-    },
-    /// Read up to `max_bytes` of whole frames from `from` on, at least one, and send them under `session`; then call
-    /// [`Leader::handle_sent`], or [`Leader::handle_blocked`] where the link has no room.
-    Send {
-        to: NodeId,
-        session: SessionId,
-        from: LogPosition,
-        max_bytes: usize,
-        catch_up: bool,
-    },
-    /// Send the high watermark alone.
-    SendWatermark { to: NodeId, session: SessionId },
-    /// A produce request is done.
-    Complete {
-        ticket: ProduceTicket,
-        result: Result<ProduceOutcome, ErrorCode>,
-    },
-    /// The high watermark, or whether it is known at all, has changed.
-    WatermarkMoved,
-    /// Propose this change to the controller, and tell [`Leader::handle_isr_outcome`] what came of it. Never more than one at
-    /// a time.
-    ProposeIsr(IsrChange),
 }
 
 /// Why an ack was not counted.
@@ -548,10 +517,13 @@ impl Leader {
         for (&to, progress) in &mut self.followers {
             if progress.watermark_sent < self.high_watermark && progress.next == self.end {
                 progress.watermark_sent = self.high_watermark;
-                self.actions.push_back(LeaderAction::SendWatermark {
+                let (session, catch_up) = (progress.session, progress.is_catching_up());
+                let action = LeaderAction::SendWatermark {
                     to,
-                    session: progress.session,
-                });
+                    session,
+                    catch_up,
+                };
+                self.actions.push_back(action);
             }
         }
     }
@@ -1230,6 +1202,39 @@ mod tests {
         assert_eq!(sends(&mut leader), []);
         leader.handle_unblocked(TWO);
         assert_eq!(sends(&mut leader), [(position(6, 2), false)]);
+    }
+
+    #[test]
+    fn a_watermark_does_not_overtake_the_catch_up_that_it_follows() {
+        let mut leader = started();
+        open(&mut leader, TWO, 2, position(2, 1));
+        let watermarks = |leader: &mut Leader, now| -> Vec<bool> {
+            leader.handle_tick(at(now), &Peers::new());
+            actions(leader)
+                .into_iter()
+                .filter_map(|action| match action {
+                    LeaderAction::SendWatermark { catch_up, .. } => Some(catch_up),
+                    _ => None,
+                })
+                .collect()
+        };
+        let session = SessionId::from_random_bits(2);
+        assert_eq!(watermarks(&mut leader, 10), [] as [bool; 0]);
+        leader.handle_sent(TWO, session, position(5, 2), 100);
+        // The third replica's ack commits a record of which the second has been sent the frame, on the catch-up lane.
+        produce(&mut leader, 1, 1, Acks::All);
+        actions(&mut leader);
+        leader.handle_sent(TWO, session, position(6, 2), 100);
+        leader.handle_durable(position(6, 2));
+        open(&mut leader, THREE, 3, position(6, 2));
+        ack(&mut leader, THREE, 3, position(6, 2));
+        assert_eq!(leader.high_watermark(), offset(6));
+        assert_eq!(
+            watermarks(&mut leader, 20),
+            [true, false],
+            "two's and three's"
+        );
+        ack(&mut leader, TWO, 2, position(6, 2));
     }
 
     #[test]

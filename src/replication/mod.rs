@@ -13,6 +13,7 @@ mod follower;
 mod in_sync;
 mod isr_changes;
 mod leader;
+mod leader_action;
 mod peers;
 mod producer_state;
 mod progress;
@@ -21,8 +22,9 @@ pub use ack_tracker::{AckTracker, ProduceTicket};
 pub use follower::{Follower, FollowerAction, FramesRefused, SessionState};
 pub use in_sync::IsrOutcome;
 pub use leader::{
-    AckRefused, Acks, Admission, FollowerView, Leader, LeaderAction, LeaderView, LogEnds,
-    ProduceOutcome, ProducerBatch, suspicion_time,
+    AckRefused, Acks, Admission, FollowerView, Leader, LeaderView, LogEnds, ProduceOutcome,
+    ProducerBatch, suspicion_time,
 };
+pub use leader_action::LeaderAction;
 pub use peers::{MINIMUM_SUSPICION, Peers};
 pub use producer_state::{BatchSequence, MAX_PRODUCERS, ProducerStates, SequenceCheck};

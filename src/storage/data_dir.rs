@@ -5,7 +5,7 @@
 //! meta                  format version, directory id, node id, cluster id
 //! boot                  the machine's boot id when the directory was last in use
 //! promises              see `promises.rs`
-//! high-watermarks       for readers; within a second of the truth
+//! high-watermarks       watermarks for readers, and how far each log was synced; see `checkpoints.rs`
 //! partitions/<topic id>-<partition>/
 //!     partition         topic id, topic name, partition
 //!     log-start         where the log starts, once it was trimmed or reset
@@ -17,6 +17,7 @@
 //! partitions/<…>.deleted/           being removed
 //! ```
 
+use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -24,7 +25,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::checkpoints;
+use super::checkpoints::{self, Marks};
 use super::file_system::{FileLock, FileSystem, IoFailure, OpenMode, read_small};
 use super::log::{Log, LogOptions};
 use super::promises::{PromiseError, Promises};
@@ -135,6 +136,8 @@ pub struct DataDir {
     path: PathBuf,
     meta: Mutex<Meta>,
     promises: Promises,
+    /// As they were written down before this process began, by partition directory.
+    marks: Mutex<BTreeMap<String, Marks>>,
     boot_id: Option<String>,
     is_new: bool,
     machine_restarted: bool,
@@ -214,11 +217,17 @@ impl DataDir {
         let machine_restarted =
             !is_new && (opener.boot_id.is_none() || last_boot != opener.boot_id);
         let promises = Promises::open(fs.clone(), path)?;
+        // Without them a log's own checkpoint has to do.
+        let marks = checkpoints::read_high_watermarks(&*fs, path).unwrap_or_else(|failure| {
+            tracing::warn!(%failure, "no log is known to be durable beyond its recovery checkpoint");
+            BTreeMap::new()
+        });
         let data_dir = DataDir {
             fs,
             path: path.to_owned(),
             meta: Mutex::new(meta),
             promises,
+            marks: Mutex::new(marks),
             boot_id: opener.boot_id.clone(),
             is_new,
             machine_restarted,
@@ -293,12 +302,25 @@ impl DataDir {
         &self.promises
     }
 
-    /// For readers of the directory: see [`checkpoints::write_high_watermarks`].
-    pub fn write_high_watermarks(
+    /// See [`checkpoints::write_high_watermarks`].
+    pub fn write_high_watermarks<M: Into<Marks>>(
         &self,
-        high_watermarks: impl IntoIterator<Item = (TopicPartition, Offset)>,
+        marks: impl IntoIterator<Item = (TopicPartition, M)>,
     ) -> Result<(), IoFailure> {
-        checkpoints::write_high_watermarks(&*self.fs, &self.path, high_watermarks)
+        checkpoints::write_high_watermarks(&*self.fs, &self.path, marks)
+    }
+
+    /// The high watermark that was written down before this process began; 0 where none was.
+    pub fn last_high_watermark(&self, partition: TopicPartition) -> Offset {
+        self.last_marks(partition).high_watermark
+    }
+
+    fn last_marks(&self, partition: TopicPartition) -> Marks {
+        let marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
+        marks
+            .get(&partition.to_string())
+            .copied()
+            .unwrap_or_default()
     }
 
     /// Bytes that can still be written.
@@ -345,7 +367,7 @@ impl DataDir {
         Ok(found)
     }
 
-    /// See [`Log::open`].
+    /// See [`Log::open`]. Says what was known of the log before this process began: see [`LogOptions::durable_mark`].
     pub fn open_log(
         &self,
         partition: TopicPartition,
@@ -354,6 +376,7 @@ impl DataDir {
     ) -> Result<(Log, RecoveryReport), OpenError> {
         options.machine_restarted |= self.machine_restarted;
         options.space = self.space.clone();
+        options.durable_mark = self.last_marks(partition).durable;
         Log::open(
             self.fs.clone(),
             &self.partition_dir(partition),
@@ -380,6 +403,11 @@ impl DataDir {
             Err(error) if is_not_found(&error) => {}
             Err(error) => return Err(IoFailure::at("remove", &dir)(error).into()),
         }
+        // Should it come back, it is another log.
+        self.marks
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&partition.to_string());
         self.promises.forget(&[partition])?;
         Ok(())
     }
@@ -591,6 +619,41 @@ mod tests {
             error.to_string().contains("--data-dir") || matches!(error, DataDirError::SmallFile(_)),
             "{error}"
         );
+    }
+
+    #[test]
+    fn marks_reach_the_log_and_an_unreadable_file_of_them_keeps_nobody_from_starting() {
+        for readable in [true, false] {
+            let fs = FaultyFileSystem::new(0);
+            let dir = open(&fs, &opener(1)).unwrap();
+            let id = partition(0);
+            let topic = TopicName::new("t").unwrap();
+            let options = || LogOptions::from(LogConfig::default());
+            let (mut log, _) = dir.open_log(id, &topic, options()).unwrap();
+            log.append(&[start_frame(1, LogPosition::START)]).unwrap();
+            let ticket = log.begin_sync().unwrap();
+            ticket.run().unwrap();
+            log.finish_sync(ticket);
+            let marks = Marks {
+                high_watermark: Offset::ZERO,
+                durable: log.reader().durable_mark(),
+            };
+            dir.write_high_watermarks([(id, marks)]).unwrap();
+            drop((log, dir));
+            fs.kill();
+            let segment = Path::new("/data/partitions")
+                .join(id.to_string())
+                .join("00000000000000000000.wal");
+            fs.flip_bit(&segment, 8 * 20).unwrap();
+            if !readable {
+                fs.flip_bit(Path::new("/data/high-watermarks"), 8 * 60)
+                    .unwrap();
+            }
+            let dir = open(&fs, &opener(1)).unwrap();
+            let (_, report) = dir.open_log(id, &topic, options()).unwrap();
+            assert_eq!(report.quarantined.is_some(), readable);
+            assert_eq!(report.cut.is_some(), !readable);
+        }
     }
 
     #[test]

@@ -149,7 +149,9 @@ pub fn inspect(fs: &dyn FileSystem, data_dir: &Path) -> Result<Inspection, Inspe
                     partition: identity.partition,
                 },
                 topic: identity.topic,
-                high_watermark: high_watermarks.get(&entry.name).copied(),
+                high_watermark: high_watermarks
+                    .get(&entry.name)
+                    .map(|marks| marks.high_watermark),
                 impairment: impairment::read(fs, &dir)?,
                 dir,
             }),
@@ -173,7 +175,7 @@ impl PartitionView {
         fs: &dyn FileSystem,
         mut visit: impl FnMut(Placed<'_>) -> ControlFlow<()>,
     ) -> Result<Scan, InspectError> {
-        let flushed = Checkpoint::read(fs, &self.dir);
+        let flushed = Checkpoint::read(fs, &self.dir).map(|body| body.flushed);
         let recorded_start = LogStart::read(fs, &self.dir).unwrap_or_default();
         let mut scan = Scan {
             start: LogPosition::START,
@@ -294,7 +296,7 @@ impl PartitionView {
             && scan.torn_tail.is_none()
             && let Some(flushed) = flushed.filter(|flushed| scan.end < *flushed)
             // Truncated or reset meanwhile?
-            && Checkpoint::read(fs, &self.dir) == Some(flushed)
+            && Checkpoint::read(fs, &self.dir).is_some_and(|body| body.flushed == flushed)
         {
             scan.damage.push(Damage {
                 path: segment_path(&self.dir, bases.last().copied().unwrap_or_default()),

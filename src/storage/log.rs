@@ -16,7 +16,8 @@ use super::segment::segment_path;
 use super::snapshots::Snapshots;
 use super::space::DiskSpace;
 use super::sync::{
-    self, CHECKPOINT_BYTES, SealedUnsynced, SharedCheckpoint, SyncError, SyncTicket, SyncWork,
+    self, CHECKPOINT_BYTES, DurableMark, SealedUnsynced, SharedCheckpoint, SyncError, SyncTicket,
+    SyncWork,
 };
 use crate::types::{EpochEntry, EpochHistory, LogPosition, Offset, TopicName, TopicPartition};
 use crate::wal::{Frame, MAX_FRAME_BYTES};
@@ -41,6 +42,10 @@ pub struct LogConfig {
     pub index_interval_bytes: u64,
     pub retention_ms: Option<u64>,
     pub retention_bytes: Option<u64>,
+    /// Of the records with one key only the last is kept.
+    pub compact: bool,
+    /// How long a compacted log keeps a tombstone.
+    pub delete_retention_ms: u64,
     pub flush: Flush,
 }
 
@@ -61,6 +66,8 @@ impl Default for LogConfig {
             index_interval_bytes: MIN_INDEX_INTERVAL_BYTES,
             retention_ms: Some(7 * DAY_MS),
             retention_bytes: None,
+            compact: false,
+            delete_retention_ms: DAY_MS,
             flush: Flush::Fsync,
         }
     }
@@ -77,6 +84,9 @@ pub struct LogOptions {
     /// This node has made a promise for the partition, or has known a high watermark of it: a missing log is a loss, and is
     /// noted as one.
     pub known_before: bool,
+    /// Up to where the log was synced, as it was last written down outside it: a log that does not reach so far is corrupt,
+    /// where it could otherwise be one whose tail was torn. [`super::DataDir::open_log`] sets it.
+    pub durable_mark: Option<DurableMark>,
     /// See [`TAIL_CACHE_BYTES`].
     pub tail_cache_bytes: usize,
     /// Of the disk that the log is on.
@@ -90,6 +100,7 @@ impl From<LogConfig> for LogOptions {
             verify_all: false,
             machine_restarted: false,
             known_before: false,
+            durable_mark: None,
             tail_cache_bytes: TAIL_CACHE_BYTES,
             space: DiskSpace::default(),
         }
@@ -127,6 +138,10 @@ pub struct Log {
     pub(super) config: LogConfig,
     pub(super) epochs: EpochHistory,
     pub(super) durable_end: LogPosition,
+    /// Everything below was synced, whatever the policy: `synced_end <= end`.
+    pub(super) synced_end: LogPosition,
+    /// The recovery checkpoint's, kept here too because that one is locked while it is written.
+    pub(super) lineage: u64,
     /// Sealed since the last ticket was taken out.
     pub(super) sealed_unsynced: Vec<SealedUnsynced>,
     /// A segment file was made since the last ticket was taken out.
@@ -141,6 +156,8 @@ pub struct Log {
     pub(super) impairment: Option<Impairment>,
     pub(super) checkpoint: SharedCheckpoint,
     pub(super) snapshots: Snapshots,
+    /// Below it compaction has left one record of each key, as far as this process knows.
+    pub(super) compacted_to: Offset,
     pub(super) space: DiskSpace,
 }
 
@@ -241,6 +258,23 @@ impl Log {
         }
         self.shared.state_mut().index_interval = index_interval(&config);
         self.config = config;
+        self.publish_durable_mark();
+    }
+
+    /// The log was cut, or begins anew, and all of it up to `end` is on the disk.
+    pub(super) fn set_synced_up_to(&mut self, end: LogPosition) {
+        self.durable_end = end;
+        self.synced_end = end;
+        self.publish_durable_mark();
+    }
+
+    /// To be called when anything that it is made of has changed.
+    pub(super) fn publish_durable_mark(&self) {
+        let mark = (self.config.flush == Flush::Fsync).then_some(DurableMark {
+            end: self.synced_end,
+            lineage: self.lineage,
+        });
+        self.shared.state_mut().durable_mark = mark;
     }
 
     /// A view for other threads.
@@ -373,8 +407,12 @@ impl Log {
         }
         match outcome {
             Some(Ok(())) => {
-                if is_current && self.config.flush == Flush::Fsync {
-                    self.durable_end = self.durable_end.max(ticket.target);
+                if is_current {
+                    self.synced_end = self.synced_end.max(ticket.target);
+                    if self.config.flush == Flush::Fsync {
+                        self.durable_end = self.durable_end.max(ticket.target);
+                    }
+                    self.publish_durable_mark();
                 }
             }
             Some(Err(error)) => self.poison(error.to_string()),

@@ -467,6 +467,142 @@ fn rot_below_the_synced_position_is_never_cut() {
     assert!(report.quarantined.is_some() && report.cut.is_none());
 }
 
+fn marked(mark: Option<DurableMark>) -> LogOptions {
+    LogOptions {
+        durable_mark: mark,
+        ..LogOptions::from(config())
+    }
+}
+
+#[test]
+fn rot_below_the_durable_mark_is_never_cut_and_above_it_is_a_torn_tail() {
+    // Synced, but by a process that was killed before it wrote a recovery checkpoint.
+    for (marks, expected) in [
+        (None, "cut"),
+        (Some(at(2, 1)), "cut"),
+        (Some(at(5, 1)), "set aside"),
+    ] {
+        let fs = disk(0);
+        let (mut log, all) = filled(&fs, 5);
+        let end = log.end();
+        let mark = log.reader().durable_mark().unwrap();
+        assert_eq!(mark.end, end, "every append was synced");
+        log.append(&frames(end, 3, 100)).unwrap();
+        assert_eq!(log.reader().durable_mark(), Some(mark), "and this one not");
+        drop(log);
+        fs.kill();
+        let path = segment_path(Path::new(DIR), Offset::ZERO);
+        let third: usize = all[..4].iter().map(Frame::len).sum();
+        fs.flip_bit(&path, 8 * (third as u64 + 50)).unwrap();
+        let mark = marks.map(|end| DurableMark { end, ..mark });
+        let (log, report) = try_open(&fs, marked(mark)).unwrap();
+        assert_eq!(
+            (report.cut.is_some(), report.quarantined.is_some()),
+            (expected == "cut", expected == "set aside"),
+            "{marks:?}"
+        );
+        // The same mark, which may still be the last one written, says nothing of the log that was begun anew.
+        drop(log);
+        fs.kill();
+        let (_, report) = try_open(&fs, marked(mark)).unwrap();
+        assert_eq!((report.cut, report.quarantined), (None, None), "{marks:?}");
+    }
+}
+
+#[test]
+fn a_log_shorter_than_its_durable_mark_is_corrupt_and_an_epoch_start_counts() {
+    let fs = disk(0);
+    let (mut log, _) = filled(&fs, 5);
+    log.append(&[start_frame(2, log.end())]).unwrap();
+    sync(&mut log).unwrap();
+    let mark = log.reader().durable_mark();
+    assert_eq!(mark.unwrap().end, at(5, 2));
+    drop(log);
+    fs.kill();
+    let path = segment_path(Path::new(DIR), Offset::ZERO);
+    let len = fs.contents(&path).unwrap().len() as u64;
+    let file = fs.shared().open(&path, OpenMode::Write).unwrap();
+    file.set_len(len - crate::wal::HEADER_LEN as u64).unwrap();
+    drop(file);
+    let (_, report) = try_open(&fs, marked(mark)).unwrap();
+    let cause = report.quarantined.unwrap().cause.cause;
+    assert!(matches!(cause, FrameFault::Short { .. }), "{cause}");
+}
+
+#[test]
+fn a_durable_mark_of_before_a_truncation_says_nothing_wherever_that_was_interrupted() {
+    let mut interrupted = 0;
+    for operation in 1.. {
+        let fs = disk(operation);
+        let (mut log, _) = filled(&fs, 30);
+        let mark = log.reader().durable_mark();
+        fs.crash_after(operation);
+        let done = log.truncate(at(7, 1)).is_ok();
+        drop(log);
+        fs.power_loss();
+        let (log, report) = try_open(&fs, marked(mark)).unwrap();
+        assert_eq!(report.quarantined, None, "operation {operation}");
+        drop(log);
+        if done {
+            break;
+        }
+        interrupted += 1;
+    }
+    assert!(interrupted > 3, "{interrupted}");
+}
+
+#[test]
+fn durable_marks_of_before_a_reset_or_a_setting_aside_say_nothing() {
+    type Change = fn(&mut Log);
+    let changes: [Change; 2] = [
+        |log| {
+            let (start, epochs) = (at(3, 1), log.epochs().clone());
+            log.reset(start, epochs, Bytes::new()).unwrap();
+        },
+        |log| {
+            log.set_aside("a test").unwrap();
+        },
+    ];
+    for change in changes {
+        let fs = disk(0);
+        let (mut log, _) = filled(&fs, 30);
+        let before = log.reader().durable_mark();
+        change(&mut log);
+        let after = log.reader().durable_mark();
+        assert!(after.unwrap().lineage > before.unwrap().lineage);
+        drop(log);
+        fs.kill();
+        let (log, report) = try_open(&fs, marked(before)).unwrap();
+        assert_eq!(report.quarantined, None);
+        assert_eq!(
+            log.reader().durable_mark(),
+            after,
+            "and the new one goes on"
+        );
+    }
+}
+
+#[test]
+fn what_a_log_calls_durable_without_a_sync_is_never_marked() {
+    let fs = disk(0);
+    let os = LogConfig {
+        flush: Flush::Os,
+        ..config()
+    };
+    let (mut log, _) = try_open(&fs, os).unwrap();
+    log.append(&[start_frame(1, LogPosition::START)]).unwrap();
+    log.append(&frames(at(0, 1), 3, 100)).unwrap();
+    assert_eq!(log.durable_end(), at(3, 1));
+    assert_eq!(log.reader().durable_mark(), None);
+    // The policy changes, and what was appended before has still not been synced.
+    log.set_config(config());
+    let end = |log: &Log| log.reader().durable_mark().unwrap().end;
+    assert_eq!(end(&log), LogPosition::START);
+    log.append(&frames(log.end(), 1, 100)).unwrap();
+    sync(&mut log).unwrap();
+    assert_eq!(end(&log), at(4, 1));
+}
+
 #[test]
 fn a_lost_segment_is_corruption() {
     for (lost, with_index) in [(0, true), (1, true), (1, false), (usize::MAX, true)] {

@@ -7,6 +7,9 @@
 //! Everything goes through [`FileSystem`], so that it can be run on a disk that fails on purpose ([`faulty`]).
 
 mod checkpoints;
+mod compaction;
+#[cfg(test)]
+mod compaction_tests;
 mod data_dir;
 pub mod faulty;
 mod file_system;
@@ -34,7 +37,8 @@ mod tail_cache;
 mod test_frames;
 mod truncate;
 
-pub use checkpoints::{read_high_watermarks, write_high_watermarks};
+pub use checkpoints::{Marks, read_high_watermarks, write_high_watermarks};
+pub use compaction::{Compacted, CompactionError, CompactionJob, CompactionReport};
 pub use data_dir::{DataDir, DataDirError, FORMAT_VERSION, Meta, Opener, read_meta};
 pub use file_system::{
     DirEntry, File, FileLock, FileSystem, IoFailure, OpenMode, RealFileSystem, is_no_space,
@@ -52,5 +56,5 @@ pub use retention::Retained;
 pub use segment::{BadFrame, FrameFault};
 pub use small_file::SmallFileError;
 pub use space::{DiskSpace, RESERVED_BYTES};
-pub use sync::{SyncError, SyncTicket};
+pub use sync::{DurableMark, SyncError, SyncTicket};
 pub use truncate::TruncateError;

@@ -56,7 +56,11 @@ impl Log {
             detail: cause.to_owned(),
         };
         impairment::write(&*fs, &dir, &note)?;
-        sync::lock(&self.checkpoint).write(&*fs, &dir, LogPosition::START)?;
+        {
+            let mut checkpoint = sync::lock(&self.checkpoint);
+            checkpoint.begin_lineage(&*fs, &dir, LogPosition::START)?;
+            self.lineage = checkpoint.lineage;
+        }
         {
             let mut state = self.shared.state_mut();
             state.segments.clear();
@@ -72,7 +76,7 @@ impl Log {
         self.dir_unsynced = false;
         self.snapshots = Snapshots::default();
         self.epochs = EpochHistory::new();
-        self.durable_end = LogPosition::START;
+        self.set_synced_up_to(LogPosition::START);
         self.impairment = Some(note);
         // Whatever it was, it was of files that are no longer this log's.
         self.poisoned = None;

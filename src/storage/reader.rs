@@ -9,9 +9,11 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGua
 use bytes::Bytes;
 use thiserror::Error;
 
+use super::compaction::rest_of;
 use super::file_system::{File, FileSystem, IoFailure, OpenMode};
 use super::index::{IndexEntry, SealedSegment, SegmentIndex, max_timestamp};
 use super::segment::{BadFrame, CursorError, FrameCursor, SCAN_CHUNK, index_path, segment_path};
+use super::sync::DurableMark;
 use super::tail_cache::TailCache;
 use crate::record::{Batch, records};
 use crate::types::{LogPosition, Offset};
@@ -49,6 +51,8 @@ pub(super) struct State {
     /// Rises when anything but an append happens, so that a reader can tell a changed log from a corrupt one.
     pub(super) generation: u64,
     pub(super) index_interval: u64,
+    /// See [`LogReader::durable_mark`].
+    pub(super) durable_mark: Option<DurableMark>,
 }
 
 /// One segment's place in the log.
@@ -208,7 +212,7 @@ impl Shared {
         Ok(index)
     }
 
-    fn cursor(
+    pub(super) fn cursor(
         &self,
         segment: &Segment,
         file: Option<Arc<dyn File>>,
@@ -300,9 +304,12 @@ impl Shared {
         let mut frames = Vec::new();
         let mut bytes = 0;
         while bytes < max_bytes || frames.is_empty() {
-            let Some(frame) = cursor.next()? else { break };
+            let Some(mut frame) = cursor.next()? else {
+                break;
+            };
             if frames.is_empty() && frame.start() != from {
-                return Err(ReadError::NoSuchPosition { wanted: from });
+                // Compaction joins frames; whoever has come as far as the middle of such a one gets its rest.
+                frame = rest_of(&frame, from).ok_or(ReadError::NoSuchPosition { wanted: from })?;
             }
             bytes += frame.len();
             if bytes > max_bytes && !frames.is_empty() {
@@ -480,6 +487,13 @@ impl State {
 }
 
 impl LogReader {
+    /// Up to where the log is known to be on the disk, to be kept outside it: by a recent one, recovery tells rot in the
+    /// log's tail from a tail that was torn. `None` for a log that does not sync its appends ([`super::Flush::Os`]): what its
+    /// owner calls durable is not.
+    pub fn durable_mark(&self) -> Option<DurableMark> {
+        self.shared.state().durable_mark
+    }
+
     /// Where the log begins: its first offset, and the epoch of the frame before it.
     pub fn start(&self) -> LogPosition {
         self.shared.state().start

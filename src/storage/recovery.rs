@@ -1,11 +1,22 @@
 //! Opening a log: what was there before the process is checked, cut or set aside, and made durable, before anything is
 //! voted or acknowledged on the strength of it.
 //!
-//! What is read is decided by the recovery checkpoint, the position up to which the log is known to have been synced.
-//! Segments below it are trusted to their index; all others are read frame by frame. A bad frame above the checkpoint is
-//! the torn tail of a crash, and the log is cut there. A bad or missing frame below it was once on the disk: that is
-//! corruption, and the whole directory is set aside (`<name>.quarantine-<n>`) for the replica to be fetched anew. Where the
-//! checkpoint itself is unusable, every segment but the last counts as synced.
+//! What is read is decided by the recovery checkpoint, a position up to which the log is known to have been synced.
+//! Segments below it are trusted to their index; all others are read frame by frame.
+//!
+//! What a bad frame means is decided by the checkpoint and by the log's durable mark ([`LogOptions::durable_mark`]), the
+//! further one of the two. The checkpoint is seldom written, and may be 32 MiB behind; the mark stands in one file with
+//! those of all other logs ([`super::checkpoints`]), a second behind. A bad frame above both is the torn tail of a crash, and
+//! the log is cut there. A bad or missing frame below one of them was once on the disk: that is corruption, and the whole
+//! directory is set aside (`<name>.quarantine-<n>`) for the replica to be fetched anew; to cut there would leave a replica
+//! that votes without what it acknowledged. Where the checkpoint itself is unusable, every segment but the last counts as
+//! synced, and the mark counts.
+//!
+//! A mark that is older than a truncation speaks of frames that were removed by right. So each truncation below what was
+//! synced, each reset, and each setting aside begins another *lineage* in the checkpoint before it removes anything, and a
+//! mark of another lineage than the checkpoint's counts for nothing. The mark itself never cuts a log. Without a mark, because
+//! its file is missing or unreadable, a power cut took its newest version, or the log does not sync its appends, the
+//! checkpoint alone decides: then rot above it is taken for a torn tail.
 //!
 //! After kill -9, frames may be in the page cache only, so the kept tail is synced. A process that stopped on a failed sync
 //! leaves the kernel believing that its pages are clean though they never reached the disk, and a sync would do nothing:
@@ -33,7 +44,7 @@ use super::segment::{
 };
 use super::small_file::{self, SmallFileError};
 use super::snapshots::{self, Snapshots};
-use super::sync::Checkpoint;
+use super::sync::{Checkpoint, CheckpointBody};
 use super::tail_cache::TailCache;
 use crate::types::{
     EpochHistory, LeaderEpoch, LogPosition, Offset, PartitionIndex, TopicId, TopicName,
@@ -159,8 +170,11 @@ pub(super) fn open(
         .as_ref()
         .is_some_and(|note| note.reason == ImpairmentReason::BadRead);
     let mut quarantined = None;
+    let before = Checkpoint::read(fs_ref, dir);
+    // What is set aside takes its checkpoint along.
+    let mut checkpoint = before;
     let recovered = loop {
-        match scan(fs_ref, dir, &options)? {
+        match scan(fs_ref, dir, &options, checkpoint)? {
             Scan::Sound(recovered) => break recovered,
             Scan::Corrupt(cause) => {
                 let moved_to = set_aside(fs_ref, dir)?;
@@ -172,6 +186,7 @@ pub(super) fn open(
                 impairment::write(fs_ref, dir, &note)?;
                 impairment = Some(note);
                 created = false;
+                checkpoint = None;
                 quarantined = Some(Quarantine { moved_to, cause });
             }
         }
@@ -189,7 +204,7 @@ pub(super) fn open(
         let bytes = cut_tail(fs_ref, dir, &segments)?;
         report.cut = Some(Cut { at, end, bytes });
     }
-    let flushed = Checkpoint::read(fs_ref, dir);
+    let flushed = checkpoint.map(|body| body.flushed);
     let created =
         created || (quarantined.is_none() && flushed.is_none() && end == LogPosition::START);
     if created && options.known_before && impairment.is_none() {
@@ -230,9 +245,18 @@ pub(super) fn open(
         None => None,
     };
     fs.sync_dir(dir).map_err(IoFailure::at("sync", dir))?;
+    // Where the log has no checkpoint, it is the one that the mark speaks of or, if it is empty, another.
+    let known = before.map_or(0, |body| body.lineage);
+    let marked = options.durable_mark.map_or(0, |mark| mark.lineage);
+    let lineage = match (before, &quarantined) {
+        (Some(body), None) => body.lineage,
+        (None, None) if end != LogPosition::START => marked,
+        _ => known.max(marked).saturating_add(1),
+    };
     let mut checkpoint = Checkpoint {
         generation: 0,
         flushed,
+        lineage,
     };
     if flushed != Some(end) {
         checkpoint.write(fs_ref, dir, end)?;
@@ -260,6 +284,7 @@ pub(super) fn open(
         tail: TailCache::new(options.tail_cache_bytes),
         generation: 0,
         index_interval: index_interval(&options.config),
+        durable_mark: None,
     };
     let log = Log {
         shared: Shared::new(fs, dir.to_owned(), state),
@@ -268,6 +293,8 @@ pub(super) fn open(
         config: options.config,
         epochs,
         durable_end: end,
+        synced_end: end,
+        lineage,
         sealed_unsynced: Vec::new(),
         dir_unsynced: false,
         bytes_since_checkpoint: 0,
@@ -277,8 +304,10 @@ pub(super) fn open(
         impairment,
         checkpoint: Arc::new(Mutex::new(checkpoint)),
         snapshots: Snapshots::default(),
+        compacted_to: Offset::ZERO,
         space: options.space,
     };
+    log.publish_durable_mark();
     Ok((log, report))
 }
 
@@ -332,7 +361,12 @@ pub(super) fn prepare_dir(
     Ok(is_new)
 }
 
-fn scan(fs: &dyn FileSystem, dir: &Path, options: &LogOptions) -> Result<Scan, OpenError> {
+fn scan(
+    fs: &dyn FileSystem,
+    dir: &Path,
+    options: &LogOptions,
+    checkpoint: Option<CheckpointBody>,
+) -> Result<Scan, OpenError> {
     let mut report = RecoveryReport::default();
     let entries = fs.list(dir).map_err(IoFailure::at("list", dir))?;
     remove_unfinished(fs, dir, &entries)?;
@@ -375,7 +409,15 @@ fn scan(fs: &dyn FileSystem, dir: &Path, options: &LogOptions) -> Result<Scan, O
             (None, EpochHistory::new())
         }
     };
-    let flushed = Checkpoint::read(fs, dir);
+    let flushed = checkpoint.map(|body| body.flushed);
+    let marked = options
+        .durable_mark
+        .filter(|mark| match checkpoint {
+            Some(body) => body.lineage == mark.lineage,
+            // Nothing at all is a log that is new, or gone; a corrupt one has something.
+            None => !bases.is_empty(),
+        })
+        .map(|mark| mark.end);
     let mut first = expected;
     let mut segments: Vec<Segment> = Vec::with_capacity(bases.len());
     let mut active_index = SegmentIndex::default();
@@ -384,6 +426,14 @@ fn scan(fs: &dyn FileSystem, dir: &Path, options: &LogOptions) -> Result<Scan, O
     for (i, &base) in bases.iter().enumerate() {
         let is_last = i + 1 == bases.len();
         let path = segment_path(dir, base);
+        if let Some(expected) = expected
+            && !segments.is_empty()
+            && base < expected.offset
+        {
+            // It was compacted into the one before, and the process stopped before it was removed.
+            remove_segments(fs, dir, &[base])?;
+            continue;
+        }
         if let Some(expected) = expected
             && base != expected.offset
         {
@@ -456,7 +506,7 @@ fn scan(fs: &dyn FileSystem, dir: &Path, options: &LogOptions) -> Result<Scan, O
             let was_synced = match flushed {
                 Some(flushed) => end < flushed,
                 None => !is_last || matches!(bad.cause, FrameFault::Missing { .. }),
-            };
+            } || marked.is_some_and(|marked| end < marked);
             if was_synced {
                 return Ok(Scan::Corrupt(bad.clone()));
             }
@@ -465,7 +515,7 @@ fn scan(fs: &dyn FileSystem, dir: &Path, options: &LogOptions) -> Result<Scan, O
     }
     let start = first.unwrap_or(LogPosition::START);
     let end = expected.unwrap_or(start);
-    if let Some(flushed) = flushed.filter(|flushed| end < *flushed) {
+    if let Some(flushed) = flushed.max(marked).filter(|flushed| end < *flushed) {
         let last = segments.last();
         return Ok(Scan::Corrupt(BadFrame {
             path: segment_path(dir, last.map_or(start.offset, |segment| segment.base)),

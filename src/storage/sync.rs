@@ -32,8 +32,20 @@ pub struct SyncError {
 
 /// Everything in this log below `flushed` was synced at some time.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-struct CheckpointBody {
-    flushed: LogPosition,
+pub(super) struct CheckpointBody {
+    pub(super) flushed: LogPosition,
+    /// See [`DurableMark::lineage`]. Builds that wrote no marks wrote none here.
+    #[serde(default)]
+    pub(super) lineage: u64,
+}
+
+/// That a log was synced up to `end`. It is kept outside the log and may be older than it, so it says of which log it speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DurableMark {
+    pub end: LogPosition,
+    /// Rises, before anything is removed, whenever a log loses what was synced by right: by truncation, by a reset, or when it
+    /// is set aside. A mark of another lineage says nothing of the log.
+    pub lineage: u64,
 }
 
 /// The recovery checkpoint as this process knows it. Tickets write it on other threads while the owner may truncate, so
@@ -42,6 +54,8 @@ pub(super) struct Checkpoint {
     pub(super) generation: u64,
     /// What is on the disk; `None` when nothing usable is.
     pub(super) flushed: Option<LogPosition>,
+    /// See [`DurableMark::lineage`].
+    pub(super) lineage: u64,
 }
 
 pub(super) type SharedCheckpoint = Arc<Mutex<Checkpoint>>;
@@ -136,6 +150,11 @@ impl SyncWork {
         if checkpoint.generation != self.generation {
             return;
         }
+        // First, so that what has an index is known to have been synced: rot in it is then never taken for a torn tail.
+        if let Err(failure) = checkpoint.write(&*self.fs, &self.dir, self.target) {
+            tracing::warn!(%failure, "cannot write the recovery checkpoint; the next start reads more of the log");
+            return;
+        }
         for segment in &self.sealed {
             let path = index_path(&self.dir, segment.base);
             if let Err(failure) = segment.index.write(&*self.fs, &path, &segment.sealed) {
@@ -147,19 +166,15 @@ impl SyncWork {
                 tracing::warn!(%failure, "cannot write a snapshot of producers; an older one will do");
             }
         }
-        if let Err(failure) = checkpoint.write(&*self.fs, &self.dir, self.target) {
-            tracing::warn!(%failure, "cannot write the recovery checkpoint; the next start reads more of the log");
-        }
     }
 }
 
 impl Checkpoint {
     /// What the file says; `None` when it is missing or unusable.
-    pub(super) fn read(fs: &dyn FileSystem, dir: &Path) -> Option<LogPosition> {
-        small_file::read::<CheckpointBody>(fs, &dir.join(CHECKPOINT_FILE), CHECKPOINT_KIND)
+    pub(super) fn read(fs: &dyn FileSystem, dir: &Path) -> Option<CheckpointBody> {
+        small_file::read(fs, &dir.join(CHECKPOINT_FILE), CHECKPOINT_KIND)
             .ok()
             .flatten()
-            .map(|body| body.flushed)
     }
 
     pub(super) fn write(
@@ -172,10 +187,24 @@ impl Checkpoint {
             fs,
             &dir.join(CHECKPOINT_FILE),
             CHECKPOINT_KIND,
-            &CheckpointBody { flushed },
+            &CheckpointBody {
+                flushed,
+                lineage: self.lineage,
+            },
         )?;
         self.flushed = Some(flushed);
         Ok(())
+    }
+
+    /// Begins another lineage, in which the log is synced up to `flushed` at least. To be durable before anything is removed.
+    pub(super) fn begin_lineage(
+        &mut self,
+        fs: &dyn FileSystem,
+        dir: &Path,
+        flushed: LogPosition,
+    ) -> Result<(), IoFailure> {
+        self.lineage = self.lineage.saturating_add(1);
+        self.write(fs, dir, flushed)
     }
 }
 

@@ -125,9 +125,12 @@ impl Log {
         {
             let mut checkpoint = sync::lock(&self.checkpoint);
             checkpoint.generation = self.generation;
-            if checkpoint.flushed.is_some_and(|flushed| flushed > end) {
+            // A ticket that has run and has not come back has moved the checkpoint alone.
+            let flushed_end = checkpoint.flushed.unwrap_or(LogPosition::START);
+            if self.synced_end.max(flushed_end) > end {
                 // Before the frames go, or a crash in between looks like the loss of synced frames.
-                checkpoint.write(&*fs, &dir, end)?;
+                checkpoint.begin_lineage(&*fs, &dir, flushed_end.min(end))?;
+                self.lineage = checkpoint.lineage;
             }
         }
         dropped.reverse();
@@ -161,10 +164,11 @@ impl Log {
             state.tail.truncate(end);
             state.generation += 1;
         }
+        self.compacted_to = self.compacted_to.min(end.offset);
         self.sealed_unsynced.clear();
         self.dir_unsynced = false;
         self.epochs.truncate(end);
-        self.durable_end = end;
+        self.set_synced_up_to(end);
         Ok(())
     }
 
@@ -209,7 +213,8 @@ impl Log {
             let mut checkpoint = sync::lock(&self.checkpoint);
             checkpoint.generation = self.generation;
             // It says less than is true until the reset is done, and nothing of what was before holds after.
-            checkpoint.write(&*fs, &dir, LogPosition::START)?;
+            checkpoint.begin_lineage(&*fs, &dir, LogPosition::START)?;
+            self.lineage = checkpoint.lineage;
         }
         start.write(&*fs, &dir)?;
         let bases: Vec<Offset> = {
@@ -231,8 +236,9 @@ impl Log {
         snapshots::prune(&*fs, &dir, |offset| offset == position.offset);
         self.sealed_unsynced.clear();
         self.dir_unsynced = false;
+        self.compacted_to = Offset::ZERO;
         self.epochs = from_start(&start.epochs, position);
-        self.durable_end = position;
+        self.set_synced_up_to(position);
         Ok(())
     }
 

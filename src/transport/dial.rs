@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use quinn::{Connection, ConnectionError, Endpoint, TokioRuntime};
+use quinn::{Connection, ConnectionError, Endpoint};
 use thiserror::Error;
 use time::OffsetDateTime;
 use tokio::time::{Instant, sleep, timeout_at};
@@ -18,10 +18,12 @@ use super::certificate_info::PeerIdentity;
 use super::endpoint_keys::EndpointKeys;
 use super::explain::{ConnectFailure, DialContext};
 use super::identity::Identity;
+use super::movable_socket::MovableSocket;
 use super::protocol::{Alpn, CloseReason};
 use super::scout::{known_path_mtu, needed_mtu};
 use super::server::identity_of;
 use super::socket::{BindError, bind_udp_for};
+use super::sockets::Sockets;
 use super::{tls, tuning};
 use crate::types::NodeId;
 
@@ -112,6 +114,8 @@ pub struct Dialled {
     /// Who the server proved to be; always a node.
     pub peer: PeerIdentity,
     endpoint: Endpoint,
+    /// What the endpoint is on.
+    socket: Arc<MovableSocket>,
     context: Arc<DialContext>,
 }
 
@@ -153,7 +157,7 @@ impl Dialled {
             source,
         };
         let local = socket.local_addr().map_err(other)?;
-        self.endpoint.rebind(socket).map_err(other)?;
+        self.socket.move_to(socket).map_err(other)?;
         Ok(local)
     }
 
@@ -179,15 +183,7 @@ pub async fn dial(
     alpn: Alpn,
     within: Duration,
 ) -> Result<Dialled, ConnectFailure> {
-    let deadline = Instant::now() + within;
-    let dialled = dial_until(identity, peer, alpn, deadline, within).await?;
-    match timeout_at(deadline, dialled.confirmed()).await {
-        Ok(confirmed) => confirmed.map(|()| dialled),
-        Err(_) => Err(ConnectFailure::Unreachable {
-            address: peer.to_string(),
-            waited: within,
-        }),
-    }
+    Sockets::plain().dial(identity, peer, alpn, within).await
 }
 
 /// As [`dial`], but does not wait for the server's confirmation, which saves a round trip. Whoever calls this must pass
@@ -199,10 +195,45 @@ pub async fn dial_unconfirmed(
     alpn: Alpn,
     within: Duration,
 ) -> Result<Dialled, ConnectFailure> {
-    dial_until(identity, peer, alpn, Instant::now() + within, within).await
+    let sockets = Sockets::plain();
+    sockets.dial_unconfirmed(identity, peer, alpn, within).await
+}
+
+impl Sockets {
+    /// As [`dial`], on one of these sockets.
+    pub async fn dial(
+        &self,
+        identity: &Arc<Identity>,
+        peer: &PeerAddress,
+        alpn: Alpn,
+        within: Duration,
+    ) -> Result<Dialled, ConnectFailure> {
+        let deadline = Instant::now() + within;
+        let dialled = dial_until(self, identity, peer, alpn, deadline, within).await?;
+        match timeout_at(deadline, dialled.confirmed()).await {
+            Ok(confirmed) => confirmed.map(|()| dialled),
+            Err(_) => Err(ConnectFailure::Unreachable {
+                address: peer.to_string(),
+                waited: within,
+            }),
+        }
+    }
+
+    /// As [`dial_unconfirmed`], on one of these sockets.
+    pub async fn dial_unconfirmed(
+        &self,
+        identity: &Arc<Identity>,
+        peer: &PeerAddress,
+        alpn: Alpn,
+        within: Duration,
+    ) -> Result<Dialled, ConnectFailure> {
+        let deadline = Instant::now() + within;
+        dial_until(self, identity, peer, alpn, deadline, within).await
+    }
 }
 
 async fn dial_until(
+    sockets: &Sockets,
     identity: &Arc<Identity>,
     peer: &PeerAddress,
     alpn: Alpn,
@@ -247,7 +278,7 @@ async fn dial_until(
         .zip(0u32..)
         .map(|(remote, turn)| async move {
             tokio::time::sleep_until(started + STAGGER * turn).await;
-            attempt(identity, peer, host, *remote, alpn, within).await
+            attempt(sockets, identity, peer, host, *remote, alpn, within).await
         })
         .collect();
     let mut failure = None;
@@ -275,6 +306,7 @@ async fn dial_until(
 }
 
 async fn attempt(
+    sockets: &Sockets,
     identity: &Arc<Identity>,
     peer: &PeerAddress,
     host: &str,
@@ -306,7 +338,9 @@ async fn attempt(
     };
     let socket = bind_udp_for(remote).map_err(|error| socket_error(io::Error::other(error)))?;
     let keys = EndpointKeys::random().map_err(|error| socket_error(io::Error::other(error)))?;
-    let endpoint = Endpoint::new(keys.endpoint_config(), None, socket, Arc::new(TokioRuntime))
+    sockets.note_node(remote, peer.node);
+    let (endpoint, socket) = sockets
+        .dialling(keys.endpoint_config(), socket, remote)
         .map_err(socket_error)?;
     let connecting = endpoint
         .connect_with(config, remote, host)
@@ -318,7 +352,7 @@ async fn attempt(
         })?;
     let connected = tokio::select! {
         connected = connecting => connected,
-        () = port_unreachable(remote) => {
+        () = port_unreachable(sockets, remote) => {
             return Err(ConnectFailure::NothingListens { address });
         }
     };
@@ -331,10 +365,12 @@ async fn attempt(
         error => context.explain(&error),
     })?;
     let peer = identity_of(&connection).map_err(|text| ConnectFailure::Tls { address, text })?;
+    sockets.note_node(remote, peer.node());
     Ok(Dialled {
         connection,
         peer,
         endpoint,
+        socket,
         context,
     })
 }
@@ -353,9 +389,11 @@ async fn too_narrow(address: &str, remotes: &[SocketAddr]) -> Option<ConnectFail
 /// Returns once the kernel or the network says that nothing listens there; else never.
 ///
 /// An unconnected UDP socket, as QUIC uses, is not told of ICMP errors, and a dead process on a live host is then only
-/// silence. A connected one is told. The one byte it sends is no QUIC packet and any endpoint drops it.
-async fn port_unreachable(remote: SocketAddr) {
+/// silence. A connected one is told. The one byte it sends is no QUIC packet and any endpoint drops it. Over an impaired link the word takes
+/// its time, and over one that is cut it does not come.
+async fn port_unreachable(sockets: &Sockets, remote: SocketAddr) {
     let told = async {
+        sleep(sockets.answer_delay(remote)?).await;
         let socket = tokio::net::UdpSocket::from_std({
             let socket = bind_udp_for(remote).ok()?;
             socket.set_nonblocking(true).ok()?;

@@ -15,10 +15,12 @@ mod dial;
 mod endpoint_keys;
 mod explain;
 mod identity;
+mod impaired;
 mod lanes;
 mod link_keeper;
 mod log_limit;
 mod look;
+mod movable_socket;
 mod path_sample;
 mod path_watch;
 mod private_file;
@@ -27,6 +29,7 @@ mod rpc;
 mod scout;
 mod server;
 mod socket;
+mod sockets;
 mod tcp_tls;
 #[cfg(test)]
 mod testing;
@@ -49,6 +52,11 @@ pub use dial::{Dialled, InvalidAddress, MAX_ADDRESSES, PeerAddress, dial, dial_u
 pub use endpoint_keys::{EndpointKeys, EndpointKeysError};
 pub use explain::{ConnectFailure, explain_refused_peer};
 pub use identity::{CurrentIdentity, Identity, IdentityError};
+pub use impaired::{
+    Cut, DropCause, Fate, ImpairedLinks, Impairment, ImpairmentCounts, ImpairmentModel,
+    ImpairmentSpec, InvalidSpec, LinkEnd, LinkImpairment, MAX_DELAY, MAX_HELD_BYTES,
+    MAX_HELD_PACKETS, PACKET_OVERHEAD, Peers, watch_impairment,
+};
 pub use lanes::{
     CHUNK_BYTES, COALESCE_BELOW, LaneClosed, LaneOptions, LaneReadError, LaneReader, LaneWriter,
     Measure, PIECE_OVERHEAD, PushError,
@@ -76,6 +84,7 @@ pub use server::{
     RETRY_ABOVE_CONNECTIONS, RETRY_ABOVE_HANDSHAKES, Server, ServerLimits, ServerOptions,
 };
 pub use socket::{BindError, UDP_BUFFER_BYTES, bind_tcp};
+pub use sockets::Sockets;
 pub use tcp_tls::{TcpTls, TcpTlsError};
 pub use tls::{ClientAuth, TlsConfigError};
 pub use tuning::{

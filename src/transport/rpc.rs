@@ -17,11 +17,12 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::certificate_info::PeerIdentity;
-use super::dial::{Dialled, PeerAddress, dial};
+use super::dial::{Dialled, PeerAddress};
 use super::explain::ConnectFailure;
 use super::identity::CurrentIdentity;
 use super::log_limit::LogLimit;
 use super::protocol::{Alpn, CloseReason};
+use super::sockets::Sockets;
 use super::tuning::CALL_STREAMS;
 
 /// The largest request or response, in bytes. A larger one is refused by both ends before it is sent or read.
@@ -122,6 +123,7 @@ where
 #[derive(Debug)]
 pub struct CallPool {
     identity: Arc<CurrentIdentity>,
+    sockets: Sockets,
     peers: Mutex<Peers>,
 }
 
@@ -161,8 +163,14 @@ enum Link {
 
 impl CallPool {
     pub fn new(identity: Arc<CurrentIdentity>) -> CallPool {
+        CallPool::on(Sockets::plain(), identity)
+    }
+
+    /// A pool whose connections are on one of `sockets` each.
+    pub fn on(sockets: Sockets, identity: Arc<CurrentIdentity>) -> CallPool {
         CallPool {
             identity,
+            sockets,
             peers: Mutex::new(Peers::default()),
         }
     }
@@ -264,10 +272,11 @@ impl CallPool {
         state.link = Link::Dialling;
         drop(state);
         let identity = self.identity.get();
-        let slot = Arc::clone(slot);
+        let (slot, sockets) = (Arc::clone(slot), self.sockets.clone());
         // On a task of its own: the dial goes on when the call that began it gives up, and others wait for it too.
         tokio::spawn(async move {
-            let outcome = dial(&identity, &slot.peer, Alpn::Controller, DIAL_TIMEOUT).await;
+            let dialling = sockets.dial(&identity, &slot.peer, Alpn::Controller, DIAL_TIMEOUT);
+            let outcome = dialling.await;
             slot.dialled(outcome);
         });
         None
@@ -619,6 +628,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
+    use crate::transport::dial;
     use crate::transport::testing::{Cluster, LONG};
 
     /// A cluster of node 1, which answers calls, and a pool for node 2.

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use quinn::crypto::rustls::HandshakeData;
-use quinn::{Connection, Endpoint, Incoming, TokioRuntime};
+use quinn::{Connection, Endpoint, Incoming};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::timeout;
 
@@ -18,6 +18,7 @@ use super::log_limit::LogLimit;
 use super::protocol::{Alpn, CloseReason};
 use super::scout::UdpBuffers;
 use super::socket::{BindError, UDP_BUFFER_BYTES, bind_udp, granted_buffers};
+use super::sockets::Sockets;
 use super::{tls, tuning};
 
 /// Connections that a server holds at once, handshakes included. The next one is refused.
@@ -111,20 +112,25 @@ impl Server {
         options: ServerOptions,
         limits: ServerLimits,
     ) -> Result<(Server, mpsc::Receiver<Accepted>), BindError> {
+        Server::start_on(&Sockets::plain(), options, limits)
+    }
+
+    /// As [`Server::start_with_limits`], on one of `sockets`.
+    pub fn start_on(
+        sockets: &Sockets,
+        options: ServerOptions,
+        limits: ServerLimits,
+    ) -> Result<(Server, mpsc::Receiver<Accepted>), BindError> {
         let config = server_config(&options.identity, &options.alpns)?;
         let socket = bind_udp(options.listen)?;
         let granted = granted_buffers(&socket);
-        let endpoint = Endpoint::new(
-            options.keys.endpoint_config(),
-            Some(config.clone()),
-            socket,
-            Arc::new(TokioRuntime),
-        )
-        .map_err(|source| BindError::Other {
-            protocol: "UDP",
-            address: options.listen,
-            source,
-        })?;
+        let endpoint = sockets
+            .listening(options.keys.endpoint_config(), config.clone(), socket)
+            .map_err(|source| BindError::Other {
+                protocol: "UDP",
+                address: options.listen,
+                source,
+            })?;
         let (accepted, receiver) = mpsc::channel(ACCEPT_QUEUE);
         tracing::info!(
             listen = %endpoint.local_addr().unwrap_or(options.listen),

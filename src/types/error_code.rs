@@ -61,6 +61,13 @@ error_codes! {
     NotCoordinator = 16, "this node is not the coordinator";
     InvalidTopicException = 17, "the topic's name is not legal";
     RecordListTooLarge = 18, "the request holds more records than a segment takes";
+    IllegalGeneration = 22, "the generation is not the group's current one";
+    InconsistentGroupProtocol = 23, "the group's members use another protocol type, or have no protocol in common with this one";
+    InvalidGroupId = 24, "the group's name is empty or too long";
+    UnknownMemberId = 25, "the group knows no such member";
+    InvalidSessionTimeout = 26, "the session timeout is outside the range that the broker allows";
+    RebalanceInProgress = 27, "the group is rebalancing: join again";
+    InvalidCommitOffsetSize = 28, "the offsets of one request take too much room";
     NotEnoughReplicas = 19, "fewer in-sync replicas than min.insync.replicas can be heard; nothing was appended";
     NotEnoughReplicasAfterAppend = 20, "the records were appended, but fewer in-sync replicas than min.insync.replicas are left";
     InvalidRequiredAcks = 21, "acks must be -1 (all), 0 or 1";
@@ -90,6 +97,12 @@ error_codes! {
     PreferredLeaderNotAvailable = 80, "the preferred leader is not available";
     FencedLeaderEpoch = 74, "the leader epoch in the request is older than the broker's";
     UnknownLeaderEpoch = 75, "the leader epoch in the request is newer than the broker's";
+    NonEmptyGroup = 68, "the group has members";
+    GroupIdNotFound = 69, "there is no group of this name";
+    MemberIdRequired = 79, "the group has given the member an id to join with";
+    GroupMaxSizeReached = 81, "the group has as many members as it may have";
+    FencedInstanceId = 82, "another process has joined the group under the same instance id";
+    GroupSubscribedToTopic = 86, "a member of the group reads the topic";
     InvalidRecord = 87, "the record batch failed the broker's validation";
     UnstableOffsetCommit = 88, "offset commits are pending";
     ThrottlingQuotaExceeded = 89, "a quota is used up";

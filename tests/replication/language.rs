@@ -109,7 +109,7 @@ pub enum Step {
         #[arg(key = "min.insync")]
         min_insync: usize,
     },
-    /// `tick 500ms`: time passes.
+    /// `tick 500ms`: time passes, and what is known of each log is written down at its end.
     Tick {
         time: Span,
     },

@@ -7,7 +7,9 @@ use quorate::metadata::{Endpoint, METADATA_VERSION, Registration};
 use quorate::partition::{Partition, PartitionOptions};
 use quorate::replication::Peers;
 use quorate::storage::faulty::FaultyFileSystem;
-use quorate::storage::{DataDir, LogConfig, LogOptions, LogReader, Opener, RecoveryReport};
+use quorate::storage::{
+    DataDir, IoFailure, LogConfig, LogOptions, LogReader, Marks, Opener, RecoveryReport,
+};
 use quorate::types::{
     Appointment, ClusterId, DirectoryId, Incarnation, LeaderEpoch, LogPosition, NodeId, Offset,
     PartitionIndex, TopicId, TopicName, TopicPartition,
@@ -134,7 +136,7 @@ impl Node {
             id: PARTITION,
             me,
             promised,
-            // The watermark's checkpoint is for readers of the directory. Here every restart has lost it, the worse case.
+            // Where the last watermark is known, less has to be found out. Here every restart has forgotten it, the worse case.
             high_watermark: Offset::ZERO,
             first_session: number << 48 | self.boots << 32,
         };
@@ -170,5 +172,16 @@ impl Node {
             boot_id: Some("machine".to_owned()),
             metadata_version: METADATA_VERSION,
         }
+    }
+}
+
+impl Process {
+    /// What is known of the log is written down outside it, as the broker does twice a second.
+    pub fn write_marks(&self) -> Result<(), IoFailure> {
+        let marks = Marks {
+            high_watermark: self.partition.high_watermark(),
+            durable: self.reader.durable_mark(),
+        };
+        self.data_dir.write_high_watermarks([(PARTITION, marks)])
     }
 }

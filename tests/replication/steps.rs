@@ -475,6 +475,10 @@ impl World {
             }
             self.settle();
         }
+        for process in self.nodes.iter().filter_map(|node| node.process.as_ref()) {
+            // Where it fails, as on a disk that is about to fail its process, less is known at the next start.
+            let _ = process.write_marks();
+        }
     }
 
     fn show(&mut self, wanted: &[String]) -> Done {

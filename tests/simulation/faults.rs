@@ -1,10 +1,15 @@
 //! How a fault is made, and how it ends.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::checker::Check;
+use bytes::Bytes;
+use quorate::storage::read_high_watermarks;
+use quorate::wal::{Decoded, Frame};
+
+use super::checker::{Check, violated};
 use super::event::Event;
-use super::node::partition_dir;
+use super::node::{DATA_DIR, partition_dir, partition_id};
 use super::schedule::FaultKind;
 use super::world::World;
 
@@ -105,7 +110,7 @@ impl World {
                 self.nodes[node].verify_all = true;
                 self.go_down(node, false, ends_after);
             }
-            FaultKind::BitFlip { node, pick } => self.flip_bit(node, pick),
+            FaultKind::BitFlip { node, pick } => return self.flip_bit(node, pick),
             FaultKind::ControllerPause => {
                 if self.controller.stopped.is_none() {
                     self.controller.stopped = Some(Vec::new());
@@ -182,13 +187,94 @@ impl World {
         }
     }
 
-    /// Flips a bit of a segment that is sealed, synced and below the recovery checkpoint, of which its index is the sign: what
-    /// lies above is a tail, and a tail that does not read is cut.
-    fn flip_bit(&mut self, node: usize, pick: u64) {
+    /// Flips a bit of what was synced: in a sealed segment below the recovery checkpoint, of which its index is the sign, or in
+    /// the active segment below the mark that was written down. What lies above is a tail, and a tail that does not read is cut.
+    fn flip_bit(&mut self, node: usize, pick: u64) -> Check {
         if !self.may_lose_disk(node) {
-            return;
+            return Ok(());
         }
         let partition = (pick >> 32) as usize % self.setup.partitions;
+        if (pick >> 60) & 1 == 0 {
+            self.flip_bit_of_sealed(node, partition, pick);
+            return Ok(());
+        }
+        self.flip_bit_of_tail(node, partition, pick)
+    }
+
+    /// The process is killed then, and the next finds the bit before it votes. It begins at once: a power cut in between could
+    /// take the mark away, which nobody syncs.
+    fn flip_bit_of_tail(&mut self, node: usize, partition: usize, pick: u64) -> Check {
+        if !self.nodes[node].is_running() || self.nodes[node].is_excused() {
+            return Ok(());
+        }
+        let Some((path, bytes)) = self.marked_tail(node, partition) else {
+            return Ok(());
+        };
+        let disk = self.nodes[node].disk.clone();
+        let bit = (pick >> 8) % (bytes * 8);
+        if disk.flip_bit(&path, bit).is_err() {
+            return Ok(());
+        }
+        self.tell(|| {
+            format!(
+                "node {}: a bit of the tail {} is flipped",
+                node + 1,
+                path.display()
+            )
+        });
+        self.nodes[node].was_harmed[partition] = true;
+        self.checkers[partition].mark_void(node);
+        self.kill(node, false);
+        self.restart(node)?;
+        if self.nodes[node].view_replica(partition).is_none() {
+            // Its metadata does not name the partition yet, so nobody has seen it.
+            let unseen = disk.flip_bit(&path, bit);
+            self.nodes[node].was_harmed[partition] = unseen.is_err();
+            return Ok(());
+        }
+        self.figures.of_kind[FaultKind::BitFlip { node, pick }.index()] += 1;
+        self.figures.tail_flips += 1;
+        if self.nodes[node].was_harmed[partition] {
+            return violated(
+                "durability",
+                format!(
+                    "node {}: rot in what partition {partition}'s log had synced was taken for a torn tail",
+                    node + 1
+                ),
+            );
+        }
+        Ok(())
+    }
+
+    /// The active segment, and how many bytes of frames in it end at or below the mark that was written down.
+    fn marked_tail(&self, node: usize, partition: usize) -> Option<(PathBuf, u64)> {
+        let disk = &self.nodes[node].disk;
+        let marks = read_high_watermarks(&*disk.shared(), Path::new(DATA_DIR)).ok()?;
+        let mark = marks.get(&partition_id(partition).to_string())?.durable?;
+        let now = self.nodes[node]
+            .view_replica(partition)?
+            .reader
+            .durable_mark()?;
+        if now.lineage != mark.lineage {
+            return None;
+        }
+        let dir = partition_dir(partition);
+        let entries = disk.shared().list(&dir).ok()?;
+        let names = entries.iter().map(|entry| &entry.name);
+        let path = dir.join(names.filter(|name| name.ends_with(".wal")).max()?);
+        let mut left = Bytes::from(disk.contents(&path).ok()?);
+        let mut bytes = 0;
+        while let Ok(Decoded::Frame(frame)) = Frame::decode(&left) {
+            if frame.end() > mark.end {
+                break;
+            }
+            bytes += frame.len() as u64;
+            left = left.slice(frame.len()..);
+        }
+        (bytes > 0).then_some((path, bytes))
+    }
+
+    fn flip_bit_of_sealed(&mut self, node: usize, partition: usize, pick: u64) {
         let dir = partition_dir(partition);
         let disk = self.nodes[node].disk.clone();
         let Ok(entries) = disk.shared().list(&dir) else {

@@ -484,9 +484,11 @@ impl World {
             });
             return Ok(());
         }
-        if to_leader && !connection.greeted && self.nodes[node].process.is_some() {
+        if to_leader && !connection.greeted {
+            // Where no process listens the whole connection is refused: the rest of a hello whose first piece nobody took must
+            // not be read by a process that starts between the two.
             connection.greeted = true;
-            connection.leader_holds = true;
+            connection.leader_holds = self.nodes[node].process.is_some();
             connection.leader_boot = self.nodes[node].boot;
         }
         let (holds, boot) = if to_leader {

@@ -9,7 +9,7 @@ use quorate::partition::{Partition, PartitionOptions};
 use quorate::replication::{Peers, ProduceTicket};
 use quorate::storage::faulty::FaultyFileSystem;
 use quorate::storage::{
-    DataDir, Flush, Impairment, LogConfig, LogOptions, LogReader, Opener, read_high_watermarks,
+    DataDir, Flush, Impairment, LogConfig, LogOptions, LogReader, Marks, Opener,
 };
 use quorate::types::{
     Appointment, ClusterId, DirectoryId, ErrorCode, Incarnation, IsrChange, LeaderEpoch,
@@ -25,7 +25,7 @@ use super::schedule::Setup;
 const SESSIONS_PER_PARTITION: u64 = 1 << 32;
 pub const CLUSTER: ClusterId = ClusterId::from_random_bits(7);
 const TOPIC: TopicId = TopicId::from_random_bits(1);
-const DATA_DIR: &str = "/data";
+pub const DATA_DIR: &str = "/data";
 
 pub struct Node {
     pub index: usize,
@@ -75,7 +75,6 @@ pub struct Process {
     pub registered: bool,
     /// When this process registers again if it is not registered by then.
     pub register_at: MonotonicTime,
-    high_watermarks: BTreeMap<String, Offset>,
     /// For a planted mistake: the last answer of each leader, by leader and partition.
     pub old_answers: BTreeMap<(usize, usize), SessionAnswer>,
 }
@@ -261,8 +260,6 @@ impl Node {
         };
         let data_dir = DataDir::open(self.disk.shared(), Path::new(DATA_DIR), &opener)
             .map_err(|error| error.to_string())?;
-        let high_watermarks = read_high_watermarks(&**data_dir.file_system(), Path::new(DATA_DIR))
-            .unwrap_or_default();
         let me = Appointment {
             node: node_id(self.index),
             directory: data_dir.directory_id(),
@@ -282,7 +279,6 @@ impl Node {
             waiting: BTreeMap::new(),
             registered: false,
             register_at: now,
-            high_watermarks,
             old_answers: BTreeMap::new(),
         });
         self.stopped = None;
@@ -317,11 +313,7 @@ impl Process {
         } else {
             self.data_dir.promises().get(id)
         };
-        let high_watermark = self
-            .high_watermarks
-            .get(&id.to_string())
-            .copied()
-            .unwrap_or_default();
+        let high_watermark = self.data_dir.last_high_watermark(id);
         let first_session = self.next_session;
         self.next_session += SESSIONS_PER_PARTITION;
         let mut options = LogOptions::from(log_config(setup));
@@ -362,12 +354,15 @@ impl Process {
         ticket
     }
 
-    /// The high watermarks are written down for those who read the directory.
+    /// High watermarks and durable marks are written down, as the broker does.
     pub fn write_high_watermarks(&self) -> Result<(), String> {
         let marks = self.replicas.iter().enumerate().filter_map(|(i, replica)| {
-            replica
-                .as_ref()
-                .map(|replica| (partition_id(i), replica.partition.high_watermark()))
+            let replica = replica.as_ref()?;
+            let marks = Marks {
+                high_watermark: replica.partition.high_watermark(),
+                durable: replica.reader.durable_mark(),
+            };
+            Some((partition_id(i), marks))
         });
         self.data_dir
             .write_high_watermarks(marks)

@@ -209,12 +209,16 @@ impl World {
         );
         let checker = &mut self.checkers[partition];
         let reopened = checker.reopened(node, me, &reader, durable, promised, may_have_lost);
+        // Even a read may be what the process dies at: it writes an index down that is missing.
+        if reopened.is_err() && self.has_died(node) {
+            return Ok(());
+        }
         if harmed && reopened.is_err() {
             return self.verify_at_next_start(node);
         }
         reopened?;
         if opened.impairment.is_some() {
-            checker.mark_void(node);
+            self.checkers[partition].mark_void(node);
         }
         self.tell(|| {
             format!(

@@ -73,6 +73,8 @@ pub struct Figures {
     /// Corrupt logs that were set aside at a start, and by a running process.
     pub quarantines: u64,
     pub set_aside_running: u64,
+    /// Bits that were flipped in what an active segment had synced, and found at the start that followed.
+    pub tail_flips: u64,
     /// Fences that were answered by a replica that had lost what it acknowledged.
     pub ineligible: u64,
     /// Processes that stopped because a write or a sync had failed.

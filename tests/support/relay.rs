@@ -10,6 +10,8 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Duration, Instant};
 
+use super::cluster::free_port;
+
 /// The longest datagram that UDP knows.
 const MAX_DATAGRAM: usize = 65_535;
 
@@ -203,8 +205,13 @@ pub enum Way {
 }
 
 impl Gate {
-    pub async fn before(target: SocketAddr, port: u16) -> Gate {
-        let outside = Arc::new(UdpSocket::bind(("127.0.0.1", port)).await.unwrap());
+    pub async fn before(target: SocketAddr) -> Gate {
+        // Another program may take a port between the look at it and this.
+        let outside = loop {
+            if let Ok(socket) = UdpSocket::bind(("127.0.0.1", free_port())).await {
+                break Arc::new(socket);
+            }
+        };
         let address = outside.local_addr().unwrap();
         let state = Arc::new(GateState::default());
         let mut tasks = JoinSet::new();

@@ -21,6 +21,7 @@ use crate::broker::LinkDirection;
 use crate::client::{
     Client, ClientConfig, ConnectError, Dialer, IdentityDialer, NewTopic, Reached,
 };
+use crate::node::IMPAIR_FILE;
 use crate::transport::{Alpn, CurrentIdentity, Identity, PeerAddress, dial};
 use crate::types::{ErrorCode, NodeId, TopicName};
 
@@ -39,9 +40,6 @@ const TOPIC_PAUSE: Duration = Duration::from_millis(100);
 const LOCAL: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 /// Where those go who get another address. On Linux all of 127.0.0.0/8 is this machine.
 pub(super) const ELSEWHERE: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
-
-/// The file in a node's data directory from which it takes what its links suffer.
-const IMPAIR_FILE: &str = "impair";
 
 /// Who plays what.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -105,6 +103,7 @@ pub(super) fn open_folder(
         keep: settings.keep,
         flags,
         with_config: scenario.needs_gates(),
+        impairment: None,
         hosts: match scenario.fault {
             Fault::LeaderAddress => vec![ELSEWHERE.to_string().parse().map_err(LocalError::from)?],
             _ => Vec::new(),

@@ -22,7 +22,10 @@ use time::OffsetDateTime;
 
 use super::processes::lock_holder;
 use super::{During, LocalError};
-use crate::transport::{CertificateHost, CertsDir, ClientName, IssueOptions, shell_word};
+use crate::node::IMPAIR_FILE;
+use crate::transport::{
+    CertificateHost, CertsDir, ClientName, ImpairmentSpec, IssueOptions, shell_word,
+};
 use crate::types::NodeId;
 
 const DEFAULT_NODES: u16 = 3;
@@ -87,6 +90,8 @@ pub struct Wishes {
     pub with_config: bool,
     /// Hosts that the nodes' certificates name, beside localhost and 127.0.0.1.
     pub hosts: Vec<CertificateHost>,
+    /// What the nodes do to the links between them.
+    pub impairment: Option<ImpairmentSpec>,
 }
 
 pub struct Folder {
@@ -156,6 +161,10 @@ impl Folder {
             existed,
             wishes,
         };
+        // What changed it in an earlier run of a kept demo does not hold for this one.
+        for node in &folder.nodes {
+            let _ = fs::remove_file(node.data_dir.join(IMPAIR_FILE));
+        }
         folder.write_certificates()?;
         folder.write_addresses()?;
         Ok(folder)
@@ -210,6 +219,10 @@ impl Folder {
     /// Whether it stays when the demo ends well.
     pub fn is_kept(&self) -> bool {
         self.keep
+    }
+
+    pub fn impairment(&self) -> Option<&ImpairmentSpec> {
+        self.wishes.impairment.as_ref()
     }
 
     pub fn client_env(&self) -> PathBuf {
@@ -446,6 +459,9 @@ fn plan(
             command.extend(["--config".to_owned(), config.display().to_string()]);
         }
         command.extend(wishes.flags.iter().cloned());
+        if let Some(spec) = &wishes.impairment {
+            command.extend(["--impair".to_owned(), spec.to_string()]);
+        }
         nodes.push(NodePlan {
             id,
             log: dir.join("node.log"),

@@ -2,12 +2,14 @@
 //!
 //! Folder, nodes and what they say of themselves are [`bench::local`](crate::bench::local)'s.
 //!
+//! - [`impairment`]: links that are made worse on purpose
 //! - [`workload`]: records, and what becomes of them
 //! - [`screen`]: what a person sees meanwhile
 //! - [`agreement`]: whether the replicas hold the same in the end
 //! - [`summary`]: what came of it
 
 mod agreement;
+mod impairment;
 mod screen;
 mod summary;
 mod workload;
@@ -19,6 +21,7 @@ use anyhow::Context;
 use clap::Args;
 use tokio::time::{Instant, MissedTickBehavior};
 
+use self::impairment::ImpairmentArgs;
 use self::screen::Screen;
 use self::summary::Summary;
 use self::workload::{Load, Workload};
@@ -76,6 +79,9 @@ pub(super) struct DemoArgs {
     /// Topic to create and produce to
     #[arg(long, value_name = "NAME", default_value = "demo")]
     topic: TopicName,
+
+    #[command(flatten)]
+    impairment: ImpairmentArgs,
 }
 
 pub(super) fn run(options: &GlobalOptions, args: DemoArgs) -> anyhow::Result<Exit> {
@@ -95,6 +101,7 @@ async fn demo(options: &GlobalOptions, args: DemoArgs) -> anyhow::Result<Exit> {
         name: "demo",
         nodes: args.nodes,
         keep: args.keep,
+        impairment: args.impairment.spec()?,
         ..Wishes::default()
     };
     let mut folder = Folder::open(args.dir.as_deref(), wishes)?;

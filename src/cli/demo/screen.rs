@@ -16,6 +16,7 @@ use super::workload::Window;
 use crate::admin::PartitionStatus;
 use crate::bench::local::{Folder, Processes, State, Watchers};
 use crate::broker::{LinkDirection, LinkState, LinkView};
+use crate::node::IMPAIR_FILE;
 use crate::transport::shell_word;
 use crate::types::{NodeId, TopicName};
 
@@ -124,6 +125,18 @@ impl Screen {
             self.say(&format!(
                 "  sh {}    # it comes back and catches up",
                 shell_word(&node.start_script)
+            ))?;
+        }
+        if let Some(spec) = folder.impairment() {
+            let path = folder.path();
+            let (new, place) = (format!("{IMPAIR_FILE}.new"), IMPAIR_FILE);
+            self.say("")?;
+            self.say(&self.bold(&format!(
+                "Links are impaired on purpose: what a node sends to another suffers {spec}. To change that:"
+            )))?;
+            self.say(&format!(
+                "  for d in {}/node-*/data; do echo loss=10%,delay=40ms >$d/{new}; mv $d/{new} $d/{place}; done",
+                shell_word(path)
             ))?;
         }
         self.say("")?;

@@ -23,6 +23,8 @@ pub(super) struct Summary {
     /// For how long records were produced.
     producing: Duration,
     tally: Tally,
+    /// What the nodes did to the links between them at the start.
+    impairment: Option<String>,
     /// Where everything is, if it was kept.
     kept: Option<PathBuf>,
 }
@@ -45,6 +47,8 @@ struct Json<'a> {
     longest_gap_ms: f64,
     replicas_agree: bool,
     partitions: &'a [Agreement],
+    /// What each node did to what it sent to another; `null` where links were left alone.
+    impairment: Option<&'a str>,
     dir: Option<&'a PathBuf>,
 }
 
@@ -63,6 +67,7 @@ impl Summary {
             record_size: u64::from(args.record_size),
             producing,
             tally,
+            impairment: folder.impairment().map(ToString::to_string),
             kept: folder.is_kept().then(|| folder.path().to_owned()),
         }
     }
@@ -102,6 +107,7 @@ impl Summary {
             longest_gap_ms: tally.longest_gap.as_micros() as f64 / 1000.0,
             replicas_agree: self.replicas_agree(),
             partitions: &self.partitions,
+            impairment: self.impairment.as_deref(),
             dir: self.kept.as_ref(),
         };
         Ok(serde_json::to_string(&json)?)
@@ -133,6 +139,12 @@ impl Summary {
                 ),
             ),
         ];
+        if let Some(spec) = &self.impairment {
+            lines.push(row(
+                "impairment",
+                format!("{spec} on what nodes send each other"),
+            ));
+        }
         if tally.acknowledged > 0 {
             let quantile = |q| millis(tally.ack_us.value_at_quantile(q));
             lines.push(row(

@@ -9,7 +9,7 @@ use crate::client::{Client, OffsetQuery};
 use crate::types::Offset;
 
 /// Where each start lies.
-pub(super) async fn resolve(
+pub(in crate::client) async fn resolve(
     client: &Client,
     starts: Vec<(PartitionName, Start)>,
 ) -> Result<Vec<(PartitionName, i64)>, ClientError> {

@@ -24,7 +24,8 @@ use tokio::time::Instant;
 
 use self::cursor::{Cursor, Outcome, State};
 use self::fetch::{answers, fetch_request, start_fetch};
-use self::lookup::{bounds, resolve};
+use self::lookup::bounds;
+pub(super) use self::lookup::resolve;
 pub use self::start::{ParseStartError, Start};
 use super::api::Spoken;
 use super::connection::{Lane, decode_response};

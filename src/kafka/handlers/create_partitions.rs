@@ -9,6 +9,7 @@ use kafka_protocol::messages::{CreatePartitionsRequest, CreatePartitionsResponse
 
 use super::code_and_message;
 use super::create_topics::nodes;
+use crate::groups::is_internal;
 use crate::kafka::context::{Context, deadline, find_topic};
 use crate::kafka::{Refusal, Service};
 use crate::metadata::{self, ClusterImage};
@@ -77,6 +78,15 @@ fn understand(
     topic: &CreatePartitionsTopic,
 ) -> Result<metadata::CreatePartitionsRequest, Refusal> {
     let found = find_topic(image, &topic.name).ok_or(ErrorCode::UnknownTopicOrPartition)?;
+    if is_internal(&topic.name) {
+        return Err(Refusal {
+            error: ErrorCode::InvalidTopicException,
+            message: Some(
+                "which partition holds a consumer group follows from their number, so it stays"
+                    .to_owned(),
+            ),
+        });
+    }
     let total = match u32::try_from(topic.count) {
         Ok(count @ 1..) => count,
         _ => {

@@ -12,6 +12,7 @@ use kafka_protocol::messages::create_topics_response::{
 use kafka_protocol::messages::{BrokerId, CreateTopicsRequest, CreateTopicsResponse};
 
 use super::code_and_message;
+use crate::groups::is_internal;
 use crate::kafka::codec::text;
 use crate::kafka::context::{Context, deadline, to_uuid};
 use crate::kafka::{CreatedTopic, Refusal, Service};
@@ -91,6 +92,12 @@ pub(super) async fn handle<S: Service>(
 fn understand(topic: CreatableTopic) -> Result<CreateTopicRequest, Refusal> {
     let name = TopicName::new(&topic.name)
         .map_err(|error| refuse(ErrorCode::InvalidTopicException, error))?;
+    if is_internal(name.as_str()) {
+        return Err(refuse(
+            ErrorCode::InvalidTopicException,
+            "the cluster makes this topic itself, when the first consumer group is asked for",
+        ));
+    }
     let request = CreateTopicRequest {
         name,
         id: TopicId::from_random_bits(rand::random()),

@@ -7,6 +7,7 @@ use kafka_protocol::messages::delete_topics_response::DeletableTopicResult;
 use kafka_protocol::messages::{DeleteTopicsRequest, DeleteTopicsResponse, TopicName};
 
 use super::code_and_message;
+use crate::groups::is_internal;
 use crate::kafka::context::{Context, deadline, find_topic, from_uuid, to_uuid};
 use crate::kafka::{Refusal, Service};
 use crate::metadata::ClusterImage;
@@ -40,6 +41,17 @@ pub(super) async fn handle<S: Service>(
                     return Err(Refusal {
                         error: ErrorCode::InvalidRequest,
                         message: Some("the request names the topic more than once".to_owned()),
+                    });
+                }
+                if let Some(topic) = image.topic(found)
+                    && is_internal(topic.name.as_str())
+                {
+                    return Err(Refusal {
+                        error: ErrorCode::InvalidTopicException,
+                        message: Some(
+                            "the topic holds the offsets of every consumer group: delete groups instead"
+                                .to_owned(),
+                        ),
                     });
                 }
                 wanted.push(found);

@@ -9,7 +9,7 @@ use kafka_protocol::messages::describe_configs_response::{
 use kafka_protocol::messages::{DescribeConfigsRequest, DescribeConfigsResponse};
 use kafka_protocol::protocol::StrBytes;
 
-use super::{code_and_message, describe_in_turn};
+use super::{answer_in_turn, code_and_message};
 use crate::kafka::codec::{BadRequest, RawRequest, text};
 use crate::kafka::connection::Pending;
 use crate::kafka::context::{Context, find_topic};
@@ -33,7 +33,7 @@ pub(super) fn begin<S: Service>(
     let answer = request.answer();
     let context = Arc::clone(context);
     Ok(Box::pin(async move {
-        describe_in_turn(&context, answer, || respond(&context, decoded)).await
+        answer_in_turn(&context, answer, async { respond(&context, decoded) }).await
     }))
 }
 

@@ -1,28 +1,103 @@
-//! FindCoordinator: there are no consumer groups and no transactions yet, so none is ever available.
+//! FindCoordinator: which node looks after a consumer group.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use kafka_protocol::messages::{FindCoordinatorRequest, FindCoordinatorResponse};
+use kafka_protocol::messages::find_coordinator_response::Coordinator;
+use kafka_protocol::messages::{BrokerId, FindCoordinatorRequest, FindCoordinatorResponse};
+use kafka_protocol::protocol::StrBytes;
+use tokio::time::Instant;
 
-use crate::kafka::Service;
+use super::groups::TAKEN_WITHIN;
+use crate::groups::MAX_GROUP_ID_BYTES;
 use crate::kafka::codec::text;
 use crate::kafka::context::Context;
-use crate::types::ErrorCode;
+use crate::kafka::{Refusal, Service};
+use crate::metadata::Endpoint;
+use crate::types::{ErrorCode, NodeId};
+
+/// Since this version, several are asked for at once.
+const SEVERAL_SINCE: i16 = 4;
+/// Since this version, an error comes with words.
+const MESSAGE_SINCE: i16 = 1;
+/// The key is a group's name. The others are those of transactions and of share groups.
+const GROUP: i8 = 0;
 
 pub(super) async fn handle<S: Service>(
-    _context: Arc<Context<S>>,
-    _request: FindCoordinatorRequest,
+    context: Arc<Context<S>>,
+    request: FindCoordinatorRequest,
     version: i16,
 ) -> FindCoordinatorResponse {
-    let response = FindCoordinatorResponse::default()
-        .with_error_code(ErrorCode::CoordinatorNotAvailable.code())
-        .with_node_id((-1).into())
-        .with_port(-1);
-    if version >= 1 {
-        response.with_error_message(Some(text(
-            "consumer groups and transactions are not served yet; assign partitions by hand",
-        )))
-    } else {
-        response
+    if version < SEVERAL_SINCE {
+        let found = find(&context, &request.key, request.key_type).await;
+        let described = describe(request.key, found);
+        let response = FindCoordinatorResponse::default()
+            .with_error_code(described.error_code)
+            .with_node_id(described.node_id)
+            .with_host(described.host)
+            .with_port(described.port);
+        return match version >= MESSAGE_SINCE {
+            true => response.with_error_message(described.error_message),
+            false => response,
+        };
+    }
+    let mut seen = BTreeSet::new();
+    let mut coordinators = Vec::new();
+    for key in request.coordinator_keys {
+        if seen.insert(key.clone()) {
+            let found = find(&context, &key, request.key_type).await;
+            coordinators.push(describe(key, found));
+        }
+    }
+    FindCoordinatorResponse::default().with_coordinators(coordinators)
+}
+
+async fn find<S: Service>(
+    context: &Context<S>,
+    key: &str,
+    key_type: i8,
+) -> Result<(NodeId, Endpoint), Refusal> {
+    if key_type != GROUP {
+        return Err(Refusal {
+            error: ErrorCode::InvalidRequest,
+            message: Some(
+                "only consumer groups have coordinators here: transactions and share groups are not served"
+                    .to_owned(),
+            ),
+        });
+    }
+    if key.is_empty() || key.len() > MAX_GROUP_ID_BYTES {
+        return Err(Refusal {
+            error: ErrorCode::InvalidGroupId,
+            message: Some(format!(
+                "a group's name has 1 to {MAX_GROUP_ID_BYTES} bytes and this one has {}",
+                key.len()
+            )),
+        });
+    }
+    let deadline = Instant::now() + TAKEN_WITHIN;
+    let node = context.service.group_coordinator(key, deadline).await?;
+    let image = context.service.image();
+    match context.reachable(&image, node) {
+        Some(endpoint) => Ok((node, endpoint.clone())),
+        None => Err(ErrorCode::CoordinatorNotAvailable.into()),
+    }
+}
+
+fn describe(key: StrBytes, found: Result<(NodeId, Endpoint), Refusal>) -> Coordinator {
+    let coordinator = Coordinator::default().with_key(key);
+    match found {
+        Ok((node, endpoint)) => coordinator
+            .with_node_id(BrokerId(node.as_broker_id()))
+            .with_host(text(endpoint.host))
+            .with_port(endpoint.port.into()),
+        Err(refusal) => {
+            let message = refusal.message.unwrap_or_else(|| refusal.error.to_string());
+            coordinator
+                .with_error_code(refusal.error.code())
+                .with_error_message(Some(text(message)))
+                .with_node_id(BrokerId(-1))
+                .with_port(-1)
+        }
     }
 }

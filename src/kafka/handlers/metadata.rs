@@ -11,7 +11,8 @@ use kafka_protocol::messages::{
 };
 use tokio::time::Instant;
 
-use super::describe_in_turn;
+use super::answer_in_turn;
+use crate::groups::is_internal;
 use crate::kafka::Service;
 use crate::kafka::codec::{BadRequest, RawRequest, text};
 use crate::kafka::connection::Pending;
@@ -24,8 +25,6 @@ use crate::types::{ErrorCode, NodeId, PartitionIndex, PartitionState, TopicId, T
 const OPERATIONS_OMITTED: i32 = i32::MIN;
 /// Since this version, a topic in an answer may be without a name; before, the name is empty.
 const NO_NAME_SINCE: i16 = 12;
-/// Topics that Kafka's clients treat as the broker's own.
-const INTERNAL_TOPICS: [&str; 2] = ["__consumer_offsets", "__transaction_state"];
 
 pub(super) fn begin<S: Service>(
     context: &Arc<Context<S>>,
@@ -41,7 +40,7 @@ pub(super) fn begin<S: Service>(
             let image = context.service.image();
             refused = create_missing(&context, &image, wanted.as_deref().unwrap_or(&[])).await;
         }
-        describe_in_turn(&context, answer, || {
+        answer_in_turn(&context, answer, async {
             respond(&context, wanted.as_deref(), &refused, answer.version)
         })
         .await
@@ -123,7 +122,8 @@ async fn create_missing<S: Service>(
             Wanted::Name(name) => TopicName::new(name).ok(),
             Wanted::Id(_) => None,
         })
-        .filter(|name| image.topic_by_name(name).is_none())
+        // The cluster makes its own topics when it needs them, and in its own way.
+        .filter(|name| image.topic_by_name(name).is_none() && !is_internal(name.as_str()))
         .collect();
     if missing.is_empty() {
         return BTreeMap::new();
@@ -211,7 +211,7 @@ fn describe<S: Service>(
     MetadataResponseTopic::default()
         .with_name(Some(text(topic.name.as_str()).into()))
         .with_topic_id(to_uuid(topic.id))
-        .with_is_internal(INTERNAL_TOPICS.contains(&topic.name.as_str()))
+        .with_is_internal(is_internal(topic.name.as_str()))
         .with_partitions(partitions)
         .with_topic_authorized_operations(OPERATIONS_OMITTED)
 }

@@ -3,17 +3,28 @@
 pub(super) mod api_versions;
 mod create_partitions;
 mod create_topics;
+mod delete_groups;
 mod delete_topics;
 mod describe_cluster;
 mod describe_configs;
+mod describe_groups;
 mod fetch;
 mod fetch_response;
 mod find_coordinator;
+mod groups;
+mod heartbeat;
 mod incremental_alter_configs;
 mod init_producer_id;
+mod join_group;
+mod leave_group;
+mod list_groups;
 mod list_offsets;
 mod metadata;
+mod offset_commit;
+mod offset_delete;
+mod offset_fetch;
 mod produce;
+mod sync_group;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -49,6 +60,16 @@ pub(super) async fn begin<S: Service>(
             later(context, &request, incremental_alter_configs::handle)
         }
         ApiKey::DescribeCluster => later(context, &request, describe_cluster::handle),
+        ApiKey::JoinGroup => join_group::begin(context, &request),
+        ApiKey::SyncGroup => later(context, &request, sync_group::handle),
+        ApiKey::Heartbeat => later(context, &request, heartbeat::handle),
+        ApiKey::LeaveGroup => later(context, &request, leave_group::handle),
+        ApiKey::OffsetCommit => later(context, &request, offset_commit::handle),
+        ApiKey::OffsetDelete => later(context, &request, offset_delete::handle),
+        ApiKey::DeleteGroups => later(context, &request, delete_groups::handle),
+        ApiKey::OffsetFetch => later_in_turn(context, &request, offset_fetch::handle),
+        ApiKey::ListGroups => later_in_turn(context, &request, list_groups::handle),
+        ApiKey::DescribeGroups => later_in_turn(context, &request, describe_groups::handle),
         // The table of served requests and this match are kept in step by a test.
         key => Err(BadRequest::UnknownApi {
             key: key as i16,
@@ -78,20 +99,41 @@ where
     }))
 }
 
+/// As [`later`], for answers that can be much larger than their requests: see [`answer_in_turn`]. `handle` waits for coordinators of this node and for nothing slower.
+fn later_in_turn<S, R, F>(
+    context: &Arc<Context<S>>,
+    request: &RawRequest,
+    handle: fn(Arc<Context<S>>, R, i16) -> F,
+) -> Result<Pending, BadRequest>
+where
+    S: Service,
+    R: Request + Send + 'static,
+    R::Response: Send,
+    F: Future<Output = R::Response> + Send + 'static,
+{
+    let decoded: R = request.decode()?;
+    let answer = request.answer();
+    let context = Arc::clone(context);
+    Ok(Box::pin(async move {
+        let response = handle(Arc::clone(&context), decoded, answer.version);
+        answer_in_turn(&context, answer, response).await
+    }))
+}
+
 /// Makes an answer that can be much larger than its request, in its turn, and counts it until it is written. The turn
 /// ends only when the answer is counted, so that no more than [`MAX_DESCRIPTIONS`](super::limits::MAX_DESCRIPTIONS)
-/// uncounted ones exist. `describe` waits for nothing.
-async fn describe_in_turn<S, R>(
+/// uncounted ones exist. `response` begins when its turn has come.
+async fn answer_in_turn<S, R>(
     context: &Context<S>,
     answer: Answer,
-    describe: impl FnOnce() -> R,
+    response: impl Future<Output = R>,
 ) -> Result<Reply, BadRequest>
 where
     R: Encodable + HeaderVersion,
 {
     // The semaphore is never closed.
     let _turn = context.descriptions.acquire().await.ok();
-    let bytes = answer.encode(&describe())?;
+    let bytes = answer.encode(&response.await)?;
     let mut held = Held::default();
     context.response_memory.take(&mut held, bytes.len()).await;
     Ok(Reply::Send(Response {

@@ -10,12 +10,13 @@ use kafka_protocol::messages::produce_response::{
 use kafka_protocol::messages::{BrokerId, ProduceRequest, ProduceResponse, TopicName};
 use tokio::time::{Instant, timeout_at};
 
+use crate::groups::is_internal;
 use crate::kafka::codec::{BadRequest, RawRequest, text};
 use crate::kafka::connection::{Pending, Reply};
 use crate::kafka::context::{Context, deadline, find_partition, find_topic};
 use crate::kafka::{Acks, Produce, ProduceOutcome, ProduceReply, Refusal, Service};
 use crate::metadata::{ClusterImage, Topic, TopicConfig};
-use crate::record::{Limits, check_produced};
+use crate::record::{Batch, Limits, check_produced, raw_records};
 use crate::types::{ErrorCode, LeaderEpoch, NodeId, TopicPartition};
 
 /// From this version on an error comes with words.
@@ -79,18 +80,24 @@ async fn submit<S: Service>(
     let mut topics = Vec::with_capacity(request.topic_data.len());
     for data in request.topic_data {
         let topic = find_topic(&image, &data.name);
-        let max_batch_bytes = topic.map_or(0, |topic| max_message_bytes(topic));
+        let config = topic.map(|topic| settings(topic));
         let mut partitions = Vec::with_capacity(data.partition_data.len());
         for share in data.partition_data {
             let submitted = match (&acks, find_partition(topic, share.index)) {
                 (Err(refusal), _) => Err(refusal.clone()),
                 (_, Err(error)) => Err(error.into()),
+                (Ok(_), Ok(_)) if is_internal(&data.name) => Err(Refusal {
+                    error: ErrorCode::InvalidTopicException,
+                    message: Some(
+                        "the topic is the cluster's own: clients read it only".to_owned(),
+                    ),
+                }),
                 (Ok(acks), Ok(partition)) => {
                     submit_share(
                         context,
                         partition,
                         share.records.unwrap_or_default(),
-                        max_batch_bytes,
+                        config.as_ref(),
                         *acks,
                         deadline,
                     )
@@ -111,15 +118,20 @@ async fn submit_share<S: Service>(
     context: &Context<S>,
     partition: TopicPartition,
     records: Bytes,
-    max_batch_bytes: usize,
+    config: Option<&TopicConfig>,
     acks: Acks,
     deadline: Instant,
 ) -> Submitted {
-    let batches =
-        check_produced(&records, &Limits { max_batch_bytes }).map_err(|error| Refusal {
-            error: error.error_code(),
-            message: Some(error.to_string()),
-        })?;
+    let limits = Limits {
+        max_batch_bytes: config.map_or(0, |config| config.max_message_bytes as usize),
+    };
+    let batches = check_produced(&records, &limits).map_err(|error| Refusal {
+        error: error.error_code(),
+        message: Some(error.to_string()),
+    })?;
+    if config.is_some_and(|config| config.compact) {
+        batches.iter().try_for_each(check_keys)?;
+    }
     let produce = Produce {
         partition,
         batches,
@@ -133,12 +145,27 @@ async fn submit_share<S: Service>(
     }
 }
 
-/// The largest batch that the topic takes. The image holds only configurations that can be read; were one not, the
+/// A compacted topic keeps the last record of each key, and so must be told one with each.
+fn check_keys(batch: &Batch) -> Result<(), Refusal> {
+    let refuse = |message: String| Refusal {
+        error: ErrorCode::InvalidRecord,
+        message: Some(message),
+    };
+    for record in raw_records(batch).map_err(|error| refuse(error.to_string()))? {
+        if record.key.is_none() {
+            return Err(refuse(
+                "a record without a key: the topic is compacted, so each record needs one"
+                    .to_owned(),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// The topic's settings. The image holds only configurations that can be read; were one not, the
 /// default would hold.
-fn max_message_bytes(topic: &Topic) -> usize {
-    TopicConfig::from_map(&topic.config)
-        .unwrap_or_default()
-        .max_message_bytes as usize
+fn settings(topic: &Topic) -> TopicConfig {
+    TopicConfig::from_map(&topic.config).unwrap_or_default()
 }
 
 /// Waits for every partition, until the one deadline of the request.

@@ -16,9 +16,8 @@ use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::metadata_response::MetadataResponseTopic;
 use kafka_protocol::messages::{
     ApiVersionsRequest, CreatePartitionsRequest, CreateTopicsRequest, DeleteTopicsRequest,
-    DescribeClusterRequest, DescribeConfigsRequest, FindCoordinatorRequest,
-    IncrementalAlterConfigsRequest, InitProducerIdRequest, ListOffsetsRequest, MetadataRequest,
-    TransactionalId,
+    DescribeClusterRequest, DescribeConfigsRequest, IncrementalAlterConfigsRequest,
+    InitProducerIdRequest, ListOffsetsRequest, MetadataRequest, TransactionalId,
 };
 use kafka_protocol::protocol::StrBytes;
 
@@ -560,15 +559,4 @@ async fn the_cluster_is_described() {
     }
     let controllers = DescribeClusterRequest::default().with_endpoint_type(2);
     assert_eq!(client.call(&controllers, 1).await.error_code, 42);
-}
-
-#[tokio::test]
-async fn there_is_no_coordinator_yet() {
-    let mut client = connect(&Double::new());
-    for version in 0..=2 {
-        let request = FindCoordinatorRequest::default().with_key(str_bytes("group"));
-        let response = client.call(&request, version).await;
-        assert_eq!(response.error_code, 15);
-        assert_eq!(response.node_id.0, -1);
-    }
 }

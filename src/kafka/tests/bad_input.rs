@@ -42,7 +42,7 @@ async fn api_versions_of_an_unknown_version_is_answered_in_version_0() {
 #[tokio::test]
 async fn what_is_not_served_closes_the_connection() {
     for (api_key, version) in [
-        (11, 0),
+        (68, 0),
         (-1, 0),
         (999, 3),
         // Produce 2 is advertised for the sake of old clients' feature checks, and not served.
@@ -134,8 +134,8 @@ async fn the_log_has_one_line_with_the_peer_for_each_connection_that_is_refused(
         (&[0xff; 12], "TLS or HTTP"),
         (&[0, 0, 0, 40, 0, 3, 0, 9], "4 of its 40 bytes"),
         (
-            &[0, 0, 0, 10, 0, 11, 0, 0, 0, 0, 0, 1, 0xff, 0xff],
-            "API key 11",
+            &[0, 0, 0, 10, 0, 24, 0, 0, 0, 0, 0, 1, 0xff, 0xff],
+            "API key 24",
         ),
         (
             &[

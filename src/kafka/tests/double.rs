@@ -8,6 +8,7 @@ use bytes::Bytes;
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
+use crate::groups::{self, Coordinator, Ticket};
 use crate::kafka::{
     CreatedTopic, FetchPartition, FetchRefusal, FetchedRecords, ListedOffset, NodeSetting,
     OffsetSpec, Produce, ProduceOutcome, ProduceReply, Refusal, Service,
@@ -18,8 +19,8 @@ use crate::metadata::{
 };
 use crate::record::{STAMP_LEN, stamped_prefix};
 use crate::types::{
-    ClusterId, DirectoryId, ErrorCode, Incarnation, LeaderEpoch, NodeId, Offset, PartitionIndex,
-    ProducerId, TopicId, TopicName, TopicPartition,
+    ClusterId, DirectoryId, ErrorCode, Incarnation, LeaderEpoch, MonotonicTime, NodeId, Offset,
+    PartitionIndex, ProducerId, TopicId, TopicName, TopicPartition,
 };
 
 pub(super) struct Double {
@@ -33,6 +34,15 @@ pub(super) struct Double {
     pub(super) reads: AtomicUsize,
     /// Produces that were submitted and not answered.
     pub(super) waiting: AtomicUsize,
+    groups: Mutex<Groups>,
+    begin: Instant,
+}
+
+/// The coordinator of every group; what it writes is written at once.
+struct Groups {
+    coordinator: Coordinator,
+    replies: HashMap<Ticket, oneshot::Sender<Result<groups::Answer, ErrorCode>>>,
+    tickets: u64,
 }
 
 type Reply = oneshot::Sender<Result<ProduceOutcome, ErrorCode>>;
@@ -85,6 +95,15 @@ impl Double {
             mailbox: tokio::sync::Semaphore::new(1_000_000),
             reads: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
+            groups: Mutex::new(Groups {
+                coordinator: Coordinator::new(groups::Settings {
+                    initial_rebalance_delay: std::time::Duration::ZERO,
+                    ..groups::Settings::default()
+                }),
+                replies: HashMap::new(),
+                tickets: 0,
+            }),
+            begin: Instant::now(),
         })
     }
 
@@ -198,6 +217,13 @@ impl Double {
             partitions: topic.partitions.len() as u32,
             replication_factor: topic.replication_factor() as u32,
         })
+    }
+
+    fn now(&self) -> groups::Now {
+        groups::Now {
+            monotonic: MonotonicTime::ZERO + self.begin.elapsed(),
+            wall_ms: 1_000,
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<TopicPartition, Partition>> {
@@ -455,5 +481,66 @@ impl Service for Double {
 
     async fn allocate_producer_id(&self, _deadline: Instant) -> Result<ProducerId, ErrorCode> {
         Ok(ProducerId::new(4_000).unwrap())
+    }
+
+    async fn group_coordinator(&self, group: &str, _deadline: Instant) -> Result<NodeId, Refusal> {
+        // Node 3 has no Kafka listener.
+        match group {
+            "unreachable" => Ok(node(3)),
+            _ => Ok(node(2)),
+        }
+    }
+
+    async fn ask_group(
+        &self,
+        group: &str,
+        request: groups::Request,
+        _taken_by: Instant,
+    ) -> Result<groups::Answer, ErrorCode> {
+        match group {
+            "elsewhere" => return Err(ErrorCode::NotCoordinator),
+            "loading" => return Err(ErrorCode::CoordinatorLoadInProgress),
+            _ => {}
+        }
+        let (reply, answer) = oneshot::channel();
+        self.groups
+            .lock()
+            .unwrap()
+            .ask(self.now(), group, request, reply);
+        answer.await.unwrap()
+    }
+
+    async fn list_groups(
+        &self,
+        states: Option<BTreeSet<groups::GroupState>>,
+        deadline: Instant,
+    ) -> (Vec<groups::GroupListing>, Option<ErrorCode>) {
+        let request = groups::Request::List { states };
+        match self.ask_group("any", request, deadline).await {
+            Ok(groups::Answer::Listed(listed)) => (listed, None),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+impl Groups {
+    fn ask(
+        &mut self,
+        now: groups::Now,
+        group: &str,
+        request: groups::Request,
+        reply: oneshot::Sender<Result<groups::Answer, ErrorCode>>,
+    ) {
+        self.tickets += 1;
+        let ticket = Ticket(self.tickets);
+        self.replies.insert(ticket, reply);
+        self.coordinator.handle(now, ticket, group, request);
+        self.coordinator.handle_tick(now);
+        while self.coordinator.take_write(now).is_some() {
+            self.coordinator.handle_written(now, Ok(()));
+        }
+        while let Some((ticket, answer)) = self.coordinator.poll_answer() {
+            let _ = self.replies.remove(&ticket).unwrap().send(answer);
+        }
     }
 }

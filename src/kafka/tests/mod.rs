@@ -6,6 +6,7 @@ mod client;
 mod connections;
 mod double;
 mod fetch;
+mod groups;
 mod mutations;
 mod produce;
 

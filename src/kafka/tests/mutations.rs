@@ -13,8 +13,20 @@ use kafka_protocol::messages::fetch_request::ForgottenTopic;
 use kafka_protocol::messages::incremental_alter_configs_request::{
     AlterConfigsResource, AlterableConfig,
 };
+use kafka_protocol::messages::join_group_request::JoinGroupRequestProtocol;
+use kafka_protocol::messages::leave_group_request::MemberIdentity;
 use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
+use kafka_protocol::messages::offset_commit_request::{
+    OffsetCommitRequestPartition, OffsetCommitRequestTopic,
+};
+use kafka_protocol::messages::offset_delete_request::{
+    OffsetDeleteRequestPartition, OffsetDeleteRequestTopic,
+};
+use kafka_protocol::messages::offset_fetch_request::{
+    OffsetFetchRequestGroup, OffsetFetchRequestTopic, OffsetFetchRequestTopics,
+};
+use kafka_protocol::messages::sync_group_request::SyncGroupRequestAssignment;
 use kafka_protocol::messages::*;
 use kafka_protocol::protocol::{Request, StrBytes};
 use proptest::prelude::*;
@@ -70,8 +82,12 @@ fn sample(key: ApiKey, version: i16) -> BytesMut {
                 .with_allow_auto_topic_creation(true);
             encoded(request, version)
         }
-        ApiKey::FindCoordinator => encoded(
+        ApiKey::FindCoordinator if version < 4 => encoded(
             FindCoordinatorRequest::default().with_key(text("group")),
+            version,
+        ),
+        ApiKey::FindCoordinator => encoded(
+            FindCoordinatorRequest::default().with_coordinator_keys(vec![text("group")]),
             version,
         ),
         ApiKey::ApiVersions => encoded(
@@ -141,6 +157,133 @@ fn sample(key: ApiKey, version: i16) -> BytesMut {
             )
         }
         ApiKey::DescribeCluster => encoded(DescribeClusterRequest::default(), version),
+        key => group_sample(key, version),
+    }
+}
+
+/// The same for the requests of consumer groups.
+fn group_sample(key: ApiKey, version: i16) -> BytesMut {
+    fn encoded<R: Request>(request: R, version: i16) -> BytesMut {
+        encode(&request, version, 3)
+    }
+    let group = GroupId(text("group"));
+    let instance = |since: i16| (version >= since).then(|| text("instance"));
+    match key {
+        ApiKey::OffsetCommit => {
+            let partition = OffsetCommitRequestPartition::default()
+                .with_committed_metadata(Some(text("metadata")));
+            let topic = OffsetCommitRequestTopic::default()
+                .with_name(name("orders"))
+                .with_partitions(vec![partition.clone(), partition]);
+            let request = OffsetCommitRequest::default()
+                .with_group_id(group)
+                .with_member_id(text("member"))
+                .with_group_instance_id(instance(7))
+                .with_topics(vec![topic]);
+            encoded(request, version)
+        }
+        ApiKey::OffsetFetch if version < 8 => {
+            let topic = OffsetFetchRequestTopic::default()
+                .with_name(name("orders"))
+                .with_partition_indexes(vec![0, 1]);
+            let request = OffsetFetchRequest::default()
+                .with_group_id(group)
+                .with_topics(Some(vec![topic]));
+            encoded(request, version)
+        }
+        ApiKey::OffsetFetch => {
+            let topic = OffsetFetchRequestTopics::default()
+                .with_name(name("orders"))
+                .with_partition_indexes(vec![0, 1]);
+            let asked = OffsetFetchRequestGroup::default()
+                .with_group_id(group)
+                .with_member_id((version >= 9).then(|| text("member")))
+                .with_topics(Some(vec![topic]));
+            encoded(
+                OffsetFetchRequest::default().with_groups(vec![asked]),
+                version,
+            )
+        }
+        ApiKey::OffsetDelete => {
+            let topic = OffsetDeleteRequestTopic::default()
+                .with_name(name("orders"))
+                .with_partitions(vec![OffsetDeleteRequestPartition::default()]);
+            let request = OffsetDeleteRequest::default()
+                .with_group_id(group)
+                .with_topics(vec![topic]);
+            encoded(request, version)
+        }
+        ApiKey::JoinGroup => {
+            let protocol = JoinGroupRequestProtocol::default()
+                .with_name(text("range"))
+                .with_metadata(Bytes::from_static(b"metadata"));
+            let request = JoinGroupRequest::default()
+                .with_group_id(group)
+                .with_group_instance_id(instance(5))
+                .with_protocol_type(text("consumer"))
+                .with_protocols(vec![protocol.clone(), protocol])
+                .with_reason((version >= 8).then(|| text("because")));
+            encoded(request, version)
+        }
+        ApiKey::SyncGroup => {
+            let assignment = SyncGroupRequestAssignment::default()
+                .with_member_id(text("member"))
+                .with_assignment(Bytes::from_static(b"assignment"));
+            let request = SyncGroupRequest::default()
+                .with_group_id(group)
+                .with_group_instance_id(instance(3))
+                .with_protocol_type((version >= 5).then(|| text("consumer")))
+                .with_protocol_name((version >= 5).then(|| text("range")))
+                .with_assignments(vec![assignment]);
+            encoded(request, version)
+        }
+        ApiKey::Heartbeat => {
+            let request = HeartbeatRequest::default()
+                .with_group_id(group)
+                .with_member_id(text("member"))
+                .with_group_instance_id(instance(3));
+            encoded(request, version)
+        }
+        ApiKey::LeaveGroup if version < 3 => {
+            let request = LeaveGroupRequest::default()
+                .with_group_id(group)
+                .with_member_id(text("member"));
+            encoded(request, version)
+        }
+        ApiKey::LeaveGroup => {
+            let member = MemberIdentity::default()
+                .with_member_id(text("member"))
+                .with_group_instance_id(instance(3))
+                .with_reason((version >= 5).then(|| text("because")));
+            let request = LeaveGroupRequest::default()
+                .with_group_id(group)
+                .with_members(vec![member.clone(), member]);
+            encoded(request, version)
+        }
+        ApiKey::ListGroups => {
+            let states = if version >= 4 {
+                vec![text("Stable")]
+            } else {
+                vec![]
+            };
+            let types = if version >= 5 {
+                vec![text("classic")]
+            } else {
+                vec![]
+            };
+            let request = ListGroupsRequest::default()
+                .with_states_filter(states)
+                .with_types_filter(types);
+            encoded(request, version)
+        }
+        ApiKey::DescribeGroups => encoded(
+            DescribeGroupsRequest::default().with_groups(vec![group.clone(), group]),
+            version,
+        ),
+        ApiKey::DeleteGroups => encoded(
+            DeleteGroupsRequest::default().with_groups_names(vec![group.clone(), group]),
+            version,
+        ),
         other => panic!("{other:?} is served and has no sample"),
     }
 }

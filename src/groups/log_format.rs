@@ -1,0 +1,419 @@
+//! The records of the internal topic, in Kafka's formats, so that its tools read them and a topic of its making is understood.
+//!
+//! ```text
+//! key    OffsetCommit   i16 version 1 (or 0)  group  topic  i32 partition
+//! value                 i16 version 3         i64 offset  i32 leader epoch  metadata  i64 commit time, ms
+//!                       version 0 to 2 are read: no epoch; 1 also has an i64 expiry time
+//! key    GroupMetadata  i16 version 2         group
+//! value                 i16 version 3         protocol type  i32 generation  protocol?  leader?  i64 state since, ms
+//!                                             i32 members, each: member id  instance id?  client id  client host
+//!                                                 i32 rebalance timeout, ms  i32 session timeout, ms
+//!                                                 i32 + subscription  i32 + assignment
+//!                       versions 0 to 2 are read: 0 has no rebalance timeout, 0 and 1 no time, 0 to 2 no instance id
+//! ```
+//!
+//! Integers are big-endian. A text is an i16 length and UTF-8; those with `?` may be absent, which is length −1. A value that
+//! is absent removes what its key names.
+
+use std::sync::Arc;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use thiserror::Error;
+
+use super::committed::Committed;
+
+const OFFSET_KEY_VERSION: i16 = 1;
+const GROUP_KEY_VERSION: i16 = 2;
+const OFFSET_VALUE_VERSION: i16 = 3;
+const GROUP_VALUE_VERSION: i16 = 3;
+
+/// What a record's key names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LogKey {
+    Offset {
+        group: Arc<str>,
+        topic: Arc<str>,
+        partition: i32,
+    },
+    Group {
+        group: Arc<str>,
+    },
+    /// Of a newer broker, or of a kind that this one does not keep.
+    Unknown {
+        version: i16,
+    },
+}
+
+/// Why a record could not be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum FormatError {
+    #[error("it ends within a field that takes {wanted} bytes, with {remaining} left")]
+    CutShort { wanted: usize, remaining: usize },
+    #[error("a length of {0}")]
+    BadLength(i32),
+    #[error("text that is not UTF-8")]
+    NotText,
+    #[error("a value of version {0}, which this version of the broker does not know")]
+    UnknownVersion(i16),
+}
+
+/// A group as it is written down.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct GroupValue {
+    pub(super) protocol_type: Arc<str>,
+    pub(super) generation: i32,
+    pub(super) protocol: Option<Arc<str>>,
+    pub(super) leader: Option<Arc<str>>,
+    /// Milliseconds since the Unix epoch; −1 where it is not known.
+    pub(super) state_since_ms: i64,
+    pub(super) members: Vec<MemberValue>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct MemberValue {
+    pub(super) member: Arc<str>,
+    pub(super) instance: Option<Arc<str>>,
+    pub(super) client_id: Arc<str>,
+    pub(super) client_host: Arc<str>,
+    pub(super) rebalance_ms: i32,
+    pub(super) session_ms: i32,
+    pub(super) subscription: Bytes,
+    pub(super) assignment: Bytes,
+}
+
+pub(super) fn offset_key(group: &str, topic: &str, partition: i32) -> Bytes {
+    let mut out = BytesMut::with_capacity(2 + 2 + group.len() + 2 + topic.len() + 4);
+    out.put_i16(OFFSET_KEY_VERSION);
+    put_text(&mut out, group);
+    put_text(&mut out, topic);
+    out.put_i32(partition);
+    out.freeze()
+}
+
+pub(super) fn group_key(group: &str) -> Bytes {
+    let mut out = BytesMut::with_capacity(2 + 2 + group.len());
+    out.put_i16(GROUP_KEY_VERSION);
+    put_text(&mut out, group);
+    out.freeze()
+}
+
+pub(super) fn offset_value(committed: &Committed) -> Bytes {
+    let mut out = BytesMut::with_capacity(2 + 8 + 4 + 2 + committed.metadata.len() + 8);
+    out.put_i16(OFFSET_VALUE_VERSION);
+    out.put_i64(committed.offset);
+    out.put_i32(committed.leader_epoch);
+    put_text(&mut out, &committed.metadata);
+    out.put_i64(committed.timestamp_ms);
+    out.freeze()
+}
+
+pub(super) fn group_value(value: &GroupValue) -> Bytes {
+    let mut out = BytesMut::new();
+    out.put_i16(GROUP_VALUE_VERSION);
+    put_text(&mut out, &value.protocol_type);
+    out.put_i32(value.generation);
+    put_optional_text(&mut out, value.protocol.as_deref());
+    put_optional_text(&mut out, value.leader.as_deref());
+    out.put_i64(value.state_since_ms);
+    // Members are capped far below what this holds, and so are their bytes.
+    out.put_i32(i32::try_from(value.members.len()).unwrap_or(i32::MAX));
+    for member in &value.members {
+        put_text(&mut out, &member.member);
+        put_optional_text(&mut out, member.instance.as_deref());
+        put_text(&mut out, &member.client_id);
+        put_text(&mut out, &member.client_host);
+        out.put_i32(member.rebalance_ms);
+        out.put_i32(member.session_ms);
+        put_bytes(&mut out, &member.subscription);
+        put_bytes(&mut out, &member.assignment);
+    }
+    out.freeze()
+}
+
+/// What a record's key names.
+pub fn decode_key(key: &[u8]) -> Result<LogKey, FormatError> {
+    let mut reader = Reader { rest: key };
+    Ok(match reader.i16()? {
+        0 | OFFSET_KEY_VERSION => LogKey::Offset {
+            group: reader.text()?,
+            topic: reader.text()?,
+            partition: reader.i32()?,
+        },
+        GROUP_KEY_VERSION => LogKey::Group {
+            group: reader.text()?,
+        },
+        version => LogKey::Unknown { version },
+    })
+}
+
+pub(super) fn decode_offset(value: &[u8]) -> Result<Committed, FormatError> {
+    let mut reader = Reader { rest: value };
+    let version = reader.i16()?;
+    if !(0..=OFFSET_VALUE_VERSION).contains(&version) {
+        return Err(FormatError::UnknownVersion(version));
+    }
+    Ok(Committed {
+        offset: reader.i64()?,
+        leader_epoch: if version >= 3 { reader.i32()? } else { -1 },
+        metadata: reader.text()?,
+        timestamp_ms: reader.i64()?,
+    })
+}
+
+pub(super) fn decode_group(value: &[u8]) -> Result<GroupValue, FormatError> {
+    let mut reader = Reader { rest: value };
+    let version = reader.i16()?;
+    if !(0..=GROUP_VALUE_VERSION).contains(&version) {
+        return Err(FormatError::UnknownVersion(version));
+    }
+    let protocol_type = reader.text()?;
+    let generation = reader.i32()?;
+    let protocol = reader.optional_text()?;
+    let leader = reader.optional_text()?;
+    let state_since_ms = if version >= 2 { reader.i64()? } else { -1 };
+    let count = reader.i32()?;
+    let mut members = Vec::new();
+    // Nothing is reserved by what the count says: each member takes its own bytes, or the reader ends.
+    for _ in 0..count {
+        let member = reader.text()?;
+        let instance = if version >= 3 {
+            reader.optional_text()?
+        } else {
+            None
+        };
+        let (client_id, client_host) = (reader.text()?, reader.text()?);
+        let rebalance_ms = if version >= 1 {
+            Some(reader.i32()?)
+        } else {
+            None
+        };
+        let session_ms = reader.i32()?;
+        members.push(MemberValue {
+            member,
+            instance,
+            client_id,
+            client_host,
+            rebalance_ms: rebalance_ms.unwrap_or(session_ms),
+            session_ms,
+            subscription: reader.bytes()?,
+            assignment: reader.bytes()?,
+        });
+    }
+    Ok(GroupValue {
+        protocol_type,
+        generation,
+        protocol,
+        leader,
+        state_since_ms,
+        members,
+    })
+}
+
+fn put_text(out: &mut BytesMut, text: &str) {
+    // Every text that gets here is capped far below this.
+    let text = super::limits::cut(text, i16::MAX as usize);
+    out.put_i16(text.len() as i16);
+    out.put_slice(text.as_bytes());
+}
+
+fn put_optional_text(out: &mut BytesMut, text: Option<&str>) {
+    match text {
+        Some(text) => put_text(out, text),
+        None => out.put_i16(-1),
+    }
+}
+
+fn put_bytes(out: &mut BytesMut, bytes: &[u8]) {
+    out.put_i32(i32::try_from(bytes.len()).unwrap_or(i32::MAX));
+    out.put_slice(bytes);
+}
+
+/// Reads fields off a slice. Nothing is allocated before its bytes are known to be there.
+pub(super) struct Reader<'a> {
+    pub(super) rest: &'a [u8],
+}
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, wanted: usize) -> Result<&'a [u8], FormatError> {
+        match self.rest.split_at_checked(wanted) {
+            Some((taken, rest)) => {
+                self.rest = rest;
+                Ok(taken)
+            }
+            None => Err(FormatError::CutShort {
+                wanted,
+                remaining: self.rest.len(),
+            }),
+        }
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], FormatError> {
+        let mut array = [0; N];
+        array.copy_from_slice(self.take(N)?);
+        Ok(array)
+    }
+
+    pub(super) fn i16(&mut self) -> Result<i16, FormatError> {
+        Ok(i16::from_be_bytes(self.array()?))
+    }
+
+    pub(super) fn i32(&mut self) -> Result<i32, FormatError> {
+        Ok(i32::from_be_bytes(self.array()?))
+    }
+
+    pub(super) fn i64(&mut self) -> Result<i64, FormatError> {
+        Ok(i64::from_be_bytes(self.array()?))
+    }
+
+    pub(super) fn text(&mut self) -> Result<Arc<str>, FormatError> {
+        self.optional_text()?.ok_or(FormatError::BadLength(-1))
+    }
+
+    pub(super) fn optional_text(&mut self) -> Result<Option<Arc<str>>, FormatError> {
+        let length = self.i16()?;
+        if length == -1 {
+            return Ok(None);
+        }
+        let length = usize::try_from(length).map_err(|_| FormatError::BadLength(length.into()))?;
+        let text = std::str::from_utf8(self.take(length)?).map_err(|_| FormatError::NotText)?;
+        Ok(Some(text.into()))
+    }
+
+    /// A copy; absent bytes are empty ones.
+    pub(super) fn bytes(&mut self) -> Result<Bytes, FormatError> {
+        let length = self.i32()?;
+        if length == -1 {
+            return Ok(Bytes::new());
+        }
+        let length = usize::try_from(length).map_err(|_| FormatError::BadLength(length))?;
+        Ok(Bytes::copy_from_slice(self.take(length)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn member() -> MemberValue {
+        MemberValue {
+            member: "m-1".into(),
+            instance: Some("i".into()),
+            client_id: "c".into(),
+            client_host: "/h".into(),
+            rebalance_ms: 300_000,
+            session_ms: 10_000,
+            subscription: Bytes::from_static(&[1, 2]),
+            assignment: Bytes::from_static(&[3]),
+        }
+    }
+
+    fn group() -> GroupValue {
+        GroupValue {
+            protocol_type: "consumer".into(),
+            generation: 4,
+            protocol: Some("range".into()),
+            leader: None,
+            state_since_ms: 1_000,
+            members: vec![member()],
+        }
+    }
+
+    #[test]
+    fn the_bytes_are_kafkas() {
+        assert_eq!(
+            &offset_key("g", "t", 7)[..],
+            [0, 1, 0, 1, b'g', 0, 1, b't', 0, 0, 0, 7]
+        );
+        assert_eq!(&group_key("g")[..], [0, 2, 0, 1, b'g']);
+        let committed = Committed {
+            offset: 5,
+            leader_epoch: 2,
+            metadata: "m".into(),
+            timestamp_ms: 9,
+        };
+        assert_eq!(
+            &offset_value(&committed)[..],
+            [
+                0, 3, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 2, 0, 1, b'm', 0, 0, 0, 0, 0, 0, 0, 9
+            ]
+        );
+        let empty = GroupValue {
+            members: Vec::new(),
+            protocol: None,
+            ..group()
+        };
+        let expected = [
+            &[0, 3, 0, 8][..],
+            b"consumer",
+            &[0, 0, 0, 4, 0xff, 0xff, 0xff, 0xff],
+            &[0, 0, 0, 0, 0, 0, 3, 0xe8, 0, 0, 0, 0],
+        ]
+        .concat();
+        assert_eq!(&group_value(&empty)[..], expected);
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let key = decode_key(&offset_key("group", "topic", 3)).unwrap();
+        let offset = LogKey::Offset {
+            group: "group".into(),
+            topic: "topic".into(),
+            partition: 3,
+        };
+        assert_eq!(key, offset);
+        assert_eq!(decode_group(&group_value(&group())), Ok(group()));
+        assert_eq!(decode_key(&[0, 9, 0]), Ok(LogKey::Unknown { version: 9 }));
+    }
+
+    #[test]
+    fn older_versions_are_read() {
+        // Version 1 of an offset: with an expiry time and without an epoch.
+        let mut old = BytesMut::new();
+        old.put_i16(1);
+        old.put_i64(5);
+        put_text(&mut old, "m");
+        old.put_i64(9);
+        old.put_i64(10);
+        let committed = decode_offset(&old).unwrap();
+        assert_eq!((committed.offset, committed.leader_epoch), (5, -1));
+        assert_eq!(committed.timestamp_ms, 9);
+        // Version 0 of a group: one timeout, no time, no instance.
+        let mut old = BytesMut::new();
+        old.put_i16(0);
+        put_text(&mut old, "consumer");
+        old.put_i32(2);
+        put_optional_text(&mut old, Some("range"));
+        put_optional_text(&mut old, Some("a"));
+        old.put_i32(1);
+        for text in ["a", "c", "/h"] {
+            put_text(&mut old, text);
+        }
+        old.put_i32(7_000);
+        put_bytes(&mut old, &[1]);
+        put_bytes(&mut old, &[2]);
+        let group = decode_group(&old).unwrap();
+        assert_eq!(group.members[0].rebalance_ms, 7_000);
+        assert_eq!(group.state_since_ms, -1);
+        assert_eq!(decode_group(&[0, 4]), Err(FormatError::UnknownVersion(4)));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_a_reader_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = decode_key(&bytes);
+            let _ = decode_offset(&bytes);
+            let _ = decode_group(&bytes);
+        }
+
+        #[test]
+        fn a_damaged_group_is_read_or_refused(at in 0_usize..60, to in any::<u8>(), cut in 0_usize..90) {
+            let mut bytes = group_value(&group()).to_vec();
+            let at = at % bytes.len();
+            bytes[at] = to;
+            bytes.truncate(cut);
+            let _ = decode_group(&bytes);
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! What the requests of consumer groups have in common.
+
+use std::time::Duration;
+
+use kafka_protocol::messages::GroupId;
+use kafka_protocol::protocol::StrBytes;
+use tokio::time::Instant;
+
+use crate::groups::{Answer, Request, Who};
+use crate::kafka::Service;
+use crate::kafka::codec::text;
+use crate::kafka::context::Context;
+use crate::types::ErrorCode;
+
+/// How long a request may wait until its coordinator takes it in hand. Clients ask again when it answers that it cannot.
+pub(super) const TAKEN_WITHIN: Duration = Duration::from_secs(5);
+
+/// Asks the coordinator of a group. It bounds its answer itself: a join ends with the rebalance, all else with a write.
+pub(super) async fn ask<S: Service>(
+    context: &Context<S>,
+    group: &str,
+    request: Request,
+) -> Result<Answer, ErrorCode> {
+    let taken_by = Instant::now() + TAKEN_WITHIN;
+    context.service.ask_group(group, request, taken_by).await
+}
+
+/// An answer to another request than the one that was asked: not a client's fault.
+pub(super) fn unexpected<T>(_: Answer) -> Result<T, ErrorCode> {
+    Err(ErrorCode::UnknownServerError)
+}
+
+/// Kafka's number for a result.
+pub(super) fn code<T>(result: &Result<T, ErrorCode>) -> i16 {
+    match result {
+        Ok(_) => 0,
+        Err(error) => error.code(),
+    }
+}
+
+pub(super) fn who(member: &StrBytes, instance: Option<&StrBytes>) -> Who {
+    Who {
+        member: member.as_str().to_owned(),
+        instance: instance.map(|instance| instance.as_str().to_owned()),
+    }
+}
+
+pub(super) fn group_id(group: &str) -> GroupId {
+    GroupId(text(group))
+}
