@@ -24,6 +24,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 
 pub use figures::{Figures, Spread, Summary};
@@ -31,9 +32,10 @@ pub use report::{markdown, text};
 pub use scenario::{Fault, SCENARIOS, Scenario};
 pub use timeline::{Phase, Timeline};
 
-use super::BenchError;
 use super::local::Place;
 use super::records::VALUE_HEADER_BYTES;
+use super::report::{Curve, Kind, Machine, Mark, Sample, fingerprint};
+use super::{BenchError, Series};
 
 /// The most records that can be in flight.
 pub const MAX_IN_FLIGHT: usize = 10_000;
@@ -76,7 +78,59 @@ pub trait Witness {
     /// Something to be kept in mind.
     fn note(&mut self, line: &str);
     /// A run has ended. An error ends the whole.
-    fn finished(&mut self, figures: &Figures) -> io::Result<()>;
+    fn finished(&mut self, run: &Run) -> io::Result<()>;
+}
+
+/// One run with what can be drawn of it.
+#[derive(Clone, Debug, Default)]
+pub struct Run {
+    pub figures: Figures,
+    /// Times to the acknowledgement, in ms, with the share of all that took no longer.
+    pub times_before: Vec<(f64, f64)>,
+    pub times_during: Vec<(f64, f64)>,
+    /// Times to the acknowledgement, by when it came, since the load began.
+    pub series: Series,
+    /// When it happened, on the same clock.
+    pub fault: Option<Duration>,
+    /// `None` where nothing was mended.
+    pub heal: Option<Duration>,
+}
+
+impl Run {
+    /// As a report keeps it.
+    pub fn sample(&self, settings: &Settings) -> io::Result<Sample> {
+        let name = self.figures.scenario;
+        let curves = [
+            ("before", &self.times_before),
+            ("during", &self.times_during),
+        ];
+        let marks = [("fault", self.fault), ("heal", self.heal)];
+        Ok(Sample {
+            kind: Kind::Gap,
+            settings: settings.fingerprint(name),
+            name: name.to_owned(),
+            run: self.figures.run,
+            figures: serde_json::to_value(&self.figures)?,
+            curves: curves
+                .map(|(name, points)| Curve {
+                    name: name.to_owned(),
+                    points: points.clone(),
+                })
+                .into(),
+            series: self.series.clone(),
+            marks: marks
+                .into_iter()
+                .filter_map(|(name, at)| {
+                    Some(Mark {
+                        name: name.to_owned(),
+                        at_s: at?.as_secs_f64(),
+                    })
+                })
+                .collect(),
+            machine: Machine::this(),
+            ended: OffsetDateTime::now_utc().unix_timestamp(),
+        })
+    }
 }
 
 impl Settings {
@@ -163,6 +217,20 @@ impl Settings {
         Ok(())
     }
 
+    fn fingerprint(&self, scenario: &str) -> String {
+        let millis = |duration: Duration| duration.as_millis() as u64;
+        fingerprint(&serde_json::json!({
+            "scenario": scenario,
+            "duration": self.duration.map(millis),
+            "in_flight": self.in_flight,
+            "record_size": self.record_size,
+            "catch_up_bytes": self.catch_up_bytes,
+            "version": env!("CARGO_PKG_VERSION"),
+            "commit": option_env!("QUORATE_COMMIT"),
+            "debug": cfg!(debug_assertions),
+        }))
+    }
+
     fn fault_lasts(&self, scenario: &Scenario) -> Duration {
         match self.duration {
             Some(duration) if scenario.is_long => duration,
@@ -189,8 +257,8 @@ pub async fn run(
         for run in 1..=settings.runs {
             let dir = place.path().join(format!("{}-{run}", scenario.name));
             let ran = play::run(settings, scenario, run, &dir, stop, witness).await;
-            let heard = ran.and_then(|figures| {
-                witness.finished(&figures).map_err(|source| BenchError::Io {
+            let heard = ran.and_then(|ran| {
+                witness.finished(&ran).map_err(|source| BenchError::Io {
                     what: "cannot say what a run gave".to_owned(),
                     source,
                 })

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::figures::Figures;
 use super::stage::{ELSEWHERE, Stage, open_folder, open_gates};
 use super::timeline::{Phase, Timeline};
-use super::{Fault, Scenario, Settings, Witness};
+use super::{Fault, Run, Scenario, Settings, Witness};
 use crate::bench::BenchError;
 use crate::bench::local::Processes;
 use crate::bench::records::{Arrivals, Filler, Load, LoadOptions, Pattern, Produced, read_all};
@@ -48,11 +48,14 @@ pub(super) async fn run(
     dir: &Path,
     stop: &CancellationToken,
     witness: &mut dyn Witness,
-) -> Result<Figures, BenchError> {
+) -> Result<Run, BenchError> {
     let seed = settings.seed.wrapping_add(u64::from(run) - 1);
-    let mut figures = Figures::new(scenario, run, seed);
-    figures.in_flight = settings.in_flight;
-    figures.record_size = settings.record_size;
+    let mut ran = Run {
+        figures: Figures::new(scenario, run, seed),
+        ..Run::default()
+    };
+    ran.figures.in_flight = settings.in_flight;
+    ran.figures.record_size = settings.record_size;
     let mut teller = Teller {
         what: format!("{} {run}/{}", scenario.name, settings.runs),
         witness,
@@ -68,7 +71,7 @@ pub(super) async fn run(
             played = async {
                 let stage =
                     Stage::set(settings, scenario, seed, &mut folder, &mut processes, gates).await?;
-                Play { settings, scenario, stage, processes: &mut processes, figures: &mut figures }
+                Play { settings, scenario, stage, processes: &mut processes, ran: &mut ran }
                     .perform(&mut teller)
                     .await
             } => played,
@@ -78,15 +81,15 @@ pub(super) async fn run(
     }
     .await;
     let is_well = match &outcome {
-        Ok(()) => figures.is_sound(),
+        Ok(()) => ran.figures.is_sound(),
         Err(error) => matches!(error, BenchError::Interrupted),
     };
     if let Some(told) = folder.close(is_well) {
         teller.witness.note(&told);
     }
     outcome?;
-    figures.met = figures.is_sound() && scenario.is_met(&figures);
-    Ok(figures)
+    ran.figures.met = ran.figures.is_sound() && scenario.is_met(&ran.figures);
+    Ok(ran)
 }
 
 struct Teller<'a> {
@@ -105,7 +108,7 @@ struct Play<'a> {
     scenario: &'static Scenario,
     stage: Stage,
     processes: &'a mut Processes,
-    figures: &'a mut Figures,
+    ran: &'a mut Run,
 }
 
 impl Play<'_> {
@@ -141,7 +144,7 @@ impl Play<'_> {
         self.stage.pass(BEFORE).await;
 
         let begun = self.break_and_mend(&mut load, teller).await?;
-        self.figures.fault_ms = millis(begun);
+        self.ran.figures.fault_ms = millis(begun);
 
         teller.says("waiting for the last acknowledgements");
         let produced = load.finish().await;
@@ -157,8 +160,8 @@ impl Play<'_> {
         self.count();
         teller.says("reading everything back");
         let found = read_all(&self.stage.client, &self.stage.topic, mark).await?;
-        self.figures.lost = found.lacks(&produced.acknowledged);
-        self.figures.duplicated = found.duplicated;
+        self.ran.figures.lost = found.lacks(&produced.acknowledged);
+        self.ran.figures.duplicated = found.duplicated;
         if found.strange > 0 {
             return Err(BenchError::Failed(format!(
                 "{} records in the topic are not of this run",
@@ -233,7 +236,7 @@ impl Play<'_> {
         }
         if self.scenario.name == "rf2-shrink" {
             let back = self.stage.until_in_sync(victims[0], PATIENCE)?;
-            self.figures.isr_back_ms = back.await.map(millis);
+            self.ran.figures.isr_back_ms = back.await.map(millis);
         }
         self.stage
             .pass_until(PATIENCE, |_| {
@@ -310,7 +313,7 @@ impl Play<'_> {
         self.stage.observe();
         self.stage.meter.begin();
         enter(load, Phase::During);
-        self.figures.catch_up_bytes = Some(behind(load));
+        self.ran.figures.catch_up_bytes = Some(behind(load));
         let times_up = self.stage.times_up(follower)?;
         let begun = Instant::now();
         self.processes.restart(follower)?;
@@ -318,10 +321,10 @@ impl Play<'_> {
             .stage
             .until_up(follower, times_up, self.settings.within)
             .await?;
-        self.figures.process_up_ms = Some(millis(up));
+        self.ran.figures.process_up_ms = Some(millis(up));
         let back = self.stage.until_in_sync(follower, within)?.await;
-        self.figures.isr_back_ms = back.map(millis);
-        self.figures.catch_up_bytes_per_second = back
+        self.ran.figures.isr_back_ms = back.map(millis);
+        self.ran.figures.catch_up_bytes_per_second = back
             .filter(|back| !back.is_zero())
             .map(|back| (behind(load) as f64 / back.as_secs_f64()).round());
         let lasted = begun.elapsed();
@@ -333,7 +336,7 @@ impl Play<'_> {
     fn count(&mut self) {
         self.stage.observe();
         let happened = self.stage.meter.happened();
-        let figures = &mut *self.figures;
+        let figures = &mut self.ran.figures;
         figures.isr_changes = happened.isr_changes;
         figures.elections = happened.elections;
         figures.redials = happened.redials;
@@ -344,8 +347,12 @@ impl Play<'_> {
     }
 
     fn record(&mut self, produced: Produced<Timeline>) {
-        let figures = &mut *self.figures;
         let timeline = &produced.tally;
+        [self.ran.times_before, self.ran.times_during] = timeline.distributions();
+        self.ran.series = timeline.series().clone();
+        self.ran.fault = timeline.began_at(Phase::During);
+        self.ran.heal = timeline.began_at(Phase::After);
+        let figures = &mut self.ran.figures;
         figures.longest_ack_gap_ms = millis(timeline.longest_gap());
         figures.longest_ack_gap_before_ms = millis(timeline.longest_gap_before());
         figures.p50_before_ms = timeline.quantile_before(0.5).map(millis);
