@@ -132,7 +132,7 @@ mod tests {
             series
                 .points()
                 .flatten()
-                .all(|p| (p.mean_ms / 1e3 - p.at_s).abs() < 4.0)
+                .all(|p| (p.mean_ms - p.at_s).abs() < 4.0)
         );
     }
 }

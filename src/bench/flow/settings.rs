@@ -477,7 +477,7 @@ pub(super) mod tests {
             "--link-rate",
         );
         refused(
-            &|s| s.records = Some(u64::MAX >> 30),
+            &|s| (s.records, s.duration) = (Some(u64::MAX >> 30), None),
             "another place with --dir",
         );
         refused(
