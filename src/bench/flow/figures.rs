@@ -198,7 +198,7 @@ pub(super) fn digits(figure: f64) -> f64 {
     (figure * scale).round() / scale
 }
 
-/// All runs of one cell, in the median. Of an even number, the upper one of the two in the middle, so that it is one that was
+/// All runs of one cell, in the median. Of an even number, the worse one of the two in the middle, so that it is one that was
 /// measured.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Summary {
@@ -235,8 +235,8 @@ impl Summary {
             Summary {
                 cell: cell.to_owned(),
                 runs: runs.len(),
-                records_per_s: median(|run| Some(run.records_per_s)),
-                mbit_per_s: median(|run| Some(run.mbit_per_s)),
+                records_per_s: median_rate(runs.iter().map(|run| run.records_per_s)),
+                mbit_per_s: median_rate(runs.iter().map(|run| run.mbit_per_s)),
                 commit_p50_ms: median(|run| run.commit_p50_ms),
                 commit_p99_ms: median(|run| run.commit_p99_ms),
                 e2e_p50_ms: median(|run| run.e2e_p50_ms),
@@ -255,6 +255,11 @@ impl Summary {
 /// `None` for no figures.
 pub(crate) fn median(figures: impl Iterator<Item = f64>) -> Option<f64> {
     crate::bench::gap::Spread::of(figures).map(|spread| spread.median)
+}
+
+/// The same of what is the better the more it is: of an even number, the lower one of the two in the middle.
+pub(crate) fn median_rate(figures: impl Iterator<Item = f64>) -> Option<f64> {
+    median(figures.map(|figure| -figure)).map(|middle| -middle)
 }
 
 #[cfg(test)]
@@ -355,5 +360,8 @@ mod tests {
         assert_eq!((sums[0].runs, sums[0].mbit_per_s), (3, Some(4.0)));
         assert_eq!((sums[0].self_loss, sums[0].red_flags), (Some(0.25), 1));
         assert_eq!(sums[1].self_loss, None);
+        runs.remove(0);
+        let worse = &Summary::of_all(&runs)[1];
+        assert_eq!((worse.cell.as_str(), worse.mbit_per_s), ("b", Some(4.0)));
     }
 }

@@ -21,8 +21,8 @@ use std::io;
 use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use figures::median;
 pub use figures::{Figures, Summary};
+pub(crate) use figures::{median, median_rate};
 pub use given::Target;
 pub use settings::{Cell, Conditions, MAX_IN_FLIGHT, RECORD_BYTES, Settings, Workload, flush_name};
 

@@ -10,7 +10,10 @@ const WIDTH: f64 = 760.0;
 const PLOT_HEIGHT: f64 = 300.0;
 const LEFT: f64 = 72.0;
 const RIGHT: f64 = 20.0;
-const TOP: f64 = 46.0;
+/// The title, and below its further lines the names of bands.
+const TITLE: f64 = 24.0;
+const TITLE_ROW: f64 = 17.0;
+const BAND_ROW: f64 = 22.0;
 /// Below the plot: the marks and the axis' name.
 const BELOW: f64 = 52.0;
 const LEGEND_ROW: f64 = 20.0;
@@ -67,6 +70,8 @@ pub(super) struct Band {
 #[derive(Clone, Debug)]
 pub(super) struct Chart {
     pub(super) title: String,
+    /// What it was measured with.
+    pub(super) subtitle: String,
     pub(super) x: Axis,
     pub(super) y: Axis,
     /// [`MAX_LINES`] at most; further ones look like earlier ones.
@@ -75,17 +80,38 @@ pub(super) struct Chart {
 }
 
 impl Chart {
+    /// The lines of the subtitle, each as long as there is room.
+    fn subtitle(&self) -> Vec<String> {
+        let letters = ((WIDTH - LEFT - RIGHT) / LETTER) as usize;
+        let mut lines: Vec<String> = Vec::new();
+        for word in self.subtitle.split_whitespace() {
+            match lines.last_mut() {
+                Some(line) if line.chars().count() + 1 + word.chars().count() <= letters => {
+                    line.push(' ');
+                    line.push_str(word);
+                }
+                _ => lines.push(word.to_owned()),
+            }
+        }
+        lines
+    }
+
+    /// Upper edge of the plot.
+    fn top(&self) -> f64 {
+        TITLE + self.subtitle().len() as f64 * TITLE_ROW + BAND_ROW
+    }
+
     fn x(&self, figure: f64) -> f64 {
         LEFT + self.x.scale.place(figure) * (WIDTH - LEFT - RIGHT)
     }
 
     fn y(&self, figure: f64) -> f64 {
-        TOP + (1.0 - self.y.scale.place(figure)) * PLOT_HEIGHT
+        self.top() + (1.0 - self.y.scale.place(figure)) * PLOT_HEIGHT
     }
 
     pub(super) fn svg(&self) -> String {
-        let legend = Legend::of(&self.lines);
-        let height = TOP + PLOT_HEIGHT + BELOW + legend.rows as f64 * LEGEND_ROW + 8.0;
+        let legend = Legend::of(&self.lines, self.top());
+        let height = self.top() + PLOT_HEIGHT + BELOW + legend.rows as f64 * LEGEND_ROW + 8.0;
         let mut svg = format!(
             "<svg class=\"q\" xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" width=\"{WIDTH}\" \
              height=\"{height}\" role=\"img\" aria-label=\"{title}\"><style>{STYLE}</style>\
@@ -93,6 +119,16 @@ impl Chart {
              <text class=\"t\" x=\"{LEFT}\" y=\"20\">{title}</text>",
             title = escaped(&self.title)
         );
+        for (row, line) in (1..).zip(self.subtitle()) {
+            let y = 20.0 + f64::from(row) * TITLE_ROW;
+            add(
+                &mut svg,
+                format_args!(
+                    "<text class=\"dim\" x=\"{LEFT}\" y=\"{y}\">{}</text>",
+                    escaped(&line)
+                ),
+            );
+        }
         self.draw_bands(&mut svg);
         self.draw_axes(&mut svg);
         for (index, line) in self.lines.iter().enumerate() {
@@ -104,15 +140,16 @@ impl Chart {
     }
 
     fn draw_bands(&self, svg: &mut String) {
-        let bottom = TOP + PLOT_HEIGHT;
+        let top = self.top();
+        let bottom = top + PLOT_HEIGHT;
         for band in &self.bands {
             let (from, to) = (self.x(band.from), self.x(band.to));
             add(
                 svg,
                 format_args!(
-                    "<rect class=\"band\" x=\"{from:.1}\" y=\"{TOP}\" width=\"{:.1}\" height=\"{PLOT_HEIGHT}\"/>\
-                 <line class=\"edge\" x1=\"{from:.1}\" x2=\"{from:.1}\" y1=\"{TOP}\" y2=\"{bottom}\"/>\
-                 <line class=\"edge\" x1=\"{to:.1}\" x2=\"{to:.1}\" y1=\"{TOP}\" y2=\"{bottom}\"/>",
+                    "<rect class=\"band\" x=\"{from:.1}\" y=\"{top}\" width=\"{:.1}\" height=\"{PLOT_HEIGHT}\"/>\
+                 <line class=\"edge\" x1=\"{from:.1}\" x2=\"{from:.1}\" y1=\"{top}\" y2=\"{bottom}\"/>\
+                 <line class=\"edge\" x1=\"{to:.1}\" x2=\"{to:.1}\" y1=\"{top}\" y2=\"{bottom}\"/>",
                     to - from
                 ),
             );
@@ -124,7 +161,7 @@ impl Chart {
                 svg,
                 format_args!(
                     "<text class=\"bl\" x=\"{middle:.1}\" y=\"{}\" text-anchor=\"middle\">{}</text>",
-                    TOP - 7.0,
+                    top - 7.0,
                     escaped(&band.name)
                 ),
             );
@@ -132,7 +169,8 @@ impl Chart {
     }
 
     fn draw_axes(&self, svg: &mut String) {
-        let (right, bottom) = (WIDTH - RIGHT, TOP + PLOT_HEIGHT);
+        let top = self.top();
+        let (right, bottom) = (WIDTH - RIGHT, top + PLOT_HEIGHT);
         for (figure, words) in self.y.scale.marks() {
             let y = self.y(figure);
             add(
@@ -151,7 +189,7 @@ impl Chart {
             add(
                 svg,
                 format_args!(
-                    "<line class=\"grid\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{TOP}\" y2=\"{bottom}\"/>\
+                    "<line class=\"grid\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{top}\" y2=\"{bottom}\"/>\
                  <text class=\"dim\" x=\"{x:.1}\" y=\"{}\" text-anchor=\"middle\">{}</text>",
                     bottom + 18.0,
                     escaped(&words)
@@ -161,13 +199,13 @@ impl Chart {
         add(
             svg,
             format_args!(
-                "<path class=\"axis\" fill=\"none\" d=\"M{LEFT} {TOP}V{bottom}H{right}\"/>\
+                "<path class=\"axis\" fill=\"none\" d=\"M{LEFT} {top}V{bottom}H{right}\"/>\
              <text x=\"{:.1}\" y=\"{}\" text-anchor=\"middle\">{}</text>\
              <text transform=\"translate(16 {:.1}) rotate(-90)\" text-anchor=\"middle\">{}</text>",
                 (LEFT + right) / 2.0,
                 bottom + 40.0,
                 escaped(&self.x.name),
-                TOP + PLOT_HEIGHT / 2.0,
+                top + PLOT_HEIGHT / 2.0,
                 escaped(&self.y.name)
             ),
         );
@@ -209,10 +247,12 @@ struct Legend {
     /// Left edge and row of each line's.
     places: Vec<(f64, usize)>,
     rows: usize,
+    /// Upper edge of the plot.
+    top: f64,
 }
 
 impl Legend {
-    fn of(lines: &[Line]) -> Legend {
+    fn of(lines: &[Line], top: f64) -> Legend {
         let (mut x, mut row) = (LEFT, 0);
         let mut places = Vec::new();
         for line in lines {
@@ -224,6 +264,7 @@ impl Legend {
             x += width;
         }
         Legend {
+            top,
             rows: if lines.is_empty() { 0 } else { row + 1 },
             places,
         }
@@ -231,7 +272,7 @@ impl Legend {
 
     fn draw(&self, svg: &mut String, lines: &[Line]) {
         for (index, (line, (x, row))) in lines.iter().zip(&self.places).enumerate() {
-            let y = TOP + PLOT_HEIGHT + BELOW + (*row as f64 + 0.5) * LEGEND_ROW;
+            let y = self.top + PLOT_HEIGHT + BELOW + (*row as f64 + 0.5) * LEGEND_ROW;
             let (class, dash) = (colour(index), dash(index, line.dotted));
             let end = x + LEGEND_LINE - 8.0;
             add(
@@ -325,6 +366,7 @@ mod tests {
     fn chart(lines: Vec<Line>) -> Chart {
         Chart {
             title: "a < b & \"c\"".to_owned(),
+            subtitle: String::new(),
             x: Axis {
                 name: "x (s)".to_owned(),
                 scale: Scale::Linear { to: 10.0 },
@@ -352,16 +394,17 @@ mod tests {
 
     #[test]
     fn figures_are_where_the_axes_say() {
-        let svg = chart(vec![line("one")]).svg();
+        let chart = chart(vec![line("one")]);
+        let (svg, top) = (chart.svg(), chart.top());
         let right = WIDTH - RIGHT;
         let corner = format!(
-            "d=\"M{LEFT:.1} {:.1}L{right:.1} {TOP:.1}\"",
-            TOP + PLOT_HEIGHT
+            "d=\"M{LEFT:.1} {:.1}L{right:.1} {top:.1}\"",
+            top + PLOT_HEIGHT
         );
         assert!(svg.contains(&corner), "{svg}");
         let middle = (LEFT + right) / 2.0;
         assert!(
-            svg.contains(&format!("M{middle:.1} {:.1}L", TOP + PLOT_HEIGHT / 2.0)),
+            svg.contains(&format!("M{middle:.1} {:.1}L", top + PLOT_HEIGHT / 2.0)),
             "a single point"
         );
         for words in [
@@ -389,7 +432,7 @@ mod tests {
             .take(8)
             .map(|name| line(name))
             .collect();
-        let legend = Legend::of(&lines);
+        let legend = Legend::of(&lines, 60.0);
         assert!(legend.rows > 1);
         let mut ends = vec![0.0; legend.rows];
         for (line, (x, row)) in lines.iter().zip(&legend.places) {
@@ -398,6 +441,22 @@ mod tests {
             assert!(end <= WIDTH, "{end}");
             ends[*row] = end;
         }
+    }
+
+    #[test]
+    fn a_long_subtitle_is_broken_and_moves_the_plot_down() {
+        let mut long = chart(Vec::new());
+        let above = long.top();
+        long.subtitle = "fourteen bytes ".repeat(20);
+        let lines = long.subtitle();
+        assert!(lines.len() > 2);
+        let room = WIDTH - LEFT - RIGHT;
+        assert!(
+            lines
+                .iter()
+                .all(|line| line.chars().count() as f64 * LETTER <= room)
+        );
+        assert_eq!(long.top(), above + lines.len() as f64 * TITLE_ROW);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::chart::{Axis, Band, Chart, Line, MAX_LINES};
 use super::sample::{Kind, Sample};
 use super::scale::{Scale, words};
-use crate::bench::flow::median;
+use crate::bench::flow::median_rate;
 
 /// The most drawings of one kind. Cells or scenarios beyond them are in the tables only.
 const MAX_COURSES: usize = 24;
@@ -131,7 +131,7 @@ fn throughput_of(title: &str, group: &[&Sample]) -> Chart {
             .into_iter()
             .filter_map(|(loss, runs)| {
                 let rates = runs.iter().filter_map(|run| run.number("mbit_per_s"));
-                Some((place(loss), median(rates)?))
+                Some((place(loss), median_rate(rates)?))
             })
             .collect();
         points.sort_by(|a, b| a.0.total_cmp(&b.0));
@@ -156,7 +156,8 @@ fn throughput_of(title: &str, group: &[&Sample]) -> Chart {
     let points = lines.iter().flat_map(|line| line.pieces.iter().flatten());
     let scale = Scale::linear(points.map(|(_, y)| *y));
     Chart {
-        title: format!("Throughput: {title}"),
+        title: "Throughput by loss and round trip".to_owned(),
+        subtitle: title.to_owned(),
         x: Axis {
             name: "packets lost on purpose".to_owned(),
             scale: Scale::Names(
@@ -227,7 +228,8 @@ fn distribution_of(title: &str, lines: &[Line]) -> Chart {
     let points = || lines.iter().flat_map(|line| line.pieces.iter().flatten());
     let most = points().map(|(_, share)| *share).fold(0.9, f64::max);
     Chart {
-        title: format!("Acknowledgement times: {title}"),
+        title: "How long acknowledgements took".to_owned(),
+        subtitle: title.to_owned(),
         x: Axis {
             name: "time to the acknowledgement (ms)".to_owned(),
             scale: Scale::log(points().map(|(ms, _)| *ms)),
@@ -311,10 +313,8 @@ fn course_of(sample: &Sample) -> Chart {
         to: mark("heal").unwrap_or(end).min(end),
     });
     Chart {
-        title: format!(
-            "Acknowledgements in the course of time: {}, run {}",
-            sample.name, sample.run
-        ),
+        title: "Acknowledgements in the course of time".to_owned(),
+        subtitle: format!("{}, run {}", sample.name, sample.run),
         x: Axis {
             name: "time (s)".to_owned(),
             scale: Scale::linear([end].into_iter()),
@@ -389,7 +389,7 @@ mod tests {
         let charts = throughput(&samples);
         assert_eq!(charts.len(), 4);
         assert!(charts.iter().all(|chart| chart.lines.len() == 4));
-        assert!(charts[3].title.ends_with("RTT 200 ms"));
+        assert!(charts[3].subtitle.ends_with("RTT 200 ms"));
         let distributions = distributions(&samples);
         assert!(
             distributions
@@ -442,7 +442,7 @@ mod tests {
         let chart = course_of(&sample);
         assert_eq!(chart.lines[0].pieces.len(), 2);
         assert_eq!((chart.bands[0].from, chart.bands[0].to), (0.1, 0.5));
-        assert!(chart.title.contains("leader-kill, run 2"));
+        assert_eq!(chart.subtitle, "leader-kill, run 2");
         sample.marks.pop();
         // Without a heal it lasts to the end.
         assert!(course_of(&sample).bands[0].to > 0.9);

@@ -10,12 +10,12 @@ use super::chart::escaped;
 use super::drawings::Drawing;
 use super::sample::{Kind, Sample};
 use super::scale::words;
-use crate::bench::flow::median;
+use crate::bench::flow::{median, median_rate};
 
 const STYLE: &str = "\
 :root{color-scheme:light dark;--fg:#1f2328;--dim:#57606a;--bg:#fff;--line:#d8dee4;--bad:#a40e26;--head:#f6f8fa}\
 @media(prefers-color-scheme:dark){:root{--fg:#e6edf3;--dim:#9198a1;--bg:#0d1117;--line:#30363d;--bad:#ffa198;--head:#161b22}}\
-body{margin:2rem auto;padding:0 1rem;max-width:72rem;color:var(--fg);background:var(--bg);\
+body{margin:2rem auto;padding:0 1rem;max-width:88rem;color:var(--fg);background:var(--bg);\
 font:15px/1.5 system-ui,'Segoe UI',Helvetica,Arial,sans-serif}\
 h1{font-size:1.6rem;margin:0 0 .3rem}h2{font-size:1.2rem;margin:2.2rem 0 .6rem}\
 p.dim,figcaption,caption{color:var(--dim)}caption{text-align:left;padding-bottom:.3rem}\
@@ -23,7 +23,8 @@ p.dim,figcaption,caption{color:var(--dim)}caption{text-align:left;padding-bottom
 th,td{padding:.3rem .6rem;border:1px solid var(--line);text-align:right;white-space:nowrap}\
 th{background:var(--head);font-weight:600}td:first-child,th:first-child{text-align:left}\
 table.facts td{text-align:left;white-space:normal}\
-.bad{color:var(--bad);font-weight:600}figure{margin:1.2rem 0}figure svg{max-width:100%;height:auto;border:1px solid var(--line)}";
+.bad{color:var(--bad);font-weight:600}.drawings{display:grid;gap:1.2rem;grid-template-columns:repeat(auto-fit,minmax(min(100%,36rem),1fr))}\
+figure{margin:0}figure svg{display:block;width:100%;max-width:60rem;height:auto;border:1px solid var(--line)}";
 
 /// What a column shows of a run.
 struct Column {
@@ -140,6 +141,7 @@ pub(super) fn page(samples: &[Sample], drawings: &[Drawing]) -> String {
     if !drawings.is_empty() {
         html.push_str("<h2>Drawings</h2>");
     }
+    html.push_str("<div class=\"drawings\">");
     for drawing in drawings {
         add(
             &mut html,
@@ -149,7 +151,7 @@ pub(super) fn page(samples: &[Sample], drawings: &[Drawing]) -> String {
             ),
         );
     }
-    html.push_str("<h2>Settings and machine</h2>");
+    html.push_str("</div><h2>Settings and machine</h2>");
     settings(&mut html, samples);
     for (kind, columns) in [(Kind::Flow, &FLOW[..]), (Kind::Gap, &GAP[..])] {
         let of_it: Vec<&Sample> = samples
@@ -220,7 +222,11 @@ fn summary(html: &mut String, samples: &[&Sample], columns: &[Column]) {
             format_args!("<tr><td>{}</td><td>{}</td>", escaped(name), runs.len()),
         );
         for column in &columns {
-            let middle = median(runs.iter().filter_map(|run| run.number(column.field)));
+            let figures = runs.iter().filter_map(|run| run.number(column.field));
+            let middle = match column.field {
+                "records_per_s" | "mbit_per_s" | "link_mbit_per_s" => median_rate(figures),
+                _ => median(figures),
+            };
             cell(html, column, middle);
         }
         html.push_str("</tr>");
