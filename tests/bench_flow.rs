@@ -133,6 +133,43 @@ fn a_run_over_bad_links_tells_what_they_cost_and_leaves_nothing_behind() {
 }
 
 #[test]
+fn a_report_has_a_page_and_what_it_has_already_is_not_run_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let report = dir.path().join("report");
+    let run = |losses: &str| {
+        let words = "replicate --runs 1 --duration 1s --warmup 0s --in-flight 8 --delay 2ms --output json --loss";
+        let mut words: Vec<&str> = words.split_whitespace().collect();
+        words.push(losses);
+        let output = bench(&words).arg("--report").arg(&report).output().unwrap();
+        expect_exit(&output, 0);
+        assert!(
+            text(&output.stderr).contains("report.html"),
+            "{}",
+            text(&output.stderr)
+        );
+        objects(&output)
+    };
+    let first = run("0%");
+    assert_eq!(first.len(), 1);
+    let both = run("0%,3%");
+    assert_eq!(both.len(), 2);
+    // Its random seed and its figures would be others.
+    assert_eq!(both[0], first[0], "it was run again");
+    assert_eq!(std::fs::read_dir(report.join("runs")).unwrap().count(), 2);
+    let page = std::fs::read_to_string(report.join("report.html")).unwrap();
+    for words in [
+        "loss 3%, delay 2ms",
+        "Throughput by loss and round trip",
+        "</html>",
+    ] {
+        assert!(page.contains(words), "{words}");
+    }
+    for drawing in ["throughput-1.svg", "distribution-1.svg", "course-2.svg"] {
+        assert!(report.join(drawing).exists(), "{drawing}");
+    }
+}
+
+#[test]
 fn ctrl_c_leaves_no_process_and_no_folder() {
     let dir = tempfile::tempdir().unwrap();
     let runs = dir.path().join("runs");
@@ -221,12 +258,10 @@ fn a_given_cluster_is_measured_and_left_as_it_was() {
             .unwrap()
     };
     let deadline = Instant::now() + Duration::from_secs(60);
-    while asked("topic list").status.code() != Some(0) {
-        assert!(
-            Instant::now() < deadline,
-            "{}",
-            text(&asked("topic list").stderr)
-        );
+    // A node that listens need not be registered yet.
+    while asked("cluster status").status.code() != Some(0) {
+        let error = text(&asked("cluster status").stderr);
+        assert!(Instant::now() < deadline, "{error}");
     }
     let outcome = std::panic::catch_unwind(|| {
         let shared = "--runs 1 --duration 1s --warmup 200ms --output json";

@@ -8,7 +8,7 @@ use super::scale::Scale;
 /// All in pixels.
 const WIDTH: f64 = 760.0;
 const PLOT_HEIGHT: f64 = 300.0;
-const LEFT: f64 = 72.0;
+const LEFT: f64 = 88.0;
 const RIGHT: f64 = 20.0;
 /// The title, and below its further lines the names of bands.
 const TITLE: f64 = 24.0;

@@ -42,7 +42,7 @@ const COMMON: [(&str, &str, &str); 8] = [
     ("flush", "", ""),
     ("record_size", "", " bytes a record"),
     ("in_flight", "", " in flight"),
-    ("partitions", "", " partition(s)"),
+    ("partitions", "", " partitions"),
     ("rate", "", " records/s asked for"),
 ];
 
@@ -58,6 +58,11 @@ fn shown(value: Option<&Value>) -> Option<String> {
 fn common(sample: &Sample) -> String {
     let parts = COMMON.iter().filter_map(|(field, before, after)| {
         let value = shown(sample.figures.get(field))?;
+        // One of something is not several.
+        let after = match value == "1" {
+            true => after.trim_end_matches('s'),
+            false => after,
+        };
         Some(format!("{before}{value}{after}"))
     });
     parts.collect::<Vec<_>>().join(", ")
@@ -310,14 +315,15 @@ fn course_of(sample: &Sample) -> Chart {
     let band = mark("fault").map(|from| Band {
         name: "the fault".to_owned(),
         from,
-        to: mark("heal").unwrap_or(end).min(end),
+        // Without a heal only its moment is known.
+        to: mark("heal").unwrap_or(from).min(end),
     });
     Chart {
         title: "Acknowledgements in the course of time".to_owned(),
         subtitle: format!("{}, run {}", sample.name, sample.run),
         x: Axis {
             name: "time (s)".to_owned(),
-            scale: Scale::linear([end].into_iter()),
+            scale: Scale::Linear { to: end },
         },
         y: Axis {
             name: "time to the acknowledgement (ms)".to_owned(),
@@ -444,7 +450,7 @@ mod tests {
         assert_eq!((chart.bands[0].from, chart.bands[0].to), (0.1, 0.5));
         assert_eq!(chart.subtitle, "leader-kill, run 2");
         sample.marks.pop();
-        // Without a heal it lasts to the end.
-        assert!(course_of(&sample).bands[0].to > 0.9);
+        // Without a heal only its moment is shown.
+        assert_eq!(course_of(&sample).bands[0].to, 0.1);
     }
 }

@@ -68,7 +68,7 @@ impl Scale {
         match self {
             Scale::Linear { to } => {
                 let step = step(*to);
-                let count = (to / step).round() as u32;
+                let count = (to / step + 1e-6).floor() as u32;
                 let figures = (0..=count).map(|i| f64::from(i) * step);
                 figures.map(|figure| (figure, words(figure))).collect()
             }
@@ -172,6 +172,8 @@ mod tests {
         let scale = Scale::linear([3.0, 93.2].into_iter());
         assert_eq!(scale, Scale::Linear { to: 100.0 });
         assert_eq!(marks(&scale), ["0", "20", "40", "60", "80", "100"]);
+        // One that ends where time does has no mark there.
+        assert_eq!(marks(&Scale::Linear { to: 15.07 }), ["0", "5", "10", "15"]);
         assert_eq!(scale.place(25.0), 0.25);
         assert_eq!(scale.place(-1.0), 0.0);
         assert_eq!(scale.place(1e9), 1.0);
