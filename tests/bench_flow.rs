@@ -284,6 +284,12 @@ fn a_given_cluster_is_measured_and_left_as_it_was() {
         ] {
             assert!(figures[unknown].is_null(), "{unknown}: {figures}");
         }
+        // One at a time over 40 ms there and back are 25 a second. Of 200 that are due, the last ones that are sent have waited
+        // for most of a second, and who counted from their sending would not see it.
+        let late = "bench produce --rate 200 --in-flight 1 --delay 20ms --runs 1 --duration 1s --warmup 0s --output json";
+        let late = asked(late);
+        expect_exit(&late, 0);
+        assert!(number(&objects(&late)[0], "commit_max_ms") > 400.0);
         let end_to_end = asked(&format!("bench e2e {shared}"));
         expect_exit(&end_to_end, 0);
         let figures = &objects(&end_to_end)[0];

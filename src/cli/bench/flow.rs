@@ -106,9 +106,6 @@ pub(super) struct ReplicateArgs {
 
     #[command(flatten)]
     shape: ShapeArgs,
-    #[command(flatten)]
-    links: LinkArgs,
-
     /// Folder for the runs, new or empty [default: a temporary one]
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
@@ -116,6 +113,9 @@ pub(super) struct ReplicateArgs {
     /// Keep the runs' folders, with data and logs
     #[arg(long)]
     keep: bool,
+
+    #[command(flatten)]
+    links: LinkArgs,
 }
 
 #[derive(Args, Debug)]
@@ -141,7 +141,7 @@ struct LoadArgs {
     #[arg(long, value_name = "N")]
     rate: Option<u64>,
 
-    /// Records on their way at any time [default: 256; with --rate at most 10000]
+    /// Records on their way at any time [default: 256; with --rate, as many as are due in a second, to 10000]
     #[arg(long, value_name = "N")]
     in_flight: Option<usize>,
 
@@ -378,6 +378,8 @@ pub(super) fn consume(options: &GlobalOptions, mut args: ConsumeArgs) -> anyhow:
     let until = args.load.duration;
     args.load.records.get_or_insert(100_000);
     args.load.duration = until;
+    // Reading begins with the first record, and that is measured.
+    args.load.warmup = Duration::ZERO;
     given(
         options,
         Workload::Consume,
