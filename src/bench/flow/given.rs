@@ -429,10 +429,9 @@ impl Course<'_> {
                 }
             }
             // A look at the clock for each record would be measured.
-            if read.records % 64 == 0 || read.records >= wanted {
-                if until.is_reached(read.records, teller, "consuming")? {
-                    break;
-                }
+            let is_time_to_look = read.records % 64 == 0 || read.records >= wanted;
+            if is_time_to_look && until.is_reached(read.records, teller, "consuming")? {
+                break;
             }
         }
         read.took = begun.elapsed();

@@ -472,7 +472,7 @@ mod tests {
             replicas,
         };
         let well = agreement(vec![replica(1, 9, true), replica(2, 9, true)]);
-        assert!(disagreements(&[well.clone()], 1, 2).is_empty());
+        assert!(disagreements(std::slice::from_ref(&well), 1, 2).is_empty());
         let told = |agreement: Agreement, partitions| {
             disagreements(&[agreement], partitions, 2).join("; ")
         };

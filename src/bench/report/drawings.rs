@@ -109,7 +109,8 @@ fn throughput(samples: &[Sample]) -> Vec<Chart> {
             continue;
         }
         let lines = grouped(group.iter().copied(), |s| (conditions(s).1, carrier(s)));
-        if lines.len() <= MAX_LINES - 1 {
+        // One line is the link's own.
+        if lines.len() < MAX_LINES {
             charts.push(throughput_of(&title, &group));
             continue;
         }
