@@ -263,6 +263,7 @@ fn a_given_cluster_is_measured_and_left_as_it_was() {
         let error = text(&asked("cluster status").stderr);
         assert!(Instant::now() < deadline, "{error}");
     }
+    let deadline = Instant::now() + Duration::from_secs(120);
     let outcome = std::panic::catch_unwind(|| {
         let shared = "--runs 1 --duration 1s --warmup 200ms --output json";
         let produced = asked(&format!("bench produce --rate 200 {shared}"));
@@ -304,6 +305,17 @@ fn a_given_cluster_is_measured_and_left_as_it_was() {
         assert!(lines[1].starts_with("consume,quic,"), "{}", lines[1]);
         let topics = asked("topic list --output json");
         assert_eq!(text(&topics.stdout), "", "topics are left");
+        // Ctrl-C takes the topic of a run away as well.
+        let child = quorate(&["bench", "produce", "--duration", "600s"])
+            .args(["-b", &listen, "--certs-dir", &certs])
+            .spawn()
+            .unwrap();
+        while text(&asked("topic list --output json").stdout).is_empty() {
+            assert!(Instant::now() < deadline, "no topic");
+        }
+        kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+        expect_exit(&child.wait_with_output().unwrap(), 130);
+        assert_eq!(text(&asked("topic list --output json").stdout), "");
         // A topic that was named stays, and must be as was asked for the next time.
         expect_exit(
             &asked("bench produce --topic kept --partitions 2 --records 10 --warmup 0s --runs 1"),

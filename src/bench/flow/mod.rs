@@ -53,7 +53,7 @@ impl Run {
         Ok(Sample {
             kind: Kind::Flow,
             settings: settings.fingerprint(cell),
-            name: cell.name(),
+            name: settings.report_name(cell),
             run: self.figures.run,
             figures: serde_json::to_value(&self.figures)?,
             curves: curves

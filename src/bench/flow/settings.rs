@@ -337,6 +337,14 @@ impl Settings {
         }
     }
 
+    /// What a report calls a cell: runs of several commands may be in it.
+    pub fn report_name(&self, cell: &Cell) -> String {
+        match self.workload {
+            Workload::Replicate => cell.name(),
+            other => format!("{}, {}", other.name(), cell.name()),
+        }
+    }
+
     /// Another one for other settings, or for another build, of a cell; but not for other seeds.
     pub fn fingerprint(&self, cell: &Cell) -> String {
         let millis = |duration: Duration| duration.as_millis() as u64;

@@ -586,10 +586,11 @@ impl Witness for Screen<'_> {
         let Some(report) = &self.report else {
             return Ok(None);
         };
-        let Some(sample) = report
-            .folder
-            .known(&cell.name(), &self.settings.fingerprint(cell), run)
-        else {
+        let (name, settings) = (
+            self.settings.report_name(cell),
+            self.settings.fingerprint(cell),
+        );
+        let Some(sample) = report.folder.known(&name, &settings, run) else {
             return Ok(None);
         };
         let figures = serde_json::from_value(sample.figures)?;
