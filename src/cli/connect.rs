@@ -42,13 +42,19 @@ pub(super) fn identity(options: &GlobalOptions) -> anyhow::Result<Identity> {
     Ok(identity)
 }
 
-/// A client of the cluster. `--timeout` limits each of its requests.
-pub(super) async fn client(options: &GlobalOptions) -> anyhow::Result<Client> {
+/// How a client of the cluster behaves.
+pub(super) fn config(options: &GlobalOptions) -> ClientConfig {
     let servers = bootstrap_servers(options);
     let mut config = ClientConfig::new(servers.iter().map(|server| server.host_port.clone()));
     config.request_timeout = options.timeout;
     config.bootstrap_timeout = CONNECT_PATIENCE.min(options.timeout);
     config.connect_timeout = CONNECT_PATIENCE.min(options.timeout);
+    config
+}
+
+/// A client of the cluster. `--timeout` limits each of its requests.
+pub(super) async fn client(options: &GlobalOptions) -> anyhow::Result<Client> {
+    let config = config(options);
     let dialer = IdentityDialer::on(options.sockets(), CurrentIdentity::new(identity(options)?));
     Client::connect(config, Arc::new(dialer))
         .await

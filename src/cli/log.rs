@@ -215,7 +215,7 @@ fn verify(output: OutputFormat, args: &VerifyArgs) -> anyhow::Result<Exit> {
         tell_notes(view, &scan);
         match output {
             OutputFormat::Json => print_json(&verified(view, &scan))?,
-            OutputFormat::Table | OutputFormat::Markdown => table.row([
+            OutputFormat::Table | OutputFormat::Markdown | OutputFormat::Csv => table.row([
                 view.topic.to_string(),
                 view.id.partition.to_string(),
                 if scan.damage.is_empty() {
@@ -338,7 +338,7 @@ fn digest(output: OutputFormat, args: &DigestArgs) -> anyhow::Result<Exit> {
         };
         match output {
             OutputFormat::Json => print_json(&line)?,
-            OutputFormat::Table | OutputFormat::Markdown => table.row([
+            OutputFormat::Table | OutputFormat::Markdown | OutputFormat::Csv => table.row([
                 line.topic.to_string(),
                 line.partition.to_string(),
                 line.log_start_offset.to_string(),
@@ -425,7 +425,7 @@ fn dump_frame(
             }
             print_json(&object)
         }
-        OutputFormat::Table | OutputFormat::Markdown => {
+        OutputFormat::Table | OutputFormat::Markdown | OutputFormat::Csv => {
             print_line(&frame_line(view, placed, is_committed))?;
             records
                 .iter()

@@ -101,9 +101,13 @@ fn run(arguments: impl Iterator<Item = OsString>) -> Exit {
         _ => tracing::Level::WARN,
     };
     logging::init(level, cli.options.verbose);
-    if cli.options.output == OutputFormat::Markdown && !matches!(cli.command, Command::Bench(_)) {
+    let is_of_bench = matches!(
+        cli.options.output,
+        OutputFormat::Markdown | OutputFormat::Csv
+    );
+    if is_of_bench && !matches!(cli.command, Command::Bench(_)) {
         output::print_error(&anyhow::anyhow!(
-            "--output markdown is for `quorate bench` only: choose table or json"
+            "--output markdown and csv are for `quorate bench` only: choose table or json"
         ));
         return Exit::Usage;
     }

@@ -21,6 +21,8 @@ pub enum OutputFormat {
     Json,
     /// A table for documents; what `bench` measures only.
     Markdown,
+    /// A line for each run under the fields' names; what `bench` measures only.
+    Csv,
 }
 
 /// Writes one line to standard output.
@@ -86,6 +88,15 @@ impl Table {
 
     pub fn print(&self) -> anyhow::Result<()> {
         self.lines().iter().try_for_each(|line| print_line(line))
+    }
+
+    /// The same as a table of Markdown.
+    pub(super) fn markdown(&self) -> Vec<String> {
+        let line = |cells: &Vec<String>| format!("| {} |", cells.join(" | "));
+        let mut lines: Vec<String> = self.rows.iter().map(line).collect();
+        let columns = self.rows.first().map_or(0, Vec::len);
+        lines.insert(1, format!("|{}", " --- |".repeat(columns)));
+        lines
     }
 
     pub(super) fn lines(&self) -> Vec<String> {

@@ -18,7 +18,9 @@ use super::delimiter::{Cut, Delimiter, Piece, Splitter};
 use super::duration::parse_duration;
 use super::unterminated;
 use super::{Exit, ExitWith, GlobalOptions, block_on_to_the_end, note};
-use crate::client::{Acks, ClientError, Delivery, Producer, ProducerConfig, ProducerRecord};
+use crate::client::{
+    Acks, ClientError, Delivery, InvalidAcks, Producer, ProducerConfig, ProducerRecord,
+};
 use crate::record::Compression;
 use crate::types::{ErrorCode, PartitionIndex, TopicName};
 
@@ -84,7 +86,7 @@ pub(super) struct ProduceArgs {
     compression: Option<Compression>,
 
     /// all: a quorum holds the record durably; 1: the leader does; 0: nobody says [default: all]
-    #[arg(short, long, value_name = "ACKS", value_parser = acks, allow_hyphen_values = true)]
+    #[arg(short, long, value_name = "ACKS", allow_hyphen_values = true)]
     acks: Option<Acks>,
 
     /// How long a batch waits to be filled [default: 5ms]
@@ -119,15 +121,6 @@ fn header(text: &str) -> Result<(String, Option<Bytes>), String> {
     }
 }
 
-fn acks(text: &str) -> Result<Acks, String> {
-    match text {
-        "all" | "-1" => Ok(Acks::All),
-        "1" => Ok(Acks::Leader),
-        "0" => Ok(Acks::None),
-        _ => Err("write all, 1 or 0".to_owned()),
-    }
-}
-
 /// Kafka's names for the producer's settings.
 fn apply(config: &mut ProducerConfig, setting: &str) -> anyhow::Result<()> {
     let wrong = |what: &str| {
@@ -147,7 +140,9 @@ fn apply(config: &mut ProducerConfig, setting: &str) -> anyhow::Result<()> {
     let millis = || number().map(|ms| Duration::from_millis(ms as u64));
     match name {
         "acks" | "request.required.acks" => {
-            config.acks = acks(value).map_err(|what| wrong(&what))?;
+            config.acks = value
+                .parse()
+                .map_err(|what: InvalidAcks| wrong(&what.to_string()))?;
         }
         "batch.size" => config.batch_bytes = number()?,
         "buffer.memory" => config.max_in_flight_bytes = number()?,

@@ -65,7 +65,7 @@ pub use link::ClientLink;
 pub use metadata::{ClusterView, PartitionName, PartitionView, TopicView};
 pub use offsets::OffsetQuery;
 pub use producer::{
-    Acks, Delivered, Delivery, DeliveryCause, DeliveryError, Partitioning, Producer,
+    Acks, Delivered, Delivery, DeliveryCause, DeliveryError, InvalidAcks, Partitioning, Producer,
     ProducerConfig, ProducerRecord,
 };
 

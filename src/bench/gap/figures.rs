@@ -15,6 +15,8 @@ pub struct Figures {
     pub version: &'static str,
     /// Of the source, where the build was told.
     pub commit: Option<&'static str>,
+    /// `release` or `debug`.
+    pub build: &'static str,
     pub nodes: u16,
     pub rf: u16,
     pub min_insync_replicas: u16,
@@ -189,6 +191,11 @@ impl Figures {
             seed,
             version: env!("CARGO_PKG_VERSION"),
             commit: option_env!("QUORATE_COMMIT"),
+            build: if cfg!(debug_assertions) {
+                "debug"
+            } else {
+                "release"
+            },
             nodes: scenario.nodes,
             rf: scenario.replicas,
             min_insync_replicas: scenario.min_insync,

@@ -15,8 +15,11 @@ use super::super::{
     Exit, ExitWith, GlobalOptions, block_on_to_the_end, note, parse_duration, print_json,
     print_line,
 };
+use super::csv::Csv;
+use super::report::Report;
+use crate::bench::BenchError;
 use crate::bench::gap::{
-    self, Figures, GapError, SCENARIOS, Scenario, Settings, Summary, Witness, markdown, text,
+    self, Figures, Run, SCENARIOS, Scenario, Settings, Summary, Witness, markdown, text,
 };
 
 const MIB: u64 = 1 << 20;
@@ -71,6 +74,10 @@ pub(super) struct GapArgs {
     /// Keep the runs' folders, with data and logs
     #[arg(long)]
     keep: bool,
+
+    /// Folder for a report, with a page for people: what it has of earlier runs is in it as well
+    #[arg(long, value_name = "DIR")]
+    report: Option<PathBuf>,
 }
 
 pub(super) fn run(options: &GlobalOptions, args: GapArgs) -> anyhow::Result<Exit> {
@@ -103,14 +110,22 @@ pub(super) fn run(options: &GlobalOptions, args: GapArgs) -> anyhow::Result<Exit
         within: options.timeout,
     };
     settings.check()?;
-    block_on_to_the_end(measure(options.output, settings))
+    let report = args.report.as_deref().map(Report::open).transpose()?;
+    block_on_to_the_end(measure(options.output, settings, report))
 }
 
-async fn measure(output: OutputFormat, settings: Settings) -> anyhow::Result<Exit> {
+async fn measure(
+    output: OutputFormat,
+    settings: Settings,
+    report: Option<Report>,
+) -> anyhow::Result<Exit> {
     let signals = Signals::listen().context("cannot listen for Ctrl-C")?;
     let stop = CancellationToken::new();
     let mut screen = Screen {
-        json: output == OutputFormat::Json,
+        settings: &settings,
+        report,
+        output,
+        csv: Csv::default(),
         terminal: io::stderr().is_terminal(),
         runs: Vec::new(),
     };
@@ -122,20 +137,24 @@ async fn measure(output: OutputFormat, settings: Settings) -> anyhow::Result<Exi
             signals.once().await;
             stop.cancel();
             signals.twice().await;
-        } => Err(GapError::Interrupted),
+        } => Err(BenchError::Interrupted),
     };
     screen.clear();
+    if let Some(report) = &screen.report {
+        // What there is so far, however the rest ended.
+        report.write_page()?;
+    }
     let summaries = Summary::of_all(&screen.runs);
     let lines = match output {
         _ if summaries.is_empty() => Vec::new(),
-        OutputFormat::Json => Vec::new(),
+        OutputFormat::Json | OutputFormat::Csv => Vec::new(),
         OutputFormat::Table => text(&summaries),
         OutputFormat::Markdown => markdown(&summaries),
     };
     lines.iter().try_for_each(|line| print_line(line))?;
     match measured {
         Ok(()) => {}
-        Err(GapError::Interrupted) => return Ok(Exit::Interrupted),
+        Err(BenchError::Interrupted) => return Ok(Exit::Interrupted),
         Err(error) => return Err(error.into()),
     }
     let unsound: Vec<&Figures> = screen.runs.iter().filter(|run| !run.is_sound()).collect();
@@ -178,13 +197,16 @@ fn list(options: &GlobalOptions) -> anyhow::Result<Exit> {
 }
 
 /// What a person sees meanwhile, and what runs gave.
-struct Screen {
-    json: bool,
+struct Screen<'a> {
+    settings: &'a Settings,
+    report: Option<Report>,
+    output: OutputFormat,
+    csv: Csv,
     terminal: bool,
     runs: Vec<Figures>,
 }
 
-impl Screen {
+impl Screen<'_> {
     /// The line that shows where things stand goes.
     fn clear(&self) {
         if self.terminal {
@@ -194,7 +216,7 @@ impl Screen {
     }
 }
 
-impl Witness for Screen {
+impl Witness for Screen<'_> {
     fn progress(&mut self, line: &str) {
         if self.terminal {
             // A line that is too long is cut off, not wrapped.
@@ -207,11 +229,21 @@ impl Witness for Screen {
         note(line);
     }
 
-    fn finished(&mut self, figures: &Figures) -> io::Result<()> {
+    fn finished(&mut self, run: &Run) -> io::Result<()> {
         self.clear();
-        if self.json {
-            print_json(figures).map_err(io::Error::other)?;
-        } else {
+        let figures = &run.figures;
+        if let Some(report) = &self.report {
+            report.folder.keep(&run.sample(self.settings)?)?;
+        }
+        let json = serde_json::to_string(figures)?;
+        let lines = match self.output {
+            OutputFormat::Json => vec![json],
+            OutputFormat::Csv => self.csv.lines(&json)?,
+            OutputFormat::Table | OutputFormat::Markdown => Vec::new(),
+        };
+        let said = lines.iter().try_for_each(|line| print_line(line));
+        said.map_err(io::Error::other)?;
+        if lines.is_empty() {
             let met = if figures.met { "met" } else { "missed" };
             note(&format!(
                 "{} {}: longest gap {} ms, goal {met}",

@@ -1,12 +1,15 @@
-//! `quorate bench`: measurements with clusters of processes on this machine.
+//! `quorate bench`: measurements, of a given cluster or with clusters of processes on this machine.
 
+mod csv;
+mod flow;
 mod gap;
+mod report;
 
 use clap::{Args, Subcommand};
 
 use super::{Exit, GlobalOptions};
 
-/// Measure what failures cost, with clusters of processes on this machine
+/// Measure: how fast records flow, what a bad link costs, and what failures cost
 #[derive(Args, Debug)]
 pub(super) struct BenchArgs {
     #[command(subcommand)]
@@ -15,11 +18,19 @@ pub(super) struct BenchArgs {
 
 #[derive(Subcommand, Debug)]
 enum BenchCommand {
+    Produce(Box<flow::ProduceArgs>),
+    Consume(Box<flow::ConsumeArgs>),
+    E2e(Box<flow::EndToEndArgs>),
+    Replicate(Box<flow::ReplicateArgs>),
     Gap(gap::GapArgs),
 }
 
 pub(super) fn run(options: &GlobalOptions, args: BenchArgs) -> anyhow::Result<Exit> {
     match args.command {
+        BenchCommand::Produce(args) => flow::produce(options, *args),
+        BenchCommand::Consume(args) => flow::consume(options, *args),
+        BenchCommand::E2e(args) => flow::end_to_end(options, *args),
+        BenchCommand::Replicate(args) => flow::replicate(options, *args),
         BenchCommand::Gap(args) => gap::run(options, args),
     }
 }

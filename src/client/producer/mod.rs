@@ -13,11 +13,13 @@ mod sender;
 
 use std::collections::HashMap;
 use std::fmt;
+use std::str::FromStr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
+use thiserror::Error;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -52,6 +54,33 @@ impl Acks {
             Acks::None => 0,
             Acks::Leader => 1,
             Acks::All => -1,
+        }
+    }
+
+    /// As people write it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Acks::None => "0",
+            Acks::Leader => "1",
+            Acks::All => "all",
+        }
+    }
+}
+
+/// Text that is none of the three.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("write all, 1 or 0")]
+pub struct InvalidAcks;
+
+impl FromStr for Acks {
+    type Err = InvalidAcks;
+
+    fn from_str(text: &str) -> Result<Acks, InvalidAcks> {
+        match text {
+            "all" | "-1" => Ok(Acks::All),
+            "1" => Ok(Acks::Leader),
+            "0" => Ok(Acks::None),
+            _ => Err(InvalidAcks),
         }
     }
 }

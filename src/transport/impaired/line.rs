@@ -92,16 +92,19 @@ impl DelayLine {
                     ecn: batch.ecn,
                     contents: contents.clone(),
                 };
-                self.push(at, packet);
+                if !self.push(at, packet) {
+                    model.note_overflow();
+                }
             }
         }
     }
 
-    fn push(&mut self, at: Duration, packet: Packet) {
+    /// Returns whether there was room for it.
+    fn push(&mut self, at: Duration, packet: Packet) -> bool {
         let length = packet.contents.len();
         if self.held.len() >= MAX_HELD_PACKETS || self.bytes + length > MAX_HELD_BYTES {
             self.overflowed += 1;
-            return;
+            return false;
         }
         self.bytes += length;
         self.turns += 1;
@@ -110,6 +113,7 @@ impl DelayLine {
             turn: self.turns,
             packet,
         });
+        true
     }
 
     /// What is due by `now`: the first packet, and those right behind it that can go with it, `packets` at most in

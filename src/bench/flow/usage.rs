@@ -1,0 +1,60 @@
+//! What processes have taken of the machine, as the operating system tells it.
+
+use std::fs;
+use std::time::Duration;
+
+/// Of several processes together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Usage {
+    /// Processor time since they began, in user and system mode.
+    pub(super) cpu: Duration,
+    /// Resident memory, in bytes.
+    pub(super) resident: u64,
+}
+
+impl Usage {
+    /// `None` where it cannot be had of each of them.
+    pub(super) fn of(pids: &[u32]) -> Option<Usage> {
+        let ticks_per_second = rustix::param::clock_ticks_per_second();
+        let page = rustix::param::page_size() as u64;
+        let mut ticks = 0;
+        let mut resident = 0;
+        for pid in pids {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+            let (its_ticks, pages) = parse(&stat)?;
+            ticks += its_ticks;
+            resident += pages * page;
+        }
+        let cpu = Duration::from_secs_f64(ticks as f64 / ticks_per_second.max(1) as f64);
+        Some(Usage { cpu, resident })
+    }
+}
+
+/// Ticks of processor time, and resident pages, out of `/proc/PID/stat`.
+fn parse(stat: &str) -> Option<(u64, u64)> {
+    // The second field is the program's name in parentheses, which may hold anything.
+    let (_, rest) = stat.rsplit_once(')')?;
+    let fields: Vec<&str> = rest.split_whitespace().collect();
+    // Counted from the third field of the manual.
+    let field = |number: usize| fields.get(number - 3)?.parse::<u64>().ok();
+    Some((field(14)? + field(15)?, field(24)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_with_parentheses_moves_no_field() {
+        let stat = "7 (a) b (c)) S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22";
+        assert_eq!(parse(stat), Some((11 + 12, 21)));
+        assert_eq!(parse("7 (a) S 1"), None);
+    }
+
+    #[test]
+    fn this_process_has_used_something() {
+        let usage = Usage::of(&[std::process::id()]).unwrap();
+        assert!(usage.resident > 1 << 20);
+        assert_eq!(Usage::of(&[u32::MAX]), None);
+    }
+}
