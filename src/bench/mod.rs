@@ -2,6 +2,9 @@
 //!
 //! - [`local`]: such a cluster, for the demo as well
 //! - [`gap`]: for how long nobody gets an acknowledgement when something breaks
+//! - [`lab`]: a network of its own, whose links are as bad as is wished, for any program
 
 pub mod gap;
+#[cfg(target_os = "linux")]
+pub mod lab;
 pub mod local;

@@ -53,9 +53,10 @@ pub use endpoint_keys::{EndpointKeys, EndpointKeysError};
 pub use explain::{ConnectFailure, explain_refused_peer};
 pub use identity::{CurrentIdentity, Identity, IdentityError};
 pub use impaired::{
-    Cut, DropCause, Fate, ImpairedLinks, Impairment, ImpairmentCounts, ImpairmentModel,
-    ImpairmentSpec, InvalidSpec, LinkEnd, LinkImpairment, MAX_DELAY, MAX_HELD_BYTES,
-    MAX_HELD_PACKETS, PACKET_OVERHEAD, Peers, watch_impairment,
+    Cut, DropCause, Fate, HeldPackets, ImpairedLinks, Impairment, ImpairmentCounts,
+    ImpairmentModel, ImpairmentSpec, InvalidSpec, LinkEnd, LinkImpairment, MAX_DELAY,
+    MAX_HELD_BYTES, MAX_HELD_PACKETS, PACKET_OVERHEAD, Peers, WatchedRules, mixed_seed,
+    watch_impairment,
 };
 pub use lanes::{
     CHUNK_BYTES, COALESCE_BELOW, LaneClosed, LaneOptions, LaneReadError, LaneReader, LaneWriter,

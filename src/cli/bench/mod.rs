@@ -1,6 +1,8 @@
 //! `quorate bench`: measurements with clusters of processes on this machine.
 
 mod gap;
+#[cfg(target_os = "linux")]
+mod lab;
 
 use clap::{Args, Subcommand};
 
@@ -16,10 +18,14 @@ pub(super) struct BenchArgs {
 #[derive(Subcommand, Debug)]
 enum BenchCommand {
     Gap(gap::GapArgs),
+    #[cfg(target_os = "linux")]
+    Lab(lab::LabArgs),
 }
 
 pub(super) fn run(options: &GlobalOptions, args: BenchArgs) -> anyhow::Result<Exit> {
     match args.command {
         BenchCommand::Gap(args) => gap::run(options, args),
+        #[cfg(target_os = "linux")]
+        BenchCommand::Lab(args) => lab::run(options, args),
     }
 }
