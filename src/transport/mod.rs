@@ -30,6 +30,7 @@ mod scout;
 mod server;
 mod socket;
 mod sockets;
+mod tcp_link;
 mod tcp_tls;
 #[cfg(test)]
 mod testing;
@@ -86,6 +87,7 @@ pub use server::{
 };
 pub use socket::{BindError, UDP_BUFFER_BYTES, bind_tcp};
 pub use sockets::Sockets;
+pub use tcp_link::{TcpChannel, TcpLink, TcpLinkReader, TcpLinkWriter, probe_tcp_congestion};
 pub use tcp_tls::{TcpTls, TcpTlsError};
 pub use tls::{ClientAuth, TlsConfigError};
 pub use tuning::{
