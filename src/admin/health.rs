@@ -55,7 +55,7 @@ pub fn readiness(status: &NodeStatus) -> Readiness {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use std::collections::BTreeSet;
+    use std::collections::{BTreeMap, BTreeSet};
 
     use super::*;
     use crate::admin::{PartitionStatus, ReplicaRole};
@@ -109,6 +109,7 @@ pub(super) mod tests {
             nodes: Vec::new(),
             partitions,
             links: Vec::new(),
+            impaired_packets: BTreeMap::new(),
         }
     }
 

@@ -1,6 +1,6 @@
 //! Requests to a node about itself, and its answers.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use thiserror::Error;
 use crate::broker::LinkView;
 use crate::controller::{Operation, OperationOutcome};
 use crate::doctor::{DiskReport, Finding, KnownNode, NodeVitals};
+use crate::transport::ImpairmentCounts;
 use crate::types::{
     ClusterId, DirectoryId, Incarnation, LeaderEpoch, NodeId, Offset, PartitionEpoch,
     PartitionIndex, TopicId, TopicName,
@@ -70,6 +71,9 @@ pub struct NodeStatus {
     pub nodes: Vec<NodeSummary>,
     pub partitions: Vec<PartitionStatus>,
     pub links: Vec<LinkView>,
+    /// What became of the packets to each node, where links are impaired on purpose; else empty.
+    #[serde(default)]
+    pub impaired_packets: BTreeMap<NodeId, ImpairmentCounts>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -52,7 +52,9 @@ use crate::kafka::{NodeSetting, Service};
 use crate::metadata::FlushPolicy;
 use crate::partition::{PartitionView, RoleView};
 use crate::storage::{DataDir, GroupCommit, Marks, RESERVED_BYTES};
-use crate::transport::{CloseReason, CurrentIdentity, Identity, Sockets, TcpLink};
+use crate::transport::{
+    CloseReason, CurrentIdentity, Identity, ImpairmentCounts, Sockets, TcpLink,
+};
 use crate::types::{Appointment, NodeId, TopicPartition};
 
 /// The most owner threads. A partition is always on the same one.
@@ -198,6 +200,11 @@ impl Broker {
     pub fn link_views(&self, views: &[(TopicPartition, PartitionView, RoleView)]) -> Vec<LinkView> {
         let lags = links::follower_lags(views, self.shared.clock.now());
         self.shared.links.views_with_lags(&lags)
+    }
+
+    /// What became of the packets to each node, where links are impaired on purpose; else nothing.
+    pub fn impaired_packets(&self) -> BTreeMap<NodeId, ImpairmentCounts> {
+        self.options.sockets.impaired_packets()
     }
 
     /// How often each leader was dialled since the process began: 1 for a link that never failed.

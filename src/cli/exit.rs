@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use thiserror::Error;
 
-use crate::bench::gap::GapError;
+use crate::bench::BenchError;
 #[cfg(target_os = "linux")]
 use crate::bench::lab::LabError;
 use crate::bench::local::LocalError;
@@ -48,10 +48,10 @@ impl Exit {
                 return Exit::Usage;
             }
             match cause.downcast_ref() {
-                Some(GapError::Impossible(_) | GapError::Local(LocalError::Usage(_))) => {
+                Some(BenchError::Impossible(_) | BenchError::Local(LocalError::Usage(_))) => {
                     return Exit::Usage;
                 }
-                Some(GapError::Interrupted) => return Exit::Interrupted,
+                Some(BenchError::Interrupted) => return Exit::Interrupted,
                 _ => {}
             }
             #[cfg(target_os = "linux")]

@@ -1,5 +1,6 @@
 //! Which sockets the endpoints of a process are on: the kernel's, or impaired ones.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
@@ -7,7 +8,7 @@ use std::time::Duration;
 
 use quinn::{AsyncUdpSocket, Endpoint, EndpointConfig, ServerConfig, TokioRuntime};
 
-use super::impaired::{ImpairedLinks, ImpairedSocket};
+use super::impaired::{ImpairedLinks, ImpairedSocket, ImpairmentCounts};
 use super::movable_socket::MovableSocket;
 use crate::types::NodeId;
 
@@ -61,6 +62,12 @@ impl Sockets {
         let runtime = Arc::new(TokioRuntime);
         let endpoint = Endpoint::new_with_abstract_socket(config, None, socket, runtime)?;
         Ok((endpoint, movable))
+    }
+
+    /// What became of the packets to each node, where they are impaired on purpose; else nothing.
+    pub fn impaired_packets(&self) -> BTreeMap<NodeId, ImpairmentCounts> {
+        let links = self.impaired.as_ref();
+        links.map(|links| links.counts()).unwrap_or_default()
     }
 
     /// A node is dialled at `remote`, which may be a particular one.

@@ -7,28 +7,23 @@
 //! - [`play`]: one run
 //! - [`stage`]: its cluster, and what can be done to it
 //! - [`gate`]: addresses that change
-//! - [`load`], [`timeline`]: records, and when they were acknowledged
-//! - [`ledger`], [`reader`]: whether every one of them is there, once
+//! - [`timeline`]: when records were acknowledged
 //! - [`meter`]: what the nodes counted
 //! - [`figures`], [`report`]: what came of it
 
 mod figures;
 mod gate;
-mod ledger;
-mod load;
 mod meter;
 mod play;
-mod reader;
 mod report;
 mod scenario;
 mod stage;
 mod timeline;
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 
 pub use figures::{Figures, Spread, Summary};
@@ -36,15 +31,15 @@ pub use report::{markdown, text};
 pub use scenario::{Fault, SCENARIOS, Scenario};
 pub use timeline::{Phase, Timeline};
 
-use super::local::LocalError;
-use crate::client::ClientError;
-use crate::transport::shell_word;
+use super::BenchError;
+use super::local::Place;
+use super::records::VALUE_HEADER_BYTES;
 
 /// The most records that can be in flight.
 pub const MAX_IN_FLIGHT: usize = 10_000;
 /// Values are between these sizes: a record says which one it is, and a batch of it must stay under the default of
 /// `max.message.bytes`.
-pub const RECORD_BYTES: std::ops::RangeInclusive<usize> = ledger::VALUE_HEADER_BYTES..=1_000_000;
+pub const RECORD_BYTES: std::ops::RangeInclusive<usize> = VALUE_HEADER_BYTES..=1_000_000;
 /// What a producer holds by default, which would limit what is in flight in another way.
 const MOST_IN_FLIGHT_BYTES: usize = 16 << 20;
 /// Shorter long scenarios show nothing.
@@ -84,36 +79,10 @@ pub trait Witness {
     fn finished(&mut self, figures: &Figures) -> io::Result<()>;
 }
 
-/// Why a measurement did not come about.
-#[derive(Debug, Error)]
-pub enum GapError {
-    /// What was asked for cannot be; the text says what to change.
-    #[error("{0}")]
-    Impossible(String),
-    #[error(transparent)]
-    Local(#[from] LocalError),
-    #[error("cannot {doing}")]
-    Client {
-        doing: &'static str,
-        #[source]
-        source: Box<ClientError>,
-    },
-    #[error("{what}")]
-    Io {
-        what: String,
-        #[source]
-        source: io::Error,
-    },
-    #[error("{0}")]
-    Failed(String),
-    #[error("interrupted")]
-    Interrupted,
-}
-
 impl Settings {
     /// Refuses what cannot be, before anything is started.
-    pub fn check(&self) -> Result<(), GapError> {
-        let impossible = |what: String| Err(GapError::Impossible(what));
+    pub fn check(&self) -> Result<(), BenchError> {
+        let impossible = |what: String| Err(BenchError::Impossible(what));
         if self.scenarios.is_empty() {
             return impossible("no scenario is asked for: name one with --scenario".to_owned());
         }
@@ -160,7 +129,7 @@ impl Settings {
         self.check_catch_up()
     }
 
-    fn check_catch_up(&self) -> Result<(), GapError> {
+    fn check_catch_up(&self) -> Result<(), BenchError> {
         let Some(scenario) = self
             .scenarios
             .iter()
@@ -169,7 +138,7 @@ impl Settings {
             return Ok(());
         };
         if !(1..=MAX_CATCH_UP_BYTES).contains(&self.catch_up_bytes) {
-            return Err(GapError::Impossible(format!(
+            return Err(BenchError::Impossible(format!(
                 "--catch-up-bytes {} is out of range: choose 1 to {MAX_CATCH_UP_BYTES}",
                 self.catch_up_bytes
             )));
@@ -184,7 +153,7 @@ impl Settings {
         // Every replica has a copy; half as much again is what the load adds meanwhile.
         let needed = self.catch_up_bytes * u64::from(scenario.replicas) * 3 / 2;
         if free < needed {
-            return Err(GapError::Impossible(format!(
+            return Err(BenchError::Impossible(format!(
                 "{} needs {} MiB of disk and {} are free: lower --catch-up-bytes, or name another place with --dir",
                 scenario.name,
                 needed >> 20,
@@ -206,22 +175,22 @@ impl Settings {
 /// unless it is to be kept. Must be called within a tokio runtime.
 ///
 /// # Errors
-/// [`GapError::Interrupted`] after `stop`; else what kept a run from coming to its end. What a run finds out about the cluster
+/// [`BenchError::Interrupted`] after `stop`; else what kept a run from coming to its end. What a run finds out about the cluster
 /// is no error, however bad: it is in the [`Figures`].
 pub async fn run(
     settings: &Settings,
     stop: &CancellationToken,
     witness: &mut dyn Witness,
-) -> Result<(), GapError> {
+) -> Result<(), BenchError> {
     settings.check()?;
-    let place = Place::open(settings.dir.as_deref(), settings.keep)?;
+    let place = Place::open("gap", settings.dir.as_deref(), settings.keep)?;
     let mut outcome = Ok(());
     'all: for scenario in &settings.scenarios {
         for run in 1..=settings.runs {
-            let dir = place.path.join(format!("{}-{run}", scenario.name));
+            let dir = place.path().join(format!("{}-{run}", scenario.name));
             let ran = play::run(settings, scenario, run, &dir, stop, witness).await;
             let heard = ran.and_then(|figures| {
-                witness.finished(&figures).map_err(|source| GapError::Io {
+                witness.finished(&figures).map_err(|source| BenchError::Io {
                     what: "cannot say what a run gave".to_owned(),
                     source,
                 })
@@ -234,62 +203,6 @@ pub async fn run(
     }
     place.close();
     outcome
-}
-
-/// The folder that holds the runs' folders.
-struct Place {
-    path: PathBuf,
-    /// It is to go again, where nothing was kept in it.
-    made_here: bool,
-}
-
-impl Place {
-    fn open(dir: Option<&Path>, keep: bool) -> Result<Place, GapError> {
-        let failed = |path: &Path| {
-            let what = format!("cannot use the folder {}", path.display());
-            move |source| GapError::Io { what, source }
-        };
-        let Some(dir) = dir else {
-            let name = format!("quorate-gap-{:08x}", rand::random::<u32>());
-            let path = std::env::temp_dir().join(name);
-            make_private(&path).map_err(failed(&path))?;
-            return Ok(Place {
-                path,
-                made_here: !keep,
-            });
-        };
-        let path = std::path::absolute(dir).map_err(failed(dir))?;
-        let existed = path.exists();
-        if !existed {
-            make_private(&path).map_err(failed(&path))?;
-        }
-        let mut entries = std::fs::read_dir(&path).map_err(failed(&path))?;
-        if entries.next().is_some() {
-            return Err(GapError::Impossible(format!(
-                "{} is not empty: choose a new or empty --dir",
-                path.display()
-            )));
-        }
-        Ok(Place {
-            path,
-            made_here: !existed && !keep,
-        })
-    }
-
-    /// A folder in which something was kept cannot be removed, and that is as it should be.
-    fn close(self) {
-        if self.made_here && std::fs::remove_dir(&self.path).is_err() {
-            tracing::debug!(path = %shell_word(&self.path), "not empty; stays");
-        }
-    }
-}
-
-fn make_private(path: &Path) -> io::Result<()> {
-    use std::os::unix::fs::DirBuilderExt;
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path)
 }
 
 #[cfg(test)]
@@ -344,21 +257,5 @@ mod tests {
         s.check().unwrap();
         s.catch_up_bytes = MAX_CATCH_UP_BYTES;
         refused(s, "lower --catch-up-bytes");
-    }
-
-    #[test]
-    fn a_folder_that_was_not_made_here_is_left_as_it_was() {
-        let dir = tempfile::tempdir().unwrap();
-        Place::open(Some(dir.path()), false).unwrap().close();
-        assert!(dir.path().exists());
-        let new = dir.path().join("new");
-        Place::open(Some(&new), false).unwrap().close();
-        assert!(!new.exists());
-        let place = Place::open(Some(&new), false).unwrap();
-        std::fs::create_dir(place.path.join("leader-kill-1")).unwrap();
-        place.close();
-        assert!(new.exists(), "a run was kept in it");
-        let error = Place::open(Some(&new), false).err().unwrap().to_string();
-        assert!(error.contains("not empty"), "{error}");
     }
 }

@@ -7,12 +7,14 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::figures::Figures;
-use super::load::{Load, Pattern, Produced};
-use super::reader::read_all;
 use super::stage::{ELSEWHERE, Stage, open_folder, open_gates};
-use super::timeline::Phase;
-use super::{Fault, GapError, Scenario, Settings, Witness};
+use super::timeline::{Phase, Timeline};
+use super::{Fault, Scenario, Settings, Witness};
+use crate::bench::BenchError;
 use crate::bench::local::Processes;
+use crate::bench::records::{Arrivals, Filler, Load, LoadOptions, Pattern, Produced, read_all};
+use crate::bench::times::millis;
+use crate::client::ProducerConfig;
 use crate::types::NodeId;
 
 /// Until caches are warm and round trips known.
@@ -31,9 +33,12 @@ const LEAVES_WITHIN: Duration = Duration::from_secs(60);
 const FILLER: Pattern = Pattern {
     in_flight: 64,
     record_size: 16 << 10,
-    pace: None,
+    filler: Filler::Letters,
+    arrivals: Arrivals::AsRoomAllows,
     is_measured: false,
 };
+/// A record that is not acknowledged by then has failed: longer than any scenario's fault.
+const DELIVERY_TIMEOUT: Duration = Duration::from_secs(180);
 
 /// One run in a folder of its own, which goes again unless it is to be kept, or something is wrong with the records.
 pub(super) async fn run(
@@ -43,7 +48,7 @@ pub(super) async fn run(
     dir: &Path,
     stop: &CancellationToken,
     witness: &mut dyn Witness,
-) -> Result<Figures, GapError> {
+) -> Result<Figures, BenchError> {
     let seed = settings.seed.wrapping_add(u64::from(run) - 1);
     let mut figures = Figures::new(scenario, run, seed);
     figures.in_flight = settings.in_flight;
@@ -59,7 +64,7 @@ pub(super) async fn run(
         let mut processes = Processes::start(&mut folder)?;
         let played = tokio::select! {
             biased;
-            () = stop.cancelled() => Err(GapError::Interrupted),
+            () = stop.cancelled() => Err(BenchError::Interrupted),
             played = async {
                 let stage =
                     Stage::set(settings, scenario, seed, &mut folder, &mut processes, gates).await?;
@@ -74,7 +79,7 @@ pub(super) async fn run(
     .await;
     let is_well = match &outcome {
         Ok(()) => figures.is_sound(),
-        Err(error) => matches!(error, GapError::Interrupted),
+        Err(error) => matches!(error, BenchError::Interrupted),
     };
     if let Some(told) = folder.close(is_well) {
         teller.witness.note(&told);
@@ -104,18 +109,34 @@ struct Play<'a> {
 }
 
 impl Play<'_> {
-    async fn perform(mut self, teller: &mut Teller<'_>) -> Result<(), GapError> {
+    async fn perform(mut self, teller: &mut Teller<'_>) -> Result<(), BenchError> {
         let mark = rand::random();
-        let mut load = Load::new(&self.stage.client, self.stage.topic.clone(), mark)?;
+        let timeline = Timeline::new().map_err(|error| BenchError::Failed(error.to_string()))?;
+        let options = LoadOptions {
+            producer: ProducerConfig {
+                // Batches form behind the five that may be on their way. Waiting for more would measure the wait.
+                linger: Duration::ZERO,
+                delivery_timeout: DELIVERY_TIMEOUT,
+                create_topics: false,
+                ..ProducerConfig::default()
+            },
+            topic: self.stage.topic.clone(),
+            mark,
+        };
+        let mut load = Load::new(&self.stage.client, options, timeline)?;
         load.add(Pattern {
             in_flight: self.settings.in_flight,
             record_size: self.settings.record_size,
-            pace: self.scenario.pace,
+            filler: Filler::Letters,
+            arrivals: self
+                .scenario
+                .pace
+                .map_or(Arrivals::AsRoomAllows, Arrivals::AtMost),
             is_measured: true,
-        });
+        })?;
         teller.says("warming up");
         self.stage.pass(WARM_UP).await;
-        load.enter(Phase::Before);
+        enter(&load, Phase::Before);
         teller.says("before the fault");
         self.stage.pass(BEFORE).await;
 
@@ -139,7 +160,7 @@ impl Play<'_> {
         self.figures.lost = found.lacks(&produced.acknowledged);
         self.figures.duplicated = found.duplicated;
         if found.strange > 0 {
-            return Err(GapError::Failed(format!(
+            return Err(BenchError::Failed(format!(
                 "{} records in the topic are not of this run",
                 found.strange
             )));
@@ -152,9 +173,9 @@ impl Play<'_> {
     /// From the fault to a while after the heal. Returns how long the fault lasted.
     async fn break_and_mend(
         &mut self,
-        load: &mut Load,
+        load: &mut Load<Timeline>,
         teller: &mut Teller<'_>,
-    ) -> Result<Duration, GapError> {
+    ) -> Result<Duration, BenchError> {
         let lasts = self.settings.fault_lasts(self.scenario);
         let victims = self.victims();
         let leader = self.stage.cast.leader;
@@ -167,7 +188,7 @@ impl Play<'_> {
         teller.says("the fault");
         self.stage.observe();
         self.stage.meter.begin();
-        load.enter(Phase::During);
+        enter(load, Phase::During);
         let begun = Instant::now();
         match self.scenario.fault {
             Fault::FollowersCut(_) | Fault::LeaderCut | Fault::AllCut => {
@@ -206,7 +227,7 @@ impl Play<'_> {
             self.stage.pass(AFTER).await;
             return Ok(lasted);
         }
-        load.enter(Phase::After);
+        enter(load, Phase::After);
         for node in self.stage.node_ids() {
             self.stage.impair(node, "")?;
         }
@@ -215,7 +236,10 @@ impl Play<'_> {
             self.figures.isr_back_ms = back.await.map(millis);
         }
         self.stage
-            .pass_until(PATIENCE, |_| load.first_ack_after_heal().is_some())
+            .pass_until(PATIENCE, |_| {
+                load.tally(|timeline, _| timeline.first_ack_after_heal())
+                    .is_some()
+            })
             .await;
         self.stage.pass(AFTER).await;
         Ok(lasted)
@@ -251,18 +275,18 @@ impl Play<'_> {
     /// A follower is killed, falls behind, and comes back. What is measured is its way back, from the start of its process.
     async fn restart_follower(
         &mut self,
-        load: &mut Load,
+        load: &mut Load<Timeline>,
         teller: &mut Teller<'_>,
         within: Duration,
-    ) -> Result<Duration, GapError> {
+    ) -> Result<Duration, BenchError> {
         let follower = self.victims()[0];
         teller.says("a follower is down");
         self.processes.kill(follower).await;
         let already = load.acknowledged_bytes();
-        let behind = |load: &Load| load.acknowledged_bytes() - already;
+        let behind = |load: &Load<Timeline>| load.acknowledged_bytes() - already;
         if self.scenario.fault == Fault::FollowerBehind {
             let wanted = self.settings.catch_up_bytes;
-            let filler = load.add(FILLER);
+            let filler = load.add(FILLER)?;
             while behind(load) < wanted {
                 teller.says(&format!(
                     "a follower is down, {} of {} MiB behind",
@@ -275,7 +299,7 @@ impl Play<'_> {
         }
         let is_out = |stage: &Stage| !stage.in_sync(follower);
         if !self.stage.pass_until(LEAVES_WITHIN, is_out).await {
-            return Err(GapError::Failed(format!(
+            return Err(BenchError::Failed(format!(
                 "node {follower} was killed, and still in the in-sync set {} s later",
                 LEAVES_WITHIN.as_secs()
             )));
@@ -285,7 +309,7 @@ impl Play<'_> {
         teller.says("the follower comes back");
         self.stage.observe();
         self.stage.meter.begin();
-        load.enter(Phase::During);
+        enter(load, Phase::During);
         self.figures.catch_up_bytes = Some(behind(load));
         let times_up = self.stage.times_up(follower)?;
         let begun = Instant::now();
@@ -319,9 +343,9 @@ impl Play<'_> {
         figures.disconnects = happened.disconnects;
     }
 
-    fn record(&mut self, produced: Produced) {
+    fn record(&mut self, produced: Produced<Timeline>) {
         let figures = &mut *self.figures;
-        let timeline = &produced.timeline;
+        let timeline = &produced.tally;
         figures.longest_ack_gap_ms = millis(timeline.longest_gap());
         figures.longest_ack_gap_before_ms = millis(timeline.longest_gap_before());
         figures.p50_before_ms = timeline.quantile_before(0.5).map(millis);
@@ -336,7 +360,7 @@ impl Play<'_> {
     }
 }
 
-/// To µs.
-fn millis(duration: Duration) -> f64 {
-    duration.as_micros() as f64 / 1000.0
+/// From now on, acknowledgements belong to this phase.
+fn enter(load: &Load<Timeline>, phase: Phase) {
+    load.tally(|timeline, now| timeline.enter(phase, now));
 }

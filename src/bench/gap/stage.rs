@@ -14,16 +14,18 @@ use tokio::time::Instant;
 
 use super::gate::Gate;
 use super::meter::Meter;
-use super::{Fault, GapError, Scenario, Settings};
+use super::{Fault, Scenario, Settings};
 use crate::admin::{AdminRequest, PartitionStatus, ask};
-use crate::bench::local::{Folder, LocalError, NodePlan, Processes, Watchers, Wishes, start_up};
+use crate::bench::BenchError;
+use crate::bench::local::{
+    self, Cast, Folder, LocalError, NodePlan, Processes, Watchers, Wishes, load_identity, start_up,
+};
 use crate::broker::LinkDirection;
 use crate::client::{
     Client, ClientConfig, ConnectError, Dialer, IdentityDialer, NewTopic, Reached,
 };
-use crate::node::IMPAIR_FILE;
 use crate::transport::{Alpn, CurrentIdentity, Identity, PeerAddress, dial};
-use crate::types::{ErrorCode, NodeId, TopicName};
+use crate::types::{NodeId, TopicName};
 
 /// How often nodes are asked what they know.
 const ASK_EVERY: Duration = Duration::from_millis(50);
@@ -34,40 +36,10 @@ const LOOK_WITHIN: Duration = Duration::from_millis(500);
 /// How often a log is looked at for the line that says that the node listens.
 const LISTENS_EVERY: Duration = Duration::from_millis(5);
 const LISTENING: &str = "listening on ";
-/// Before a topic that the cluster could not make yet is asked for again.
-const TOPIC_PAUSE: Duration = Duration::from_millis(100);
 
 const LOCAL: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 /// Where those go who get another address. On Linux all of 127.0.0.0/8 is this machine.
 pub(super) const ELSEWHERE: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
-
-/// Who plays what.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Cast {
-    pub(super) leader: NodeId,
-    /// The other replicas, those first that are to suffer: never the active controller where it can be avoided, so that
-    /// what is measured is what replication costs.
-    pub(super) followers: Vec<NodeId>,
-}
-
-impl Cast {
-    /// Chooses `replicas` of the nodes. The active controller neither leads nor, where others are left, suffers.
-    fn choose(nodes: &[NodeId], controller: Option<NodeId>, replicas: usize) -> Option<Cast> {
-        let others = nodes.iter().filter(|node| Some(**node) != controller);
-        let mut all = others.chain(nodes.iter().filter(|node| Some(**node) == controller));
-        let leader = *all.next()?;
-        Some(Cast {
-            leader,
-            followers: all.take(replicas.saturating_sub(1)).copied().collect(),
-        })
-    }
-
-    fn replicas(&self) -> Vec<NodeId> {
-        let mut replicas = vec![self.leader];
-        replicas.extend(&self.followers);
-        replicas
-    }
-}
 
 pub(super) struct Stage {
     pub(super) client: Client,
@@ -88,7 +60,7 @@ pub(super) fn open_folder(
     dir: &Path,
     scenario: &Scenario,
     settings: &Settings,
-) -> Result<Folder, GapError> {
+) -> Result<Folder, BenchError> {
     let mut flags = vec![
         // A leadership that goes back to the preferred replica by itself would be an election that nobody asked for.
         "--auto-leader-rebalance-enable".to_owned(),
@@ -155,7 +127,7 @@ impl Stage {
         folder: &mut Folder,
         processes: &mut Processes,
         mut gates: BTreeMap<NodeId, Gate>,
-    ) -> Result<Stage, GapError> {
+    ) -> Result<Stage, BenchError> {
         let reopen = |folder: &Folder| {
             gates = open_gates(folder, scenario)?;
             Ok(())
@@ -179,10 +151,10 @@ impl Stage {
             .into_iter()
             .find_map(|(_, status)| status?.active_controller);
         let cast = Cast::choose(&ids, controller, scenario.replicas.into())
-            .ok_or_else(|| GapError::Failed("a cluster without nodes".to_owned()))?;
+            .ok_or_else(|| BenchError::Failed("a cluster without nodes".to_owned()))?;
         let topic: TopicName = "gap"
             .parse()
-            .map_err(|_| GapError::Failed("a topic cannot be called gap".to_owned()))?;
+            .map_err(|_| BenchError::Failed("a topic cannot be called gap".to_owned()))?;
         create_topic(&client, &topic, scenario, &cast, settings.within).await?;
         let mut stage = Stage {
             client,
@@ -200,7 +172,7 @@ impl Stage {
         let leader = stage.cast.leader;
         let is_ready = |stage: &Stage| stage.is_whole() && stage.leads(leader);
         if !stage.pass_until(settings.within, is_ready).await {
-            return Err(GapError::Failed(format!(
+            return Err(BenchError::Failed(format!(
                 "not all {} replicas were in sync under node {leader} within {} s: {:?}",
                 stage.replicas,
                 settings.within.as_secs(),
@@ -269,11 +241,11 @@ impl Stage {
         }
     }
 
-    fn plan(&self, node: NodeId) -> Result<&NodePlan, GapError> {
+    fn plan(&self, node: NodeId) -> Result<&NodePlan, BenchError> {
         self.nodes
             .iter()
             .find(|plan| plan.id == node)
-            .ok_or_else(|| GapError::Failed(format!("there is no node {node}")))
+            .ok_or_else(|| BenchError::Failed(format!("there is no node {node}")))
     }
 
     pub(super) fn node_ids(&self) -> Vec<NodeId> {
@@ -281,22 +253,13 @@ impl Stage {
     }
 
     /// From now on, within 20 ms, the links of a node suffer this; nothing where it is empty.
-    pub(super) fn impair(&self, node: NodeId, rules: &str) -> Result<(), GapError> {
+    pub(super) fn impair(&self, node: NodeId, rules: &str) -> Result<(), BenchError> {
         let plan = self.plan(node)?;
-        let path = plan.data_dir.join(IMPAIR_FILE);
-        let new = plan.data_dir.join("impair.new");
         let seed = self
             .seed
             .wrapping_mul(31)
             .wrapping_add(u64::from(node.get()));
-        // Whoever reads it while it is written gets the old one or the new one.
-        let written = fs::write(&new, format!("{rules};seed={seed}\n"));
-        written
-            .and_then(|()| fs::rename(&new, &path))
-            .map_err(|source| GapError::Io {
-                what: format!("cannot write {}", path.display()),
-                source,
-            })
+        Ok(plan.impair(rules, seed)?)
     }
 
     /// What the leader sees this follower at.
@@ -310,9 +273,9 @@ impl Stage {
     }
 
     /// The follower comes to the leader from another port of `ip`.
-    pub(super) fn move_follower(&self, follower: NodeId, ip: IpAddr) -> Result<(), GapError> {
+    pub(super) fn move_follower(&self, follower: NodeId, ip: IpAddr) -> Result<(), BenchError> {
         let unknown = || {
-            GapError::Failed(format!(
+            BenchError::Failed(format!(
                 "it is not known from where node {follower} comes to its leader"
             ))
         };
@@ -325,7 +288,7 @@ impl Stage {
     }
 
     /// The client comes to every node from another port.
-    pub(super) fn move_client(&self) -> Result<(), GapError> {
+    pub(super) fn move_client(&self) -> Result<(), BenchError> {
         self.gates
             .values()
             .try_for_each(|gate| gate.move_all(LOCAL))
@@ -333,7 +296,7 @@ impl Stage {
     }
 
     /// The leader is elsewhere all of a sudden, and is told so.
-    pub(super) fn move_leader(&mut self, processes: &mut Processes) -> Result<(), GapError> {
+    pub(super) fn move_leader(&mut self, processes: &mut Processes) -> Result<(), BenchError> {
         let leader = self.cast.leader;
         let plan = self.plan(leader)?;
         let gate = Gate::before(plan.quic, ELSEWHERE).map_err(cannot_move)?;
@@ -348,9 +311,9 @@ impl Stage {
     }
 
     /// How often a node has said that it listens.
-    pub(super) fn times_up(&self, node: NodeId) -> Result<usize, GapError> {
+    pub(super) fn times_up(&self, node: NodeId) -> Result<usize, BenchError> {
         let plan = self.plan(node)?;
-        let text = fs::read_to_string(&plan.log).map_err(|source| GapError::Io {
+        let text = fs::read_to_string(&plan.log).map_err(|source| BenchError::Io {
             what: format!("cannot read {}", plan.log.display()),
             source,
         })?;
@@ -363,11 +326,11 @@ impl Stage {
         node: NodeId,
         before: usize,
         within: Duration,
-    ) -> Result<Duration, GapError> {
+    ) -> Result<Duration, BenchError> {
         let begun = Instant::now();
         while self.times_up(node)? <= before {
             if begun.elapsed() >= within {
-                return Err(GapError::Failed(format!(
+                return Err(BenchError::Failed(format!(
                     "node {node} was not up again within {} s: see {}",
                     within.as_secs(),
                     self.plan(node)?.log.display()
@@ -384,7 +347,7 @@ impl Stage {
         &self,
         follower: NodeId,
         within: Duration,
-    ) -> Result<impl Future<Output = Option<Duration>> + Send + use<>, GapError> {
+    ) -> Result<impl Future<Output = Option<Duration>> + Send + use<>, BenchError> {
         let leader = self.cast.leader;
         let address = PeerAddress::node(leader, self.plan(leader)?.quic.to_string());
         let (identity, topic) = (self.identity.clone(), self.topic.clone());
@@ -412,16 +375,11 @@ impl Stage {
     }
 }
 
-fn cannot_move(source: std::io::Error) -> GapError {
-    GapError::Io {
+fn cannot_move(source: std::io::Error) -> BenchError {
+    BenchError::Io {
         what: format!("cannot come from another address, such as {ELSEWHERE}"),
         source,
     }
-}
-
-fn load_identity(folder: &Folder) -> Result<Identity, LocalError> {
-    let dir = folder.client_certs();
-    Identity::load_client(&dir, None).map_err(|source| LocalError::Identity { dir, source })
 }
 
 async fn connect(
@@ -429,7 +387,7 @@ async fn connect(
     scenario: &Scenario,
     gates: &BTreeMap<NodeId, Gate>,
     identity: Identity,
-) -> Result<Client, GapError> {
+) -> Result<Client, BenchError> {
     let mut ways = HashMap::new();
     let mut bootstrap = Vec::new();
     for node in nodes {
@@ -450,7 +408,7 @@ async fn connect(
     };
     Client::connect(ClientConfig::new(bootstrap), Arc::new(dialer))
         .await
-        .map_err(|source| GapError::Client {
+        .map_err(|source| BenchError::Client {
             doing: "connect to the cluster",
             source: Box::new(source),
         })
@@ -479,55 +437,14 @@ async fn create_topic(
     scenario: &Scenario,
     cast: &Cast,
     within: Duration,
-) -> Result<(), GapError> {
+) -> Result<(), BenchError> {
     let mut topic = NewTopic::new(name.clone());
     topic.assignment = Some(vec![cast.replicas()]);
     topic.configs.insert(
         "min.insync.replicas".to_owned(),
         scenario.min_insync.to_string(),
     );
-    let deadline = Instant::now() + within;
-    loop {
-        let error = match client.admin().create_topic(&topic, false).await {
-            Ok(_) => return Ok(()),
-            Err(error) => error,
-        };
-        match error.error_code() {
-            // An earlier attempt's answer was lost.
-            Some(ErrorCode::TopicAlreadyExists) => return Ok(()),
-            _ if error.is_retriable() && Instant::now() < deadline => {
-                tokio::time::sleep(TOPIC_PAUSE).await;
-            }
-            _ => {
-                return Err(GapError::Client {
-                    doing: "create the topic",
-                    source: Box::new(error),
-                });
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn ids(ids: &[u32]) -> Vec<NodeId> {
-        ids.iter().map(|id| NodeId::new(*id).unwrap()).collect()
-    }
-
-    #[test]
-    fn the_controller_does_not_lead_and_suffers_last() {
-        let choose = |controller: u32, replicas| {
-            let cast = Cast::choose(&ids(&[1, 2, 3]), NodeId::new(controller), replicas).unwrap();
-            let numbers: Vec<u32> = cast.replicas().iter().map(|id| id.get()).collect();
-            numbers
-        };
-        assert_eq!(choose(1, 3), [2, 3, 1]);
-        assert_eq!(choose(3, 3), [1, 2, 3]);
-        assert_eq!(choose(1, 2), [2, 3]);
-        let unknown = Cast::choose(&ids(&[1, 2]), None, 2).unwrap();
-        assert_eq!(unknown.replicas(), ids(&[1, 2]));
-        assert_eq!(Cast::choose(&[], None, 3), None);
-    }
+    local::create_topic(client, &topic, within)
+        .await
+        .map_err(BenchError::client("create the topic"))
 }

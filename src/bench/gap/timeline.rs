@@ -8,10 +8,10 @@
 
 use std::time::Duration;
 
-use hdrhistogram::{CreationError, Histogram};
+use hdrhistogram::CreationError;
 
-/// Longer acknowledgement times are counted as this long, in µs.
-const MAX_ACK_US: u64 = 3_600_000_000;
+use crate::bench::records::Tally;
+use crate::bench::{Series, Times};
 
 /// What a run is at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -30,8 +30,9 @@ pub enum Phase {
 pub struct Timeline {
     /// When each phase began, in their order; the first began with the run.
     began: [Option<Duration>; 4],
-    before_us: Histogram<u64>,
-    during_us: Histogram<u64>,
+    before: Times,
+    during: Times,
+    series: Series,
     last_ack: Option<Duration>,
     longest_gap_before: Duration,
     longest_gap: Duration,
@@ -43,8 +44,9 @@ impl Timeline {
     pub fn new() -> Result<Timeline, CreationError> {
         Ok(Timeline {
             began: [Some(Duration::ZERO), None, None, None],
-            before_us: acknowledgement_times()?,
-            during_us: acknowledgement_times()?,
+            before: Times::new()?,
+            during: Times::new()?,
+            series: Series::default(),
             last_ack: None,
             longest_gap_before: Duration::ZERO,
             longest_gap: Duration::ZERO,
@@ -73,14 +75,15 @@ impl Timeline {
         }
         // A record that was on its way at the fault or handed over in its course suffered it, whenever its end came; one that
         // was handed over in the warm-up counts nowhere.
-        let took = u64::try_from((now - from).as_micros()).unwrap_or(u64::MAX);
+        let took = now.saturating_sub(from);
+        self.series.record(now, took);
         let handed_over_in_time = self.began(Phase::After).is_none_or(|heal| from < heal);
         if self.began(Phase::During).is_some() {
             if handed_over_in_time {
-                self.during_us.saturating_record(took.min(MAX_ACK_US));
+                self.during.record(took);
             }
         } else if self.began(Phase::Before).is_some_and(|began| from >= began) {
-            self.before_us.saturating_record(took.min(MAX_ACK_US));
+            self.before.record(took);
         }
     }
 
@@ -99,6 +102,21 @@ impl Timeline {
         if let Some(last) = self.last_ack {
             self.note_gap(now.saturating_sub(last));
         }
+    }
+
+    /// Every acknowledgement since the run began.
+    pub fn series(&self) -> &Series {
+        &self.series
+    }
+
+    /// When a phase began, since the run did.
+    pub fn began_at(&self, phase: Phase) -> Option<Duration> {
+        self.began(phase)
+    }
+
+    /// The times of the records before the fault and during it, as [`Times::distribution`] gives them.
+    pub fn distributions(&self) -> [Vec<(f64, f64)>; 2] {
+        [self.before.distribution(), self.during.distribution()]
     }
 
     pub fn acknowledged(&self) -> u64 {
@@ -123,21 +141,19 @@ impl Timeline {
 
     /// Of the records that were handed over and acknowledged before the fault; `None` if there was none.
     pub fn quantile_before(&self, quantile: f64) -> Option<Duration> {
-        quantile_of(&self.before_us, quantile)
+        self.before.quantile(quantile)
     }
 
     /// Of the records that were on their way at some time between the fault and the heal.
     pub fn quantile_during(&self, quantile: f64) -> Option<Duration> {
-        quantile_of(&self.during_us, quantile)
+        self.during.quantile(quantile)
     }
 }
 
-fn quantile_of(histogram: &Histogram<u64>, quantile: f64) -> Option<Duration> {
-    (!histogram.is_empty()).then(|| Duration::from_micros(histogram.value_at_quantile(quantile)))
-}
-
-fn acknowledgement_times() -> Result<Histogram<u64>, CreationError> {
-    Histogram::new_with_bounds(1, MAX_ACK_US, 3)
+impl Tally for Timeline {
+    fn acknowledged(&mut self, from: Duration, now: Duration) {
+        self.acknowledge(from, now);
+    }
 }
 
 #[cfg(test)]
@@ -195,7 +211,7 @@ mod tests {
         assert_eq!(timeline.quantile_before(0.99), Some(ms(2)));
         let during = timeline.quantile_during(1.0).unwrap();
         assert!(during >= ms(5101) && during < ms(5110), "{during:?}");
-        assert_eq!(timeline.during_us.len(), 2);
+        assert_eq!(timeline.during.count(), 2);
     }
 
     #[test]

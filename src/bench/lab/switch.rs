@@ -53,7 +53,6 @@ struct Way {
     model: ImpairmentModel,
     carried: u64,
     carried_bytes: u64,
-    no_room: u64,
 }
 
 /// A packet that is due.
@@ -99,7 +98,6 @@ impl Switch {
                 model: ImpairmentModel::new(switch.impairment(from, to), seed),
                 carried: 0,
                 carried_bytes: 0,
-                no_room: 0,
             });
         }
         switch
@@ -177,7 +175,7 @@ impl Switch {
                 packet: contents.clone(),
             };
             if !line.push(at, contents.len(), due) {
-                way.no_room += 1;
+                way.model.note_overflow();
             }
         }
     }
@@ -231,7 +229,7 @@ impl Switch {
                     cut: model.cut,
                     doubled: model.doubled,
                     held_back: model.held_back,
-                    no_room: way.no_room,
+                    no_room: model.overflowed,
                 }
             })
             .collect()

@@ -335,6 +335,15 @@ impl Folder {
 }
 
 impl NodePlan {
+    /// From now on, within 20 ms, the node's links suffer this, in the impairments' words; nothing where it is empty.
+    pub fn impair(&self, rules: &str, seed: u64) -> Result<(), LocalError> {
+        let path = self.data_dir.join(IMPAIR_FILE);
+        let new = self.data_dir.join("impair.new");
+        // Whoever reads it while it is written gets the old one or the new one.
+        write(&new, &format!("{rules};seed={seed}\n"))?;
+        fs::rename(&new, &path).during(|| format!("cannot write {}", path.display()))
+    }
+
     fn write_start_script(&self) -> Result<(), LocalError> {
         let words: Vec<_> = self
             .command

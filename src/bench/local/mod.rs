@@ -3,9 +3,17 @@
 //! - [`folder`]: where everything of one cluster lies
 //! - [`processes`]: the nodes, started and stopped
 //! - [`watcher`]: what each node says of itself
+//! - [`cast`]: which node leads, and which follow
+//! - [`client`]: a client of it, and its topics
+//! - [`agreement`]: whether the replicas hold the same in the end
+//! - [`place`]: where several of them lie
 //! - [`start`]: from nothing to a cluster that serves
 
+mod agreement;
+mod cast;
+mod client;
 mod folder;
+mod place;
 mod processes;
 mod start;
 mod watcher;
@@ -15,11 +23,16 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+pub use agreement::{Agreement, Replica, compare};
+pub use cast::Cast;
+pub use client::{connect, create_topic, load_identity};
 pub use folder::{Folder, MAX_NODES, NodePlan, Wishes};
+pub use place::Place;
 pub use processes::{Processes, State, Stopped};
 pub use start::start_up;
 pub use watcher::{ASK_EVERY, Watchers};
 
+use crate::client::ClientError;
 use crate::transport::{CertificateError, IdentityError, InvalidClientName, InvalidHost};
 
 /// Why a cluster could not be had.
@@ -46,6 +59,8 @@ pub enum LocalError {
     ClientName(#[from] InvalidClientName),
     #[error(transparent)]
     Host(#[from] InvalidHost),
+    #[error("cannot connect to the cluster")]
+    Client(#[source] Box<ClientError>),
     #[error("{0}")]
     Failed(String),
 }

@@ -172,6 +172,19 @@ impl Watchers {
     }
 }
 
+impl Watchers {
+    /// Waits for [`Watchers::settled`], so that what the nodes note down when they stop covers everything. Returns whether that
+    /// came `within` the time.
+    pub async fn until_settled(&self, topic: &TopicName, within: Duration) -> bool {
+        let settled = async {
+            while !self.settled(topic) {
+                self.changed().await;
+            }
+        };
+        tokio::time::timeout(within, settled).await.is_ok()
+    }
+}
+
 async fn ask_for_ever(
     identity: Arc<Identity>,
     plan: NodePlan,

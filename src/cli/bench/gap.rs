@@ -15,8 +15,9 @@ use super::super::{
     Exit, ExitWith, GlobalOptions, block_on_to_the_end, note, parse_duration, print_json,
     print_line,
 };
+use crate::bench::BenchError;
 use crate::bench::gap::{
-    self, Figures, GapError, SCENARIOS, Scenario, Settings, Summary, Witness, markdown, text,
+    self, Figures, SCENARIOS, Scenario, Settings, Summary, Witness, markdown, text,
 };
 
 const MIB: u64 = 1 << 20;
@@ -122,7 +123,7 @@ async fn measure(output: OutputFormat, settings: Settings) -> anyhow::Result<Exi
             signals.once().await;
             stop.cancel();
             signals.twice().await;
-        } => Err(GapError::Interrupted),
+        } => Err(BenchError::Interrupted),
     };
     screen.clear();
     let summaries = Summary::of_all(&screen.runs);
@@ -135,7 +136,7 @@ async fn measure(output: OutputFormat, settings: Settings) -> anyhow::Result<Exi
     lines.iter().try_for_each(|line| print_line(line))?;
     match measured {
         Ok(()) => {}
-        Err(GapError::Interrupted) => return Ok(Exit::Interrupted),
+        Err(BenchError::Interrupted) => return Ok(Exit::Interrupted),
         Err(error) => return Err(error.into()),
     }
     let unsound: Vec<&Figures> = screen.runs.iter().filter(|run| !run.is_sound()).collect();

@@ -5,10 +5,8 @@
 //! - [`impairment`]: links that are made worse on purpose
 //! - [`workload`]: records, and what becomes of them
 //! - [`screen`]: what a person sees meanwhile
-//! - [`agreement`]: whether the replicas hold the same in the end
 //! - [`summary`]: what came of it
 
-mod agreement;
 mod impairment;
 mod screen;
 mod summary;
@@ -28,15 +26,15 @@ use self::summary::Summary;
 use self::workload::{Load, Workload};
 use super::signals::Signals;
 use super::{Exit, GlobalOptions, note, parse_duration};
-use crate::bench::local::{ASK_EVERY, Folder, MAX_NODES, Processes, Watchers, Wishes, start_up};
+use crate::bench::local::{
+    self, ASK_EVERY, Folder, MAX_NODES, Processes, Wishes, compare, start_up,
+};
 use crate::client::{Client, NewTopic};
-use crate::types::{ErrorCode, TopicName};
+use crate::types::TopicName;
 
 const PARTITIONS: u32 = 3;
 /// The largest record: a batch of it must stay under the default of `max.message.bytes`.
 const MAX_RECORD_BYTES: u32 = 1_000_000;
-/// Before a topic that the cluster could not make is asked for again.
-const TOPIC_PAUSE: Duration = Duration::from_millis(200);
 /// How long records that are on their way at the end may take to be acknowledged.
 const LAST_ACKS: Duration = Duration::from_secs(10);
 /// How long followers may take at the end to learn what is committed.
@@ -147,7 +145,7 @@ async fn perform(
     screen.say("Comparing the replicas …")?;
     let topic = args.topic.clone();
     let plans = folder.nodes().to_vec();
-    summary.partitions = tokio::task::spawn_blocking(move || agreement::compare(&plans, &topic))
+    summary.partitions = tokio::task::spawn_blocking(move || compare(&plans, &topic))
         .await
         .context("the comparison of the replicas broke off")?;
     screen.end(&summary)?;
@@ -173,7 +171,7 @@ async fn play(
     let say = |line: &str| drop(screen.say(line));
     let prepare = |_: &Folder| Ok(());
     let watchers = start_up(options.timeout, folder, processes, ASK_EVERY, prepare, say).await?;
-    let client = workload::connect(folder).await?;
+    let client = local::connect(folder).await?;
     create_topic(&client, &args.topic, count, options.timeout).await?;
     screen.introduce(folder, processes, &args.topic, started.elapsed())?;
 
@@ -217,7 +215,8 @@ async fn play(
         screen.say("Waiting for the last acknowledgements …")?;
     }
     let outcome = workload.finish(LAST_ACKS).await;
-    settle(&watchers, &args.topic).await;
+    // Without that, the comparison covers less and says so.
+    watchers.until_settled(&args.topic, SETTLE).await;
     client.close();
     match failure {
         Some(error) => Err(error),
@@ -239,36 +238,7 @@ async fn create_topic(
     topic
         .configs
         .insert("min.insync.replicas".to_owned(), majority.to_string());
-    let deadline = Instant::now() + within;
-    loop {
-        let error = match client.admin().create_topic(&topic, false).await {
-            Ok(_) => return Ok(()),
-            Err(error) => error,
-        };
-        match error.error_code() {
-            // Of a kept demo, or of an earlier attempt whose answer was lost.
-            Some(ErrorCode::TopicAlreadyExists) => return Ok(()),
-            // On a busy machine a young cluster may change its controller once more.
-            _ if error.is_retriable() && Instant::now() < deadline => {
-                tokio::time::sleep(TOPIC_PAUSE).await;
-            }
-            _ => {
-                return Err(
-                    anyhow::Error::new(error).context(format!("cannot create topic {name}"))
-                );
-            }
-        }
-    }
-}
-
-/// Waits until every replica that answers knows the whole log to be committed, so that what they note down when they stop
-/// covers it.
-async fn settle(watchers: &Watchers, topic: &TopicName) {
-    let settled = async {
-        while !watchers.settled(topic) {
-            watchers.changed().await;
-        }
-    };
-    // Without that, the comparison covers less and says so.
-    let _ = tokio::time::timeout(SETTLE, settled).await;
+    local::create_topic(client, &topic, within)
+        .await
+        .with_context(|| format!("cannot create topic {name}"))
 }

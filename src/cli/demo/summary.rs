@@ -7,10 +7,9 @@ use serde::Serialize;
 
 use super::super::{Exit, ExitWith};
 use super::DemoArgs;
-use super::agreement::Agreement;
 use super::screen::{bytes, count, millis};
 use super::workload::Tally;
-use crate::bench::local::{Folder, Stopped};
+use crate::bench::local::{Agreement, Folder, Stopped};
 use crate::transport::shell_word;
 use crate::types::TopicName;
 

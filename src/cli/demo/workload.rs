@@ -11,11 +11,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use crate::bench::local::Folder;
-use crate::client::{
-    Client, ClientConfig, Delivery, IdentityDialer, Producer, ProducerConfig, ProducerRecord,
-};
-use crate::transport::{CurrentIdentity, Identity};
+use crate::client::{Client, Delivery, Producer, ProducerConfig, ProducerRecord};
 use crate::types::{PartitionIndex, TopicName};
 
 /// Records are handed to the producer in portions, this often.
@@ -375,17 +371,6 @@ fn value(number: u64, size: usize) -> Bytes {
     let filler = FILLER.iter().copied().cycle();
     value.extend(filler.take(size - value.len()));
     Bytes::from(value)
-}
-
-/// A client of the demo's cluster.
-pub(super) async fn connect(folder: &Folder) -> anyhow::Result<Client> {
-    let certs = folder.client_certs();
-    let identity = Identity::load_client(&certs, None)
-        .with_context(|| format!("cannot use the certificates in {}", certs.display()))?;
-    let servers = folder.nodes().iter().map(|node| node.quic.to_string());
-    let config = ClientConfig::new(servers);
-    let dialer = IdentityDialer::new(CurrentIdentity::new(identity));
-    Ok(Client::connect(config, Arc::new(dialer)).await?)
 }
 
 #[cfg(test)]

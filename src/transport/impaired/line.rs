@@ -69,7 +69,9 @@ impl DelayLine {
                     ecn: batch.ecn,
                     contents: contents.clone(),
                 };
-                self.held.push(at, contents.len(), packet);
+                if !self.held.push(at, contents.len(), packet) {
+                    model.note_overflow();
+                }
             }
         }
     }

@@ -1,12 +1,12 @@
 //! Who is at which address, and what becomes of the packets of each link. No clock and no I/O.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::model::{Impairment, ImpairmentModel, mixed};
+use super::model::{Impairment, ImpairmentCounts, ImpairmentModel, mixed};
 use super::spec::{ImpairmentSpec, LinkEnd, LinkImpairment};
 use crate::types::NodeId;
 
@@ -194,6 +194,17 @@ impl LinkTable {
         };
         self.known.insert(remote, known);
         true
+    }
+
+    /// What became of the packets to each node.
+    pub(super) fn counts(&self) -> BTreeMap<NodeId, ImpairmentCounts> {
+        let links = self.links.iter();
+        links
+            .filter_map(|(name, entry)| match name {
+                LinkName::Node(node) => Some((*node, entry.link.outward.model().counts())),
+                LinkName::SomeNode(_) | LinkName::Client(_) => None,
+            })
+            .collect()
     }
 
     /// The link that packets to and from `remote` go over.

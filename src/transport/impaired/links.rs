@@ -1,6 +1,6 @@
 //! What one process does to its links: the table, with a clock and for all of its sockets.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::link_table::{Link, LinkTable};
+use super::model::ImpairmentCounts;
 use super::spec::ImpairmentSpec;
 use crate::types::NodeId;
 
@@ -48,6 +49,11 @@ impl ImpairedLinks {
     pub fn set(&self, spec: ImpairmentSpec) {
         self.table().set(spec);
         self.changed.send_replace(());
+    }
+
+    /// What became of the packets to each node that is known by its number, since this process has had a link to it.
+    pub fn counts(&self) -> BTreeMap<NodeId, ImpairmentCounts> {
+        self.table().counts()
     }
 
     /// A node listens at `remote`; `None` where it is not known yet which.

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use serde::{Deserialize, Serialize};
 
 /// What IPv4 and UDP add to each packet; a slow link carries that too. In bytes.
 pub const PACKET_OVERHEAD: usize = 28;
@@ -88,7 +89,7 @@ pub enum Fate {
 }
 
 /// Packets of one way of one link since it is impaired.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImpairmentCounts {
     pub packets: u64,
     pub cut: u64,
@@ -96,6 +97,38 @@ pub struct ImpairmentCounts {
     pub queue_full: u64,
     pub doubled: u64,
     pub held_back: u64,
+    /// Packets that the emulation itself had no room for: neither the link nor its queue.
+    pub overflowed: u64,
+    /// Of the packets that pass, with the headers of IP and UDP.
+    pub passed_bytes: u64,
+}
+
+impl ImpairmentCounts {
+    /// What was counted since `before`.
+    pub fn since(&self, before: &ImpairmentCounts) -> ImpairmentCounts {
+        ImpairmentCounts {
+            packets: self.packets.saturating_sub(before.packets),
+            cut: self.cut.saturating_sub(before.cut),
+            lost: self.lost.saturating_sub(before.lost),
+            queue_full: self.queue_full.saturating_sub(before.queue_full),
+            doubled: self.doubled.saturating_sub(before.doubled),
+            held_back: self.held_back.saturating_sub(before.held_back),
+            overflowed: self.overflowed.saturating_sub(before.overflowed),
+            passed_bytes: self.passed_bytes.saturating_sub(before.passed_bytes),
+        }
+    }
+
+    /// Adds what another link counted.
+    pub fn add(&mut self, other: &ImpairmentCounts) {
+        self.packets += other.packets;
+        self.cut += other.cut;
+        self.lost += other.lost;
+        self.queue_full += other.queue_full;
+        self.doubled += other.doubled;
+        self.held_back += other.held_back;
+        self.overflowed += other.overflowed;
+        self.passed_bytes += other.passed_bytes;
+    }
 }
 
 /// One way of one link.
@@ -163,7 +196,14 @@ impl ImpairmentModel {
         // A copy that finds the queue full is lost alone.
         let copy = doubled.then(|| self.arrival(now, bytes)).flatten();
         self.counts.doubled += u64::from(copy.is_some());
+        self.counts.passed_bytes +=
+            (bytes + PACKET_OVERHEAD) as u64 * (1 + u64::from(copy.is_some()));
         Fate::Arrives { at, copy }
+    }
+
+    /// A packet that arrives could not be held until then.
+    pub fn note_overflow(&mut self) {
+        self.counts.overflowed += 1;
     }
 
     /// When a packet that is not lost arrives; `None` when the queue is full.

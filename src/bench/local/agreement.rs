@@ -4,42 +4,42 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::bench::local::NodePlan;
+use super::folder::NodePlan;
 use crate::storage::RealFileSystem;
 use crate::storage::inspect::{PartitionView, inspect};
 use crate::types::{NodeId, Offset, PartitionIndex, TopicName};
 
 /// One partition, compared over its replicas.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub(super) struct Agreement {
-    pub(super) partition: PartitionIndex,
+pub struct Agreement {
+    pub partition: PartitionIndex,
     /// Where the longest replica's committed records end.
-    pub(super) committed: u64,
+    pub committed: u64,
     /// Over those.
-    pub(super) digest: String,
-    pub(super) replicas: Vec<Replica>,
+    pub digest: String,
+    pub replicas: Vec<Replica>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub(super) struct Replica {
-    pub(super) node: NodeId,
+pub struct Replica {
+    pub node: NodeId,
     /// Where the records end that this replica knows to be committed.
-    pub(super) committed: u64,
+    pub committed: u64,
     /// Whether it holds the same as the longest replica, as far as it reaches.
-    pub(super) agrees: bool,
+    pub agrees: bool,
     /// What kept it from being read, or damage.
-    pub(super) fault: Option<String>,
+    pub fault: Option<String>,
 }
 
 impl Agreement {
     /// Whether every replica agrees as far as it reaches, and none is damaged.
-    pub(super) fn agrees(&self) -> bool {
+    pub fn agrees(&self) -> bool {
         self.replicas.iter().all(|replica| replica.agrees)
     }
 }
 
 /// Compares the stopped nodes' replicas of a topic. A node whose data cannot be read has no replica.
-pub(super) fn compare(nodes: &[NodePlan], topic: &TopicName) -> Vec<Agreement> {
+pub fn compare(nodes: &[NodePlan], topic: &TopicName) -> Vec<Agreement> {
     let mut partitions: BTreeMap<PartitionIndex, Vec<(NodeId, PartitionView)>> = BTreeMap::new();
     for node in nodes {
         let views = match inspect(&RealFileSystem, &node.data_dir) {
