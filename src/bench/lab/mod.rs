@@ -281,6 +281,12 @@ impl Lab {
         Some(command)
     }
 
+    /// What stands before a command to have it run on a host. Empty for a host that is not there.
+    pub fn command_prefix(&self, number: u16) -> Vec<String> {
+        let host = self.hosts.iter().find(|host| host.number == number);
+        host.map_or_else(Vec::new, |host| namespace::command_words(&host.namespace))
+    }
+
     /// Does something on a thread that is on a host: the sockets that it opens are the host's.
     pub fn run_on<T: Send>(
         &self,
@@ -367,6 +373,34 @@ impl Drop for Lab {
             let _ = carrier.join();
         }
     }
+}
+
+/// Runs a future on a host, on a runtime of its own whose threads are there: every socket that it opens is the host's.
+pub fn block_on_host<T: Send>(
+    host: &LabHost,
+    future: impl Future<Output = T> + Send,
+) -> io::Result<T> {
+    let on_host = || -> io::Result<T> {
+        enter_host(host)?;
+        let own = host.clone();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .on_thread_start(move || {
+                if let Err(error) = enter_host(&own) {
+                    tracing::error!(%error, host = own.number, "a thread stays out of the lab: its sockets reach nothing there");
+                }
+            })
+            .build()?;
+        let outcome = runtime.block_on(future);
+        runtime.shutdown_background();
+        Ok(outcome)
+    };
+    thread::scope(|scope| {
+        scope
+            .spawn(on_host)
+            .join()
+            .unwrap_or_else(|_| Err(io::Error::other("a thread has failed")))
+    })
 }
 
 /// Moves the calling thread onto a host, for good.

@@ -198,6 +198,11 @@ pub(super) fn command_in(name: &str, program: impl AsRef<OsStr>) -> Command {
     command
 }
 
+/// The same, as the words before the program.
+pub(super) fn command_words(name: &str) -> Vec<String> {
+    [IP, "netns", "exec", name].map(str::to_owned).to_vec()
+}
+
 /// Removes what labs have left behind whose processes are gone, killed before they could. Returns their names.
 pub(super) fn sweep() -> Vec<String> {
     let Ok(entries) = fs::read_dir(NAMED) else {
