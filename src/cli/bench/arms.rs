@@ -186,13 +186,10 @@ pub(super) fn run_blackout(options: &GlobalOptions, args: BlackoutArgs) -> anyho
 }
 
 /// Runs a measurement on a thread of its own until it has ended, early after a signal: then everything is removed first.
-async fn measured<F: Send + 'static>(
+async fn measured<F: Serialize + Send + 'static>(
     options: &GlobalOptions,
     run: impl FnOnce(&CancellationToken, &mut Screen<F>) -> Result<(), BenchError> + Send + 'static,
-) -> anyhow::Result<(Result<(), BenchError>, Screen<F>)>
-where
-    F: Serialize,
-{
+) -> anyhow::Result<(Result<(), BenchError>, Screen<F>)> {
     let signals = Signals::listen().context("cannot listen for Ctrl-C")?;
     let stop = CancellationToken::new();
     let mut screen = Screen {
@@ -253,10 +250,7 @@ impl<F> Screen<F> {
     }
 }
 
-impl<F: Serialize> Witness<F> for Screen<F>
-where
-    F: Clone,
-{
+impl<F: Serialize + Clone> Witness<F> for Screen<F> {
     fn progress(&mut self, line: &str) {
         if self.terminal {
             // A line that is too long is cut off, not wrapped.
