@@ -275,7 +275,8 @@ pub(super) async fn keep(
 ) {
     let mut pause = Duration::ZERO;
     loop {
-        let peer = PeerAddress::node(leader, address.borrow_and_update().clone());
+        let host_port = address.borrow_and_update().clone();
+        let peer = PeerAddress::node(leader, host_port);
         let connected = tokio::select! {
             () = stop.cancelled() => return,
             connected = connect(&shared, &options, &congestion, &peer) => connected,
