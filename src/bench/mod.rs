@@ -6,10 +6,16 @@
 //! - [`flow`]: how fast records flow, and what a link costs
 //! - [`times`], [`series`]: how long things took, in all and in the course of time
 //! - [`report`]: pages and drawings for people
+//! - [`arms`]: QUIC beside TCP, in that network
+//! - [`lab`]: a network of its own, whose links are as bad as is wished, for any program
 
+#[cfg(target_os = "linux")]
+pub mod arms;
 mod error;
 pub mod flow;
 pub mod gap;
+#[cfg(target_os = "linux")]
+pub mod lab;
 pub mod local;
 pub mod records;
 pub mod report;

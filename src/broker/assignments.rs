@@ -11,6 +11,7 @@ use super::BrokerOptions;
 use super::event::{Adoption, Event};
 use super::leader_link::{self, LinkOptions};
 use super::shared::{PartitionHandle, Shared};
+use super::tcp_link;
 use crate::metadata::{ClusterImage, FlushPolicy, Topic, TopicConfig};
 use crate::partition::{Partition, PartitionOptions};
 use crate::storage::{DataDir, Flush, Impairment, ImpairmentReason, LogConfig, LogOptions};
@@ -27,6 +28,7 @@ pub(super) struct Assignments {
     verify_logs: bool,
     identity: Arc<CurrentIdentity>,
     sockets: Sockets,
+    tcp_congestion: Option<String>,
     /// Partitions that are open, with the state and configuration that their owner was last told.
     open: HashMap<TopicPartition, Told>,
     /// Partitions that could not be opened. They stay shut until the process starts again: an operator has to look.
@@ -61,6 +63,7 @@ impl Assignments {
             verify_logs: options.verify_logs,
             identity: options.identity.clone(),
             sockets: options.sockets.clone(),
+            tcp_congestion: options.tcp_congestion.clone(),
             open: HashMap::new(),
             unopened: BTreeSet::new(),
             links: BTreeMap::new(),
@@ -378,17 +381,21 @@ impl Assignments {
             }
             let (address, addresses) = watch::channel(host_port);
             let stop = self.shared.stopping.child_token();
-            let task = tokio::spawn(leader_link::keep(
-                self.shared.clone(),
-                LinkOptions {
-                    identity: self.identity.clone(),
-                    sockets: self.sockets.clone(),
-                    cluster,
-                },
-                leader,
-                addresses,
-                stop.clone(),
-            ));
+            let (shared, over_tcp) = (self.shared.clone(), self.tcp_congestion.clone());
+            let options = LinkOptions {
+                identity: self.identity.clone(),
+                sockets: self.sockets.clone(),
+                cluster,
+            };
+            let until = stop.clone();
+            let task = tokio::spawn(async move {
+                match over_tcp {
+                    None => leader_link::keep(shared, options, leader, addresses, until).await,
+                    Some(name) => {
+                        tcp_link::keep(shared, options, name, leader, addresses, until).await;
+                    }
+                }
+            });
             self.links.insert(
                 leader,
                 Link {

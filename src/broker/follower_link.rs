@@ -34,11 +34,11 @@ const REPLACED_PATIENCE: Duration = Duration::from_secs(2);
 /// The most sessions of one connection: one of each partition that a cluster can have.
 const MAX_SESSIONS: usize = crate::metadata::MAX_PARTITIONS;
 
-static NEXT_CHANNEL: AtomicU64 = AtomicU64::new(1);
+pub(super) static NEXT_CHANNEL: AtomicU64 = AtomicU64::new(1);
 
 /// Which partition each session of a connection is for. At most [`MAX_SESSIONS`].
 #[derive(Default)]
-struct Sessions {
+pub(super) struct Sessions {
     partitions: HashMap<SessionId, TopicPartition>,
     current: HashMap<TopicPartition, SessionId>,
 }
@@ -181,7 +181,7 @@ fn lane_writer(stream: quinn::SendStream, lane: u16, priority: i32) -> LaneWrite
     )
 }
 
-fn check_hello(hello: &Hello, cluster: ClusterId, node: NodeId) -> Result<(), String> {
+pub(super) fn check_hello(hello: &Hello, cluster: ClusterId, node: NodeId) -> Result<(), String> {
     if hello.version != PROTOCOL_VERSION {
         return Err(format!(
             "the follower speaks replication version {} and this node {PROTOCOL_VERSION}; upgrade the older one",
@@ -343,7 +343,7 @@ async fn watch(
     }
 }
 
-async fn handle_control(
+pub(super) async fn handle_control(
     shared: &Shared,
     channel: &Arc<FollowerChannel>,
     sessions: &Mutex<Sessions>,
@@ -380,7 +380,7 @@ async fn handle_control(
 }
 
 /// Sorts acks by owner thread and hands them over.
-async fn deliver_acks(
+pub(super) async fn deliver_acks(
     shared: &Shared,
     channel: &Arc<FollowerChannel>,
     sessions: &Mutex<Sessions>,

@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use quinn::SendStream;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
@@ -22,7 +22,7 @@ use crate::wire::{
 
 /// Received frame bytes that wait for the owner threads, over one connection. At the cap the lanes are read no further, and
 /// QUIC's flow control holds the leader up.
-const RECEIVE_BUDGET_BYTES: usize = 16 << 20;
+pub(super) const RECEIVE_BUDGET_BYTES: usize = 16 << 20;
 /// The most lanes that a leader may open.
 const MAX_LANES: u16 = 64;
 
@@ -112,7 +112,7 @@ pub(super) async fn serve(
     }
 }
 
-async fn handle_control(
+pub(super) async fn handle_control(
     shared: &Shared,
     channel: &LeaderChannel,
     message: ControlMessage,
@@ -170,54 +170,59 @@ async fn read_lane(
                 continue;
             }
         }
-        loop {
-            let message = match LaneMessage::decode(lane.buffer()) {
-                Ok(Some(message)) => message,
-                Ok(None) => break,
-                Err(error) => return format!("a lane brought {error}"),
-            };
-            let Some(id) = channel.partition_of(message.session) else {
-                continue;
-            };
-            let bytes = match message.body {
-                LaneBody::Frames(bytes) => bytes,
-                LaneBody::Answer(outcome) => {
-                    let answer = SessionAnswer {
-                        session: message.session,
-                        leader_epoch: message.leader_epoch,
-                        outcome,
-                    };
-                    let event = Event::Answer {
-                        from: channel.peer.node,
-                        id,
-                        answer: Box::new(answer),
-                    };
-                    if let Err(cause) = shared.deliver(id, event).await {
-                        return cause;
-                    }
-                    continue;
-                }
-            };
-            let size = bytes.len().min(RECEIVE_BUDGET_BYTES) as u32;
-            let frames = match Frame::decode_all(bytes) {
-                Ok(frames) => frames,
-                Err(error) => return format!("a lane brought {error}"),
-            };
-            let Ok(permit) = budget.clone().acquire_many_owned(size).await else {
-                return "this node is stopping".to_owned();
-            };
-            let event = Event::Frames(Box::new(FramesEvent {
-                id,
-                session: message.session,
-                leader_epoch: message.leader_epoch,
-                high_watermark: message.high_watermark,
-                frames,
-                budget: Some(permit),
-            }));
-            if let Err(cause) = shared.deliver(id, event).await {
-                return cause;
-            }
+        if let Err(cause) = take_lane_messages(shared, channel, lane.buffer(), budget).await {
+            return cause;
         }
+    }
+}
+
+/// Hands over the lane messages that are whole, and takes them from the buffer.
+pub(super) async fn take_lane_messages(
+    shared: &Shared,
+    channel: &LeaderChannel,
+    buffer: &mut BytesMut,
+    budget: &Arc<Semaphore>,
+) -> Result<(), String> {
+    loop {
+        let message = match LaneMessage::decode(buffer) {
+            Ok(Some(message)) => message,
+            Ok(None) => return Ok(()),
+            Err(error) => return Err(format!("a lane brought {error}")),
+        };
+        let Some(id) = channel.partition_of(message.session) else {
+            continue;
+        };
+        let bytes = match message.body {
+            LaneBody::Frames(bytes) => bytes,
+            LaneBody::Answer(outcome) => {
+                let answer = SessionAnswer {
+                    session: message.session,
+                    leader_epoch: message.leader_epoch,
+                    outcome,
+                };
+                let event = Event::Answer {
+                    from: channel.peer.node,
+                    id,
+                    answer: Box::new(answer),
+                };
+                shared.deliver(id, event).await?;
+                continue;
+            }
+        };
+        let size = bytes.len().min(RECEIVE_BUDGET_BYTES) as u32;
+        let frames = Frame::decode_all(bytes).map_err(|error| format!("a lane brought {error}"))?;
+        let Ok(permit) = budget.clone().acquire_many_owned(size).await else {
+            return Err("this node is stopping".to_owned());
+        };
+        let event = Event::Frames(Box::new(FramesEvent {
+            id,
+            session: message.session,
+            leader_epoch: message.leader_epoch,
+            high_watermark: message.high_watermark,
+            frames,
+            budget: Some(permit),
+        }));
+        shared.deliver(id, event).await?;
     }
 }
 

@@ -27,11 +27,11 @@ use crate::types::{ClusterId, NodeId};
 use crate::wire::{ControlMessage, Hello, PROTOCOL_VERSION};
 
 /// How long a dial may take, and after it the hello's answer.
-const DIAL_TIMEOUT: Duration = Duration::from_secs(3);
+pub(super) const DIAL_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long a close waits until the leader knows of it.
 const CLOSE_WAIT: Duration = Duration::from_millis(100);
 
-static NEXT_CHANNEL: AtomicU64 = AtomicU64::new(1);
+pub(super) static NEXT_CHANNEL: AtomicU64 = AtomicU64::new(1);
 
 /// What a link needs to know of this node.
 #[derive(Clone)]

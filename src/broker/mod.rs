@@ -25,6 +25,7 @@ mod resignations;
 mod service;
 mod shard;
 mod shared;
+mod tcp_link;
 mod topics;
 
 use std::collections::BTreeMap;
@@ -51,7 +52,9 @@ use crate::kafka::{NodeSetting, Service};
 use crate::metadata::FlushPolicy;
 use crate::partition::{PartitionView, RoleView};
 use crate::storage::{DataDir, GroupCommit, Marks, RESERVED_BYTES};
-use crate::transport::{CloseReason, CurrentIdentity, Identity, ImpairmentCounts, Sockets};
+use crate::transport::{
+    CloseReason, CurrentIdentity, Identity, ImpairmentCounts, Sockets, TcpLink,
+};
 use crate::types::{Appointment, NodeId, TopicPartition};
 
 /// The most owner threads. A partition is always on the same one.
@@ -70,6 +73,8 @@ pub struct BrokerOptions {
     pub identity: Arc<CurrentIdentity>,
     /// What links to leaders are dialled on.
     pub sockets: Sockets,
+    /// For measurements only: leaders are followed over TCP, with this congestion control of the kernel, and not over QUIC.
+    pub tcp_congestion: Option<String>,
     pub data_dir: Arc<DataDir>,
     /// What `flush` is for topics that do not set it.
     pub default_flush: FlushPolicy,
@@ -162,6 +167,13 @@ impl Broker {
             return;
         };
         follower_link::serve(self.shared.clone(), cluster, node, connection).await;
+    }
+
+    /// The same over TCP, for measurements only.
+    pub async fn serve_follower_on_tcp(&self, node: NodeId, link: TcpLink) {
+        if let Some(cluster) = self.image().cluster_id() {
+            tcp_link::serve(self.shared.clone(), cluster, node, link).await;
+        }
     }
 
     /// Every open partition with its view and role.

@@ -5,6 +5,8 @@ use std::process::ExitCode;
 use thiserror::Error;
 
 use crate::bench::BenchError;
+#[cfg(target_os = "linux")]
+use crate::bench::lab::LabError;
 use crate::bench::local::LocalError;
 use crate::transport::{ConnectFailure, IdentityError};
 
@@ -51,6 +53,10 @@ impl Exit {
                 }
                 Some(BenchError::Interrupted) => return Exit::Interrupted,
                 _ => {}
+            }
+            #[cfg(target_os = "linux")]
+            if let Some(LabError::Impossible(_)) = cause.downcast_ref() {
+                return Exit::Usage;
             }
             if cause.is::<ConnectFailure>() || cause.is::<IdentityError>() {
                 return Exit::CannotConnect;

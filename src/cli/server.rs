@@ -154,6 +154,10 @@ struct StartArgs {
     /// Stop when standard input ends: with the process that holds the other end of the pipe
     #[arg(long, hide = true)]
     exit_with_stdin: bool,
+
+    /// For measurements only: replicate over TCP, with this congestion control of the kernel, where QUIC is to be compared with it
+    #[arg(long, hide = true, value_name = "NAME")]
+    replicate_over_tcp: Option<String>,
 }
 
 #[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -437,6 +441,7 @@ fn resolve(options: &GlobalOptions, args: StartArgs) -> anyhow::Result<NodeConfi
             &file.congestion_links,
         )?,
         impair: options.impair.clone(),
+        replicate_over_tcp: args.replicate_over_tcp,
     })
 }
 

@@ -40,6 +40,9 @@ pub struct NodeConfig {
     /// Makes the node's QUIC links worse on purpose; the file [`IMPAIR_FILE`] in the data directory changes how. `None`: links
     /// are what they are, and there is no such file.
     pub impair: Option<ImpairmentSpec>,
+    /// For measurements only: replicates over one TLS stream on TCP to each leader, with this congestion control of the kernel, and
+    /// listens for such streams on the TCP port that has the number of its QUIC port.
+    pub replicate_over_tcp: Option<String>,
 }
 
 /// What the links of a node suffer that was started to have them impaired, in the data directory. Its text takes the place of
@@ -240,6 +243,7 @@ mod tests {
             leader_balance: LeaderBalance::default(),
             congestion: CongestionPolicy::default(),
             impair: None,
+            replicate_over_tcp: None,
         }
     }
 

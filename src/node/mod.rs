@@ -10,6 +10,7 @@ mod identity;
 mod kafka_listener;
 mod network;
 mod quic_listener;
+mod tcp_link_listener;
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
@@ -36,8 +37,9 @@ use crate::storage::{
 };
 use crate::transport::{
     Alpn, BindError, CallPool, CertificateError, ClientAuth, CloseReason, CurrentIdentity,
-    EndpointKeys, EndpointKeysError, IdentityError, ImpairedLinks, Server, ServerLimits,
-    ServerOptions, Sockets, TcpTls, TlsConfigError, bind_tcp, watch_impairment,
+    EndpointKeys, EndpointKeysError, Identity, IdentityError, ImpairedLinks, Server, ServerLimits,
+    ServerOptions, Sockets, TcpTls, TlsConfigError, bind_tcp, probe_tcp_congestion,
+    watch_impairment,
 };
 use crate::types::{ClusterId, DirectoryId, Incarnation};
 
@@ -79,6 +81,8 @@ pub enum NodeError {
         #[source]
         source: StartError,
     },
+    #[error("cannot replicate over TCP: {0}")]
+    ReplicateOverTcp(String),
     #[error("cannot start this node's threads: check the limits on processes and memory")]
     Threads(#[source] io::Error),
 }
@@ -130,6 +134,7 @@ impl Node {
         let (server, accepted) = Server::start_on(&sockets, options, ServerLimits::default())?;
         server.use_congestion(config.congestion.clone());
         let quic_address = server.local_addr().map_err(NodeError::Threads)?;
+        let tcp_links = tcp_links(&config, quic_address, &identity.get())?;
         let address_of = |socket: &Option<TcpListener>| {
             let address = socket.as_ref().map(TcpListener::local_addr);
             address.transpose().map_err(NodeError::Threads)
@@ -145,6 +150,7 @@ impl Node {
                 me,
                 identity: identity.clone(),
                 sockets: sockets.clone(),
+                tcp_congestion: config.replicate_over_tcp.clone(),
                 data_dir: data_dir.clone(),
                 default_flush: config.flush,
                 verify_logs: config.verify_logs,
@@ -192,6 +198,16 @@ impl Node {
             shutdown: shutdown.clone(),
             tasks: tasks.clone(),
         }));
+        if let Some((socket, tls, congestion)) = tcp_links {
+            tasks.spawn(tcp_link_listener::run(
+                socket,
+                Arc::new(tls),
+                congestion,
+                broker.clone(),
+                shutdown.clone(),
+                tasks.clone(),
+            ));
+        }
         if let (Some(listener), Some(socket)) = (&config.admin, admin_socket) {
             let tls = match listener.plaintext {
                 false => Some(Arc::new(TcpTls::new(
@@ -351,6 +367,24 @@ impl Node {
 }
 
 /// What the node dials and listens with.
+/// Where followers are taken over TCP, how, and with which congestion control; `None` unless the node replicates over TCP.
+fn tcp_links(
+    config: &NodeConfig,
+    address: SocketAddr,
+    identity: &Identity,
+) -> Result<Option<(TcpListener, TcpTls, String)>, NodeError> {
+    let Some(congestion) = config.replicate_over_tcp.clone() else {
+        return Ok(None);
+    };
+    probe_tcp_congestion(&congestion).map_err(NodeError::ReplicateOverTcp)?;
+    tracing::warn!(
+        %address, congestion,
+        "THIS NODE REPLICATES OVER TCP, to be measured: start it without --replicate-over-tcp for anything else"
+    );
+    let tls = TcpTls::new(identity, ClientAuth::Required)?;
+    Ok(Some((bind_tcp(address)?, tls, congestion)))
+}
+
 fn sockets(config: &NodeConfig) -> Result<Sockets, NodeError> {
     let Some(spec) = &config.impair else {
         return Ok(Sockets::plain());

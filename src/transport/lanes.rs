@@ -12,6 +12,7 @@ use thiserror::Error;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
 use super::protocol::CloseReason;
+use super::tcp_link::{TcpChannel, TcpLinkWriter};
 
 /// Pieces at least this large are sent as they are, without being copied; in bytes.
 pub const COALESCE_BELOW: usize = 16 * 1024;
@@ -87,14 +88,35 @@ pub struct LaneWriter {
 impl LaneWriter {
     /// Takes the stream over. Must be called within a tokio runtime.
     pub fn spawn(stream: SendStream, options: LaneOptions) -> LaneWriter {
+        LaneWriter::spawn_onto(options.queue_bytes, |queue, at_last| {
+            write_lane(stream, options, queue, at_last)
+        })
+    }
+
+    /// A lane that shares one stream on TCP with everything else. It has no priority and no header of its own.
+    pub fn spawn_on_tcp(
+        writer: TcpLinkWriter,
+        channel: TcpChannel,
+        queue_bytes: usize,
+    ) -> LaneWriter {
+        LaneWriter::spawn_onto(queue_bytes, move |queue, at_last| {
+            write_tcp_lane(writer, channel, queue, at_last)
+        })
+    }
+
+    fn spawn_onto<F: Future<Output = LaneClosed> + Send + 'static>(
+        queue_bytes: usize,
+        write: impl FnOnce(mpsc::UnboundedReceiver<Piece>, oneshot::Receiver<Last>) -> F,
+    ) -> LaneWriter {
         // The semaphore counts in u32; a queue of 4 GiB is none that anyone asks for.
-        let capacity = u32::try_from(options.queue_bytes.max(1)).unwrap_or(u32::MAX);
+        let capacity = u32::try_from(queue_bytes.max(1)).unwrap_or(u32::MAX);
         let capacity = capacity.min(Semaphore::MAX_PERMITS.try_into().unwrap_or(u32::MAX));
         let (pieces, queue) = mpsc::unbounded_channel();
         let (last, at_last) = oneshot::channel();
         let (end, ended) = watch::channel(None);
+        let writing = write(queue, at_last);
         tokio::spawn(async move {
-            let closed = write_lane(stream, options, queue, at_last).await;
+            let closed = writing.await;
             end.send_replace(Some(closed));
         });
         LaneWriter {
@@ -267,6 +289,55 @@ async fn write_lane(
             Ok(Err(error)) => return write_error(error),
             Err(reason) => return abort(stream, reason),
         }
+    }
+}
+
+/// Until its queue is closed or the stream is gone. What was asked for last is an abort, or else what is queued is written first.
+async fn write_tcp_lane(
+    writer: TcpLinkWriter,
+    channel: TcpChannel,
+    mut queue: mpsc::UnboundedReceiver<Piece>,
+    mut at_last: oneshot::Receiver<Last>,
+) -> LaneClosed {
+    let mut batch = Batch::default();
+    let mut finishing = None;
+    loop {
+        let first = tokio::select! {
+            biased;
+            last = &mut at_last, if finishing.is_none() => match last {
+                Ok(Last::Abort(reason)) => return LaneClosed::Aborted(reason),
+                Ok(Last::Finish(done)) => {
+                    finishing = Some(Some(done));
+                    continue;
+                }
+                Err(_) => {
+                    finishing = Some(None);
+                    continue;
+                }
+            },
+            piece = queue.recv() => piece,
+            () = writer.closed() => return LaneClosed::StreamClosed,
+        };
+        let Some(first) = first else {
+            if let Some(Some(done)) = finishing {
+                let _ = done.send(());
+            }
+            return LaneClosed::Finished;
+        };
+        batch.add(first);
+        while batch.bytes < BATCH_BYTES {
+            match queue.try_recv() {
+                Ok(piece) => batch.add(piece),
+                Err(_) => break,
+            }
+        }
+        let (chunks, room) = batch.take();
+        for chunk in chunks {
+            if !writer.send(channel, chunk).await {
+                return LaneClosed::StreamClosed;
+            }
+        }
+        drop(room);
     }
 }
 

@@ -30,6 +30,7 @@ mod scout;
 mod server;
 mod socket;
 mod sockets;
+mod tcp_link;
 mod tcp_tls;
 #[cfg(test)]
 mod testing;
@@ -53,9 +54,10 @@ pub use endpoint_keys::{EndpointKeys, EndpointKeysError};
 pub use explain::{ConnectFailure, explain_refused_peer};
 pub use identity::{CurrentIdentity, Identity, IdentityError};
 pub use impaired::{
-    Cut, DropCause, Fate, ImpairedLinks, Impairment, ImpairmentCounts, ImpairmentModel,
-    ImpairmentSpec, InvalidSpec, LinkEnd, LinkImpairment, MAX_DELAY, MAX_HELD_BYTES,
-    MAX_HELD_PACKETS, PACKET_OVERHEAD, Peers, watch_impairment,
+    Cut, DropCause, Fate, HeldPackets, ImpairedLinks, Impairment, ImpairmentCounts,
+    ImpairmentModel, ImpairmentSpec, InvalidSpec, LinkEnd, LinkImpairment, MAX_DELAY,
+    MAX_HELD_BYTES, MAX_HELD_PACKETS, PACKET_OVERHEAD, Peers, WatchedRules, mixed_seed,
+    watch_impairment,
 };
 pub use lanes::{
     CHUNK_BYTES, COALESCE_BELOW, LaneClosed, LaneOptions, LaneReadError, LaneReader, LaneWriter,
@@ -85,6 +87,7 @@ pub use server::{
 };
 pub use socket::{BindError, UDP_BUFFER_BYTES, bind_tcp};
 pub use sockets::Sockets;
+pub use tcp_link::{TcpChannel, TcpLink, TcpLinkReader, TcpLinkWriter, probe_tcp_congestion};
 pub use tcp_tls::{TcpTls, TcpTlsError};
 pub use tls::{ClientAuth, TlsConfigError};
 pub use tuning::{

@@ -77,6 +77,24 @@ pub(super) fn quic_client(
     expected: Option<NodeId>,
     refusal: &Refusal,
 ) -> Result<QuicClientConfig, TlsConfigError> {
+    let mut config = node_client(identity, expected, refusal)?;
+    config.alpn_protocols = vec![alpn.name().into()];
+    Ok(QuicClientConfig::try_from(config)?)
+}
+
+/// The side of a node that dials another one over TCP.
+pub(super) fn tcp_client(
+    identity: &Identity,
+    expected: Option<NodeId>,
+) -> Result<ClientConfig, TlsConfigError> {
+    node_client(identity, expected, &Refusal::default())
+}
+
+fn node_client(
+    identity: &Identity,
+    expected: Option<NodeId>,
+    refusal: &Refusal,
+) -> Result<ClientConfig, TlsConfigError> {
     let webpki = WebPkiServerVerifier::builder_with_provider(
         Arc::clone(identity.roots()),
         Arc::clone(provider()),
@@ -94,8 +112,7 @@ pub(super) fn quic_client(
         .with_client_cert_resolver(Arc::new(Own(Arc::clone(identity.certified_key()))));
     config.resumption = Resumption::disabled();
     config.enable_early_data = false;
-    config.alpn_protocols = vec![alpn.name().into()];
-    Ok(QuicClientConfig::try_from(config)?)
+    Ok(config)
 }
 
 /// The Kafka listener's side, over TCP.

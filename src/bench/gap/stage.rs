@@ -80,6 +80,7 @@ pub(super) fn open_folder(
             Fault::LeaderAddress => vec![ELSEWHERE.to_string().parse().map_err(LocalError::from)?],
             _ => Vec::new(),
         },
+        seats: Vec::new(),
     };
     Ok(Folder::open(Some(dir), wishes)?)
 }

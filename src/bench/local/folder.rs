@@ -13,7 +13,7 @@
 
 use std::fs;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -37,6 +37,8 @@ const CLIENT_FILE: &str = "client.env";
 /// Ports are chosen from here: below those that operating systems hand out by themselves, so that a node that is started
 /// again finds its port still free.
 const PORTS: std::ops::Range<u16> = 10_000..30_000;
+const SEATED_QUIC: u16 = 9_000;
+const SEATED_KAFKA: u16 = 9_092;
 /// How many places in that range are tried.
 const PORT_TRIES: usize = 200;
 
@@ -92,6 +94,16 @@ pub struct Wishes {
     pub hosts: Vec<CertificateHost>,
     /// What the nodes do to the links between them.
     pub impairment: Option<ImpairmentSpec>,
+    /// Where each node runs, in their order; all of them on this machine's loopback where none is named.
+    pub seats: Vec<Seat>,
+}
+
+/// Where a node runs: a host of its own, with ports that nobody else wants there.
+#[derive(Clone, Debug)]
+pub struct Seat {
+    pub address: IpAddr,
+    /// What stands before the node's command, to have it run there.
+    pub command: Vec<String>,
 }
 
 pub struct Folder {
@@ -150,6 +162,7 @@ impl Folder {
                 let addresses = kept.iter().map(|node| (node.quic, node.kafka)).collect();
                 (addresses, held)
             }
+            None if !wishes.seats.is_empty() => (seated(&wishes.seats), Vec::new()),
             None => free_addresses(nodes.unwrap_or(DEFAULT_NODES))?,
         };
         let folder = Folder {
@@ -180,7 +193,7 @@ impl Folder {
 
     /// Whether the nodes may listen elsewhere than they were told to before.
     pub fn may_move(&self) -> bool {
-        !self.taken_up
+        !self.taken_up && self.wishes.seats.is_empty()
     }
 
     /// Has a new demo's nodes, none of which runs, begin anew on other ports. What they have stored names the old ones and
@@ -309,6 +322,9 @@ impl Folder {
         }
         let mut hosts: Vec<CertificateHost> = vec!["localhost".parse()?, "127.0.0.1".parse()?];
         hosts.extend(self.wishes.hosts.iter().cloned());
+        for seat in &self.wishes.seats {
+            hosts.push(seat.address.to_string().parse()?);
+        }
         for node in &self.nodes {
             let own = CertsDir::with_ca_key(&node.certs_dir, certs.ca_key());
             if own.node_pair().0.exists() {
@@ -456,7 +472,11 @@ fn plan(
             ("--kafka-listen", kafka.to_string()),
             ("--controllers", controllers.clone()),
         ];
-        let mut command = vec![program.to_owned(), "server".to_owned(), "start".to_owned()];
+        let mut command = match wishes.seats.get(index) {
+            Some(seat) => seat.command.clone(),
+            None => Vec::new(),
+        };
+        command.extend([program, "server", "start"].map(str::to_owned));
         command.extend(
             flags
                 .into_iter()
@@ -492,6 +512,14 @@ fn too_many() -> LocalError {
 
 /// Where a node serves QUIC and where Kafka.
 type Addresses = (SocketAddr, SocketAddr);
+
+/// On hosts of their own, every node has the same ports. Kafka's, which is plaintext, is for that host alone; its number is another
+/// than QUIC's, so that a node can be measured that replicates over TCP.
+fn seated(seats: &[Seat]) -> Vec<Addresses> {
+    let kafka = SocketAddr::from((Ipv4Addr::LOCALHOST, SEATED_KAFKA));
+    let quic = |seat: &Seat| SocketAddr::new(seat.address, SEATED_QUIC);
+    seats.iter().map(|seat| (quic(seat), kafka)).collect()
+}
 
 /// As many neighbouring ports, each free for both QUIC and Kafka: the one is on UDP, the other on TCP. They are held, so that
 /// nobody else who looks for a port finds them free.

@@ -26,7 +26,7 @@ use thiserror::Error;
 pub use agreement::{Agreement, Replica, compare};
 pub use cast::Cast;
 pub use client::{connect, create_topic, load_identity};
-pub use folder::{Folder, MAX_NODES, NodePlan, Wishes};
+pub use folder::{Folder, MAX_NODES, NodePlan, Seat, Wishes};
 pub use place::Place;
 pub use processes::{Processes, State, Stopped};
 pub use start::start_up;

@@ -55,23 +55,30 @@ impl ImpairmentArgs {
             ("queue", &self.queue),
             ("seed", &self.impair_seed),
         ];
-        let mut text = Vec::new();
-        for (name, value) in items {
-            let Some(value) = value else {
-                continue;
-            };
-            if value.contains([',', ';']) {
-                return Err(usage(format!("{name}: {value:?} is more than one value")));
-            }
-            text.push(format!("{name}={value}"));
-        }
-        if text.is_empty() {
-            return Ok(None);
-        }
-        let spec = text.join(",").parse();
-        spec.map(Some)
-            .map_err(|error: crate::transport::InvalidSpec| usage(error.to_string()))
+        impairment_of(&items)
     }
+}
+
+/// The rule that consists of what was given of these items; `None` where nothing was.
+pub(in crate::cli) fn impairment_of(
+    items: &[(&str, &Option<String>)],
+) -> anyhow::Result<Option<ImpairmentSpec>> {
+    let mut text = Vec::new();
+    for (name, value) in items {
+        let Some(value) = value else {
+            continue;
+        };
+        if value.contains([',', ';']) {
+            return Err(usage(format!("{name}: {value:?} is more than one value")));
+        }
+        text.push(format!("{name}={value}"));
+    }
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let spec = text.join(",").parse();
+    spec.map(Some)
+        .map_err(|error: crate::transport::InvalidSpec| usage(error.to_string()))
 }
 
 fn usage(message: String) -> anyhow::Error {

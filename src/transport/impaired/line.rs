@@ -1,13 +1,13 @@
-//! Packets that are on their way and not due yet. No clock and no I/O.
+//! Packets of one socket that are on their way and not due yet, in the batches that the kernel takes and gives. No clock and no
+//! I/O.
 
-use std::cmp::Ordering;
-use std::collections::BinaryHeap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use quinn::udp::EcnCodepoint;
 
+use super::held::HeldPackets;
 use super::model::{Fate, ImpairmentModel};
 
 /// What one socket holds each way, in bytes of payload: 1 Gbit/s for a quarter of a second. What comes beyond it is dropped,
@@ -39,41 +39,18 @@ struct Packet {
     contents: Bytes,
 }
 
-#[derive(Debug)]
-struct Held {
-    at: Duration,
-    turn: u64,
-    packet: Packet,
-}
-
-impl PartialEq for Held {
-    fn eq(&self, other: &Held) -> bool {
-        self.cmp(other) == Ordering::Equal
-    }
-}
-
-impl Eq for Held {}
-
-impl PartialOrd for Held {
-    fn partial_cmp(&self, other: &Held) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Held {
-    /// The one that is due first is the greatest; of those that are due together, the one that came first.
-    fn cmp(&self, other: &Held) -> Ordering {
-        (other.at, other.turn).cmp(&(self.at, self.turn))
-    }
-}
-
 /// Packets by the time at which they arrive. See [`MAX_HELD_BYTES`] and [`MAX_HELD_PACKETS`] for its bounds.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct DelayLine {
-    held: BinaryHeap<Held>,
-    bytes: usize,
-    turns: u64,
-    overflowed: u64,
+    held: HeldPackets<Packet>,
+}
+
+impl Default for DelayLine {
+    fn default() -> DelayLine {
+        DelayLine {
+            held: HeldPackets::new(MAX_HELD_BYTES, MAX_HELD_PACKETS),
+        }
+    }
 }
 
 impl DelayLine {
@@ -92,28 +69,11 @@ impl DelayLine {
                     ecn: batch.ecn,
                     contents: contents.clone(),
                 };
-                if !self.push(at, packet) {
+                if !self.held.push(at, contents.len(), packet) {
                     model.note_overflow();
                 }
             }
         }
-    }
-
-    /// Returns whether there was room for it.
-    fn push(&mut self, at: Duration, packet: Packet) -> bool {
-        let length = packet.contents.len();
-        if self.held.len() >= MAX_HELD_PACKETS || self.bytes + length > MAX_HELD_BYTES {
-            self.overflowed += 1;
-            return false;
-        }
-        self.bytes += length;
-        self.turns += 1;
-        self.held.push(Held {
-            at,
-            turn: self.turns,
-            packet,
-        });
-        true
     }
 
     /// What is due by `now`: the first packet, and those right behind it that can go with it, `packets` at most in
@@ -161,22 +121,16 @@ impl DelayLine {
     }
 
     fn pop_due(&mut self, now: Duration, wanted: impl Fn(&Packet) -> bool) -> Option<Packet> {
-        let first = self.held.peek()?;
-        if first.at > now || !wanted(&first.packet) {
-            return None;
-        }
-        let held = self.held.pop()?;
-        self.bytes -= held.packet.contents.len();
-        Some(held.packet)
+        self.held.pop_due_if(now, wanted)
     }
 
     pub(super) fn next_due(&self) -> Option<Duration> {
-        self.held.peek().map(|held| held.at)
+        self.held.next_due()
     }
 
     /// Packets that found no room since it was last asked.
     pub(super) fn take_overflowed(&mut self) -> u64 {
-        std::mem::take(&mut self.overflowed)
+        self.held.take_overflowed()
     }
 }
 

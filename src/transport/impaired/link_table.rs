@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::model::{Impairment, ImpairmentCounts, ImpairmentModel};
+use super::model::{Impairment, ImpairmentCounts, ImpairmentModel, mixed};
 use super::spec::{ImpairmentSpec, LinkEnd, LinkImpairment};
 use crate::types::NodeId;
 
@@ -144,7 +144,7 @@ impl LinkTable {
         let is_new_seed = spec.seed() != self.spec.seed();
         self.spec = spec;
         for (name, entry) in &self.links {
-            let wanted = self.spec.of(name.end());
+            let wanted = self.spec.of_host(self.own, name.end());
             let seed = self.seed(entry.number);
             let new_seed = |way| is_new_seed.then(|| mixed(seed, way));
             entry.link.outward.set(wanted.outward, new_seed(0));
@@ -224,7 +224,10 @@ impl LinkTable {
                 u64::from(u32::MAX) + self.strangers
             }
         };
-        let link = Arc::new(Link::new(&self.spec.of(name.end()), self.seed(number)));
+        let link = Arc::new(Link::new(
+            &self.spec.of_host(self.own, name.end()),
+            self.seed(number),
+        ));
         let entry = Entry {
             link: Arc::clone(&link),
             used: now,
@@ -267,17 +270,6 @@ fn forget<K: Copy + Eq + std::hash::Hash, V>(
     if let Some(key) = oldest.map(|(key, _)| *key) {
         map.remove(&key);
     }
-}
-
-/// Two numbers into one that neither shows in: the finalizer of SplitMix64.
-fn mixed(seed: u64, with: u64) -> u64 {
-    let mut bits = seed
-        .wrapping_mul(0x9e37_79b9_7f4a_7c15)
-        .wrapping_add(with)
-        .wrapping_add(0x9e37_79b9_7f4a_7c15);
-    bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    bits ^ (bits >> 31)
 }
 
 #[cfg(test)]

@@ -174,6 +174,11 @@ impl ImpairmentModel {
 
     /// A packet of `bytes` of UDP payload is sent at `now`, which never goes back.
     pub fn packet(&mut self, now: Duration, bytes: usize) -> Fate {
+        self.ip_packet(now, bytes + PACKET_OVERHEAD)
+    }
+
+    /// The same of a packet of which all `bytes` are known, its IP header included.
+    pub fn ip_packet(&mut self, now: Duration, bytes: usize) -> Fate {
         self.counts.packets += 1;
         if self.impairment.cut {
             self.counts.cut += 1;
@@ -197,7 +202,7 @@ impl ImpairmentModel {
     }
 
     /// A packet that arrives could not be held until then.
-    pub(super) fn note_overflow(&mut self) {
+    pub fn note_overflow(&mut self) {
         self.counts.overflowed += 1;
     }
 
@@ -234,7 +239,7 @@ impl ImpairmentModel {
             return None;
         }
         let begins = self.leaving.back().copied().unwrap_or(now).max(now);
-        let bits = (bytes + PACKET_OVERHEAD) as u64 * 8;
+        let bits = bytes as u64 * 8;
         let takes = Duration::from_nanos(bits.saturating_mul(1_000_000_000) / rate.max(1));
         let left = begins + takes;
         self.leaving.push_back(left);
@@ -244,6 +249,17 @@ impl ImpairmentModel {
     fn drawn(&mut self, share: f64) -> bool {
         share > 0.0 && self.random.random::<f64>() < share
     }
+}
+
+/// Two numbers into one that neither shows in: the finalizer of SplitMix64.
+pub fn mixed(seed: u64, with: u64) -> u64 {
+    let mut bits = seed
+        .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+        .wrapping_add(with)
+        .wrapping_add(0x9e37_79b9_7f4a_7c15);
+    bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    bits ^ (bits >> 31)
 }
 
 #[cfg(test)]
@@ -341,6 +357,17 @@ mod tests {
             Fate::Arrives { at, copy: None }
         );
         assert_eq!(model.counts().queue_full, 2);
+    }
+
+    #[test]
+    fn a_whole_packet_takes_the_link_as_long_as_its_payload_and_headers() {
+        let impairment = Impairment {
+            rate: Some(1_000_000),
+            ..Impairment::default()
+        };
+        let mut payload = ImpairmentModel::new(impairment, 1);
+        let mut whole = ImpairmentModel::new(impairment, 1);
+        assert_eq!(payload.packet(ms(0), 1000), whole.ip_packet(ms(0), 1028));
     }
 
     #[test]

@@ -3,7 +3,8 @@
 //! ```text
 //! spec   rule { ";" rule }              an empty spec impairs nothing
 //! rule   item { "," item }
-//! item   peer=N | peer=nodes | peer=clients | peer=all        whose link; nodes without it
+//! item   host=N                                               whose end; without it, whoever reads the spec
+//!        peer=N | peer=nodes | peer=clients | peer=all        whose link; nodes without it
 //!        dir=out | dir=in | dir=both                          which way; out without it: what this end sends
 //!        loss=3%  dup=0.1%  reorder=1%                        a share of the packets
 //!        delay=40ms  jitter=5ms                               us, ms or s
@@ -76,6 +77,8 @@ enum Setting {
 
 #[derive(Clone, Debug, PartialEq)]
 struct Rule {
+    /// The node that it is for; any where it is not said.
+    host: Option<NodeId>,
     peers: Peers,
     inward: bool,
     outward: bool,
@@ -115,19 +118,15 @@ impl ImpairmentSpec {
         self.seed
     }
 
-    /// What the link to `end` suffers.
+    /// What the link to `end` suffers, of an end that has no number.
     pub fn of(&self, end: LinkEnd) -> LinkImpairment {
+        self.of_host(None, end)
+    }
+
+    /// What the link of node `own` to `end` suffers.
+    pub fn of_host(&self, own: Option<NodeId>, end: LinkEnd) -> LinkImpairment {
         let mut link = LinkImpairment::default();
-        for rule in &self.rules {
-            let fits = match rule.peers {
-                Peers::All => true,
-                Peers::Nodes => end != LinkEnd::Client,
-                Peers::Clients => end == LinkEnd::Client,
-                Peers::Node(id) => end == LinkEnd::Node(id),
-            };
-            if !fits {
-                continue;
-            }
+        for rule in self.rules.iter().filter(|rule| rule.fits(own, end)) {
             for setting in &rule.settings {
                 match *setting {
                     Setting::Rebind(count) => link.rebind = count,
@@ -147,6 +146,56 @@ impl ImpairmentSpec {
             }
         }
         link
+    }
+
+    /// What packets from one node to another suffer where something between them reads the spec once for both: what the one end
+    /// does to what it sends and the other to what it receives, laid over one another in the order of the rules.
+    pub fn of_way(&self, from: NodeId, to: NodeId) -> Impairment {
+        let mut way = Impairment::default();
+        let (mut cut_at_sender, mut cut_at_receiver) = (false, false);
+        for rule in &self.rules {
+            let at_sender = rule.fits(Some(from), LinkEnd::Node(to));
+            let at_receiver = rule.fits(Some(to), LinkEnd::Node(from));
+            for setting in &rule.settings {
+                match *setting {
+                    Setting::Cut(cut) => {
+                        if at_sender {
+                            cut_at_sender = cut.outward;
+                        }
+                        if at_receiver {
+                            cut_at_receiver = cut.inward;
+                        }
+                    }
+                    setting => {
+                        if (at_sender && rule.outward) || (at_receiver && rule.inward) {
+                            apply(setting, &mut way);
+                        }
+                    }
+                }
+            }
+        }
+        way.cut = cut_at_sender || cut_at_receiver;
+        way
+    }
+
+    /// Whether a rule asks for another port, which only the end that has the port can take.
+    pub fn rebinds(&self) -> bool {
+        let settings = self.rules.iter().flat_map(|rule| &rule.settings);
+        settings
+            .into_iter()
+            .any(|setting| matches!(setting, Setting::Rebind(_)))
+    }
+}
+
+impl Rule {
+    fn fits(&self, own: Option<NodeId>, end: LinkEnd) -> bool {
+        let is_peer = match self.peers {
+            Peers::All => true,
+            Peers::Nodes => end != LinkEnd::Client,
+            Peers::Clients => end == LinkEnd::Client,
+            Peers::Node(id) => end == LinkEnd::Node(id),
+        };
+        is_peer && (self.host.is_none() || self.host == own)
     }
 }
 
@@ -204,6 +253,7 @@ impl fmt::Display for ImpairmentSpec {
 
 fn parse_rule(text: &str, seed: &mut u64) -> Result<Rule, InvalidSpec> {
     let mut rule = Rule {
+        host: None,
         peers: Peers::Nodes,
         inward: false,
         outward: true,
@@ -221,6 +271,11 @@ fn parse_rule(text: &str, seed: &mut u64) -> Result<Rule, InvalidSpec> {
         let share = || share(value).map_err(invalid);
         let time = || time(value).map_err(invalid);
         let setting = match name.trim() {
+            "host" => {
+                let host = value.parse();
+                rule.host = Some(host.map_err(|_| invalid("write the number of a node"))?);
+                continue;
+            }
             "peer" => {
                 rule.peers = peers(value).ok_or_else(|| {
                     invalid("write the number of a node, or nodes, clients or all")
@@ -264,7 +319,7 @@ fn parse_rule(text: &str, seed: &mut u64) -> Result<Rule, InvalidSpec> {
             }
             _ => {
                 return Err(invalid(
-                    "there are peer, dir, loss, dup, reorder, delay, jitter, rate, queue, cut, rebind and seed",
+                    "there are host, peer, dir, loss, dup, reorder, delay, jitter, rate, queue, cut, rebind and seed",
                 ));
             }
         };
@@ -395,6 +450,51 @@ mod tests {
     }
 
     #[test]
+    fn a_rule_for_one_host_is_no_other_hosts() {
+        let spec = spec("loss=1%;host=1,peer=2,loss=2%,cut=out");
+        let [one, two] = [1, 2].map(NodeId::new);
+        assert_eq!(spec.of_host(one, node(2)).outward.loss, 0.02);
+        assert!(spec.of_host(one, node(2)).outward.cut);
+        for (own, peer) in [(one, 3), (two, 2), (None, 2)] {
+            let link = spec.of_host(own, node(peer));
+            assert_eq!((link.outward.loss, link.outward.cut), (0.01, false));
+        }
+    }
+
+    #[test]
+    fn one_way_between_two_hosts_suffers_what_either_end_does_to_it_and_that_once() {
+        let way = |text: &str, from: u32, to: u32| {
+            let [from, to] = [from, to].map(|id| NodeId::new(id).unwrap());
+            spec(text).of_way(from, to)
+        };
+        for text in ["loss=5%", "dir=in,loss=5%", "dir=both,loss=5%"] {
+            for (from, to) in [(1, 2), (2, 1), (3, 1)] {
+                assert_eq!(way(text, from, to).loss, 0.05, "{text}");
+            }
+        }
+        let one_sided = "host=1,peer=2,delay=9ms";
+        assert_eq!(way(one_sided, 1, 2).delay, Duration::from_millis(9));
+        assert!(way(one_sided, 2, 1).is_none() && way(one_sided, 1, 3).is_none());
+        let inward = "host=1,dir=in,delay=9ms;peer=3,delay=1ms";
+        assert_eq!(way(inward, 2, 1).delay, Duration::from_millis(9));
+        assert_eq!(way(inward, 1, 3).delay, Duration::from_millis(1));
+        assert!(way(inward, 1, 2).is_none());
+        for (text, from, to, is_cut) in [
+            ("cut=both", 1, 2, true),
+            ("host=2,cut=both", 1, 2, true),
+            ("host=2,cut=both", 2, 3, true),
+            ("host=2,cut=both", 1, 3, false),
+            ("host=2,cut=in", 1, 2, true),
+            ("host=2,cut=in", 2, 1, false),
+            ("cut=both;cut=none", 1, 2, false),
+            ("host=2,cut=both;host=1,cut=none", 1, 2, true),
+        ] {
+            assert_eq!(way(text, from, to).cut, is_cut, "{text} {from}-{to}");
+        }
+        assert!(spec("loss=1%;rebind=1").rebinds() && !spec("loss=1%").rebinds());
+    }
+
+    #[test]
     fn a_node_of_unknown_number_suffers_what_all_nodes_do() {
         let spec = spec("loss=1%; peer=2,loss=2%; peer=clients,loss=3%");
         assert_eq!(spec.of(LinkEnd::SomeNode).outward.loss, 0.01);
@@ -441,7 +541,8 @@ mod tests {
             ("dir=up", "out, in or both"),
             ("rebind=-1", "whole number"),
             ("seed=x", "whole number"),
-            ("lose=3%", "there are peer, dir, loss"),
+            ("lose=3%", "there are host, peer, dir, loss"),
+            ("host=nodes", "number of a node"),
             ("loss", "NAME=VALUE"),
             ("loss=3%,,delay=1ms", "NAME=VALUE"),
         ] {

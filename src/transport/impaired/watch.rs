@@ -19,8 +19,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(10);
 ///
 /// Write the file beside its place and rename it: half a spec may mean something else than a whole one.
 pub fn watch_impairment(path: &Path, links: &Arc<ImpairedLinks>) -> io::Result<()> {
-    let mut file = WatchedFile::new(path.to_owned(), links.spec());
-    file.look(links);
+    let mut file = WatchedRules::new(path.to_owned(), links.spec());
+    apply(&mut file, links);
     let links = Arc::downgrade(links);
     thread::Builder::new()
         .name("impair".to_owned())
@@ -29,24 +29,34 @@ pub fn watch_impairment(path: &Path, links: &Arc<ImpairedLinks>) -> io::Result<(
 }
 
 /// Ends with the last who uses the links.
-fn watch(mut file: WatchedFile, links: &Weak<ImpairedLinks>) {
+fn watch(mut file: WatchedRules, links: &Weak<ImpairedLinks>) {
     loop {
         thread::sleep(LOOK_EVERY);
         let Some(links) = links.upgrade() else {
             return;
         };
-        file.look(&links);
+        apply(&mut file, &links);
     }
 }
 
-struct WatchedFile {
+fn apply(file: &mut WatchedRules, links: &ImpairedLinks) {
+    if let Some(spec) = file.look() {
+        links.set(spec);
+    }
+}
+
+/// A file of rules, and what holds without it.
+#[derive(Debug)]
+pub struct WatchedRules {
     path: PathBuf,
     without_it: ImpairmentSpec,
+    /// What holds now.
+    spec: ImpairmentSpec,
     seen: Option<Stamp>,
 }
 
 /// What tells one version of a file from another.
-#[derive(PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 struct Stamp {
     inode: u64,
     length: u64,
@@ -54,16 +64,19 @@ struct Stamp {
     changed: (i64, i64),
 }
 
-impl WatchedFile {
-    fn new(path: PathBuf, without_it: ImpairmentSpec) -> WatchedFile {
-        WatchedFile {
+impl WatchedRules {
+    /// Until it is looked at, `without_it` holds.
+    pub fn new(path: PathBuf, without_it: ImpairmentSpec) -> WatchedRules {
+        WatchedRules {
             path,
+            spec: without_it.clone(),
             without_it,
             seen: None,
         }
     }
 
-    fn look(&mut self, links: &ImpairedLinks) {
+    /// What holds from now on, if the file is another one than at the last look. One that cannot be understood changes nothing.
+    pub fn look(&mut self) -> Option<ImpairmentSpec> {
         let stamp = fs::metadata(&self.path).ok().map(|file| Stamp {
             inode: file.ino(),
             length: file.len(),
@@ -71,7 +84,7 @@ impl WatchedFile {
             changed: (file.ctime(), file.ctime_nsec()),
         });
         if stamp == self.seen {
-            return;
+            return None;
         }
         let is_there = stamp.is_some();
         self.seen = stamp;
@@ -83,11 +96,13 @@ impl WatchedFile {
         match spec {
             Ok(spec) => {
                 tracing::warn!(%file, %spec, is_there, "links are impaired on purpose, and otherwise than before");
-                links.set(spec);
+                self.spec = spec.clone();
+                Some(spec)
             }
             Err(cause) => {
-                let spec = links.spec();
+                let spec = &self.spec;
                 tracing::error!(%file, cause, %spec, "links stay impaired as they were: the file cannot be used");
+                None
             }
         }
     }
@@ -108,7 +123,7 @@ mod tests {
 
     struct Fixture {
         dir: tempfile::TempDir,
-        file: WatchedFile,
+        file: WatchedRules,
         links: Arc<ImpairedLinks>,
     }
 
@@ -117,7 +132,7 @@ mod tests {
             let dir = tempfile::tempdir().unwrap();
             let links = ImpairedLinks::new(None, "loss=1%".parse().unwrap());
             Fixture {
-                file: WatchedFile::new(dir.path().join("impair"), links.spec()),
+                file: WatchedRules::new(dir.path().join("impair"), links.spec()),
                 dir,
                 links,
             }
@@ -128,7 +143,7 @@ mod tests {
             let beside = self.dir.path().join("impair.new");
             fs::write(&beside, text).unwrap();
             fs::rename(beside, &self.file.path).unwrap();
-            self.file.look(&self.links);
+            apply(&mut self.file, &self.links);
             self.links.spec().to_string()
         }
     }
@@ -136,14 +151,14 @@ mod tests {
     #[tokio::test]
     async fn the_file_holds_while_it_is_there_and_the_flag_without_it() {
         let mut fixture = Fixture::new();
-        fixture.file.look(&fixture.links);
+        apply(&mut fixture.file, &fixture.links);
         assert_eq!(fixture.links.spec().to_string(), "loss=1%");
         assert_eq!(fixture.after(b"peer=2,cut=both\n"), "peer=2,cut=both");
         // Of the same length, in the same moment.
         assert_eq!(fixture.after(b"peer=3,cut=both\n"), "peer=3,cut=both");
         assert_eq!(fixture.after(b""), "");
         fs::remove_file(&fixture.file.path).unwrap();
-        fixture.file.look(&fixture.links);
+        apply(&mut fixture.file, &fixture.links);
         assert_eq!(fixture.links.spec().to_string(), "loss=1%");
     }
 
