@@ -21,6 +21,7 @@ mod api;
 mod backoff;
 mod connection;
 mod consumer;
+mod delete_records;
 mod dial;
 mod error;
 mod groups;
@@ -30,8 +31,10 @@ mod metadata;
 mod offsets;
 mod patience;
 mod producer;
+mod stream;
 #[cfg(test)]
 mod testing;
+mod users;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -67,6 +70,8 @@ pub use producer::{
     Acks, Delivered, Delivery, DeliveryCause, DeliveryError, Partitioning, Producer,
     ProducerConfig, ProducerRecord,
 };
+pub use stream::{ClientStream, Expectation, StreamWatch};
+pub use users::User;
 
 use self::api::Spoken;
 use self::backoff::Random;
