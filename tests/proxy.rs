@@ -169,6 +169,28 @@ async fn an_unchanged_client_goes_through_and_outlives_a_leader() {
     let read = output(member).await;
     let count = String::from_utf8_lossy(&read.stdout).lines().count();
     assert_eq!(count, 4_000);
+
+    // The node that died is dialled anew: now the others die, one after the other, and what is produced goes on.
+    cluster.spawn(leader);
+    cluster.until_healthy().await;
+    for id in cluster.ids() {
+        if id == leader {
+            continue;
+        }
+        cluster.kill(id);
+        let mut producer = spawn_kcat(&proxy, &produce);
+        let mut stdin = producer.stdin.take().unwrap();
+        writeln!(stdin, "while {id} is away").unwrap();
+        drop(stdin);
+        output(producer).await;
+        cluster.spawn(id);
+        cluster.until_healthy().await;
+    }
+    let read = kcat(&proxy, &consume).await;
+    let last: Vec<&str> = read.lines().skip(4_000).collect();
+    let away = cluster.ids().into_iter().filter(|id| *id != leader);
+    let wanted: Vec<String> = away.map(|id| format!("while {id} is away")).collect();
+    assert_eq!(last, wanted);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

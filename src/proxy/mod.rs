@@ -27,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::client::Client;
+use pipe::PipeError;
 use ports::Ports;
 
 /// Connections of all clients together. Further ones are closed at once.
@@ -151,8 +152,16 @@ impl Shared {
                     tokio::select! {
                         () = stop.cancelled() => {}
                         ended = pipe::run(&shared, stream, &target) => {
-                            let Err(error) = ended else { return };
-                            tracing::info!(%remote, cause = %error, "connection closed");
+                            match ended {
+                                Ok(()) => {}
+                                // Clients come and go.
+                                Err(PipeError::Io(error)) => {
+                                    tracing::debug!(%remote, cause = %error, "connection closed");
+                                }
+                                Err(error) => {
+                                    tracing::info!(%remote, cause = %error, "connection closed");
+                                }
+                            }
                         }
                     }
                     drop(permit);

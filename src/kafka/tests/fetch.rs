@@ -273,7 +273,7 @@ async fn an_empty_fetch_is_answered_at_once() {
 
 /// A fetch within a session: only what changes is named.
 fn within(session: i32, epoch: i32, offsets: &[(i32, i64)]) -> FetchRequest {
-    let all = fetch("orders", &vec![0; 3]);
+    let all = fetch("orders", &[0; 3]);
     let mut topic = all.topics[0].clone();
     topic.partitions = offsets
         .iter()
