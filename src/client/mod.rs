@@ -21,7 +21,11 @@ mod api;
 mod backoff;
 mod connection;
 mod consumer;
+<<<<<<< HEAD
 mod delete_records;
+=======
+mod departed;
+>>>>>>> main
 mod dial;
 mod error;
 mod groups;

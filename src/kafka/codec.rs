@@ -4,12 +4,13 @@ use bytes::{BufMut, Bytes, BytesMut};
 use kafka_protocol::messages::{
     AlterUserScramCredentialsRequest, ApiKey, ApiVersionsRequest, CreatePartitionsRequest,
     CreateTopicsRequest, DeleteGroupsRequest, DeleteRecordsRequest, DeleteTopicsRequest,
-    DescribeClusterRequest, DescribeConfigsRequest, DescribeGroupsRequest,
-    DescribeUserScramCredentialsRequest, FetchRequest, FindCoordinatorRequest, HeartbeatRequest,
-    IncrementalAlterConfigsRequest, InitProducerIdRequest, JoinGroupRequest, LeaveGroupRequest,
-    ListGroupsRequest, ListOffsetsRequest, MetadataRequest, OffsetCommitRequest,
-    OffsetDeleteRequest, OffsetFetchRequest, OffsetForLeaderEpochRequest, ProduceRequest,
-    SaslAuthenticateRequest, SaslHandshakeRequest, SyncGroupRequest,
+    DescribeClientQuotasRequest, DescribeClusterRequest, DescribeConfigsRequest,
+    DescribeGroupsRequest, DescribeUserScramCredentialsRequest, FetchRequest,
+    FindCoordinatorRequest, HeartbeatRequest, IncrementalAlterConfigsRequest,
+    InitProducerIdRequest, JoinGroupRequest, LeaveGroupRequest, ListGroupsRequest,
+    ListOffsetsRequest, MetadataRequest, OffsetCommitRequest, OffsetDeleteRequest,
+    OffsetFetchRequest, OffsetForLeaderEpochRequest, ProduceRequest, SaslAuthenticateRequest,
+    SaslHandshakeRequest, SyncGroupRequest,
 };
 use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, StrBytes};
 use thiserror::Error;
@@ -206,6 +207,7 @@ pub fn is_request(frame: Bytes) -> bool {
         ApiKey::ListGroups => request.decode::<ListGroupsRequest>().is_ok(),
         ApiKey::DescribeGroups => request.decode::<DescribeGroupsRequest>().is_ok(),
         ApiKey::DeleteGroups => request.decode::<DeleteGroupsRequest>().is_ok(),
+        ApiKey::DescribeClientQuotas => request.decode::<DescribeClientQuotasRequest>().is_ok(),
         ApiKey::SaslHandshake => request.decode::<SaslHandshakeRequest>().is_ok(),
         ApiKey::SaslAuthenticate => request.decode::<SaslAuthenticateRequest>().is_ok(),
         ApiKey::DescribeUserScramCredentials => request

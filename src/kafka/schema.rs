@@ -89,6 +89,7 @@ pub(super) const fn of(key: ApiKey) -> Option<&'static Schema> {
         ApiKey::DeleteGroups => &DELETE_GROUPS,
         ApiKey::SaslHandshake => &SASL_HANDSHAKE,
         ApiKey::SaslAuthenticate => &SASL_AUTHENTICATE,
+        ApiKey::DescribeClientQuotas => &DESCRIBE_CLIENT_QUOTAS,
         ApiKey::DescribeUserScramCredentials => &DESCRIBE_USER_SCRAM_CREDENTIALS,
         ApiKey::AlterUserScramCredentials => &ALTER_USER_SCRAM_CREDENTIALS,
         ApiKey::DeleteRecords => &DELETE_RECORDS,
@@ -243,6 +244,16 @@ static SASL_HANDSHAKE: Schema = Schema {
 static SASL_AUTHENTICATE: Schema = Schema {
     flexible_since: 2,
     fields: &[always(Kind::Blob)],
+};
+
+static DESCRIBE_CLIENT_QUOTAS: Schema = Schema {
+    flexible_since: 1,
+    fields: &[
+        // Components: entity type, how it is matched, with what.
+        always(Kind::Structs(&[always(TEXT), always(I8), always(TEXT)])),
+        // Whether other entity types are left out.
+        always(BOOL),
+    ],
 };
 
 static DESCRIBE_USER_SCRAM_CREDENTIALS: Schema = Schema {

@@ -6,6 +6,7 @@ mod create_topics;
 mod delete_groups;
 mod delete_records;
 mod delete_topics;
+mod describe_client_quotas;
 mod describe_cluster;
 mod describe_configs;
 mod describe_groups;
@@ -72,6 +73,7 @@ pub(super) async fn begin<S: Service>(
         ApiKey::OffsetCommit => later(context, &request, offset_commit::handle),
         ApiKey::OffsetDelete => later(context, &request, offset_delete::handle),
         ApiKey::DeleteGroups => later(context, &request, delete_groups::handle),
+        ApiKey::DescribeClientQuotas => later(context, &request, describe_client_quotas::handle),
         ApiKey::SaslHandshake => sasl::handshake(context, &request),
         ApiKey::SaslAuthenticate => sasl::authenticate(context, &request).await,
         ApiKey::DescribeUserScramCredentials => {

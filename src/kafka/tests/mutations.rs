@@ -14,6 +14,7 @@ use kafka_protocol::messages::delete_records_request::{
     DeleteRecordsPartition, DeleteRecordsTopic,
 };
 use kafka_protocol::messages::delete_topics_request::DeleteTopicState;
+use kafka_protocol::messages::describe_client_quotas_request::ComponentData;
 use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
 use kafka_protocol::messages::describe_user_scram_credentials_request::UserName;
 use kafka_protocol::messages::fetch_request::ForgottenTopic;
@@ -167,6 +168,15 @@ fn sample(key: ApiKey, version: i16) -> BytesMut {
             )
         }
         ApiKey::DescribeCluster => encoded(DescribeClusterRequest::default(), version),
+        ApiKey::DescribeClientQuotas => {
+            let component = ComponentData::default()
+                .with_entity_type(text("user"))
+                .with_match(Some(text("me")));
+            encoded(
+                DescribeClientQuotasRequest::default().with_components(vec![component]),
+                version,
+            )
+        }
         ApiKey::SaslHandshake => encoded(
             SaslHandshakeRequest::default().with_mechanism(text("PLAIN")),
             version,
