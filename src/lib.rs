@@ -10,6 +10,7 @@
 //!  9  node         one process: configuration, start, stop
 //!  8  admin        what a node tells about itself
 //!  7  broker       owner threads, replication links, reading; implements kafka::Service
+//!     proxy        a Kafka endpoint on a client's machine, carried to the cluster over QUIC
 //!  6  kafka        Kafka's protocol over any byte stream   client  producer, consumer, admin   controller  openraft on redb
 //!     doctor       what is wrong between two machines, rung by rung
 //!  5  partition    one partition's core joined to its log
@@ -52,6 +53,7 @@ pub mod kafka;
 pub mod metadata;
 pub mod node;
 pub mod partition;
+pub mod proxy;
 pub mod record;
 pub mod replication;
 pub mod storage;

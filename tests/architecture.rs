@@ -18,7 +18,7 @@ const FLOORS: &[&[&str]] = &[
     &["storage", "transport"],
     &["partition"],
     &["kafka", "client", "controller", "doctor"],
-    &["broker"],
+    &["broker", "proxy"],
     &["admin"],
     &["node"],
     &["bench"],

@@ -42,10 +42,12 @@ pub(super) struct Assignments {
     next_session: u64,
 }
 
+#[derive(Clone, PartialEq)]
 struct Told {
     state: PartitionState,
     config: LogConfig,
     min_insync: usize,
+    deleted_before: Offset,
 }
 
 struct Link {
@@ -107,8 +109,13 @@ impl Assignments {
                     topic: topic.id,
                     partition: index,
                 };
-                let min_insync = settings.min_insync(state.wanted_replicas().len()) as usize;
-                self.tell(id, &topic.name, state, &config, min_insync).await;
+                let told = Told {
+                    state: state.clone(),
+                    config: config.clone(),
+                    min_insync: settings.min_insync(state.wanted_replicas().len()) as usize,
+                    deleted_before: image.deleted_before(id),
+                };
+                self.tell(id, &topic.name, told).await;
             }
         }
         self.note_boot().await;
@@ -136,44 +143,31 @@ impl Assignments {
     }
 
     /// Opens the partition if it is not open, and tells its owner what is new.
-    async fn tell(
-        &mut self,
-        id: TopicPartition,
-        topic: &TopicName,
-        state: &PartitionState,
-        config: &LogConfig,
-        min_insync: usize,
-    ) {
+    async fn tell(&mut self, id: TopicPartition, topic: &TopicName, news: Told) {
         if self.unopened.contains(&id) {
             return;
         }
         if !self.open.contains_key(&id) {
-            if let Err(cause) = self.open(id, topic, config.clone()).await {
+            if let Err(cause) = self.open(id, topic, news.config.clone()).await {
                 tracing::error!(partition = %id, %topic, cause, "cannot open the partition; it stays shut");
                 self.unopened.insert(id);
                 self.boot_note_due = false;
                 return;
             }
-        } else if let Some(told) = self.open.get(&id)
-            && told.state == *state
-            && told.config == *config
-            && told.min_insync == min_insync
-        {
+        } else if self.open.get(&id) == Some(&news) {
             return;
         }
         let Some((_, shard)) = self.shared.shard_of(id) else {
             return;
         };
-        let told = self.open.insert(
-            id,
-            Told {
-                state: state.clone(),
-                config: config.clone(),
-                min_insync,
-            },
-        );
-        if told.as_ref().is_some_and(|told| told.config != *config) {
-            let config = config.clone();
+        let told = self.open.insert(id, news.clone());
+        let Told {
+            state,
+            config,
+            min_insync,
+            deleted_before,
+        } = news;
+        if told.as_ref().is_some_and(|told| told.config != config) {
             let _ = shard.mailbox.send(Event::Config { id, config }).await;
         }
         if told
@@ -183,8 +177,19 @@ impl Assignments {
             let event = Event::MinInsync { id, min_insync };
             let _ = shard.mailbox.send(event).await;
         }
-        if told.is_none_or(|told| told.state != *state) {
-            let state = Box::new(state.clone());
+        // Before the replica leads, so that it never shows them.
+        let known = told
+            .as_ref()
+            .map_or(Offset::ZERO, |told| told.deleted_before);
+        if known != deleted_before {
+            let before = deleted_before;
+            let _ = shard
+                .mailbox
+                .send(Event::DeletedRecords { id, before })
+                .await;
+        }
+        if told.is_none_or(|told| told.state != state) {
+            let state = Box::new(state);
             let _ = shard.mailbox.send(Event::State { id, state }).await;
         }
     }

@@ -36,6 +36,17 @@ pub(super) enum Event {
         id: TopicPartition,
         config: LogConfig,
     },
+    /// The cluster has committed that the records below `before` are deleted.
+    DeletedRecords {
+        id: TopicPartition,
+        before: Offset,
+    },
+    /// A client asks how an epoch ended in the log.
+    EndOfEpoch {
+        id: TopicPartition,
+        epoch: LeaderEpoch,
+        reply: oneshot::Sender<Option<(LeaderEpoch, Offset)>>,
+    },
     /// The topic's configuration asks for this `min.insync.replicas`.
     MinInsync {
         id: TopicPartition,

@@ -6,6 +6,7 @@
 
 mod assignments;
 mod clock;
+mod deletions;
 mod event;
 mod fence;
 mod follower_channel;

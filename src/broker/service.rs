@@ -16,6 +16,7 @@ use crate::kafka::{
 };
 use crate::metadata::{
     ClusterImage, Command, ConfigChange, CreatePartitionsRequest, CreateTopicRequest, FlushPolicy,
+    ScramMechanism, ScramVerifier,
 };
 use crate::partition::PartitionView;
 use crate::record::{BatchHeader, TimestampType};
@@ -24,7 +25,7 @@ use crate::types::{ErrorCode, LeaderEpoch, NodeId, Offset, ProducerId, TopicId, 
 
 impl Broker {
     /// The partition, if it is open here. A replica of another node is "not leader", one of nobody is unknown.
-    fn partition(&self, id: TopicPartition) -> Result<PartitionHandle, ErrorCode> {
+    pub(super) fn partition(&self, id: TopicPartition) -> Result<PartitionHandle, ErrorCode> {
         if let Some(handle) = self.shared.partition(id) {
             return Ok(handle);
         }
@@ -35,7 +36,7 @@ impl Broker {
     }
 
     /// The partition and its view, if this node leads it in an epoch that agrees with what the client believes.
-    fn led(
+    pub(super) fn led(
         &self,
         id: TopicPartition,
         believed: Option<LeaderEpoch>,
@@ -170,10 +171,10 @@ impl Service for Broker {
             OffsetSpec::Timestamp(timestamp) => Some(timestamp),
             OffsetSpec::MaxTimestamp => None,
         };
-        let below = view.high_watermark;
+        let range = view.log_start..view.high_watermark;
         let found = tokio::task::spawn_blocking(move || match timestamp {
-            Some(timestamp) => super::offsets::first_at_or_after(&handle.reader, timestamp, below),
-            None => super::offsets::youngest(&handle.reader, below),
+            Some(timestamp) => super::offsets::first_at_or_after(&handle.reader, timestamp, range),
+            None => super::offsets::youngest(&handle.reader, range),
         })
         .await;
         match found {
@@ -189,6 +190,24 @@ impl Service for Broker {
             }
             Err(_) => Err(ErrorCode::UnknownServerError),
         }
+    }
+
+    async fn end_of_epoch(
+        &self,
+        partition: TopicPartition,
+        epoch: LeaderEpoch,
+        current_leader_epoch: Option<LeaderEpoch>,
+    ) -> Result<Option<(LeaderEpoch, Offset)>, ErrorCode> {
+        self.ask_end_of_epoch(partition, epoch, current_leader_epoch)
+            .await
+    }
+
+    async fn delete_records(
+        &self,
+        wanted: Vec<(TopicPartition, Option<Offset>)>,
+        deadline: Instant,
+    ) -> Vec<Result<Offset, ErrorCode>> {
+        self.delete(&wanted, deadline).await
     }
 
     async fn create_topics(
@@ -243,6 +262,28 @@ impl Service for Broker {
         }
         let command = Command::SetTopicConfigs { topic, changes };
         self.command(command, |_| true, deadline).await
+    }
+
+    async fn change_credential(
+        &self,
+        user: String,
+        mechanism: ScramMechanism,
+        verifier: Option<ScramVerifier>,
+        deadline: Instant,
+    ) -> Result<(), Refusal> {
+        let wanted = verifier.clone();
+        let name = user.clone();
+        let shown =
+            move |image: &ClusterImage| image.scram_verifier(&name, mechanism) == wanted.as_ref();
+        let command = match verifier {
+            Some(verifier) => Command::SetCredential {
+                user,
+                mechanism,
+                verifier,
+            },
+            None => Command::DeleteCredential { user, mechanism },
+        };
+        self.command(command, shown, deadline).await
     }
 
     fn flush_policy(&self) -> FlushPolicy {

@@ -213,6 +213,19 @@ impl Shard {
                     owned.partition.handle_config(config);
                 }
             }
+            Event::DeletedRecords { id, before } => {
+                if let Some(owned) = self.partitions.get_mut(&id) {
+                    owned
+                        .partition
+                        .handle_deleted_records(before, wall_clock_ms());
+                    self.drain(id);
+                }
+            }
+            Event::EndOfEpoch { id, epoch, reply } => {
+                if let Some(owned) = self.partitions.get(&id) {
+                    let _ = reply.send(owned.partition.end_of_epoch(epoch));
+                }
+            }
             Event::MinInsync { id, min_insync } => {
                 if let Some(owned) = self.partitions.get_mut(&id) {
                     owned.partition.handle_min_insync(min_insync);

@@ -20,10 +20,12 @@ mod options;
 mod outlet;
 mod output;
 mod produce;
+mod proxy;
 mod server;
 mod signals;
 mod topic;
 mod unterminated;
+mod user;
 
 use std::ffi::OsString;
 use std::future::Future;
@@ -68,6 +70,8 @@ enum Command {
     Produce(Box<produce::ProduceArgs>),
     Consume(Box<consume::ConsumeArgs>),
     Group(group::GroupArgs),
+    Proxy(proxy::ProxyArgs),
+    User(user::UserArgs),
     Cluster(cluster::ClusterArgs),
     Link(link::LinkArgs),
     Doctor(doctor::DoctorArgs),
@@ -97,7 +101,7 @@ fn run(arguments: impl Iterator<Item = OsString>) -> Exit {
     };
     let level = match cli.command {
         // A server's log is what its operator has.
-        Command::Server(_) => tracing::Level::INFO,
+        Command::Server(_) | Command::Proxy(_) => tracing::Level::INFO,
         _ => tracing::Level::WARN,
     };
     logging::init(level, cli.options.verbose);
@@ -118,6 +122,8 @@ fn run(arguments: impl Iterator<Item = OsString>) -> Exit {
         Command::Produce(args) => produce::run(&cli.options, *args),
         Command::Consume(args) => consume::run(&cli.options, *args),
         Command::Group(args) => group::run(&cli.options, args),
+        Command::Proxy(args) => proxy::run(&cli.options, args),
+        Command::User(args) => user::run(&cli.options, args),
         Command::Cluster(args) => cluster::run(&cli.options, args),
         Command::Link(args) => link::run(&cli.options, args),
         Command::Doctor(args) => doctor::run(&cli.options, args),

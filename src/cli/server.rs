@@ -79,9 +79,14 @@ struct StartArgs {
     #[arg(long, env = "QUORATE_KAFKA_PLAINTEXT")]
     kafka_plaintext: bool,
 
-    /// Whether Kafka clients on TLS must show a client certificate [default: required]
+    /// Whether Kafka clients on TLS must show a client certificate [default: required; with --kafka-sasl, requested]
     #[arg(long, env = "QUORATE_KAFKA_CLIENT_AUTH", value_name = "MODE")]
     kafka_client_auth: Option<KafkaClientAuth>,
+
+    /// Have Kafka clients without a certificate log in with a name and a password: SCRAM-SHA-256, SCRAM-SHA-512, and
+    /// under TLS also PLAIN. Make users with `quorate user set`
+    #[arg(long, env = "QUORATE_KAFKA_SASL")]
+    kafka_sasl: bool,
 
     /// Address and TCP port for health, metrics and views over HTTPS; none without it
     #[arg(long, env = "QUORATE_ADMIN_LISTEN", value_name = "HOST:PORT")]
@@ -189,6 +194,7 @@ struct ConfigFile {
     kafka_listen: Option<String>,
     kafka_advertise: Option<String>,
     kafka_plaintext: Option<bool>,
+    kafka_sasl: Option<bool>,
     kafka_client_auth: Option<KafkaClientAuth>,
     admin_listen: Option<String>,
     admin_plaintext: Option<bool>,
@@ -359,15 +365,21 @@ fn resolve(options: &GlobalOptions, args: StartArgs) -> anyhow::Result<NodeConfi
     let kafka_listen = args.kafka_listen.or(file.kafka_listen);
     let kafka_advertise = args.kafka_advertise.or(file.kafka_advertise);
     let plaintext = args.kafka_plaintext || file.kafka_plaintext.unwrap_or(false);
+    let sasl = args.kafka_sasl || file.kafka_sasl.unwrap_or(false);
+    // With passwords, a certificate is one way of two.
     let client_auth = args
         .kafka_client_auth
         .or(file.kafka_client_auth)
-        .unwrap_or(KafkaClientAuth::Required);
+        .unwrap_or(match sasl {
+            true => KafkaClientAuth::Requested,
+            false => KafkaClientAuth::Required,
+        });
     let kafka = match kafka_listen {
         None => None,
         Some(listen) => Some(KafkaListener {
             listen: socket_address("--kafka-listen", &listen)?,
             advertise: advertised("--kafka-advertise", kafka_advertise.as_deref(), &listen)?,
+            sasl,
             security: if plaintext {
                 KafkaSecurity::Plaintext
             } else {

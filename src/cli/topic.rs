@@ -9,9 +9,10 @@ use super::connect::{self, failed};
 use super::output::print_error;
 use super::{Exit, ExitWith, GlobalOptions, Table, block_on, note, print_json};
 use crate::client::{
-    Admin, AlterConfig, ClientError, ConfigEntry, ConfigResource, ConfigSource, NewTopic, TopicView,
+    Admin, AlterConfig, ClientError, ConfigEntry, ConfigResource, ConfigSource, NewTopic,
+    PartitionName, TopicView,
 };
-use crate::types::{ErrorCode, NodeId, TopicName};
+use crate::types::{ErrorCode, NodeId, Offset, PartitionIndex, TopicName};
 
 /// Make, show, change and delete topics
 #[derive(Args, Debug)]
@@ -65,6 +66,41 @@ enum TopicCommand {
         #[arg(value_name = "TOPIC", required = true)]
         names: Vec<TopicName>,
     },
+    /// Delete a partition's oldest records, on every replica and for good
+    DeleteRecords {
+        #[arg(value_name = "TOPIC")]
+        name: TopicName,
+        /// The partition
+        #[arg(long, short = 'p', value_name = "N")]
+        partition: u32,
+        /// The first offset that is to stay, or "end": nothing that is committed stays
+        #[arg(long, value_name = "OFFSET", value_parser = before)]
+        before: Before,
+    },
+}
+
+/// Up to where records are deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Before {
+    Offset(Offset),
+    End,
+}
+
+fn before(text: &str) -> Result<Before, String> {
+    if text == "end" {
+        return Ok(Before::End);
+    }
+    let offset = text.parse().ok().and_then(Offset::new);
+    offset
+        .map(Before::Offset)
+        .ok_or_else(|| "write an offset, or \"end\"".to_owned())
+}
+
+#[derive(Serialize)]
+struct RecordsDeleted {
+    topic: TopicName,
+    partition: u32,
+    log_start_offset: u64,
 }
 
 #[derive(Serialize)]
@@ -212,8 +248,46 @@ async fn command(
                 return Err(failure);
             }
         }
+        TopicCommand::DeleteRecords {
+            name,
+            partition,
+            before,
+        } => delete_records(options, admin, name, partition, before).await?,
     }
     Ok(Exit::Ok)
+}
+
+async fn delete_records(
+    options: &GlobalOptions,
+    admin: &Admin,
+    topic: TopicName,
+    partition: u32,
+    before: Before,
+) -> anyhow::Result<()> {
+    // Learns who leads, and whether there is such a partition.
+    let described = admin.describe_topics(std::slice::from_ref(&topic)).await;
+    let described = described.map_err(failed)?;
+    let count = described.first().map_or(0, |topic| topic.partitions.len());
+    if partition as usize >= count {
+        let message =
+            format!("topic {topic} has no partition {partition}: it has {count}, numbered from 0");
+        return Err(ExitWith::new(Exit::Failure, message).into());
+    }
+    let place = PartitionName::new(topic.clone(), PartitionIndex(partition));
+    let up_to = match before {
+        Before::Offset(offset) => Some(offset),
+        Before::End => None,
+    };
+    let start = admin.delete_records(&place, up_to).await.map_err(failed)?;
+    note(&format!("{place} begins at offset {start} now"));
+    if options.json() {
+        print_json(&RecordsDeleted {
+            topic,
+            partition,
+            log_start_offset: start.get(),
+        })?;
+    }
+    Ok(())
 }
 
 fn exists(error: &ClientError) -> bool {

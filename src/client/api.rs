@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 
 use kafka_protocol::messages::{
-    ApiVersionsRequest, ApiVersionsResponse, CreatePartitionsRequest, CreateTopicsRequest,
-    DeleteGroupsRequest, DeleteTopicsRequest, DescribeClusterRequest, DescribeConfigsRequest,
-    DescribeGroupsRequest, FetchRequest, FindCoordinatorRequest, HeartbeatRequest,
+    AlterUserScramCredentialsRequest, ApiVersionsRequest, ApiVersionsResponse,
+    CreatePartitionsRequest, CreateTopicsRequest, DeleteGroupsRequest, DeleteRecordsRequest,
+    DeleteTopicsRequest, DescribeClusterRequest, DescribeConfigsRequest, DescribeGroupsRequest,
+    DescribeUserScramCredentialsRequest, FetchRequest, FindCoordinatorRequest, HeartbeatRequest,
     IncrementalAlterConfigsRequest, InitProducerIdRequest, JoinGroupRequest, LeaveGroupRequest,
     ListGroupsRequest, ListOffsetsRequest, MetadataRequest, OffsetCommitRequest,
     OffsetFetchRequest, ProduceRequest, SyncGroupRequest,
@@ -55,6 +56,9 @@ spoken! {
     ListGroupsRequest "ListGroups" 4..=5;
     DescribeGroupsRequest "DescribeGroups" 4..=6;
     DeleteGroupsRequest "DeleteGroups" 0..=2;
+    DescribeUserScramCredentialsRequest "DescribeUserScramCredentials" 0..=0;
+    AlterUserScramCredentialsRequest "AlterUserScramCredentials" 0..=0;
+    DeleteRecordsRequest "DeleteRecords" 0..=2;
 }
 
 /// What one node offers.

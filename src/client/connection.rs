@@ -104,7 +104,7 @@ pub(super) struct Awaited {
 }
 
 impl Awaited {
-    fn begin(self: &Arc<Self>) -> Await {
+    pub(super) fn begin(self: &Arc<Self>) -> Await {
         if self.count.fetch_add(1, Ordering::AcqRel) == 0 {
             self.begun.notify_one();
         }
@@ -124,7 +124,7 @@ impl Awaited {
 
 /// One of them.
 #[derive(Debug)]
-struct Await(Arc<Awaited>);
+pub(super) struct Await(Arc<Awaited>);
 
 impl Drop for Await {
     fn drop(&mut self) {

@@ -236,8 +236,8 @@ mod tests {
     fn a_code_that_we_do_not_know_is_still_named() {
         let what = || "creating topic t".to_owned();
         assert!(ClientError::check(0, None, what).is_ok());
-        let error = ClientError::check(58, None, what).unwrap_err();
-        assert_eq!(error.to_string(), "creating topic t: error code 58");
+        let error = ClientError::check(61, None, what).unwrap_err();
+        assert_eq!(error.to_string(), "creating topic t: error code 61");
         let error = ClientError::check(36, None, what).unwrap_err();
         assert_eq!(error.error_code(), Some(ErrorCode::TopicAlreadyExists));
     }

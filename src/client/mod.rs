@@ -21,7 +21,11 @@ mod api;
 mod backoff;
 mod connection;
 mod consumer;
+<<<<<<< HEAD
+mod delete_records;
+=======
 mod departed;
+>>>>>>> main
 mod dial;
 mod error;
 mod groups;
@@ -31,8 +35,10 @@ mod metadata;
 mod offsets;
 mod patience;
 mod producer;
+mod stream;
 #[cfg(test)]
 mod testing;
+mod users;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -68,6 +74,8 @@ pub use producer::{
     Acks, Delivered, Delivery, DeliveryCause, DeliveryError, InvalidAcks, Partitioning, Producer,
     ProducerConfig, ProducerRecord,
 };
+pub use stream::{ClientStream, Expectation, StreamWatch};
+pub use users::User;
 
 use self::api::Spoken;
 use self::backoff::Random;

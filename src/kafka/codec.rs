@@ -2,12 +2,15 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 use kafka_protocol::messages::{
-    ApiKey, ApiVersionsRequest, CreatePartitionsRequest, CreateTopicsRequest, DeleteGroupsRequest,
-    DeleteTopicsRequest, DescribeClusterRequest, DescribeConfigsRequest, DescribeGroupsRequest,
-    FetchRequest, FindCoordinatorRequest, HeartbeatRequest, IncrementalAlterConfigsRequest,
+    AlterUserScramCredentialsRequest, ApiKey, ApiVersionsRequest, CreatePartitionsRequest,
+    CreateTopicsRequest, DeleteGroupsRequest, DeleteRecordsRequest, DeleteTopicsRequest,
+    DescribeClientQuotasRequest, DescribeClusterRequest, DescribeConfigsRequest,
+    DescribeGroupsRequest, DescribeUserScramCredentialsRequest, FetchRequest,
+    FindCoordinatorRequest, HeartbeatRequest, IncrementalAlterConfigsRequest,
     InitProducerIdRequest, JoinGroupRequest, LeaveGroupRequest, ListGroupsRequest,
     ListOffsetsRequest, MetadataRequest, OffsetCommitRequest, OffsetDeleteRequest,
-    OffsetFetchRequest, ProduceRequest, SyncGroupRequest,
+    OffsetFetchRequest, OffsetForLeaderEpochRequest, ProduceRequest, SaslAuthenticateRequest,
+    SaslHandshakeRequest, SyncGroupRequest,
 };
 use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, StrBytes};
 use thiserror::Error;
@@ -204,6 +207,17 @@ pub fn is_request(frame: Bytes) -> bool {
         ApiKey::ListGroups => request.decode::<ListGroupsRequest>().is_ok(),
         ApiKey::DescribeGroups => request.decode::<DescribeGroupsRequest>().is_ok(),
         ApiKey::DeleteGroups => request.decode::<DeleteGroupsRequest>().is_ok(),
+        ApiKey::DescribeClientQuotas => request.decode::<DescribeClientQuotasRequest>().is_ok(),
+        ApiKey::SaslHandshake => request.decode::<SaslHandshakeRequest>().is_ok(),
+        ApiKey::SaslAuthenticate => request.decode::<SaslAuthenticateRequest>().is_ok(),
+        ApiKey::DescribeUserScramCredentials => request
+            .decode::<DescribeUserScramCredentialsRequest>()
+            .is_ok(),
+        ApiKey::AlterUserScramCredentials => {
+            request.decode::<AlterUserScramCredentialsRequest>().is_ok()
+        }
+        ApiKey::DeleteRecords => request.decode::<DeleteRecordsRequest>().is_ok(),
+        ApiKey::OffsetForLeaderEpoch => request.decode::<OffsetForLeaderEpochRequest>().is_ok(),
         // No other is served.
         _ => false,
     }

@@ -7,15 +7,15 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use bytes::{Buf, Bytes};
 use futures_util::future::BoxFuture;
 use kafka_protocol::messages::ApiKey;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
@@ -24,7 +24,11 @@ use super::chunks::Chunks;
 use super::codec::{BadRequest, Header, read_header};
 use super::context::{Config, Context, ListenerKind};
 use super::framing::{FrameError, FrameReader};
-use super::limits::{ELEMENT_BYTES, MAX_DESCRIPTIONS};
+use super::limits::{
+    ELEMENT_BYTES, LOGIN_DEADLINE, Limits, MAX_DESCRIPTIONS, MAX_LOGIN_REQUEST_BYTES,
+    MAX_SESSION_PARTITIONS,
+};
+use super::login::{Doorman, Login, LoginState};
 use super::meters::Meters;
 use super::{Service, handlers};
 use crate::transport::LogLimit;
@@ -39,6 +43,8 @@ pub struct Server<S> {
     request_memory: RequestMemory,
     response_memory: Budget,
     descriptions: Arc<Semaphore>,
+    session_room: Arc<Semaphore>,
+    doorman: Arc<Doorman>,
     connections: Arc<Semaphore>,
     log_limit: LogLimit,
     meters: Meters,
@@ -80,6 +86,8 @@ pub enum Ended {
 /// What is to be written in answer to a request.
 pub(super) enum Reply {
     Send(Response),
+    /// The connection is closed behind it.
+    Last(Response),
     /// A produce with acks=0 has no response.
     Nothing,
     /// The connection is to be closed: the client cannot be told otherwise.
@@ -124,6 +132,8 @@ impl<S: Service> Server<S> {
             request_memory: RequestMemory::new(&limits),
             response_memory: Budget::new(limits.response_memory_bytes),
             descriptions: Arc::new(Semaphore::new(MAX_DESCRIPTIONS)),
+            doorman: Arc::default(),
+            session_room: Arc::new(Semaphore::new(MAX_SESSION_PARTITIONS)),
             connections: Arc::new(Semaphore::new(
                 limits.max_connections.min(Semaphore::MAX_PERMITS),
             )),
@@ -148,6 +158,7 @@ impl<S: Service> Server<S> {
             server: Arc::clone(self),
             peer,
             listener,
+            login: Login::None,
             _permit: permit,
         })
     }
@@ -178,10 +189,23 @@ pub struct Connection<S> {
     server: Arc<Server<S>>,
     peer: Peer,
     listener: ListenerKind,
+    login: Login,
     _permit: OwnedSemaphorePermit,
 }
 
 impl<S: Service> Connection<S> {
+    /// What the client has to say of itself, unless it is known by a certificate.
+    pub fn wants(mut self, login: Login) -> Connection<S> {
+        self.login = login;
+        self
+    }
+
+    /// The client has shown a certificate, after it was admitted.
+    pub fn is_known_as(mut self, name: Arc<str>) -> Connection<S> {
+        self.peer.name = Some(name);
+        self
+    }
+
     pub fn peer(&self) -> &Peer {
         &self.peer
     }
@@ -203,6 +227,10 @@ impl<S: Service> Connection<S> {
             response_memory: self.server.response_memory.clone(),
             descriptions: Arc::clone(&self.server.descriptions),
             fetch_rotation: AtomicUsize::new(0),
+            fetch_session: Mutex::default(),
+            session_room: Arc::clone(&self.server.session_room),
+            login: Mutex::new(LoginState::new(self.login, self.peer.name.is_some())),
+            doorman: Arc::clone(&self.server.doorman),
         });
         let outstanding = AtomicUsize::new(0);
         let capacity = self.server.config.limits.max_outstanding_requests.max(1);
@@ -239,7 +267,14 @@ impl<S: Service> Connection<S> {
         let limits = &self.server.config.limits;
         let mut frames = FrameReader::new(reader);
         let memory = &self.server.request_memory;
+        let log_in_by = Instant::now() + LOGIN_DEADLINE;
+        let before_login = Limits {
+            max_request_bytes: MAX_LOGIN_REQUEST_BYTES,
+            ..*limits
+        };
         loop {
+            let login_is_due = context.login().is_due();
+            let limits = if login_is_due { &before_login } else { limits };
             let next = async {
                 // Room first, so that no request is read that could not be queued.
                 let slot = queue.reserve().await.ok();
@@ -249,6 +284,13 @@ impl<S: Service> Connection<S> {
             let (slot, frame) = tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return Ended::Shutdown,
+                () = sleep_until(log_in_by), if login_is_due => {
+                    self.server.complain(
+                        &self.peer,
+                        &format_args!("the client has not logged in within {LOGIN_DEADLINE:?}"),
+                    );
+                    return Ended::Refused;
+                }
                 next = next => next,
             };
             let Some(slot) = slot else {
@@ -264,6 +306,16 @@ impl<S: Service> Connection<S> {
             let pending = match read_header(frame) {
                 Ok(Header::Request(request)) => {
                     api = request.api.key;
+                    if login_is_due && !handlers::may_come_before_login(api) {
+                        self.server.complain(
+                            &self.peer,
+                            &format_args!(
+                                "a {api:?} request before the login: set the client's security.protocol, \
+                                 sasl.mechanism and credentials, or give it a certificate"
+                            ),
+                        );
+                        return Ended::Refused;
+                    }
                     let decoded = request.elements.saturating_mul(ELEMENT_BYTES);
                     let budget = memory.of(request.api.key as i16);
                     budget.take(&mut held, decoded).await;
@@ -338,6 +390,12 @@ impl<S: Service> Connection<S> {
                     if let Err(ended) = self.send(&mut writer, response).await {
                         return Some(ended);
                     }
+                }
+                Ok(Reply::Last(response)) => {
+                    done(response.bytes.remaining());
+                    self.server.complain(&self.peer, &"the login failed");
+                    let _ = self.send(&mut writer, response).await;
+                    return Some(Ended::Refused);
                 }
                 Ok(Reply::Nothing) => done(0),
                 Ok(Reply::Close(reason)) => {

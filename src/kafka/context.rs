@@ -1,7 +1,7 @@
 //! What a handler knows besides the request.
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
@@ -9,7 +9,9 @@ use tokio::time::Instant;
 
 use super::Service;
 use super::budget::Budget;
+use super::handlers::fetch_session::Session;
 use super::limits::{Limits, MAX_REQUEST_WAIT};
+use super::login::{Doorman, LoginState};
 use crate::metadata::{ClusterImage, Endpoint, Registration, Topic};
 use crate::types::{
     ErrorCode, LeaderEpoch, NodeId, PartitionIndex, TopicId, TopicName, TopicPartition,
@@ -65,9 +67,28 @@ pub(super) struct Context<S> {
     pub(super) descriptions: Arc<Semaphore>,
     /// Where the next fetch begins among its partitions.
     pub(super) fetch_rotation: AtomicUsize,
+    /// What the connection's fetches need not say again. Fetches run one after another, and have it taken out meanwhile.
+    pub(super) fetch_session: Mutex<Option<Session>>,
+    /// Taken out while a step of the login is under way; nothing else of the connection is read meanwhile.
+    pub(super) login: Mutex<LoginState>,
+    pub(super) doorman: Arc<Doorman>,
+    /// Room for what fetch sessions remember, all connections together.
+    pub(super) session_room: Arc<Semaphore>,
 }
 
 impl<S: Service> Context<S> {
+    pub(super) fn fetch_session(&self) -> MutexGuard<'_, Option<Session>> {
+        // Every change is one move, so a panic elsewhere leaves nothing half done.
+        self.fetch_session
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn login(&self) -> MutexGuard<'_, LoginState> {
+        // Likewise.
+        self.login.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Nodes that are up and that the client can reach, with where.
     pub(super) fn reachable_nodes<'a>(
         &'a self,
@@ -116,6 +137,52 @@ impl<S: Service> Context<S> {
 /// The topic of this name. A name that no topic can have is unknown, too.
 pub(super) fn find_topic<'a>(image: &'a ClusterImage, name: &str) -> Option<&'a Arc<Topic>> {
     image.topic_by_name(&TopicName::new(name).ok()?)
+}
+
+/// How a request names a topic: by its name, or in later versions by its id.
+#[derive(Clone, Copy)]
+pub(super) enum TopicKey<'a> {
+    Name(&'a str),
+    Id(uuid::Uuid),
+}
+
+/// A topic that a request names, if it is there.
+pub(super) struct FoundTopic<'a> {
+    pub(super) topic: Option<&'a Arc<Topic>>,
+    /// What to answer where it is not.
+    missing: ErrorCode,
+}
+
+impl<'a> TopicKey<'a> {
+    pub(super) fn new(name: &'a str, id: uuid::Uuid, by_id: bool) -> TopicKey<'a> {
+        if by_id {
+            TopicKey::Id(id)
+        } else {
+            TopicKey::Name(name)
+        }
+    }
+
+    pub(super) fn find(self, image: &ClusterImage) -> FoundTopic<'_> {
+        match self {
+            TopicKey::Name(name) => FoundTopic {
+                topic: find_topic(image, name),
+                missing: ErrorCode::UnknownTopicOrPartition,
+            },
+            TopicKey::Id(id) => FoundTopic {
+                topic: from_uuid(id).and_then(|id| image.topic(id)),
+                missing: ErrorCode::UnknownTopicId,
+            },
+        }
+    }
+}
+
+impl FoundTopic<'_> {
+    pub(super) fn partition(&self, index: i32) -> Result<TopicPartition, ErrorCode> {
+        match self.topic {
+            None => Err(self.missing),
+            Some(_) => find_partition(self.topic, index),
+        }
+    }
 }
 
 /// A topic's partition, by the number on the wire.

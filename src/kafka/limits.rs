@@ -48,6 +48,16 @@ pub const MAX_DESCRIPTIONS: usize = 4;
 /// Bytes of groups and offsets in one answer to DescribeGroups or OffsetFetch. The groups that are named after it is reached
 /// answer POLICY_VIOLATION.
 pub const MAX_DESCRIPTION_BYTES: usize = 16 << 20;
+/// Partitions in all fetch sessions of the node together. A client that asks for a session beyond it gets none, and fetches
+/// without one.
+pub const MAX_SESSION_PARTITIONS: usize = 200_000;
+/// Passwords that are checked at one time, all connections together: each check keeps a processor busy for milliseconds.
+/// Further ones wait for their turn.
+pub const MAX_PASSWORD_CHECKS: usize = 2;
+/// A request before its client has logged in. A larger one closes the connection.
+pub const MAX_LOGIN_REQUEST_BYTES: usize = 64 << 10;
+/// How long a client has to log in. Then the connection is closed.
+pub const LOGIN_DEADLINE: Duration = Duration::from_secs(10);
 /// Resources that one DescribeConfigs request describes. Those beyond answer POLICY_VIOLATION.
 pub const MAX_DESCRIBED_RESOURCES: usize = 4096;
 /// Topics that one Metadata request creates. Those beyond answer LEADER_NOT_AVAILABLE, and come with the next request.

@@ -16,9 +16,11 @@ mod context;
 mod framing;
 mod handlers;
 pub mod limits;
+mod login;
 mod meters;
 mod preflight;
 mod schema;
+mod scram;
 mod service;
 #[cfg(test)]
 mod tests;
@@ -27,6 +29,7 @@ mod versions;
 pub use codec::is_request;
 pub use connection::{Connection, Ended, Peer, Server};
 pub use context::{Config, ListenerKind};
+pub use login::Login;
 pub use meters::{Meters, RequestMeter};
 pub use service::{
     Acks, CreatedTopic, FetchPartition, FetchRefusal, FetchedRecords, ListedOffset, NodeSetting,

@@ -87,6 +87,13 @@ pub(super) const fn of(key: ApiKey) -> Option<&'static Schema> {
         ApiKey::ListGroups => &LIST_GROUPS,
         ApiKey::DescribeGroups => &DESCRIBE_GROUPS,
         ApiKey::DeleteGroups => &DELETE_GROUPS,
+        ApiKey::SaslHandshake => &SASL_HANDSHAKE,
+        ApiKey::SaslAuthenticate => &SASL_AUTHENTICATE,
+        ApiKey::DescribeClientQuotas => &DESCRIBE_CLIENT_QUOTAS,
+        ApiKey::DescribeUserScramCredentials => &DESCRIBE_USER_SCRAM_CREDENTIALS,
+        ApiKey::AlterUserScramCredentials => &ALTER_USER_SCRAM_CREDENTIALS,
+        ApiKey::DeleteRecords => &DELETE_RECORDS,
+        ApiKey::OffsetForLeaderEpoch => &OFFSET_FOR_LEADER_EPOCH,
         _ => return None,
     })
 }
@@ -226,6 +233,72 @@ static DESCRIBE_CONFIGS: Schema = Schema {
         // Whether to include synonyms and documentation.
         always(BOOL),
         since(3, BOOL),
+    ],
+};
+
+static SASL_HANDSHAKE: Schema = Schema {
+    flexible_since: i16::MAX,
+    fields: &[always(TEXT)],
+};
+
+static SASL_AUTHENTICATE: Schema = Schema {
+    flexible_since: 2,
+    fields: &[always(Kind::Blob)],
+};
+
+static DESCRIBE_CLIENT_QUOTAS: Schema = Schema {
+    flexible_since: 1,
+    fields: &[
+        // Components: entity type, how it is matched, with what.
+        always(Kind::Structs(&[always(TEXT), always(I8), always(TEXT)])),
+        // Whether other entity types are left out.
+        always(BOOL),
+    ],
+};
+
+static DESCRIBE_USER_SCRAM_CREDENTIALS: Schema = Schema {
+    flexible_since: 0,
+    fields: &[always(Kind::Structs(&[always(TEXT)]))],
+};
+
+static ALTER_USER_SCRAM_CREDENTIALS: Schema = Schema {
+    flexible_since: 0,
+    fields: &[
+        // Deletions: name, mechanism.
+        always(Kind::Structs(&[always(TEXT), always(I8)])),
+        // Upsertions: name, mechanism, iterations, salt, salted password.
+        always(Kind::Structs(&[
+            always(TEXT),
+            always(I8),
+            always(I32),
+            always(Kind::Blob),
+            always(Kind::Blob),
+        ])),
+    ],
+};
+
+static DELETE_RECORDS: Schema = Schema {
+    flexible_since: 2,
+    fields: &[
+        always(Kind::Structs(&[
+            always(TEXT),
+            // Partition, offset.
+            always(Kind::Structs(&[always(I32), always(I64)])),
+        ])),
+        always(I32),
+    ],
+};
+
+static OFFSET_FOR_LEADER_EPOCH: Schema = Schema {
+    flexible_since: 4,
+    fields: &[
+        // Replica id.
+        since(3, I32),
+        always(Kind::Structs(&[
+            always(TEXT),
+            // Partition, current leader epoch, epoch.
+            always(Kind::Structs(&[always(I32), since(2, I32), always(I32)])),
+        ])),
     ],
 };
 

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use crate::groups;
 use crate::metadata::{
     ClusterImage, ConfigChange, CreatePartitionsRequest, CreateTopicRequest, FlushPolicy,
+    ScramMechanism, ScramVerifier,
 };
 use crate::record::Batch;
 pub use crate::replication::Acks;
@@ -70,6 +71,24 @@ pub trait Service: Send + Sync + 'static {
         current_leader_epoch: Option<LeaderEpoch>,
     ) -> impl Future<Output = Result<Option<ListedOffset>, ErrorCode>> + Send;
 
+    /// How `epoch`, or the last one before it that is known, ended in the log of a partition that this node leads: that epoch,
+    /// and the offset after its last record. `None` where `epoch` is above the log's last one.
+    fn end_of_epoch(
+        &self,
+        partition: TopicPartition,
+        epoch: LeaderEpoch,
+        current_leader_epoch: Option<LeaderEpoch>,
+    ) -> impl Future<Output = Result<Option<(LeaderEpoch, Offset)>, ErrorCode>> + Send;
+
+    /// Deletes the records of partitions that this node leads below an offset, or below the high watermark where none is given;
+    /// one result for each, the log start, in the same order. Ends once the cluster has committed it, so that it holds for
+    /// every replica, and this node shows it.
+    fn delete_records(
+        &self,
+        wanted: Vec<(TopicPartition, Option<Offset>)>,
+        deadline: Instant,
+    ) -> impl Future<Output = Vec<Result<Offset, ErrorCode>>> + Send;
+
     /// Makes topics, one result for each in the same order. With `validate_only`, everything is checked and nothing made.
     /// Ends once the controller has committed them, and tries to end only when [`Service::image`] shows them. Names are
     /// legal and no name comes twice; counts are at least 1; everything else is for the controller to judge.
@@ -101,6 +120,15 @@ pub trait Service: Send + Sync + 'static {
         topic: TopicId,
         changes: Vec<ConfigChange>,
         validate_only: bool,
+        deadline: Instant,
+    ) -> impl Future<Output = Result<(), Refusal>> + Send;
+
+    /// Gives a user a password, or with no verifier takes it away. Ends once the controller has committed it.
+    fn change_credential(
+        &self,
+        user: String,
+        mechanism: ScramMechanism,
+        verifier: Option<ScramVerifier>,
         deadline: Instant,
     ) -> impl Future<Output = Result<(), Refusal>> + Send;
 

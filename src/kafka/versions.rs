@@ -25,8 +25,7 @@ const fn api(key: ApiKey, min: i16, max: i16) -> ServedApi {
 
 /// Everything that is served.
 ///
-/// Ceilings below Kafka's, and why: Produce 12 and Fetch 12 are the last that name topics and not their ids; ListOffsets
-/// 7 is the last before tiered storage; OffsetCommit 9 and OffsetFetch 9 are the last that name topics and not their ids.
+/// Ceilings below Kafka's, and why: OffsetCommit 9 and OffsetFetch 9 are the last that name topics and not their ids.
 pub const SERVED_APIS: &[ServedApi] = &[
     // Versions 0 to 2 carry older record formats and are not served. They are advertised all the same, as Kafka does:
     // some versions of librdkafka compress nothing for a broker that does not know them.
@@ -34,11 +33,11 @@ pub const SERVED_APIS: &[ServedApi] = &[
         key: ApiKey::Produce,
         advertised_min: 0,
         min: 3,
-        max: 12,
+        max: 13,
     },
-    api(ApiKey::Fetch, 4, 12),
-    api(ApiKey::ListOffsets, 1, 7),
-    api(ApiKey::Metadata, 0, 12),
+    api(ApiKey::Fetch, 4, 18),
+    api(ApiKey::ListOffsets, 1, 10),
+    api(ApiKey::Metadata, 0, 13),
     api(ApiKey::OffsetCommit, 2, 9),
     api(ApiKey::OffsetFetch, 1, 9),
     api(ApiKey::FindCoordinator, 0, 6),
@@ -48,15 +47,29 @@ pub const SERVED_APIS: &[ServedApi] = &[
     api(ApiKey::SyncGroup, 0, 5),
     api(ApiKey::DescribeGroups, 0, 6),
     api(ApiKey::ListGroups, 0, 5),
+    // In version 0 what follows is no longer in Kafka's framing, and not served. It is advertised all the same: librdkafka logs
+    // in nowhere without it.
+    ServedApi {
+        key: ApiKey::SaslHandshake,
+        advertised_min: 0,
+        min: 1,
+        max: 1,
+    },
     api(ApiKey::ApiVersions, 0, 4),
     api(ApiKey::CreateTopics, 2, 7),
     api(ApiKey::DeleteTopics, 1, 6),
-    api(ApiKey::InitProducerId, 0, 4),
+    api(ApiKey::DeleteRecords, 0, 2),
+    api(ApiKey::InitProducerId, 0, 5),
+    api(ApiKey::OffsetForLeaderEpoch, 2, 4),
     api(ApiKey::DescribeConfigs, 1, 4),
+    api(ApiKey::SaslAuthenticate, 0, 2),
     api(ApiKey::CreatePartitions, 0, 3),
     api(ApiKey::DeleteGroups, 0, 2),
     api(ApiKey::IncrementalAlterConfigs, 0, 1),
     api(ApiKey::OffsetDelete, 0, 0),
+    api(ApiKey::DescribeClientQuotas, 0, 1),
+    api(ApiKey::DescribeUserScramCredentials, 0, 0),
+    api(ApiKey::AlterUserScramCredentials, 0, 0),
     api(ApiKey::DescribeCluster, 0, 2),
 ];
 

@@ -80,6 +80,17 @@ impl ClusterImage {
                 before,
                 controllers,
             } => self.set_controllers(before, controllers),
+            Command::DeleteRecords { deletions } => {
+                self.each_partition(deletions, ClusterImage::delete_records)
+            }
+            Command::SetCredential {
+                user,
+                mechanism,
+                verifier,
+            } => self.set_credential(user, *mechanism, verifier),
+            Command::DeleteCredential { user, mechanism } => {
+                self.delete_credential(user, *mechanism)
+            }
         }
     }
 
@@ -191,6 +202,9 @@ impl ClusterImage {
         self.partition_count -= topic.partitions.len();
         self.reassigned_from
             .retain(|partition, _| partition.topic != id);
+        if self.deleted_before.keys().any(|marked| marked.topic == id) {
+            Arc::make_mut(&mut self.deleted_before).retain(|marked, _| marked.topic != id);
+        }
         Ok(Outcome::Done)
     }
 

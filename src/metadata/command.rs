@@ -6,6 +6,8 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::Registration;
+use super::credentials::{ScramMechanism, ScramVerifier};
+use super::deletions::RecordDeletion;
 use super::image::FIRST_METADATA_VERSION;
 use super::topic_config::ConfigError;
 use crate::types::{
@@ -95,6 +97,21 @@ pub enum Command {
         before: BTreeSet<NodeId>,
         controllers: BTreeSet<NodeId>,
     },
+    /// From version 3 on, and so is all that follows: deletes the first records of partitions. Each partition by itself.
+    DeleteRecords {
+        deletions: Vec<RecordDeletion>,
+    },
+    /// Gives a user a password, or another one.
+    SetCredential {
+        user: String,
+        mechanism: ScramMechanism,
+        verifier: ScramVerifier,
+    },
+    /// Takes a user's password away.
+    DeleteCredential {
+        user: String,
+        mechanism: ScramMechanism,
+    },
 }
 
 impl Command {
@@ -119,6 +136,9 @@ impl Command {
             | Command::FinishReassignments { .. }
             | Command::ForceLeaders { .. }
             | Command::SetControllers { .. } => 2,
+            Command::DeleteRecords { .. }
+            | Command::SetCredential { .. }
+            | Command::DeleteCredential { .. } => 3,
         }
     }
 }
@@ -325,6 +345,13 @@ pub enum Rejection {
     InvalidControllers(String),
     #[error("the partition has used up its epochs; create the topic anew")]
     EpochsUsedUp,
+    #[error("the user {user:.255} has no {} password", mechanism.name())]
+    UnknownCredential {
+        user: String,
+        mechanism: ScramMechanism,
+    },
+    #[error("the credential is not valid: {0}")]
+    InvalidCredential(String),
     #[error("the cluster's limit of {limit} {what} is reached")]
     Limit { what: String, limit: usize },
     #[error("the request is malformed: {0}")]
@@ -368,6 +395,8 @@ impl Rejection {
             | Rejection::EpochsUsedUp
             | Rejection::NotRemovable { .. }
             | Rejection::Malformed(_) => ErrorCode::InvalidRequest,
+            Rejection::UnknownCredential { .. } => ErrorCode::ResourceNotFound,
+            Rejection::InvalidCredential(_) => ErrorCode::UnacceptableCredential,
             Rejection::Limit { .. } => ErrorCode::PolicyViolation,
         }
     }

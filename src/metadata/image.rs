@@ -7,14 +7,15 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use super::credentials::Credentials;
 use crate::types::{
-    Appointment, ClusterId, DirectoryId, Incarnation, NodeId, PartitionIndex, PartitionState,
-    TopicId, TopicName, TopicPartition,
+    Appointment, ClusterId, DirectoryId, Incarnation, NodeId, Offset, PartitionIndex,
+    PartitionState, TopicId, TopicName, TopicPartition,
 };
 
 /// The metadata version that this build understands. A cluster begins at [`FIRST_METADATA_VERSION`] and rises when all of
 /// its nodes understand more; a node that understands less than the cluster's is refused.
-pub const METADATA_VERSION: u32 = 2;
+pub const METADATA_VERSION: u32 = 3;
 /// The version that a log begins with, whichever build reads it: a node that reads it from its start comes to the same image
 /// as those that wrote it.
 pub const FIRST_METADATA_VERSION: u32 = 1;
@@ -137,6 +138,10 @@ pub struct ClusterImage {
     pub(super) reassigned_from: BTreeMap<TopicPartition, Vec<NodeId>>,
     /// The nodes that are to vote on metadata. Empty until an operator changes the founders' list.
     pub(super) controllers: BTreeSet<NodeId>,
+    /// For each partition whose records were deleted, and no other: the first offset that is left. Above 0.
+    pub(super) deleted_before: Arc<BTreeMap<TopicPartition, Offset>>,
+    /// No user without a verifier.
+    pub(super) credentials: Arc<Credentials>,
     pub(super) applied_index: u64,
 }
 
@@ -153,6 +158,8 @@ impl Default for ClusterImage {
             draining: BTreeSet::new(),
             reassigned_from: BTreeMap::new(),
             controllers: BTreeSet::new(),
+            deleted_before: Arc::default(),
+            credentials: Arc::default(),
             applied_index: 0,
         }
     }
@@ -313,6 +320,11 @@ struct Stored {
     reassigned_from: Vec<(TopicPartition, Vec<NodeId>)>,
     #[serde(default)]
     controllers: BTreeSet<NodeId>,
+    // Absent from what version 2 wrote.
+    #[serde(default)]
+    deleted_before: Vec<(TopicPartition, Offset)>,
+    #[serde(default)]
+    credentials: Arc<Credentials>,
     applied_index: u64,
 }
 
@@ -327,6 +339,8 @@ impl From<ClusterImage> for Stored {
             draining: image.draining,
             reassigned_from: image.reassigned_from.into_iter().collect(),
             controllers: image.controllers,
+            deleted_before: image.deleted_before.iter().map(|(k, v)| (*k, *v)).collect(),
+            credentials: image.credentials,
             applied_index: image.applied_index,
         }
     }
@@ -343,6 +357,8 @@ impl TryFrom<Stored> for ClusterImage {
             draining: stored.draining,
             reassigned_from: stored.reassigned_from.into_iter().collect(),
             controllers: stored.controllers,
+            deleted_before: Arc::new(stored.deleted_before.into_iter().collect()),
+            credentials: stored.credentials,
             applied_index: stored.applied_index,
             ..ClusterImage::default()
         };
@@ -399,6 +415,8 @@ mod tests {
             draining: BTreeSet::new(),
             reassigned_from: Vec::new(),
             controllers: BTreeSet::new(),
+            deleted_before: Vec::new(),
+            credentials: Arc::default(),
             applied_index: 0,
         };
         let json = serde_json::to_string(&stored).unwrap();
@@ -412,5 +430,6 @@ mod tests {
         let image: ClusterImage = serde_json::from_str(json).unwrap();
         assert_eq!((image.metadata_version, image.next_producer_id), (1, 7));
         assert!(image.draining.is_empty() && image.controllers.is_empty());
+        assert!(image.deleted_before.is_empty() && image.credentials.is_empty());
     }
 }

@@ -7,6 +7,8 @@
 mod apply;
 mod assignment;
 mod command;
+mod credentials;
+mod deletions;
 mod election;
 mod evacuation;
 mod image;
@@ -21,6 +23,11 @@ pub use command::{
     Appointing, Command, ConfigChange, ElectionStart, ForcedLeader, NewPartition, NewTopic,
     Outcome, PartitionChange, Reassignment, ReassignmentEnd, Rejection,
 };
+pub use credentials::{
+    MAX_SALT_BYTES, MAX_SCRAM_ITERATIONS, MAX_USER_NAME_BYTES, MAX_USERS, MIN_SCRAM_ITERATIONS,
+    ScramMechanism, ScramVerifier,
+};
+pub use deletions::RecordDeletion;
 pub use election::{Election, FenceReply, Unused, can_elect, needs_election};
 pub use evacuation::{NoRoom, evacuate};
 pub use image::{

@@ -186,7 +186,9 @@ impl ClusterImage {
             forced_epoch: state.leader_epoch,
             ..state.clone()
         };
-        self.replace(forced.partition, next)
+        let change = self.replace(forced.partition, next)?;
+        self.forget_deletion(forced.partition);
+        Ok(change)
     }
 
     pub(super) fn set_controllers(

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::types::{
-    Appointment, ClusterId, DirectoryId, Incarnation, IsrChange, LeaderEpoch, NodeId,
+    Appointment, ClusterId, DirectoryId, Incarnation, IsrChange, LeaderEpoch, NodeId, Offset,
     PartitionEpoch, PartitionIndex, TopicId, TopicName, TopicPartition,
 };
 
@@ -63,7 +63,7 @@ struct Shot {
 
 fn shot() -> impl Strategy<Value = Shot> {
     (
-        0u8..18,
+        0u8..21,
         1u32..6,
         0u32..4,
         prop_oneof![4 => Just(0u32), 1 => 1u32..3],
@@ -165,7 +165,7 @@ fn command(image: &ClusterImage, shot: &Shot) -> Command {
             }],
         },
         10 => Command::RaiseMetadataVersion {
-            version: 1 + shot.b % 3,
+            version: 1 + shot.b % 4,
         },
         11 => Command::SetDraining {
             node: node(shot.a),
@@ -200,6 +200,26 @@ fn command(image: &ClusterImage, shot: &Shot) -> Command {
             before: image.controllers().clone(),
             controllers: ids.into_iter().collect(),
         },
+        17 => Command::DeleteRecords {
+            deletions: vec![RecordDeletion {
+                partition,
+                before: Offset::new(u64::from(10 * shot.a)).unwrap(),
+            }],
+        },
+        18 => Command::SetCredential {
+            user: format!("u{}", shot.a % 3),
+            mechanism: ScramMechanism::ALL[shot.b as usize % 2],
+            verifier: ScramVerifier {
+                salt: vec![1; shot.a as usize - 1],
+                iterations: 4096,
+                stored_key: vec![0; 32],
+                server_key: vec![0; 32],
+            },
+        },
+        19 => Command::DeleteCredential {
+            user: format!("u{}", shot.a % 3),
+            mechanism: ScramMechanism::ALL[shot.b as usize % 2],
+        },
         _ => Command::AllocateProducerIds {
             node: node(shot.a),
             count: shot.b,
@@ -222,6 +242,13 @@ fn check_image(image: &ClusterImage) {
     );
     assert!(image.draining().iter().all(|&n| image.node(n).is_some()));
     assert!(image.controllers().len() <= MAX_CONTROLLERS);
+    for partition in image.deleted_before.keys() {
+        assert!(image.partition(*partition).is_some());
+        assert!(image.deleted_before(*partition) > Offset::ZERO);
+    }
+    for (_, verifiers) in image.users() {
+        assert!(verifiers.count() > 0);
+    }
     for (partition, state) in image.partitions() {
         let replicas: BTreeSet<_> = state.replicas.iter().collect();
         assert_eq!(replicas.len(), state.replicas.len());
@@ -268,6 +295,15 @@ fn check_step(before: &ClusterImage, command: &Command, after: &ClusterImage, se
     seen.leaders
         .retain(|(partition, _), _| after.topic(partition.topic).is_some());
     for (partition, now) in after.partitions() {
+        let marks = (
+            before.deleted_before(partition),
+            after.deleted_before(partition),
+        );
+        let anew = before.partition(partition).is_none();
+        assert!(
+            forced || anew || marks.1 >= marks.0,
+            "what is deleted stays so"
+        );
         if let Some(then) = before.partition(partition) {
             assert!(now.leader_epoch >= then.leader_epoch);
             assert!(now.partition_epoch >= then.partition_epoch);

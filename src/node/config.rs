@@ -55,6 +55,8 @@ pub struct KafkaListener {
     pub listen: SocketAddr,
     pub advertise: Option<Endpoint>,
     pub security: KafkaSecurity,
+    /// Whether clients that show no certificate must log in with a name and a password.
+    pub sasl: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -274,6 +276,7 @@ mod tests {
                 listen: address.parse().unwrap(),
                 advertise: None,
                 security: KafkaSecurity::Plaintext,
+                sasl: false,
             });
             assert_eq!(config.check().is_ok(), fine, "{address}");
             config.kafka = None;

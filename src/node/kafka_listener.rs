@@ -20,6 +20,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub(super) async fn run(
     listener: TcpListener,
     tls: Option<Arc<TcpTls>>,
+    login: kafka::Login,
     kafka: Arc<kafka::Server<Broker>>,
     shutdown: CancellationToken,
     tasks: TaskTracker,
@@ -45,6 +46,7 @@ pub(super) async fn run(
         let Some(admitted) = kafka.admit(peer, ListenerKind::Kafka) else {
             continue;
         };
+        let admitted = admitted.wants(login);
         tasks.spawn(serve(
             stream,
             remote,
@@ -70,7 +72,11 @@ async fn serve(
         return;
     };
     match tls.accept(stream, remote).await {
-        Ok((stream, _)) => {
+        Ok((stream, peer)) => {
+            let admitted = match peer {
+                Some(peer) => admitted.is_known_as(peer.to_string().into()),
+                None => admitted,
+            };
             let (reader, writer) = tokio::io::split(stream);
             admitted.run(reader, writer, shutdown).await;
         }

@@ -231,9 +231,16 @@ impl Node {
                 }
                 KafkaSecurity::Plaintext => None,
             };
+            let login = match listener.sasl {
+                true => kafka::Login::Password {
+                    encrypted: tls.is_some(),
+                },
+                false => kafka::Login::None,
+            };
             tasks.spawn(kafka_listener::run(
                 socket,
                 tls,
+                login,
                 kafka,
                 shutdown.clone(),
                 tasks.clone(),

@@ -68,6 +68,8 @@ pub struct Partition {
     pub(super) hand_over: Option<HandOver>,
     /// The last append found no room on the disk.
     pub(super) found_no_room: bool,
+    /// Records below it were deleted: they are not shown, and removed with their segments.
+    deleted_before: Offset,
     pub(super) resignation: Resignation,
     last_view: Option<PartitionView>,
     /// The durable end that the current role was last told of.
@@ -113,6 +115,7 @@ impl Partition {
             damage: None,
             hand_over: None,
             found_no_room: false,
+            deleted_before: Offset::ZERO,
             resignation: Resignation::default(),
             last_view: None,
             durable_told: LogPosition::START,
@@ -168,7 +171,12 @@ impl Partition {
             is_leader,
             watermark_known,
             high_watermark: self.high_watermark,
-            log_start: self.log.start().offset,
+            // A new leader that does not know its watermark yet shows no start above it either.
+            log_start: self
+                .log
+                .start()
+                .offset
+                .max(self.deleted_before.min(self.high_watermark)),
             log_end: self.log.end().offset,
             is_short_of_space: self.is_short_of_space(),
         }
@@ -546,6 +554,17 @@ impl Partition {
         self.log.set_config(config);
     }
 
+    /// The cluster has committed that the records below `before` are deleted.
+    pub fn handle_deleted_records(&mut self, before: Offset, wall_clock_ms: u64) {
+        self.deleted_before = before;
+        self.handle_retention(wall_clock_ms);
+    }
+
+    /// How an epoch ended in the log: see [`EpochHistory::last_up_to`](crate::types::EpochHistory::last_up_to).
+    pub fn end_of_epoch(&self, epoch: LeaderEpoch) -> Option<(LeaderEpoch, Offset)> {
+        self.log.end_of_epoch(epoch)
+    }
+
     /// Drops segments that are past their retention; never anything at or above the high watermark.
     pub fn handle_retention(&mut self, wall_clock_ms: u64) {
         if matches!(self.role, Role::Failed) {
@@ -586,9 +605,9 @@ impl Partition {
     }
 
     fn retain(&mut self, wall_clock_ms: u64) -> Result<(), IoFailure> {
-        let start = self
-            .log
-            .plan_retention(wall_clock_ms, self.high_watermark)?;
+        let start =
+            self.log
+                .plan_retention(wall_clock_ms, self.high_watermark, self.deleted_before)?;
         if !self.log.take_rolls().is_empty() {
             let producers = match &self.role {
                 Role::Leader(leader) => leader.producers(),

@@ -19,7 +19,9 @@ use super::sync::{
     self, CHECKPOINT_BYTES, DurableMark, SealedUnsynced, SharedCheckpoint, SyncError, SyncTicket,
     SyncWork,
 };
-use crate::types::{EpochEntry, EpochHistory, LogPosition, Offset, TopicName, TopicPartition};
+use crate::types::{
+    EpochEntry, EpochHistory, LeaderEpoch, LogPosition, Offset, TopicName, TopicPartition,
+};
 use crate::wal::{Frame, MAX_FRAME_BYTES};
 
 /// When an appended frame counts as durable.
@@ -224,6 +226,11 @@ impl Log {
         impairment::clear(&*self.shared.fs, &self.shared.dir)?;
         self.impairment = None;
         Ok(())
+    }
+
+    /// How an epoch ended here: see [`EpochHistory::last_up_to`].
+    pub fn end_of_epoch(&self, epoch: LeaderEpoch) -> Option<(LeaderEpoch, Offset)> {
+        self.epochs.last_up_to(epoch, self.end().offset)
     }
 
     /// Bytes in segment files.

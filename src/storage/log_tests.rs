@@ -1105,7 +1105,10 @@ fn snapshots_are_as_many_as_segments_and_one_and_go_with_them() {
         retention_bytes: Some(0),
         ..config()
     });
-    let start = log.plan_retention(0, log.end().offset).unwrap().unwrap();
+    let start = log
+        .plan_retention(0, log.end().offset, Offset::ZERO)
+        .unwrap()
+        .unwrap();
     assert!(log.segment_count() > 1);
     log.trim(start, Some(Bytes::from_static(b"at the start")))
         .unwrap();
@@ -1143,7 +1146,10 @@ fn a_full_disk_still_lets_retention_make_room() {
         ..config()
     });
     fs.set_capacity(Some(fs.used()));
-    let start = log.plan_retention(0, offset(40)).unwrap().unwrap();
+    let start = log
+        .plan_retention(0, offset(40), Offset::ZERO)
+        .unwrap()
+        .unwrap();
     // What is known of producers may find no room; that must not keep the records from going.
     let large = Bytes::from(vec![0; 10_000]);
     assert!(log.trim(start, Some(large)).unwrap().bytes_removed > 0);

@@ -22,8 +22,8 @@ pub struct Retained {
 
 impl Log {
     /// Seals an active segment that is old enough, then says where the log should start: behind the oldest segments that the
-    /// configuration no longer wants kept, those whose newest record is older than `retention_ms`, and those beyond
-    /// `retention_bytes`. Whole segments only; never the active one, and none with a record at or above `high_watermark`,
+    /// configuration no longer wants kept, those whose newest record is older than `retention_ms`, those beyond
+    /// `retention_bytes`, and those that hold nothing but records that were deleted, below `deleted_before`. Whole segments only; never the active one, and none with a record at or above `high_watermark`,
     /// which a follower may still need. `None` when there is nothing to remove.
     ///
     /// `wall_clock_ms` is the time since 1970, as the records' timestamps are. A segment whose records carry no timestamps
@@ -32,11 +32,12 @@ impl Log {
         &mut self,
         wall_clock_ms: u64,
         high_watermark: Offset,
+        deleted_before: Offset,
     ) -> Result<Option<LogPosition>, IoFailure> {
         if self.poisoned.is_some() {
             return Ok(None);
         }
-        self.roll_if_old(wall_clock_ms, high_watermark)?;
+        self.roll_if_old(wall_clock_ms, high_watermark, deleted_before)?;
         let segments = self.shared.state().segments.clone();
         let total: u64 = segments.iter().map(|segment| segment.len).sum();
         let mut bytes_removed = 0;
@@ -51,7 +52,8 @@ impl Log {
                 .config
                 .retention_bytes
                 .is_some_and(|limit| total - bytes_removed - segment.len >= limit);
-            if !expired && !in_excess {
+            let deleted = segment.end.offset <= deleted_before;
+            if !expired && !in_excess && !deleted {
                 break;
             }
             bytes_removed += segment.len;
@@ -124,7 +126,7 @@ impl Log {
         wall_clock_ms: u64,
         high_watermark: Offset,
     ) -> Result<Retained, IoFailure> {
-        let start = self.plan_retention(wall_clock_ms, high_watermark)?;
+        let start = self.plan_retention(wall_clock_ms, high_watermark, Offset::ZERO)?;
         self.trim(start.unwrap_or(self.start()), None)
     }
 
@@ -138,11 +140,22 @@ impl Log {
         }
     }
 
-    fn roll_if_old(&mut self, wall_clock_ms: u64, high_watermark: Offset) -> Result<(), IoFailure> {
+    fn roll_if_old(
+        &mut self,
+        wall_clock_ms: u64,
+        high_watermark: Offset,
+        deleted_before: Offset,
+    ) -> Result<(), IoFailure> {
         let Some(active) = self.shared.state().segments.last().copied() else {
             return Ok(());
         };
-        if active.first_timestamp == NO_TIMESTAMP || active.end.offset == active.base {
+        if active.end.offset == active.base {
+            return Ok(());
+        }
+        if active.end.offset <= high_watermark.min(deleted_before) {
+            return self.roll();
+        }
+        if active.first_timestamp == NO_TIMESTAMP {
             return Ok(());
         }
         let first = u64::try_from(active.first_timestamp).unwrap_or(u64::MAX);

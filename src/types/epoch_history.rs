@@ -87,6 +87,18 @@ impl EpochHistory {
         Some(self.entries.get(i + 1).map_or(log_end, |next| next.start))
     }
 
+    /// The last epoch in this log that is not above `epoch`, and where it ended in it: what Kafka's OffsetForLeaderEpoch asks
+    /// for. `None` where `epoch` is above the log's last one; where it is below the first, that one's start is its end.
+    pub fn last_up_to(&self, epoch: LeaderEpoch, log_end: Offset) -> Option<(LeaderEpoch, Offset)> {
+        if epoch > self.last_epoch() {
+            return None;
+        }
+        let after = self.entries.partition_point(|entry| entry.epoch <= epoch);
+        let end = self.entries.get(after).map_or(log_end, |next| next.start);
+        let found = after.checked_sub(1).map(|i| self.entries[i].epoch);
+        Some((found.unwrap_or(epoch), end))
+    }
+
     /// Forgets what lies after `to`: later epochs, empty ones at the same offset included.
     pub fn truncate(&mut self, to: LogPosition) {
         self.entries
@@ -176,6 +188,21 @@ mod tests {
         assert_eq!(h.end_of(epoch(2), offset(9)), Some(offset(5)));
         assert_eq!(h.end_of(epoch(3), offset(9)), Some(offset(9)));
         assert_eq!(h.end_of(epoch(4), offset(9)), None);
+    }
+
+    #[test]
+    fn an_epoch_that_the_log_lacks_ends_where_the_one_before_it_does() {
+        let h = history(&[(2, 5), (4, 5), (6, 8)]);
+        let ends = |e: u32| {
+            let found = h.last_up_to(epoch(e), offset(9));
+            found.map(|(epoch, end)| (epoch.get(), end.get()))
+        };
+        assert_eq!(ends(1), Some((1, 5)));
+        assert_eq!(ends(2), Some((2, 5)));
+        assert_eq!(ends(3), Some((2, 5)));
+        assert_eq!(ends(5), Some((4, 8)));
+        assert_eq!(ends(6), Some((6, 9)));
+        assert_eq!(ends(7), None);
     }
 
     #[test]

@@ -75,6 +75,8 @@ error_codes! {
     GroupAuthorizationFailed = 30, "not authorized for this group";
     ClusterAuthorizationFailed = 31, "not authorized for this cluster operation";
     InvalidTimestamp = 32, "the timestamp is out of range";
+    UnsupportedSaslMechanism = 33, "the SASL mechanism is not offered here";
+    IllegalSaslState = 34, "the request does not belong at this point of a login";
     UnsupportedVersion = 35, "this version of the request is not supported";
     TopicAlreadyExists = 36, "a topic of this name exists already";
     InvalidPartitions = 37, "the number of partitions is not valid";
@@ -89,6 +91,7 @@ error_codes! {
     DuplicateSequenceNumber = 46, "the producer's sequence number was used already";
     InvalidProducerEpoch = 47, "the producer's epoch is older than the current one";
     KafkaStorageError = 56, "the log on disk cannot be read or written";
+    SaslAuthenticationFailed = 58, "the login failed: the user name or the password is wrong";
     UnknownProducerId = 59, "the broker has no state for this producer id";
     ReassignmentInProgress = 60, "a reassignment of the partition is under way";
     UnsupportedCompressionType = 76, "the compression type is not supported";
@@ -107,11 +110,14 @@ error_codes! {
     UnstableOffsetCommit = 88, "offset commits are pending";
     ThrottlingQuotaExceeded = 89, "a quota is used up";
     ProducerFenced = 90, "a newer producer with the same transactional id is active";
+    ResourceNotFound = 91, "there is no such resource";
+    UnacceptableCredential = 93, "the credential is not acceptable";
     DuplicateResource = 92, "the request names the same resource twice";
     InconsistentClusterId = 104, "the cluster id does not match";
     DuplicateBrokerRegistration = 101, "this node id is registered with another data directory";
     BrokerIdNotRegistered = 102, "this node id is not registered";
     UnknownTopicId = 100, "this node knows no topic with this id";
+    FetchSessionTopicIdError = 106, "the fetch session names topics in another way";
     FetchSessionIdNotFound = 70, "the fetch session is not known";
     InvalidFetchSessionEpoch = 71, "the fetch session epoch is not valid";
     TopicDeletionDisabled = 73, "deleting topics is disabled";

@@ -14,11 +14,12 @@ use kafka_protocol::messages::FetchRequest;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
-use super::fetch_response::{FetchAnswer, PartitionAnswer, TopicAnswer};
+use super::fetch_response::{FetchAnswer, PartitionAnswer, TOPIC_IDS_SINCE, TopicAnswer};
+use super::fetch_session::Turn;
 use crate::kafka::budget::Held;
 use crate::kafka::codec::{BadRequest, RawRequest};
 use crate::kafka::connection::{Pending, Reply, Response};
-use crate::kafka::context::{Context, deadline, find_partition, find_topic};
+use crate::kafka::context::{Context, TopicKey, deadline};
 use crate::kafka::limits::FETCH_MEMORY_WAIT;
 use crate::kafka::{FetchPartition, FetchRefusal, FetchedRecords, Service};
 use crate::metadata::ClusterImage;
@@ -32,7 +33,7 @@ pub(super) fn begin<S: Service>(
     let answer = request.answer();
     let context = Arc::clone(context);
     Ok(Box::pin(async move {
-        let (response, held) = handle(&context, decoded).await;
+        let (response, held) = handle(&context, decoded, answer.version >= TOPIC_IDS_SINCE).await;
         let bytes = response
             .encode(answer.version, answer.correlation_id)
             .ok_or_else(|| BadRequest::Response {
@@ -44,14 +45,16 @@ pub(super) fn begin<S: Service>(
     }))
 }
 
-async fn handle<S: Service>(context: &Context<S>, request: FetchRequest) -> (FetchAnswer, Held) {
-    if request.session_id != 0 {
-        // No session was ever given out, so this one is another node's.
-        return (
-            FetchAnswer::refused(ErrorCode::FetchSessionIdNotFound),
-            Held::default(),
-        );
-    }
+async fn handle<S: Service>(
+    context: &Context<S>,
+    mut request: FetchRequest,
+    by_id: bool,
+) -> (FetchAnswer, Held) {
+    let begun = Turn::begin(&mut context.fetch_session(), &mut request, by_id);
+    let turn = match begun {
+        Ok(turn) => turn,
+        Err(error) => return (FetchAnswer::refused(error), Held::default()),
+    };
     let deadline = deadline(request.max_wait_ms);
     let min_bytes = usize::try_from(request.min_bytes).unwrap_or(0);
     let limits = &context.config.limits;
@@ -60,7 +63,7 @@ async fn handle<S: Service>(context: &Context<S>, request: FetchRequest) -> (Fet
         .min(limits.max_fetch_bytes)
         .min(limits.response_memory_bytes);
     let image = context.service.image();
-    let mut poll = Poll::new(context, &image, &request, max_bytes);
+    let mut poll = Poll::new(context, &image, &request, by_id, max_bytes);
     poll.watch();
     loop {
         poll.read_pass(deadline).await;
@@ -69,7 +72,12 @@ async fn handle<S: Service>(context: &Context<S>, request: FetchRequest) -> (Fet
         }
     }
     let held = std::mem::take(&mut poll.held);
-    (poll.answer(&image, request), held)
+    let mut answer = poll.answer(&image, &request);
+    let session = turn.end(&mut answer, request.topics, by_id, &context.session_room);
+    if session.is_some() {
+        *context.fetch_session() = session;
+    }
+    (answer, held)
 }
 
 /// A fetch in hand.
@@ -126,14 +134,15 @@ impl<'a, S: Service> Poll<'a, S> {
         context: &'a Context<S>,
         image: &ClusterImage,
         request: &FetchRequest,
+        by_id: bool,
         max_bytes: usize,
     ) -> Poll<'a, S> {
         let mut shares = Vec::new();
         for asked in &request.topics {
-            let topic = find_topic(image, &asked.topic);
+            let topic = TopicKey::new(&asked.topic, asked.topic_id, by_id).find(image);
             for wanted in &asked.partitions {
                 let refuse = |error: ErrorCode| Some(Err(FetchRefusal::from(error)));
-                let (partition, result) = match find_partition(topic, wanted.partition) {
+                let (partition, result) = match topic.partition(wanted.partition) {
                     Ok(partition) => (Some(partition), None),
                     Err(error) => (None, refuse(error)),
                 };
@@ -279,12 +288,12 @@ impl<'a, S: Service> Poll<'a, S> {
         }
     }
 
-    fn answer(self, image: &ClusterImage, request: FetchRequest) -> FetchAnswer {
+    fn answer(self, image: &ClusterImage, request: &FetchRequest) -> FetchAnswer {
         let context = self.context;
         let mut shares = self.shares.into_iter();
         let topics = request
             .topics
-            .into_iter()
+            .iter()
             .map(|asked| TopicAnswer {
                 partitions: asked
                     .partitions
@@ -292,11 +301,13 @@ impl<'a, S: Service> Poll<'a, S> {
                     .zip(&mut shares)
                     .map(|(wanted, share)| share.answer(wanted.partition, context, image))
                     .collect(),
-                name: asked.topic,
+                name: asked.topic.clone(),
+                id: asked.topic_id,
             })
             .collect();
         FetchAnswer {
             error: None,
+            session_id: 0,
             topics,
         }
     }

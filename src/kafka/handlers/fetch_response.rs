@@ -1,24 +1,27 @@
-//! The layout of a Fetch response, versions 4 to 12.
+//! The layout of a Fetch response, versions 4 to 18.
 //!
 //! It is written by hand because it carries records: the codec would copy them into one buffer.
 //!
 //! ```text
 //! throttle time i32 | 7+: error i16, session id i32 | topics [
-//!   name | partitions [
+//!   to 12: name, 13+: id | partitions [
 //!     index i32 | error i16 | high watermark i64 | last stable offset i64 | 5+: log start offset i64
-//!     | aborted transactions (none) | 11+: preferred read replica i32 | records | 12: tagged fields
-//!   ] | 12: tagged fields
-//! ] | 12: tagged fields
+//!     | aborted transactions (none) | 11+: preferred read replica i32 | records | 12+: tagged fields
+//!   ] | 12+: tagged fields
+//! ] | 12+: tagged fields
 //! ```
 
 use bytes::{BufMut, Bytes, BytesMut};
 use kafka_protocol::messages::TopicName;
+use uuid::Uuid;
 
 use crate::kafka::chunks::{Chunks, ChunksBuilder};
 use crate::types::ErrorCode;
 
 /// From this version on, lengths are varints, one more than what they count, and structures end in tagged fields.
 const FLEXIBLE_SINCE: i16 = 12;
+/// From this version on, a topic is named by its id.
+pub(super) const TOPIC_IDS_SINCE: i16 = 13;
 /// The tagged field of a partition that names its leader.
 const CURRENT_LEADER_TAG: u8 = 1;
 
@@ -26,11 +29,15 @@ const CURRENT_LEADER_TAG: u8 = 1;
 pub(super) struct FetchAnswer {
     /// Of the fetch as a whole.
     pub(super) error: Option<ErrorCode>,
+    /// 0: none.
+    pub(super) session_id: i32,
     pub(super) topics: Vec<TopicAnswer>,
 }
 
 pub(super) struct TopicAnswer {
+    /// Of these, the one that the version has is written.
     pub(super) name: TopicName,
+    pub(super) id: Uuid,
     pub(super) partitions: Vec<PartitionAnswer>,
 }
 
@@ -50,6 +57,7 @@ impl FetchAnswer {
     pub(super) fn refused(error: ErrorCode) -> FetchAnswer {
         FetchAnswer {
             error: Some(error),
+            session_id: 0,
             topics: Vec::new(),
         }
     }
@@ -66,7 +74,7 @@ impl FetchAnswer {
         out.put_i32(0);
         if version >= 7 {
             out.put_i16(code(self.error));
-            out.put_i32(0);
+            out.put_i32(self.session_id);
         }
         put_count(out, self.topics.len(), flexible)?;
         for topic in &self.topics {
@@ -83,12 +91,16 @@ impl TopicAnswer {
     fn encode(&self, chunks: &mut ChunksBuilder, version: i16) -> Option<()> {
         let flexible = version >= FLEXIBLE_SINCE;
         let out = chunks.fields();
-        if flexible {
-            put_count(out, self.name.len(), flexible)?;
+        if version >= TOPIC_IDS_SINCE {
+            out.put_slice(self.id.as_bytes());
         } else {
-            out.put_i16(i16::try_from(self.name.len()).ok()?);
+            if flexible {
+                put_count(out, self.name.len(), flexible)?;
+            } else {
+                out.put_i16(i16::try_from(self.name.len()).ok()?);
+            }
+            out.put_slice(self.name.as_bytes());
         }
-        out.put_slice(self.name.as_bytes());
         put_count(out, self.partitions.len(), flexible)?;
         for partition in &self.partitions {
             partition.encode(chunks, version)?;
@@ -201,8 +213,10 @@ mod tests {
         let large = Bytes::from(vec![5; 20_000]);
         let answer = FetchAnswer {
             error: None,
+            session_id: 9,
             topics: vec![TopicAnswer {
                 name: TopicName(StrBytes::from_static_str("orders")),
+                id: Uuid::from_u128(77),
                 partitions: vec![
                     PartitionAnswer {
                         high_watermark: 30,
@@ -219,12 +233,17 @@ mod tests {
                 ],
             }],
         };
-        for version in 4..=12 {
+        for version in 4..=18 {
             let mut chunks = answer.encode(version, 7).unwrap();
             let response = decode(chunks.copy_to_bytes(chunks.remaining()), version);
             assert_eq!(response.error_code, 0);
             let topic = &response.responses[0];
-            assert_eq!(topic.topic.as_str(), "orders");
+            assert_eq!(response.session_id, if version >= 7 { 9 } else { 0 });
+            if version >= TOPIC_IDS_SINCE {
+                assert_eq!(topic.topic_id, Uuid::from_u128(77));
+            } else {
+                assert_eq!(topic.topic.as_str(), "orders");
+            }
             let [full, refused] = &topic.partitions[..] else {
                 panic!("{topic:?}");
             };
@@ -245,7 +264,7 @@ mod tests {
 
     #[test]
     fn a_refused_fetch_has_no_topics() {
-        for version in 7..=12 {
+        for version in 7..=18 {
             let mut chunks = FetchAnswer::refused(ErrorCode::FetchSessionIdNotFound)
                 .encode(version, 7)
                 .unwrap();

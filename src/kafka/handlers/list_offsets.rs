@@ -13,6 +13,10 @@ use crate::types::{ErrorCode, LeaderEpoch};
 
 /// Since this version, −3 asks for the record with the largest timestamp.
 const MAX_TIMESTAMP_SINCE: i16 = 7;
+/// Since this version, −4 asks for the earliest record that is not in tiered storage, of which there is none.
+const EARLIEST_LOCAL_SINCE: i16 = 8;
+/// Since this version, −5 asks for the end of what is in tiered storage: nothing.
+const LATEST_TIERED_SINCE: i16 = 9;
 /// Since this version, an answer names the leader epoch.
 const LEADER_EPOCH_SINCE: i16 = 4;
 
@@ -32,7 +36,8 @@ pub(super) async fn handle<S: Service>(
                 offset_spec(wanted.timestamp, version),
             ) {
                 (Err(error), _) | (_, Err(error)) => Err(error),
-                (Ok(partition), Ok(spec)) => {
+                (Ok(_), Ok(None)) => Ok(None),
+                (Ok(partition), Ok(Some(spec))) => {
                     let epoch = LeaderEpoch::from_wire(wanted.current_leader_epoch);
                     context.service.list_offset(partition, spec, epoch).await
                 }
@@ -48,12 +53,15 @@ pub(super) async fn handle<S: Service>(
     ListOffsetsResponse::default().with_topics(topics)
 }
 
-fn offset_spec(timestamp: i64, version: i16) -> Result<OffsetSpec, ErrorCode> {
+/// `None`: there can be no such offset.
+fn offset_spec(timestamp: i64, version: i16) -> Result<Option<OffsetSpec>, ErrorCode> {
     match timestamp {
-        -1 => Ok(OffsetSpec::Latest),
-        -2 => Ok(OffsetSpec::Earliest),
-        -3 if version >= MAX_TIMESTAMP_SINCE => Ok(OffsetSpec::MaxTimestamp),
-        0.. => Ok(OffsetSpec::Timestamp(timestamp)),
+        -1 => Ok(Some(OffsetSpec::Latest)),
+        -2 => Ok(Some(OffsetSpec::Earliest)),
+        -3 if version >= MAX_TIMESTAMP_SINCE => Ok(Some(OffsetSpec::MaxTimestamp)),
+        -4 if version >= EARLIEST_LOCAL_SINCE => Ok(Some(OffsetSpec::Earliest)),
+        -5 if version >= LATEST_TIERED_SINCE => Ok(None),
+        0.. => Ok(Some(OffsetSpec::Timestamp(timestamp))),
         _ => Err(ErrorCode::InvalidRequest),
     }
 }

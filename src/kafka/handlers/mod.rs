@@ -4,12 +4,15 @@ pub(super) mod api_versions;
 mod create_partitions;
 mod create_topics;
 mod delete_groups;
+mod delete_records;
 mod delete_topics;
+mod describe_client_quotas;
 mod describe_cluster;
 mod describe_configs;
 mod describe_groups;
 mod fetch;
 mod fetch_response;
+pub(super) mod fetch_session;
 mod find_coordinator;
 mod groups;
 mod heartbeat;
@@ -23,8 +26,11 @@ mod metadata;
 mod offset_commit;
 mod offset_delete;
 mod offset_fetch;
+mod offset_for_leader_epoch;
 mod produce;
+mod sasl;
 mod sync_group;
+mod user_scram_credentials;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -67,6 +73,17 @@ pub(super) async fn begin<S: Service>(
         ApiKey::OffsetCommit => later(context, &request, offset_commit::handle),
         ApiKey::OffsetDelete => later(context, &request, offset_delete::handle),
         ApiKey::DeleteGroups => later(context, &request, delete_groups::handle),
+        ApiKey::DescribeClientQuotas => later(context, &request, describe_client_quotas::handle),
+        ApiKey::SaslHandshake => sasl::handshake(context, &request),
+        ApiKey::SaslAuthenticate => sasl::authenticate(context, &request).await,
+        ApiKey::DescribeUserScramCredentials => {
+            later_in_turn(context, &request, user_scram_credentials::describe)
+        }
+        ApiKey::AlterUserScramCredentials => {
+            later(context, &request, user_scram_credentials::alter)
+        }
+        ApiKey::OffsetForLeaderEpoch => later(context, &request, offset_for_leader_epoch::handle),
+        ApiKey::DeleteRecords => later(context, &request, delete_records::handle),
         ApiKey::OffsetFetch => later_in_turn(context, &request, offset_fetch::handle),
         ApiKey::ListGroups => later_in_turn(context, &request, list_groups::handle),
         ApiKey::DescribeGroups => later_in_turn(context, &request, describe_groups::handle),
@@ -76,6 +93,14 @@ pub(super) async fn begin<S: Service>(
             version: request.version,
         }),
     }
+}
+
+/// Whether a client that has still to log in may ask this.
+pub(super) fn may_come_before_login(key: ApiKey) -> bool {
+    matches!(
+        key,
+        ApiKey::ApiVersions | ApiKey::SaslHandshake | ApiKey::SaslAuthenticate
+    )
 }
 
 /// A request all of whose work is done when its turn has come.

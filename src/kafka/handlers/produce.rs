@@ -9,11 +9,12 @@ use kafka_protocol::messages::produce_response::{
 };
 use kafka_protocol::messages::{BrokerId, ProduceRequest, ProduceResponse, TopicName};
 use tokio::time::{Instant, timeout_at};
+use uuid::Uuid;
 
 use crate::groups::is_internal;
 use crate::kafka::codec::{BadRequest, RawRequest, text};
 use crate::kafka::connection::{Pending, Reply};
-use crate::kafka::context::{Context, deadline, find_partition, find_topic};
+use crate::kafka::context::{Context, TopicKey, deadline};
 use crate::kafka::{Acks, Produce, ProduceOutcome, ProduceReply, Refusal, Service};
 use crate::metadata::{ClusterImage, Topic, TopicConfig};
 use crate::record::{Batch, Limits, check_produced, raw_records};
@@ -23,6 +24,8 @@ use crate::types::{ErrorCode, LeaderEpoch, NodeId, TopicPartition};
 const MESSAGE_SINCE: i16 = 8;
 /// From this version on "not the leader" comes with who is.
 const LEADER_SINCE: i16 = 10;
+/// From this version on a topic is named by its id.
+const TOPIC_IDS_SINCE: i16 = 13;
 
 pub(super) async fn begin<S: Service>(
     context: &Arc<Context<S>>,
@@ -32,7 +35,8 @@ pub(super) async fn begin<S: Service>(
     let answer = request.answer();
     let acks = decoded.acks;
     let deadline = deadline(decoded.timeout_ms);
-    let submitted = submit(context, decoded, deadline).await;
+    let by_id = answer.version >= TOPIC_IDS_SINCE;
+    let submitted = submit(context, decoded, by_id, deadline).await;
     let context = Arc::clone(context);
     Ok(Box::pin(async move {
         if acks == 0 {
@@ -47,6 +51,7 @@ pub(super) async fn begin<S: Service>(
 /// One topic of a request.
 struct TopicShare<P> {
     name: TopicName,
+    id: Uuid,
     partitions: Vec<(i32, P)>,
 }
 
@@ -59,6 +64,7 @@ type Finished = (Option<TopicPartition>, Result<ProduceOutcome, Refusal>);
 async fn submit<S: Service>(
     context: &Context<S>,
     request: ProduceRequest,
+    by_id: bool,
     deadline: Instant,
 ) -> Vec<TopicShare<Submitted>> {
     let image = context.service.image();
@@ -79,14 +85,17 @@ async fn submit<S: Service>(
     };
     let mut topics = Vec::with_capacity(request.topic_data.len());
     for data in request.topic_data {
-        let topic = find_topic(&image, &data.name);
-        let config = topic.map(|topic| settings(topic));
+        let found = TopicKey::new(&data.name, data.topic_id, by_id).find(&image);
+        let config = found.topic.map(|topic| settings(topic));
+        let internal = found
+            .topic
+            .is_some_and(|topic| is_internal(topic.name.as_str()));
         let mut partitions = Vec::with_capacity(data.partition_data.len());
         for share in data.partition_data {
-            let submitted = match (&acks, find_partition(topic, share.index)) {
+            let submitted = match (&acks, found.partition(share.index)) {
                 (Err(refusal), _) => Err(refusal.clone()),
                 (_, Err(error)) => Err(error.into()),
-                (Ok(_), Ok(_)) if is_internal(&data.name) => Err(Refusal {
+                (Ok(_), Ok(_)) if internal => Err(Refusal {
                     error: ErrorCode::InvalidTopicException,
                     message: Some(
                         "the topic is the cluster's own: clients read it only".to_owned(),
@@ -108,6 +117,7 @@ async fn submit<S: Service>(
         }
         topics.push(TopicShare {
             name: data.name,
+            id: data.topic_id,
             partitions,
         });
     }
@@ -192,6 +202,7 @@ async fn collect(
         }
         topics.push(TopicShare {
             name: topic.name,
+            id: topic.id,
             partitions,
         });
     }
@@ -250,6 +261,7 @@ fn respond<S: Service>(
                 .collect();
             TopicProduceResponse::default()
                 .with_name(topic.name)
+                .with_topic_id(topic.id)
                 .with_partition_responses(partitions)
         })
         .collect();

@@ -50,7 +50,7 @@ async fn the_table_of_versions_comes_in_every_version() {
         assert_eq!(response.api_keys.len(), SERVED_APIS.len());
         let produce = response.api_keys.iter().find(|api| api.api_key == 0);
         let produce = produce.unwrap();
-        assert_eq!((produce.min_version, produce.max_version), (0, 12));
+        assert_eq!((produce.min_version, produce.max_version), (0, 13));
     }
 }
 
@@ -58,7 +58,7 @@ async fn the_table_of_versions_comes_in_every_version() {
 async fn metadata_names_the_endpoints_of_the_listener_it_came_by() {
     let double = Double::new().with_topic("orders", 2);
     let server = Server::new(Arc::clone(&double), Config::default());
-    for version in 0..=12 {
+    for version in 0..=13 {
         let mut kafka = connect_to(&server, ListenerKind::Kafka);
         let response = kafka.call(&metadata_of(&["orders"]), version).await;
         let brokers: Vec<_> = response
@@ -559,4 +559,74 @@ async fn the_cluster_is_described() {
     }
     let controllers = DescribeClusterRequest::default().with_endpoint_type(2);
     assert_eq!(client.call(&controllers, 1).await.error_code, 42);
+}
+
+#[tokio::test]
+async fn records_are_deleted_up_to_what_is_committed() {
+    use kafka_protocol::messages::DeleteRecordsRequest;
+    use kafka_protocol::messages::delete_records_request::{
+        DeleteRecordsPartition, DeleteRecordsTopic,
+    };
+    let double = Double::new()
+        .with_topic("orders", 2)
+        .with_foreign_topic("elsewhere");
+    double.append(double.partition("orders", 0), &["a", "b", "c"]);
+    let mut client = connect(&double);
+    let ask = |topic: &str, partitions: &[(i32, i64)]| {
+        let partitions = partitions.iter().map(|(index, offset)| {
+            DeleteRecordsPartition::default()
+                .with_partition_index(*index)
+                .with_offset(*offset)
+        });
+        DeleteRecordsTopic::default()
+            .with_name(name(topic))
+            .with_partitions(partitions.collect())
+    };
+    for version in 0..=2 {
+        let request = DeleteRecordsRequest::default()
+            .with_timeout_ms(1_000)
+            .with_topics(vec![
+                ask("orders", &[(0, 2), (0, -1), (0, 4), (0, -2), (9, 0)]),
+                ask("elsewhere", &[(0, 0)]),
+                ask("nowhere", &[(0, 0)]),
+            ]);
+        let response = client.call(&request, version).await;
+        let told: Vec<(i16, i64)> = response
+            .topics
+            .iter()
+            .flat_map(|topic| &topic.partitions)
+            .map(|p| (p.error_code, p.low_watermark))
+            .collect();
+        let wanted = [(0, 2), (0, 3), (1, -1), (1, -1), (3, -1), (6, -1), (3, -1)];
+        assert_eq!(told, wanted, "version {version}");
+    }
+}
+
+#[tokio::test]
+async fn an_epoch_ends_where_the_leader_says() {
+    use kafka_protocol::messages::OffsetForLeaderEpochRequest;
+    use kafka_protocol::messages::offset_for_leader_epoch_request::{
+        OffsetForLeaderPartition, OffsetForLeaderTopic,
+    };
+    let double = Double::new().with_topic("orders", 1);
+    double.append(double.partition("orders", 0), &["a", "b"]);
+    let mut client = connect(&double);
+    for version in 2..=4 {
+        let partitions = [(0, 1), (0, 2), (0, -1), (7, 1)].map(|(index, epoch)| {
+            OffsetForLeaderPartition::default()
+                .with_partition(index)
+                .with_leader_epoch(epoch)
+        });
+        let topic = OffsetForLeaderTopic::default()
+            .with_topic(name("orders"))
+            .with_partitions(partitions.to_vec());
+        let request = OffsetForLeaderEpochRequest::default().with_topics(vec![topic]);
+        let response = client.call(&request, version).await;
+        let told: Vec<(i16, i32, i64)> = response.topics[0]
+            .partitions
+            .iter()
+            .map(|p| (p.error_code, p.leader_epoch, p.end_offset))
+            .collect();
+        assert_eq!(told, [(0, 1, 2), (0, -1, -1), (0, -1, -1), (3, -1, -1)]);
+    }
 }

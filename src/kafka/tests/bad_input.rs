@@ -47,10 +47,10 @@ async fn what_is_not_served_closes_the_connection() {
         (999, 3),
         // Produce 2 is advertised for the sake of old clients' feature checks, and not served.
         (0, 2),
-        (0, 13),
+        (0, 14),
         (1, 3),
-        (1, 13),
-        (3, 13),
+        (1, 19),
+        (3, 14),
         (3, -1),
     ] {
         let mut client = client();

@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::double::Double;
-use crate::kafka::{Config, Ended, ListenerKind, Peer, Server};
+use crate::kafka::{Config, Connection, Ended, ListenerKind, Login, Peer, Server};
 
 /// Bytes that each direction of the connection holds before a writer must wait.
 const PIPE_BYTES: usize = 64 << 10;
@@ -42,9 +42,26 @@ pub(super) fn connect(double: &Arc<Double>) -> Client {
 }
 
 pub(super) fn connect_to(server: &Arc<Server<Double>>, listener: ListenerKind) -> Client {
+    run(server.admit(peer(), listener).unwrap())
+}
+
+/// A connection that wants a login, of a client with or without a certificate.
+pub(super) fn connect_as(
+    server: &Arc<Server<Double>>,
+    certificate: Option<&str>,
+    login: Login,
+) -> Client {
+    let connection = server.admit(peer(), ListenerKind::Kafka).unwrap();
+    let connection = connection.wants(login);
+    run(match certificate {
+        Some(name) => connection.is_known_as(name.into()),
+        None => connection,
+    })
+}
+
+fn run(connection: Connection<Double>) -> Client {
     let (stream, other) = tokio::io::duplex(PIPE_BYTES);
     let (reader, writer) = tokio::io::split(other);
-    let connection = server.admit(peer(), listener).unwrap();
     let shutdown = CancellationToken::new();
     let server = tokio::spawn(connection.run(reader, writer, shutdown.clone()));
     Client {

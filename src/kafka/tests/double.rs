@@ -15,7 +15,7 @@ use crate::kafka::{
 };
 use crate::metadata::{
     ClusterImage, Command, ConfigChange, CreatePartitionsRequest, CreateTopicRequest, Endpoint,
-    FlushPolicy, Registration, TopicConfig,
+    FlushPolicy, METADATA_VERSION, Registration, ScramMechanism, ScramVerifier, TopicConfig,
 };
 use crate::record::{STAMP_LEN, stamped_prefix};
 use crate::types::{
@@ -81,12 +81,16 @@ impl Double {
                 quic: endpoint("quic.example", port),
                 kafka: (id < 3).then(|| endpoint("kafka.example", port + 100)),
                 boot_id: None,
-                metadata_version: 1,
+                metadata_version: METADATA_VERSION,
             };
             image
                 .apply(&Command::RegisterNode { registration })
                 .unwrap();
         }
+        let version = METADATA_VERSION;
+        image
+            .apply(&Command::RaiseMetadataVersion { version })
+            .unwrap();
         Arc::new(Double {
             image: Mutex::new(image),
             partitions: Mutex::default(),
@@ -380,6 +384,41 @@ impl Service for Double {
         })
     }
 
+    async fn end_of_epoch(
+        &self,
+        partition: TopicPartition,
+        epoch: LeaderEpoch,
+        _current_leader_epoch: Option<LeaderEpoch>,
+    ) -> Result<Option<(LeaderEpoch, Offset)>, ErrorCode> {
+        let partitions = self.lock();
+        let partition = partitions
+            .get(&partition)
+            .filter(|partition| partition.leads)
+            .ok_or(ErrorCode::NotLeaderOrFollower)?;
+        Ok((epoch.get() == 1).then_some((epoch, partition.end)))
+    }
+
+    async fn delete_records(
+        &self,
+        wanted: Vec<(TopicPartition, Option<Offset>)>,
+        _deadline: Instant,
+    ) -> Vec<Result<Offset, ErrorCode>> {
+        let partitions = self.lock();
+        let delete = |(id, before): (TopicPartition, Option<Offset>)| {
+            let partition = partitions
+                .get(&id)
+                .filter(|partition| partition.leads)
+                .ok_or(ErrorCode::NotLeaderOrFollower)?;
+            let high_watermark = partition.high_watermark();
+            let before = before.unwrap_or(high_watermark);
+            match before <= high_watermark {
+                true => Ok(before),
+                false => Err(ErrorCode::OffsetOutOfRange),
+            }
+        };
+        wanted.into_iter().map(delete).collect()
+    }
+
     async fn create_topics(
         &self,
         topics: Vec<CreateTopicRequest>,
@@ -464,6 +503,31 @@ impl Service for Double {
             self.image.lock().unwrap().apply(&command).unwrap();
         }
         Ok(())
+    }
+
+    async fn change_credential(
+        &self,
+        user: String,
+        mechanism: ScramMechanism,
+        verifier: Option<ScramVerifier>,
+        _deadline: Instant,
+    ) -> Result<(), Refusal> {
+        let command = match verifier {
+            Some(verifier) => Command::SetCredential {
+                user,
+                mechanism,
+                verifier,
+            },
+            None => Command::DeleteCredential { user, mechanism },
+        };
+        let mut image = self.image.lock().unwrap();
+        image
+            .apply(&command)
+            .map(|_| ())
+            .map_err(|rejection| Refusal {
+                error: rejection.error_code(),
+                message: Some(rejection.to_string()),
+            })
     }
 
     fn flush_policy(&self) -> FlushPolicy {

@@ -155,7 +155,12 @@ async fn errors_are_each_partitions_own_and_end_the_wait() {
     let response = client.call(&fetch("../orders", &[0]), 11).await;
     assert_eq!(partition(&response, 0).error_code, 3);
     let response = client
-        .call(&fetch("orders", &[0]).with_session_id(77), 11)
+        .call(
+            &fetch("orders", &[0])
+                .with_session_id(77)
+                .with_session_epoch(1),
+            11,
+        )
         .await;
     assert_eq!(response.error_code, 70);
 }
@@ -264,4 +269,117 @@ async fn an_empty_fetch_is_answered_at_once() {
     let mut client = connect(&double);
     let response = client.call(&FetchRequest::default(), 11).await;
     assert!(response.responses.is_empty());
+}
+
+/// A fetch within a session: only what changes is named.
+fn within(session: i32, epoch: i32, offsets: &[(i32, i64)]) -> FetchRequest {
+    let all = fetch("orders", &[0; 3]);
+    let mut topic = all.topics[0].clone();
+    topic.partitions = offsets
+        .iter()
+        .map(|(index, offset)| {
+            let place = *index as usize;
+            all.topics[0].partitions[place]
+                .clone()
+                .with_fetch_offset(*offset)
+        })
+        .collect();
+    let topics = if offsets.is_empty() {
+        vec![]
+    } else {
+        vec![topic]
+    };
+    fetch("orders", &[])
+        .with_max_wait_ms(0)
+        .with_session_id(session)
+        .with_session_epoch(epoch)
+        .with_topics(topics)
+}
+
+fn told(response: &FetchResponse) -> Vec<(i32, Vec<String>)> {
+    let topics = response.responses.iter();
+    let partitions = topics.flat_map(|topic| &topic.partitions);
+    partitions.map(|p| (p.partition_index, found(p))).collect()
+}
+
+#[tokio::test]
+async fn a_session_is_told_only_what_is_new() {
+    let double = Double::new().with_topic("orders", 3);
+    let mut client = connect(&double);
+    let first = within(0, 0, &[(0, 0), (1, 0), (2, 0)]);
+    let response = client.call(&first, 11).await;
+    let session = response.session_id;
+    assert!(session > 0);
+    assert_eq!(told(&response).len(), 3, "the first answer names them all");
+    let response = client.call(&within(session, 1, &[]), 11).await;
+    assert_eq!((response.error_code, response.session_id), (0, session));
+    assert_eq!(told(&response), [], "nothing is new");
+    double.append(double.partition("orders", 1), &["a"]);
+    let response = client.call(&within(session, 2, &[]), 11).await;
+    assert_eq!(told(&response), [(1, vec!["a".to_owned()])]);
+    let response = client.call(&within(session, 3, &[(1, 1)]), 11).await;
+    assert_eq!(told(&response), [], "it has read on");
+
+    // A partition that is forgotten is not read.
+    double.append(double.partition("orders", 0), &["b"]);
+    let forgotten = kafka_protocol::messages::fetch_request::ForgottenTopic::default()
+        .with_topic(super::client::name("orders"))
+        .with_partitions(vec![0]);
+    let request = within(session, 4, &[]).with_forgotten_topics_data(vec![forgotten]);
+    assert_eq!(told(&client.call(&request, 11).await), []);
+
+    // What cannot go on: another epoch, another way to name topics, another session, another connection.
+    let wrong_epoch = client.call(&within(session, 9, &[]), 11).await;
+    assert_eq!(wrong_epoch.error_code, 71);
+    let by_id = client.call(&within(session, 5, &[]), 13).await;
+    assert_eq!(by_id.error_code, 106);
+    let other = client.call(&within(session ^ 1, 5, &[]), 11).await;
+    assert_eq!(other.error_code, 70);
+    let elsewhere = connect(&double).call(&within(session, 5, &[]), 11).await;
+    assert_eq!(elsewhere.error_code, 70);
+    // The session has come to no harm, until its client ends it.
+    let response = client.call(&within(session, 5, &[]), 11).await;
+    assert_eq!(response.error_code, 0);
+    let response = client.call(&within(session, -1, &[(1, 0)]), 11).await;
+    assert_eq!((response.session_id, told(&response).len()), (0, 1));
+    let ended = client.call(&within(session, 6, &[]), 11).await;
+    assert_eq!(ended.error_code, 70);
+}
+
+#[tokio::test]
+async fn a_session_with_more_partitions_than_there_may_be_is_none() {
+    let double = Double::new().with_topic("orders", 1);
+    let mut client = connect(&double);
+    let mut request = within(0, 0, &[(0, 0)]);
+    let asked = request.topics[0].partitions[0].clone();
+    request.topics[0].partitions = (0..10_001)
+        .map(|index| asked.clone().with_partition(index))
+        .collect();
+    let response = client.call(&request, 11).await;
+    assert_eq!((response.error_code, response.session_id), (0, 0));
+    assert_eq!(told(&response).len(), 10_001);
+}
+
+#[tokio::test]
+async fn topics_are_named_by_their_ids_in_later_versions() {
+    let double = Double::new().with_topic("orders", 1);
+    double.append(double.partition("orders", 0), &["a"]);
+    let mut client = connect(&double);
+    let id = uuid::Uuid::from_u128(double.topic_id("orders").to_bits());
+    for version in 13..=18 {
+        let mut request = fetch("orders", &[0]);
+        request.topics[0].topic_id = id;
+        // A session goes by ids as well.
+        let response = client.call(&request.with_session_epoch(0), version).await;
+        assert_eq!(response.responses[0].topic_id, id);
+        assert_eq!(found(partition(&response, 0)), ["a"], "version {version}");
+        let next = within(response.session_id, 1, &[]);
+        let response = client.call(&next, version).await;
+        assert_eq!(told(&response), [(0, vec!["a".to_owned()])]);
+        // A name says nothing here, and no topic has this id.
+        let mut request = fetch("orders", &[0]);
+        request.topics[0].topic_id = uuid::Uuid::from_u128(5);
+        let response = client.call(&request, version).await;
+        assert_eq!(partition(&response, 0).error_code, 100);
+    }
 }

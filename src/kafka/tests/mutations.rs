@@ -1,14 +1,22 @@
 //! Every request in every version, whole and damaged.
 
 use bytes::{Bytes, BytesMut};
+use kafka_protocol::messages::alter_user_scram_credentials_request::{
+    ScramCredentialDeletion, ScramCredentialUpsertion,
+};
 use kafka_protocol::messages::create_partitions_request::{
     CreatePartitionsAssignment, CreatePartitionsTopic,
 };
 use kafka_protocol::messages::create_topics_request::{
     CreatableReplicaAssignment, CreatableTopic, CreatableTopicConfig,
 };
+use kafka_protocol::messages::delete_records_request::{
+    DeleteRecordsPartition, DeleteRecordsTopic,
+};
 use kafka_protocol::messages::delete_topics_request::DeleteTopicState;
+use kafka_protocol::messages::describe_client_quotas_request::ComponentData;
 use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
+use kafka_protocol::messages::describe_user_scram_credentials_request::UserName;
 use kafka_protocol::messages::fetch_request::ForgottenTopic;
 use kafka_protocol::messages::incremental_alter_configs_request::{
     AlterConfigsResource, AlterableConfig,
@@ -25,6 +33,9 @@ use kafka_protocol::messages::offset_delete_request::{
 };
 use kafka_protocol::messages::offset_fetch_request::{
     OffsetFetchRequestGroup, OffsetFetchRequestTopic, OffsetFetchRequestTopics,
+};
+use kafka_protocol::messages::offset_for_leader_epoch_request::{
+    OffsetForLeaderPartition, OffsetForLeaderTopic,
 };
 use kafka_protocol::messages::sync_group_request::SyncGroupRequestAssignment;
 use kafka_protocol::messages::*;
@@ -157,6 +168,59 @@ fn sample(key: ApiKey, version: i16) -> BytesMut {
             )
         }
         ApiKey::DescribeCluster => encoded(DescribeClusterRequest::default(), version),
+        ApiKey::DescribeClientQuotas => {
+            let component = ComponentData::default()
+                .with_entity_type(text("user"))
+                .with_match(Some(text("me")));
+            encoded(
+                DescribeClientQuotasRequest::default().with_components(vec![component]),
+                version,
+            )
+        }
+        ApiKey::SaslHandshake => encoded(
+            SaslHandshakeRequest::default().with_mechanism(text("PLAIN")),
+            version,
+        ),
+        ApiKey::SaslAuthenticate => encoded(
+            SaslAuthenticateRequest::default().with_auth_bytes(Bytes::from_static(b"x")),
+            version,
+        ),
+        ApiKey::DescribeUserScramCredentials => {
+            let user = UserName::default().with_name(text("me"));
+            encoded(
+                DescribeUserScramCredentialsRequest::default().with_users(Some(vec![user])),
+                version,
+            )
+        }
+        ApiKey::AlterUserScramCredentials => {
+            let deletion = ScramCredentialDeletion::default().with_name(text("you"));
+            let upsertion = ScramCredentialUpsertion::default()
+                .with_name(text("me"))
+                .with_salt(Bytes::from_static(b"salt"))
+                .with_salted_password(Bytes::from_static(b"salted"));
+            let request = AlterUserScramCredentialsRequest::default()
+                .with_deletions(vec![deletion])
+                .with_upsertions(vec![upsertion]);
+            encoded(request, version)
+        }
+        ApiKey::DeleteRecords => {
+            let topic = DeleteRecordsTopic::default()
+                .with_name(name("orders"))
+                .with_partitions(vec![DeleteRecordsPartition::default()]);
+            encoded(
+                DeleteRecordsRequest::default().with_topics(vec![topic]),
+                version,
+            )
+        }
+        ApiKey::OffsetForLeaderEpoch => {
+            let topic = OffsetForLeaderTopic::default()
+                .with_topic(name("orders"))
+                .with_partitions(vec![OffsetForLeaderPartition::default()]);
+            encoded(
+                OffsetForLeaderEpochRequest::default().with_topics(vec![topic]),
+                version,
+            )
+        }
         key => group_sample(key, version),
     }
 }

@@ -1,0 +1,119 @@
+//! A bare stream to a node: a Kafka connection whose requests are made by somebody else, as behind the proxy.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::connection::{Await, Awaited};
+use super::error::ClientError;
+use super::link::Link;
+use super::{Client, ConnectCause, ConnectError};
+
+/// One stream on a node's connection, which the client keeps alive, moves and dials anew as it does its own.
+pub struct ClientStream {
+    pub send: quinn::SendStream,
+    pub receive: quinn::RecvStream,
+    connection: quinn::Connection,
+    link: Arc<Link>,
+    awaited: Arc<Awaited>,
+}
+
+/// While it lives, an answer is expected soon: a silent node is asked for a sign of life.
+#[derive(Debug)]
+pub struct Expectation {
+    _await: Await,
+}
+
+/// What remains of a [`ClientStream`] when its halves are taken: how its connection is.
+pub struct StreamWatch {
+    connection: quinn::Connection,
+    link: Arc<Link>,
+    awaited: Arc<Awaited>,
+}
+
+impl ClientStream {
+    /// The two halves, and what tells of their connection.
+    pub fn split(self) -> (quinn::SendStream, quinn::RecvStream, StreamWatch) {
+        let watch = StreamWatch {
+            connection: self.connection,
+            link: self.link,
+            awaited: self.awaited,
+        };
+        (self.send, self.receive, watch)
+    }
+}
+
+impl StreamWatch {
+    pub fn expect(&self) -> Expectation {
+        Expectation {
+            _await: self.awaited.begin(),
+        }
+    }
+
+    /// How many datagrams have come from the node so far: a sign of life each.
+    pub fn heard(&self) -> u64 {
+        self.connection.stats().udp_rx.datagrams
+    }
+
+    /// The node answers nothing: for so long others are asked before it.
+    pub fn note_silence(&self, lasting: Duration) {
+        self.link.note_silence(Instant::now() + lasting);
+    }
+}
+
+impl Client {
+    /// Opens a stream to the node at `address`, over the connection that there is, or a new one.
+    ///
+    /// # Errors
+    /// [`ClientError::Connect`], at once where the node has just been found silent.
+    pub async fn open_stream(&self, address: &str) -> Result<ClientStream, ClientError> {
+        let link = self.link(address);
+        if link.is_silent() {
+            return Err(ClientError::Connect(ConnectError {
+                address: address.to_owned(),
+                cause: ConnectCause::TimedOut {
+                    after: Duration::ZERO,
+                },
+            }));
+        }
+        self.open_stream_on(link).await
+    }
+
+    /// Opens a stream to any node that can be reached: each that is known is tried once.
+    pub async fn open_any_stream(&self) -> Result<ClientStream, ClientError> {
+        let mut failure = ClientError::Closed;
+        for link in self.candidates() {
+            match self.open_stream_on(link).await {
+                Ok(stream) => return Ok(stream),
+                Err(error) => failure = error,
+            }
+        }
+        Err(failure)
+    }
+
+    async fn open_stream_on(&self, link: Arc<Link>) -> Result<ClientStream, ClientError> {
+        let within = self.config().connect_timeout;
+        let refused = |cause| ConnectError {
+            address: link.address.clone(),
+            cause,
+        };
+        let opening = async {
+            let session = link.session().await?;
+            let connection = session.reached.connection.clone();
+            let opened = connection.open_bi().await;
+            let (send, receive) = opened.map_err(|error| refused(ConnectCause::Lost(error)))?;
+            Ok::<_, ConnectError>(ClientStream {
+                send,
+                receive,
+                connection,
+                link: link.clone(),
+                awaited: session.awaited.clone(),
+            })
+        };
+        match tokio::time::timeout(within, opening).await {
+            Ok(opened) => Ok(opened?),
+            Err(_) => Err(refused(ConnectCause::TimedOut { after: within }).into()),
+        }
+    }
+}
