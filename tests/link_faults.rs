@@ -14,10 +14,12 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use quorate::broker::{LinkDirection, LinkState, LinkView};
 use quorate::client::{
-    Client, ConnectError, Dialer, IdentityDialer, NewTopic, ProducerConfig, Reached,
+    Client, ConnectError, ConsumerConfig, Dialer, Event, IdentityDialer, NewTopic, ProducerConfig,
+    Reached, Start,
 };
 use quorate::transport::{ClientName, CurrentIdentity, Identity};
 use quorate::types::{NodeId, TopicName};
+use tokio::sync::watch;
 
 use support::cluster::Cluster;
 use support::relay::{Gate, Way};
@@ -123,6 +125,24 @@ impl Gated {
         let log = self.cluster.spec(leader).log_text();
         log.matches("session opened").count()
     }
+}
+
+/// Reads the topic's one partition from its beginning, for as long as somebody holds what is returned: the number of records read.
+async fn read_on(client: &Client, topic: &TopicName) -> watch::Receiver<u64> {
+    let mut consumer = client.consumer(ConsumerConfig::default()).unwrap();
+    consumer
+        .assign_topic(topic, Start::Beginning)
+        .await
+        .unwrap();
+    let (read, reader) = watch::channel(0);
+    tokio::spawn(async move {
+        while !read.is_closed() {
+            if let Event::Record(_) = consumer.next().await.unwrap() {
+                read.send_modify(|read| *read += 1);
+            }
+        }
+    });
+    reader
 }
 
 /// Dials nodes where they are and not where they say that they are.
@@ -269,6 +289,7 @@ async fn a_leader_that_moves_is_followed() {
     let client = gated.client_that_waits(Duration::from_secs(600)).await;
     let (topic, leader, workload) = gated.at_work(&client, "elsewhere", 100).await;
     let before = gated.links_to(leader).await;
+    let reader = read_on(&client, &topic).await;
 
     let spec = gated.cluster.spec(leader);
     let elsewhere = Gate::before(spec.quic).await;
@@ -297,6 +318,18 @@ async fn a_leader_that_moves_is_followed() {
     assert_eq!(story.errors, Vec::<String>::new());
     let ends = check(&client, &topic, &story).await;
     assert_eq!(ends[&0], story.acknowledged[&0].len() as u64);
+    until("the reader has followed too", async || {
+        let read = *reader.borrow();
+        (read == ends[&0])
+            .then_some(())
+            .ok_or_else(|| format!("{read} of {} records read", ends[&0]))
+    })
+    .await;
+    // And not only because the old connection was given up, after a minute without a word.
+    let old = gated.gates[&leader].address.to_string();
+    let links = client.links();
+    let old = links.iter().find(|link| link.address == old).unwrap();
+    assert!(old.is_up, "{old:?}");
     let now_leads = gated.cluster.until_led(&topic, 0, |_| true).await;
     assert_eq!(now_leads, leader, "it never stopped leading");
     assert_eq!(gated.cluster.running().len(), 3, "{:?}", node(1));

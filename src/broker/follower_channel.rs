@@ -1,6 +1,7 @@
 //! The leader's end of a replication connection, as the owner threads see it: where frames and answers go out.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio::sync::mpsc;
@@ -17,6 +18,13 @@ use crate::wire::{ControlMessage, LaneMessage, SessionAnswer, SessionOutcome};
 /// delays nobody. It also bounds the rate: this many bytes a round trip and sync. 1 Gbit/s over 200 ms is 25 MB.
 pub(super) const FOLLOWER_BUDGET_BYTES: usize = 32 << 20;
 
+/// Of these, how many may be catch-up frames at a round trip of zero. A follower that is far behind takes what it is given, and
+/// would share the leader's and its own disk and processors with the live frames of everybody; this much at a time leaves
+/// their syncs a turn.
+const CATCH_UP_BYTES: usize = 512 << 10;
+/// And how many more for each second of round trip, so that a far follower catches up as well: 1 Gbit/s.
+const CATCH_UP_BYTES_PER_SECOND: f64 = 125e6;
+
 /// Control messages that wait for the connection. A follower that lets them pile up beyond this is cut off; it dials anew and
 /// opens its sessions again.
 const MAX_WAITING_CONTROL_MESSAGES: usize = 16_384;
@@ -32,11 +40,43 @@ pub(super) struct FollowerChannel {
     live: Vec<LaneWriter>,
     catch_up: Vec<LaneWriter>,
     /// Frame bytes sent and not yet acknowledged. At most [`FOLLOWER_BUDGET_BYTES`] and one order of each owner thread.
-    outstanding: AtomicUsize,
-    /// Whether an owner thread was turned away for want of room.
-    turned_away: AtomicBool,
+    outstanding: Outstanding,
+    /// Those of them that are catch-up frames. At most its window and one order of each owner thread.
+    catching_up: Outstanding,
+    /// How many may be: [`CATCH_UP_BYTES`] and more.
+    catch_up_window: AtomicUsize,
     /// Cancelled to close the connection.
     pub(super) broken: CancellationToken,
+}
+
+/// Bytes that are under way, and whether somebody waits for their being fewer.
+#[derive(Debug, Default)]
+struct Outstanding {
+    bytes: AtomicUsize,
+    /// Whether an owner thread was turned away for want of room.
+    turned_away: AtomicBool,
+}
+
+impl Outstanding {
+    fn add(&self, bytes: usize) {
+        self.bytes.fetch_add(bytes, Ordering::AcqRel);
+    }
+
+    fn has_room(&self, cap: usize) -> bool {
+        if self.bytes.load(Ordering::Acquire) < cap {
+            return true;
+        }
+        self.turned_away.store(true, Ordering::Release);
+        // Room may have come between the two steps; then nobody else would say so.
+        self.bytes.load(Ordering::Acquire) < cap
+    }
+
+    /// True when those who were turned away should come again.
+    fn release(&self, bytes: usize, cap: usize) -> bool {
+        let before = self.bytes.fetch_sub(bytes, Ordering::AcqRel);
+        let left = before.saturating_sub(bytes);
+        left <= cap / 2 && self.turned_away.swap(false, Ordering::AcqRel)
+    }
 }
 
 impl FollowerChannel {
@@ -54,8 +94,9 @@ impl FollowerChannel {
             control,
             live,
             catch_up,
-            outstanding: AtomicUsize::new(0),
-            turned_away: AtomicBool::new(false),
+            outstanding: Outstanding::default(),
+            catching_up: Outstanding::default(),
+            catch_up_window: AtomicUsize::new(CATCH_UP_BYTES),
             broken: CancellationToken::new(),
         };
         (channel, messages)
@@ -77,20 +118,26 @@ impl FollowerChannel {
     }
 
     /// Whether another order may go out. If not, [`FollowerChannel::release`] will say when there is room again.
-    pub(super) fn has_room(&self) -> bool {
-        if self.outstanding.load(Ordering::Acquire) < FOLLOWER_BUDGET_BYTES {
-            return true;
-        }
-        self.turned_away.store(true, Ordering::Release);
-        // Room may have come between the two steps; then nobody else would say so.
-        self.outstanding.load(Ordering::Acquire) < FOLLOWER_BUDGET_BYTES
+    pub(super) fn has_room(&self, catch_up: bool) -> bool {
+        let window = self.catch_up_window.load(Ordering::Relaxed);
+        self.outstanding.has_room(FOLLOWER_BUDGET_BYTES)
+            && (!catch_up || self.catching_up.has_room(window))
     }
 
-    /// Gives back `bytes` of room. True when threads that were turned away should be told.
-    pub(super) fn release(&self, bytes: usize) -> bool {
-        let before = self.outstanding.fetch_sub(bytes, Ordering::AcqRel);
-        let left = before.saturating_sub(bytes);
-        left < FOLLOWER_BUDGET_BYTES / 2 && self.turned_away.swap(false, Ordering::AcqRel)
+    /// Gives back `bytes` of room, of which `catch_up` were for catch-up frames. True when threads that were turned away should be
+    /// told.
+    pub(super) fn release(&self, bytes: usize, catch_up: usize) -> bool {
+        let window = self.catch_up_window.load(Ordering::Relaxed);
+        let room_for_all = self.outstanding.release(bytes, FOLLOWER_BUDGET_BYTES);
+        let room_to_catch_up = self.catching_up.release(catch_up, window);
+        room_for_all || room_to_catch_up
+    }
+
+    /// What is under way to a follower so far off must be acknowledged before more is sent.
+    pub(super) fn note_round_trip(&self, round_trip: Duration) {
+        let more = round_trip.as_secs_f64() * CATCH_UP_BYTES_PER_SECOND;
+        let window = (CATCH_UP_BYTES + more as usize).min(FOLLOWER_BUDGET_BYTES);
+        self.catch_up_window.store(window, Ordering::Relaxed);
     }
 
     /// Answers a hello: a refusal on the control stream, anything else in front of the session's first frames.
@@ -125,7 +172,10 @@ impl FollowerChannel {
 
     /// Puts frames on their partition's lane.
     pub(super) fn send_frames(&self, id: TopicPartition, frames: Frames) {
-        self.outstanding.fetch_add(frames.bytes, Ordering::AcqRel);
+        self.outstanding.add(frames.bytes);
+        if frames.catch_up {
+            self.catching_up.add(frames.bytes);
+        }
         let header = LaneMessage::encode_header(
             frames.session,
             frames.leader_epoch,
@@ -157,4 +207,58 @@ fn lane_of(id: TopicPartition, lanes: usize) -> usize {
     let topic = id.topic.to_bits();
     let folded = (topic as u64) ^ ((topic >> 64) as u64);
     (folded.wrapping_add(u64::from(id.partition.0)) % lanes.max(1) as u64) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{DirectoryId, Incarnation, NodeId};
+
+    fn channel() -> FollowerChannel {
+        let peer = Appointment {
+            node: NodeId::new(2).unwrap(),
+            directory: DirectoryId::from_random_bits(2),
+            incarnation: Incarnation::from_random_bits(2),
+        };
+        FollowerChannel::new(1, peer, Vec::new(), Vec::new()).0
+    }
+
+    fn sent(channel: &FollowerChannel, bytes: usize, catch_up: bool) {
+        channel.outstanding.add(bytes);
+        if catch_up {
+            channel.catching_up.add(bytes);
+        }
+    }
+
+    #[test]
+    fn catch_up_frames_leave_live_frames_room_and_wait_for_their_own() {
+        let channel = channel();
+        sent(&channel, CATCH_UP_BYTES, true);
+        assert!(channel.has_room(false));
+        assert!(!channel.has_room(true));
+        // What live frames free is no room for those who catch up.
+        sent(&channel, 1000, false);
+        assert!(!channel.release(1000, 0));
+        assert!(!channel.release(1000, 1000));
+        assert!(channel.release(CATCH_UP_BYTES / 2, CATCH_UP_BYTES / 2));
+        assert!(channel.has_room(true));
+        // Nobody was turned away since.
+        assert!(!channel.release(1000, 1000));
+    }
+
+    #[test]
+    fn a_follower_far_off_may_have_more_under_way_and_never_more_than_the_budget() {
+        let channel = channel();
+        sent(&channel, CATCH_UP_BYTES, true);
+        assert!(!channel.has_room(true));
+        channel.note_round_trip(Duration::from_millis(100));
+        assert!(channel.has_room(true));
+        sent(&channel, 12_500_000, true);
+        assert!(!channel.has_room(true));
+        channel.note_round_trip(Duration::from_secs(3600));
+        assert!(channel.has_room(true));
+        sent(&channel, FOLLOWER_BUDGET_BYTES, true);
+        assert!(!channel.has_room(true));
+        assert!(!channel.has_room(false));
+    }
 }

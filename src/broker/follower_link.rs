@@ -298,6 +298,7 @@ async fn watch(
         if ear.has_heard(connection) {
             heard.touch();
         }
+        channel.note_round_trip(connection.rtt());
         let now_at = connection.remote_address();
         if now_at != address {
             shared

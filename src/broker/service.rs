@@ -63,7 +63,7 @@ impl Service for Broker {
     }
 
     fn image(&self) -> Arc<ClusterImage> {
-        self.controller.image().borrow().clone()
+        self.controller.image_with_own_place()
     }
 
     fn active_controller(&self) -> Option<NodeId> {

@@ -110,13 +110,17 @@ struct FollowerSession {
     session: SessionId,
     /// Bytes of this session that count against the connection's budget.
     outstanding: usize,
+    /// Those of them that are catch-up frames. They were sent before all others, and are acknowledged before them.
+    catching_up: usize,
 }
 
 impl FollowerSession {
     fn release(&mut self, bytes: usize, shared: &Shared) {
         let bytes = bytes.min(self.outstanding);
         self.outstanding -= bytes;
-        if self.channel.release(bytes) {
+        let catch_up = bytes.min(self.catching_up);
+        self.catching_up -= catch_up;
+        if self.channel.release(bytes, catch_up) {
             shared.tell_all_of_room(self.channel.peer.node);
         }
     }
@@ -457,6 +461,7 @@ impl Shard {
                 channel,
                 session: open.session,
                 outstanding: 0,
+                catching_up: 0,
             },
         );
         owned.partition.handle_open_session(peer, open);
@@ -699,12 +704,15 @@ impl Owned {
                 .handle_session_closed_by_follower(order.to, order.session);
             return;
         };
-        if !session.channel.has_room() {
+        if !session.channel.has_room(order.catch_up) {
             self.partition.handle_blocked(order);
             return;
         }
         if let Some(frames) = self.partition.take_frames(order) {
             session.outstanding += frames.bytes;
+            if frames.catch_up {
+                session.catching_up += frames.bytes;
+            }
             session.channel.send_frames(id, frames);
         }
     }

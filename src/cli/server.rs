@@ -134,7 +134,7 @@ struct StartArgs {
     )]
     leader_imbalance_per_broker_percentage: Option<u8>,
 
-    /// Congestion controller for what this node sends to followers and clients: keel, cubic or bbr [default: cubic]
+    /// Congestion controller for what this node sends to followers and clients: keel, cubic or bbr [default: keel]
     #[arg(long, env = "QUORATE_CONGESTION", value_name = "NAME")]
     congestion: Option<Congestion>,
 

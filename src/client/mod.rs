@@ -21,6 +21,7 @@ mod api;
 mod backoff;
 mod connection;
 mod consumer;
+mod departed;
 mod dial;
 mod error;
 mod groups;

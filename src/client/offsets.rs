@@ -6,6 +6,7 @@ use futures_util::future::join_all;
 use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
 use kafka_protocol::messages::{self, BrokerId, ListOffsetsRequest};
 
+use super::departed::SUSPECT_AFTER;
 use super::error::ClientError;
 use super::metadata::PartitionName;
 use super::patience::Patience;
@@ -146,7 +147,11 @@ impl Client {
             .with_replica_id(BrokerId(-1))
             .with_topics(topics.collect());
         let timeout = self.config().request_timeout;
-        let response = link.call(&request, timeout).await?;
+        let names: Vec<PartitionName> = queries.iter().map(|(name, ..)| name.clone()).collect();
+        let response = tokio::select! {
+            response = link.call(&request, timeout) => response?,
+            departed = self.departed(leader, &link.address, &names, SUSPECT_AFTER) => return Err(departed),
+        };
         let mut answers = Vec::new();
         for topic in response.topics {
             for partition in topic.partitions {

@@ -670,6 +670,10 @@ async fn a_node_that_moves_registers_its_new_address() {
         port: 2,
     };
     two.set_endpoints(moved.clone(), Some(moved.clone()));
+    // Those whom it answers need not wait until it has been told.
+    let own = two.image_with_own_place();
+    assert_eq!(own.quic_endpoint(node(2)), Some(&moved));
+    assert_eq!(own.kafka_endpoint(node(2)), Some(&moved));
     wait_for(&one, "the new address", |image| {
         image.quic_endpoint(node(2)) == Some(&moved)
             && image.kafka_endpoint(node(2)) == Some(&moved)

@@ -363,6 +363,23 @@ impl Controller {
         self.shared.registration_state.subscribe()
     }
 
+    /// The image, in which this node is where it says itself that it is. It may be the last to learn that its move is written
+    /// down, since what it is told is sent to its old address first; clients that it answers must not be sent back there.
+    pub fn image_with_own_place(&self) -> Arc<ClusterImage> {
+        let image = self.shared.image.borrow().clone();
+        let own = self.shared.registration.borrow();
+        let node = own.node;
+        let is_known = image
+            .node(node)
+            .is_none_or(|known| known.quic == own.quic && known.kafka == own.kafka);
+        if is_known {
+            return image;
+        }
+        let (quic, kafka) = (own.quic.clone(), own.kafka.clone());
+        drop(own);
+        Arc::new(image.with_endpoints(node, quic, kafka))
+    }
+
     /// This node is reached elsewhere now: registers that at once.
     pub fn set_endpoints(&self, quic: Endpoint, kafka: Option<Endpoint>) {
         self.shared.registration.send_modify(|registration| {

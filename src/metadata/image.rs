@@ -196,6 +196,17 @@ impl ClusterImage {
         self.node(node).map(Registration::appointment)
     }
 
+    /// The same image, but for where `node` is reached, where it is registered at all.
+    pub fn with_endpoints(&self, node: NodeId, quic: Endpoint, kafka: Option<Endpoint>) -> Self {
+        let mut image = self.clone();
+        if let Some(registration) = image.nodes.get_mut(&node) {
+            let registration = Arc::make_mut(registration);
+            registration.quic = quic;
+            registration.kafka = kafka;
+        }
+        image
+    }
+
     /// Where `node` is reached over QUIC.
     pub fn quic_endpoint(&self, node: NodeId) -> Option<&Endpoint> {
         self.node(node).map(|registration| &registration.quic)

@@ -151,7 +151,7 @@ fn client_windows(config: &mut TransportConfig) -> &mut TransportConfig {
         .send_window(u64::from(CLIENT_WINDOW))
 }
 
-/// A dialling end sends acks, heartbeats, calls and produce requests, with the default controller whatever the node's choice
+/// A dialling end sends acks, heartbeats, calls and produce requests, with the default controller, whatever the node's choice
 /// for its bulk is.
 fn dialling(initial_window: u64, floor: u64) -> Arc<Watched<SelectableConfig>> {
     controller(Selection::default(), initial_window, floor)

@@ -27,6 +27,8 @@ pub struct Figures {
     pub fault_ms: f64,
 
     pub longest_ack_gap_ms: f64,
+    /// From the fault to the end of that gap.
+    pub longest_ack_gap_at_ms: Option<f64>,
     /// The same before the fault: what the machine does by itself.
     pub longest_ack_gap_before_ms: f64,
     pub p50_before_ms: Option<f64>,

@@ -354,6 +354,7 @@ impl Play<'_> {
         self.ran.heal = timeline.began_at(Phase::After);
         let figures = &mut self.ran.figures;
         figures.longest_ack_gap_ms = millis(timeline.longest_gap());
+        figures.longest_ack_gap_at_ms = timeline.longest_gap_at().map(millis);
         figures.longest_ack_gap_before_ms = millis(timeline.longest_gap_before());
         figures.p50_before_ms = timeline.quantile_before(0.5).map(millis);
         figures.p99_before_ms = timeline.quantile_before(0.99).map(millis);

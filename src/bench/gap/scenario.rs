@@ -284,9 +284,9 @@ pub static SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "jitter",
-        what: "10 minutes (--duration) of 50 ms ± 50 ms delay and 5 % reordering between all nodes",
+        what: "10 minutes (--duration) of 200 ms round trips, ± 50 ms each way, and 5 % reordering between all nodes",
         goal: CALM_GOAL,
-        fault: Fault::BadLinks("peer=nodes,delay=50ms,jitter=50ms,reorder=5%"),
+        fault: Fault::BadLinks("peer=nodes,delay=100ms,jitter=50ms,reorder=5%"),
         lasts: TEN_MINUTES,
         is_long: true,
         is_met: is_calm,

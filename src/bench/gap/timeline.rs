@@ -36,6 +36,8 @@ pub struct Timeline {
     last_ack: Option<Duration>,
     longest_gap_before: Duration,
     longest_gap: Duration,
+    /// When that one was over.
+    longest_gap_ended: Option<Duration>,
     first_ack_after_heal: Option<Duration>,
     acknowledged: u64,
 }
@@ -50,6 +52,7 @@ impl Timeline {
             last_ack: None,
             longest_gap_before: Duration::ZERO,
             longest_gap: Duration::ZERO,
+            longest_gap_ended: None,
             first_ack_after_heal: None,
             acknowledged: 0,
         })
@@ -67,7 +70,7 @@ impl Timeline {
     pub fn acknowledge(&mut self, from: Duration, now: Duration) {
         self.acknowledged += 1;
         let gap = now.saturating_sub(self.last_ack.unwrap_or(from));
-        self.note_gap(gap);
+        self.note_gap(gap, now);
         self.last_ack = Some(now);
         let is_after = self.began(Phase::After).is_some();
         if is_after && self.first_ack_after_heal.is_none() {
@@ -88,9 +91,12 @@ impl Timeline {
     }
 
     /// A gap belongs to the phase in which it ends. One that a fault begins in the middle of counts whole.
-    fn note_gap(&mut self, gap: Duration) {
+    fn note_gap(&mut self, gap: Duration, now: Duration) {
         if self.began(Phase::During).is_some() {
-            self.longest_gap = self.longest_gap.max(gap);
+            if gap > self.longest_gap {
+                self.longest_gap = gap;
+                self.longest_gap_ended = Some(now);
+            }
         } else if self.began(Phase::Before).is_some() {
             self.longest_gap_before = self.longest_gap_before.max(gap);
         }
@@ -100,7 +106,7 @@ impl Timeline {
     /// Must not be called while acknowledgements are merely on their way.
     pub fn end(&mut self, now: Duration) {
         if let Some(last) = self.last_ack {
-            self.note_gap(now.saturating_sub(last));
+            self.note_gap(now.saturating_sub(last), now);
         }
     }
 
@@ -128,7 +134,13 @@ impl Timeline {
         self.longest_gap
     }
 
-    /// The same before the fault, of as long as that was.
+    /// From the fault to the end of that gap. `None` where nothing was acknowledged after the fault.
+    pub fn longest_gap_at(&self) -> Option<Duration> {
+        let ended = self.longest_gap_ended?;
+        Some(ended.saturating_sub(self.began(Phase::During)?))
+    }
+
+    /// The longest gap before the fault, of as long as that was.
     pub fn longest_gap_before(&self) -> Duration {
         self.longest_gap_before
     }
@@ -181,6 +193,7 @@ mod tests {
         assert_eq!(timeline.longest_gap_before(), ms(30));
         // It began 5 ms before the fault.
         assert_eq!(timeline.longest_gap(), ms(45));
+        assert_eq!(timeline.longest_gap_at(), Some(ms(40)));
         assert_eq!(timeline.acknowledged(), 6);
     }
 
@@ -193,6 +206,7 @@ mod tests {
         assert_eq!(timeline.longest_gap(), ms(10));
         timeline.end(ms(920));
         assert_eq!(timeline.longest_gap(), ms(900));
+        assert_eq!(timeline.longest_gap_at(), Some(ms(920)));
     }
 
     #[test]

@@ -29,6 +29,7 @@ pub(super) use self::lookup::resolve;
 pub use self::start::{ParseStartError, Start};
 use super::api::Spoken;
 use super::connection::{Lane, decode_response};
+use super::departed::SUSPECT_AFTER;
 use super::error::ClientError;
 use super::metadata::{ClusterView, PartitionName};
 use super::{Client, UNKNOWN_TOPIC_PATIENCE};
@@ -507,6 +508,7 @@ impl Consumer {
                 .cloned()
                 .map(|open| (start_fetch(&open, &request), open));
             self.reserved.insert(node, max_bytes);
+            let (client, names) = (self.client.clone(), asked.clone());
             let fetch = async move {
                 let (in_flight, open) = match started {
                     Some(started) => started,
@@ -520,7 +522,11 @@ impl Consumer {
                         (start_fetch(&open, &request), open)
                     }
                 };
-                let body = in_flight?.response(timeout).await?;
+                let patience = wait + SUSPECT_AFTER;
+                let body = tokio::select! {
+                    body = in_flight?.response(timeout) => body?,
+                    departed = client.departed(node, &open.address, &names, patience) => return Err(departed),
+                };
                 let response = decode_response::<FetchRequest>(
                     body,
                     open.version,

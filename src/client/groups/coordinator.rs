@@ -63,13 +63,18 @@ impl Client {
         Ok((node, self.link(&host_port(&found.host, found.port))))
     }
 
-    /// Ends when the group has another coordinator than `node`. One that was killed, or is cut off, answers nothing and refuses
+    /// Ends when the group has another coordinator than `node`, or that one is elsewhere than `link` leads. One that was killed, or is cut off, answers nothing and refuses
     /// nothing: a request to it would be waited for long after another node has taken its groups over.
-    pub(super) async fn coordinator_moved(&self, group: &str, node: NodeId) -> ClientError {
+    pub(super) async fn coordinator_moved(
+        &self,
+        group: &str,
+        node: NodeId,
+        link: &Link,
+    ) -> ClientError {
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
-            if let Ok((now, _)) = self.find_coordinator(group).await
-                && now != node
+            if let Ok((now, way)) = self.find_coordinator(group).await
+                && (now != node || way.address != link.address)
             {
                 return ClientError::Refused {
                     what: format!("waiting for node {node}, which looked after group {group}"),
@@ -95,7 +100,7 @@ impl Client {
                 let (node, link) = self.find_coordinator(group).await?;
                 tokio::select! {
                     response = link.call(request, left) => read(response?, node),
-                    moved = self.coordinator_moved(group, node) => Err(moved),
+                    moved = self.coordinator_moved(group, node, &link) => Err(moved),
                 }
             };
             let error = match attempt.await {

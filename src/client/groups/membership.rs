@@ -211,7 +211,7 @@ impl GroupLane<'_> {
         let version = self.session.versions.pick::<R>(&self.link.address)?;
         tokio::select! {
             response = self.lane.call(request, version, R::NAME, timeout) => response,
-            moved = self.client.coordinator_moved(self.group, self.node) => Err(moved),
+            moved = self.client.coordinator_moved(self.group, self.node, self.link) => Err(moved),
         }
     }
 }

@@ -22,6 +22,7 @@ use super::delivery::DeliveryCause;
 use super::{Acks, Shared};
 use crate::client::api::Spoken;
 use crate::client::connection::{Encoded, Lane, decode_response};
+use crate::client::departed::{SUSPECT_AFTER, SUSPECT_FOR, SUSPECT_ROUNDS};
 use crate::client::error::ClientError;
 use crate::client::metadata::{ClusterView, PartitionName};
 use crate::client::{Client, lock, wire_str};
@@ -30,14 +31,6 @@ use crate::types::{ErrorCode, NodeId, PartitionIndex, ProducerId, TopicName};
 /// How much longer than the leader may take for a request this end waits for the answer, so that the leader's own
 /// `REQUEST_TIMED_OUT` comes in time.
 const ANSWER_GRACE: Duration = Duration::from_secs(1);
-
-/// A node that answers nothing for this long, while requests wait there, may have ceased to lead: another node is asked. A
-/// commit that waits for a slow disk or a far replica may take as long, so this alone gives nothing up.
-const SUSPECT_AFTER: Duration = Duration::from_millis(250);
-/// While a node has been silent for less than this, its successor may be found any moment, and the pauses between two
-/// questions do not grow beyond those of [`SUSPECT_ROUNDS`] rounds: 200 ms by default.
-const SUSPECT_FOR: Duration = Duration::from_secs(10);
-const SUSPECT_ROUNDS: u32 = 3;
 
 /// A lane: a node, and a number below [`super::ProducerConfig::lanes`].
 type LaneKey = (NodeId, usize);

@@ -16,11 +16,11 @@ use crate::types::NodeId;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Congestion {
     /// Takes each loss for congestion: what most of the Internet runs, and slow where links lose packets.
-    #[default]
     Cubic,
     /// quinn's BBR, version 1.
     Bbr,
     /// Ours: goes by the queue.
+    #[default]
     Keel,
 }
 
