@@ -222,17 +222,21 @@ impl Chart {
                     format_args!("{letter}{:.1} {:.1}", self.x(*x), self.y(*y)),
                 );
             }
-            if let [(x, y)] = piece[..] {
-                // A piece of one point would not be seen.
-                add(
-                    &mut path,
-                    format_args!("L{:.1} {:.1}", self.x(x) + 0.1, self.y(y)),
-                );
+            match (&piece[..], line.dots) {
+                // A path of one point would not be seen.
+                ([(x, y)], false) => add(
+                    svg,
+                    format_args!(
+                        "<circle class=\"l {class}\" cx=\"{:.1}\" cy=\"{:.1}\" r=\"1.5\"/>",
+                        self.x(*x),
+                        self.y(*y)
+                    ),
+                ),
+                _ => add(
+                    svg,
+                    format_args!("<path class=\"l {class}\"{dash} d=\"{path}\"/>"),
+                ),
             }
-            add(
-                svg,
-                format_args!("<path class=\"l {class}\"{dash} d=\"{path}\"/>"),
-            );
             if line.dots {
                 for (x, y) in piece {
                     draw_dot(svg, index, self.x(*x), self.y(*y));
@@ -404,7 +408,10 @@ mod tests {
         assert!(svg.contains(&corner), "{svg}");
         let middle = (LEFT + right) / 2.0;
         assert!(
-            svg.contains(&format!("M{middle:.1} {:.1}L", top + PLOT_HEIGHT / 2.0)),
+            svg.contains(&format!(
+                "cx=\"{middle:.1}\" cy=\"{:.1}\"",
+                top + PLOT_HEIGHT / 2.0
+            )),
             "a single point"
         );
         for words in [
