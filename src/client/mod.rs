@@ -21,11 +21,8 @@ mod api;
 mod backoff;
 mod connection;
 mod consumer;
-<<<<<<< HEAD
 mod delete_records;
-=======
 mod departed;
->>>>>>> main
 mod dial;
 mod error;
 mod groups;
