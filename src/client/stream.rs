@@ -10,6 +10,13 @@ use super::error::ClientError;
 use super::link::Link;
 use super::{Client, ConnectCause, ConnectError};
 
+/// How long a node that is one of several has to give a sign of life before the next is tried.
+const SIGN_WITHIN: Duration = Duration::from_secs(1);
+/// How often it is looked for one.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// How long others are then asked before it.
+const SILENCE: Duration = Duration::from_secs(5);
+
 /// One stream on a node's connection, which the client keeps alive, moves and dials anew as it does its own.
 pub struct ClientStream {
     pub send: quinn::SendStream,
@@ -33,6 +40,21 @@ pub struct StreamWatch {
 }
 
 impl ClientStream {
+    /// Whether the node gives a sign of life within [`SIGN_WITHIN`] or a few round trips. It is asked for one meanwhile.
+    async fn is_heard(&self) -> bool {
+        let _asks = self.awaited.begin();
+        let heard = || self.connection.stats().udp_rx.datagrams;
+        let before = heard();
+        let until = Instant::now() + SIGN_WITHIN.max(self.connection.rtt() * 4);
+        while Instant::now() < until {
+            tokio::time::sleep(LOOK_EVERY).await;
+            if heard() != before {
+                return true;
+            }
+        }
+        false
+    }
+
     /// The two halves, and what tells of their connection.
     pub fn split(self) -> (quinn::SendStream, quinn::RecvStream, StreamWatch) {
         let watch = StreamWatch {
@@ -80,12 +102,20 @@ impl Client {
         self.open_stream_on(link).await
     }
 
-    /// Opens a stream to any node that can be reached: each that is known is tried once.
+    /// Opens a stream to any node that can be reached and gives a sign of life: each that is known is tried once. A connection
+    /// that stands may be one to a node that has just died.
     pub async fn open_any_stream(&self) -> Result<ClientStream, ClientError> {
         let mut failure = ClientError::Closed;
         for link in self.candidates() {
-            match self.open_stream_on(link).await {
-                Ok(stream) => return Ok(stream),
+            match self.open_stream_on(link.clone()).await {
+                Ok(stream) if stream.is_heard().await => return Ok(stream),
+                Ok(_) => {
+                    link.note_silence(Instant::now() + SILENCE);
+                    failure = ClientError::Connect(ConnectError {
+                        address: link.address.clone(),
+                        cause: ConnectCause::TimedOut { after: SIGN_WITHIN },
+                    });
+                }
                 Err(error) => failure = error,
             }
         }
