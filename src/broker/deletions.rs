@@ -17,21 +17,18 @@ impl Broker {
         wanted: &[(TopicPartition, Option<Offset>)],
         deadline: Instant,
     ) -> Vec<Result<Offset, ErrorCode>> {
-        let mut results: Vec<_> = wanted
-            .iter()
-            .map(|(partition, before)| self.deletable(*partition, *before))
-            .collect();
-        let mut due: BTreeMap<TopicPartition, Offset> = BTreeMap::new();
-        for ((partition, _), result) in wanted.iter().zip(&results) {
-            if let Ok(before) = result {
-                let highest = due.entry(*partition).or_insert(*before);
-                *highest = (*highest).max(*before);
+        let mut due: BTreeMap<TopicPartition, RecordDeletion> = BTreeMap::new();
+        let mut results: Vec<Result<Offset, ErrorCode>> = Vec::with_capacity(wanted.len());
+        for (partition, before) in wanted {
+            let deletion = self.deletable(*partition, *before);
+            results.push(deletion.map(|deletion| deletion.before));
+            if let Ok(deletion) = deletion {
+                let known = due.entry(*partition).or_insert(deletion);
+                known.before = known.before.max(deletion.before);
+                known.leader_epoch = known.leader_epoch.min(deletion.leader_epoch);
             }
         }
-        let deletions: Vec<RecordDeletion> = due
-            .into_iter()
-            .map(|(partition, before)| RecordDeletion { partition, before })
-            .collect();
+        let deletions: Vec<RecordDeletion> = due.into_values().collect();
         for some in deletions.chunks(MAX_CHANGES_PER_COMMAND) {
             let shown = |image: &ClusterImage| {
                 some.iter().all(|deletion| {
@@ -64,16 +61,20 @@ impl Broker {
         &self,
         partition: TopicPartition,
         before: Option<Offset>,
-    ) -> Result<Offset, ErrorCode> {
+    ) -> Result<RecordDeletion, ErrorCode> {
         let (_, view) = self.led(partition, None)?;
         if !view.watermark_known {
             return Err(ErrorCode::OffsetNotAvailable);
         }
-        match before {
-            None => Ok(view.high_watermark),
-            Some(before) if before > view.high_watermark => Err(ErrorCode::OffsetOutOfRange),
-            Some(before) => Ok(before),
+        let before = before.unwrap_or(view.high_watermark);
+        if before > view.high_watermark {
+            return Err(ErrorCode::OffsetOutOfRange);
         }
+        Ok(RecordDeletion {
+            partition,
+            before,
+            leader_epoch: view.leader_epoch,
+        })
     }
 
     /// The log start, once it is at `before` at least.

@@ -24,6 +24,15 @@ pub(super) fn first_at_or_after(
         let Some(batch) = found.first().and_then(|bytes| Batch::decode(bytes).ok()) else {
             return Ok(None);
         };
+        // Only where the batch's young records were deleted: the next one may have others.
+        let end = Offset::from_wire(batch.header.next_offset()).filter(|end| *end > at);
+        if batch.header.max_timestamp < timestamp {
+            let Some(end) = end else {
+                return Ok(None);
+            };
+            at = end;
+            continue;
+        }
         let Ok(mut within) = records(&batch) else {
             // A batch that cannot be expanded is answered with its own first offset: a consumer then reads a little too much.
             return Ok(Some((at, max_timestamp)));
@@ -32,9 +41,7 @@ pub(super) fn first_at_or_after(
         if let Some(first) = within.by_ref().filter_map(place).find(young) {
             return Ok(Some(first));
         }
-        // Only where the batch's young records were deleted: the next one may have others.
-        let Some(end) = Offset::from_wire(batch.header.next_offset()).filter(|end| *end > at)
-        else {
+        let Some(end) = end else {
             return Ok(None);
         };
         at = end;

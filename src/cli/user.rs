@@ -9,10 +9,12 @@ use serde::Serialize;
 use super::connect::{self, failed};
 use super::{Exit, ExitWith, GlobalOptions, Table, block_on, note, print_json};
 use crate::client::{Admin, User};
-use crate::metadata::{MAX_SCRAM_ITERATIONS, MIN_SCRAM_ITERATIONS, ScramMechanism};
+use crate::metadata::{
+    DEFAULT_SCRAM_ITERATIONS, MAX_SCRAM_ITERATIONS, MIN_SCRAM_ITERATIONS, ScramMechanism,
+};
 
 /// What verifiers are made with where nothing else is said: twice Kafka's least.
-const DEFAULT_ITERATIONS: u32 = 8_192;
+const DEFAULT_ITERATIONS: u32 = DEFAULT_SCRAM_ITERATIONS;
 /// A longer password is a mistake, such as the wrong file.
 const MAX_PASSWORD_BYTES: usize = 1024;
 

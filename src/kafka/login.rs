@@ -100,9 +100,10 @@ impl LoginState {
         self.offer != Login::None && !self.by_certificate && !matches!(self.stage, Stage::Passed)
     }
 
-    /// Whether the client may say who may log in: not one that has logged in with a password itself.
+    /// Whether the client may say who may log in. Users are the whole cluster's: a listener that lets everybody in must not be the
+    /// way to become one.
     pub(super) fn may_change_users(&self) -> bool {
-        self.by_certificate || self.offer == Login::None
+        self.by_certificate
     }
 
     fn offered(&self) -> Vec<Mechanism> {

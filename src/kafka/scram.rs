@@ -7,7 +7,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use subtle::ConstantTimeEq;
 
-use crate::metadata::{MIN_SCRAM_ITERATIONS, ScramMechanism, ScramVerifier};
+use crate::metadata::{DEFAULT_SCRAM_ITERATIONS, ScramMechanism, ScramVerifier};
 
 /// Length of the server's part of the nonce, as text.
 const NONCE_BYTES: usize = 24;
@@ -34,7 +34,7 @@ pub(super) fn decoy(mechanism: ScramMechanism, secret: &[u8], user: &str) -> Scr
         stored_key: mechanism.sign(secret, &salt),
         server_key: mechanism.sign(secret, &salt),
         salt,
-        iterations: MIN_SCRAM_ITERATIONS,
+        iterations: DEFAULT_SCRAM_ITERATIONS,
     }
 }
 

@@ -9,13 +9,15 @@ use serde::{Deserialize, Serialize};
 
 use super::command::{PartitionChange, Rejection};
 use super::image::ClusterImage;
-use crate::types::{Offset, TopicPartition};
+use crate::types::{LeaderEpoch, Offset, TopicPartition};
 
 /// Hides the records of a partition below an offset, for good. A leader asks for it, and for no offset above its high watermark.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RecordDeletion {
     pub partition: TopicPartition,
     pub before: Offset,
+    /// Of the leader that asked: its high watermark says nothing of a log that was forced to lead after it.
+    pub leader_epoch: LeaderEpoch,
 }
 
 impl ClusterImage {
@@ -31,6 +33,12 @@ impl ClusterImage {
         deletion: &RecordDeletion,
     ) -> Result<PartitionChange, Rejection> {
         let state = self.state(deletion.partition)?;
+        if deletion.leader_epoch < state.forced_epoch {
+            return Err(Rejection::StaleEpoch {
+                leader_epoch: state.leader_epoch,
+                partition_epoch: state.partition_epoch,
+            });
+        }
         let change = PartitionChange {
             leader_epoch: state.leader_epoch,
             partition_epoch: state.partition_epoch,

@@ -24,8 +24,8 @@ pub use command::{
     Outcome, PartitionChange, Reassignment, ReassignmentEnd, Rejection,
 };
 pub use credentials::{
-    MAX_SALT_BYTES, MAX_SCRAM_ITERATIONS, MAX_USER_NAME_BYTES, MAX_USERS, MIN_SCRAM_ITERATIONS,
-    ScramMechanism, ScramVerifier,
+    DEFAULT_SCRAM_ITERATIONS, MAX_SALT_BYTES, MAX_SCRAM_ITERATIONS, MAX_USER_NAME_BYTES, MAX_USERS,
+    MIN_SCRAM_ITERATIONS, ScramMechanism, ScramVerifier,
 };
 pub use deletions::RecordDeletion;
 pub use election::{Election, FenceReply, Unused, can_elect, needs_election};

@@ -204,6 +204,7 @@ fn command(image: &ClusterImage, shot: &Shot) -> Command {
             deletions: vec![RecordDeletion {
                 partition,
                 before: Offset::new(u64::from(10 * shot.a)).unwrap(),
+                leader_epoch,
             }],
         },
         18 => Command::SetCredential {
@@ -657,6 +658,45 @@ fn a_forced_leader_is_alone_in_sync_and_only_where_nobody_leads() {
     assert_eq!(state.isr, state.leader.into_iter().collect::<Vec<_>>());
     assert_eq!(ids(&state.replicas), [1, 2, 3]);
     assert_eq!(state.forced_epoch, state.leader_epoch);
+}
+
+/// Its log may end below what the leader before it had committed: a deletion by that one's high watermark would hide what this
+/// one commits.
+#[test]
+fn a_leader_from_before_a_forced_one_deletes_nothing() {
+    let (mut image, partition) = with_partition();
+    let delete = |leader_epoch: LeaderEpoch, before: u64| Command::DeleteRecords {
+        deletions: vec![RecordDeletion {
+            partition,
+            before: Offset::new(before).unwrap(),
+            leader_epoch,
+        }],
+    };
+    let old = image.partition(partition).unwrap().leader_epoch;
+    only(image.apply(&delete(old, 50))).unwrap();
+    assert_eq!(image.deleted_before(partition).get(), 50);
+    let state = image.partition(partition).unwrap();
+    let elections = vec![ElectionStart {
+        partition,
+        leader_epoch: state.leader_epoch,
+        partition_epoch: state.partition_epoch,
+    }];
+    image.apply(&Command::StartElections { elections }).unwrap();
+    let state = image.partition(partition).unwrap();
+    let leaders = vec![ForcedLeader {
+        partition,
+        leader_epoch: state.leader_epoch,
+        partition_epoch: state.partition_epoch,
+        leader: image.registered(node(3)).unwrap(),
+    }];
+    only(image.apply(&Command::ForceLeaders { leaders })).unwrap();
+    assert_eq!(image.deleted_before(partition), Offset::ZERO);
+    let refused = only(image.apply(&delete(old, 100)));
+    assert!(matches!(refused, Err(Rejection::StaleEpoch { .. })));
+    assert_eq!(image.deleted_before(partition), Offset::ZERO);
+    let new = image.partition(partition).unwrap().leader_epoch;
+    only(image.apply(&delete(new, 20))).unwrap();
+    assert_eq!(image.deleted_before(partition).get(), 20);
 }
 
 #[test]

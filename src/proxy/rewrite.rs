@@ -2,14 +2,15 @@
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use kafka_protocol::messages::{
-    ApiKey, DescribeClusterResponse, FindCoordinatorResponse, MetadataResponse, ProduceResponse,
-    ResponseHeader,
+    ApiKey, BrokerId, DescribeClusterResponse, FindCoordinatorResponse, MetadataResponse,
+    ProduceResponse, ResponseHeader,
 };
 use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, StrBytes};
 use thiserror::Error;
 
 use super::peek::Peeked;
 use crate::metadata::Endpoint;
+use crate::types::ErrorCode;
 
 /// Since this version a Produce response names leaders by their addresses.
 const PRODUCE_ENDPOINTS_SINCE: i16 = 10;
@@ -63,12 +64,19 @@ pub(super) fn rewrite(
         Ok(ApiKey::FindCoordinator) => {
             edit::<FindCoordinatorResponse>(request, response, |found| {
                 // The first three versions answer for one group, the others for each.
-                if request.version < 4 && found.error_code == 0 {
-                    replace(found.node_id.0, &mut found.host, &mut found.port, local);
+                if request.version < 4
+                    && found.error_code == 0
+                    && !replace(found.node_id.0, &mut found.host, &mut found.port, local)
+                {
+                    found.error_code = ErrorCode::CoordinatorNotAvailable.code();
+                    (found.node_id, found.host, found.port) = nowhere();
                 }
                 for one in &mut found.coordinators {
-                    if one.error_code == 0 {
-                        replace(one.node_id.0, &mut one.host, &mut one.port, local);
+                    if one.error_code == 0
+                        && !replace(one.node_id.0, &mut one.host, &mut one.port, local)
+                    {
+                        one.error_code = ErrorCode::CoordinatorNotAvailable.code();
+                        (one.node_id, one.host, one.port) = nowhere();
                     }
                 }
             })
@@ -80,6 +88,11 @@ pub(super) fn rewrite(
         }),
         _ => Ok(response),
     }
+}
+
+/// A node that its client cannot reach through the proxy, and must not try to reach beside it.
+fn nowhere() -> (BrokerId, StrBytes, i32) {
+    (BrokerId(-1), StrBytes::default(), -1)
 }
 
 fn replace(node: i32, host: &mut StrBytes, port: &mut i32, local: &mut Local<'_>) -> bool {
@@ -216,6 +229,26 @@ mod tests {
                 None => (read.host, read.port),
             };
             assert_eq!((host.as_str(), port), ("127.0.0.1", 20_002));
+        }
+        // A coordinator that has no port here is not to be had, rather than beside the proxy.
+        for version in 0..=6 {
+            let one = Coordinator::default()
+                .with_node_id(BrokerId(3))
+                .with_host(far())
+                .with_port(9292);
+            let response = match version {
+                0..4 => FindCoordinatorResponse::default()
+                    .with_node_id(BrokerId(3))
+                    .with_host(far())
+                    .with_port(9292),
+                _ => FindCoordinatorResponse::default().with_coordinators(vec![one]),
+            };
+            let read = through(ApiKey::FindCoordinator, version, &response);
+            let (code, host, port) = match read.coordinators.first() {
+                Some(one) => (one.error_code, one.host.clone(), one.port),
+                None => (read.error_code, read.host, read.port),
+            };
+            assert_eq!((code, host.as_str(), port), (15, "", -1));
         }
         for version in 10..=13 {
             let node = NodeEndpoint::default()

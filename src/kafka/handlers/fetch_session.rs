@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::fetch_response::{FetchAnswer, PartitionAnswer};
 use crate::kafka::codec::text;
-use crate::types::ErrorCode;
+use crate::types::{ErrorCode, TopicName};
 
 /// The epoch of a request that names all its partitions and asks for a session.
 const INITIAL_EPOCH: i32 = 0;
@@ -131,7 +131,9 @@ impl Session {
         for gone in &request.forgotten_topics_data {
             let key = key(&gone.topic, gone.topic_id, self.by_id);
             if let Some(partitions) = self.topics.get_mut(&key) {
-                partitions.retain(|index, _| !gone.partitions.contains(index));
+                for index in &gone.partitions {
+                    partitions.remove(index);
+                }
                 if partitions.is_empty() {
                     self.topics.remove(&key);
                 }
@@ -145,6 +147,13 @@ impl Session {
     /// for a new one, with all it wants, and may get none.
     fn remember(&mut self, topics: Vec<FetchTopic>) -> Result<(), ErrorCode> {
         for topic in topics {
+            // What is bounded is the number of partitions: nothing else may be kept, and no name that no topic has.
+            if topic.partitions.is_empty() {
+                continue;
+            }
+            if topic.topic.len() > TopicName::MAX_LENGTH {
+                return Err(ErrorCode::FetchSessionIdNotFound);
+            }
             let key = key(&topic.topic, topic.topic_id, self.by_id);
             let known = self.topics.entry(key).or_default();
             for mut asked in topic.partitions {

@@ -88,6 +88,10 @@ pub(super) async fn alter<S: Service>(
     }
     for new in request.upsertions {
         let change = mechanism(new.mechanism).and_then(|mechanism| {
+            if !allowed {
+                // Refused below, and not worth the hashes.
+                return Ok((mechanism, None));
+            }
             if new.salted_password.len() != mechanism.hash_bytes() {
                 return Err(unacceptable(
                     "the salted password has another length than the hash",

@@ -129,7 +129,11 @@ fn set(name: &'static str, mechanism: i8, iterations: i32) -> AlterUserScramCred
 #[tokio::test]
 async fn users_are_made_shown_and_deleted() {
     let double = Double::new();
-    let mut client = connect(&double);
+    // A listener that lets everybody in is no way to become a user of the others.
+    let response = connect(&double).call(&set("me", 1, 4096), 0).await;
+    assert_eq!(response.results[0].error_code, 31);
+    let server = Server::new(Arc::clone(&double), Config::default());
+    let mut client = connect_as(&server, Some("ops"), Login::None);
     for (request, code) in [
         (set("me", 1, 4096), 0),
         (set("me", 2, 8192), 0),
