@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::stage::{Stage, open_folder};
 use super::{Arm, Witness, check, lab_settings};
-use crate::bench::gap::{Phase, Timeline};
+use crate::bench::gap::{Phase, Timeline, check_load};
 use crate::bench::lab::{Lab, block_on_host};
 use crate::bench::local::{Folder, Place, Processes};
 use crate::bench::records::{Arrivals, Filler, Load, LoadOptions, Pattern, read_all};
@@ -71,7 +71,8 @@ pub struct BlackoutFigures {
 
 impl BlackoutFigures {
     pub fn is_sound(&self) -> bool {
-        self.lost == 0 && self.duplicated == 0 && self.unacknowledged == 0
+        let has_come_back = self.first_ack_after_heal_ms.is_some();
+        has_come_back && self.lost == 0 && self.duplicated == 0 && self.unacknowledged == 0
     }
 }
 
@@ -89,6 +90,7 @@ impl BlackoutSettings {
                 MAX_OUTAGE.as_secs()
             )));
         }
+        check_load(self.in_flight, self.record_size)?;
         check(&self.arms, self.runs, &self.links)
     }
 }

@@ -208,7 +208,12 @@ fn run_cell(
                 let replicas = compare(folder.nodes(), &"arms".parse().map_err(|_| no_host())?);
                 figures.replicas_agree = replicas.len() == settings.partitions as usize
                     && replicas.iter().all(|partition| {
-                        partition.agrees() && partition.replicas.len() == usize::from(NODES)
+                        partition.agrees()
+                            && partition.replicas.len() == usize::from(NODES)
+                            && partition
+                                .replicas
+                                .iter()
+                                .all(|replica| replica.committed == partition.committed)
                     });
                 Ok(figures)
             }

@@ -368,6 +368,7 @@ impl Settings {
             "version": env!("CARGO_PKG_VERSION"),
             "commit": option_env!("QUORATE_COMMIT"),
             "debug": cfg!(debug_assertions),
+            "program": program(),
         }))
     }
 
@@ -409,6 +410,14 @@ impl Settings {
             ..defaults
         }
     }
+}
+
+/// What tells one build of this program from another: how long its file is, and when it was written. `None` where that cannot be
+/// told.
+fn program() -> Option<(u64, u64)> {
+    let file = std::fs::metadata(std::env::current_exe().ok()?).ok()?;
+    let written = file.modified().ok()?.duration_since(std::time::UNIX_EPOCH);
+    Some((file.len(), written.ok()?.as_secs()))
 }
 
 #[cfg(test)]

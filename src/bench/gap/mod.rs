@@ -133,6 +133,34 @@ impl Run {
     }
 }
 
+/// Refuses a load that no producer can have under way.
+pub(super) fn check_load(in_flight: usize, record_size: usize) -> Result<(), BenchError> {
+    let impossible = |what: String| Err(BenchError::Impossible(what));
+    if !(1..=MAX_IN_FLIGHT).contains(&in_flight) {
+        return impossible(format!(
+            "--in-flight {} is out of range: choose 1 to {MAX_IN_FLIGHT}",
+            in_flight
+        ));
+    }
+    if !RECORD_BYTES.contains(&record_size) {
+        return impossible(format!(
+            "--record-size {} is out of range: choose {} to {} bytes",
+            record_size,
+            RECORD_BYTES.start(),
+            RECORD_BYTES.end()
+        ));
+    }
+    if in_flight.saturating_mul(record_size) > MOST_IN_FLIGHT_BYTES {
+        return impossible(format!(
+            "{} records of {} bytes in flight are more than the {} MiB that a producer can hold: lower --in-flight or --record-size",
+            in_flight,
+            record_size,
+            MOST_IN_FLIGHT_BYTES >> 20
+        ));
+    }
+    Ok(())
+}
+
 impl Settings {
     /// Refuses what cannot be, before anything is started.
     pub fn check(&self) -> Result<(), BenchError> {
@@ -143,28 +171,7 @@ impl Settings {
         if self.runs == 0 {
             return impossible("--runs 0 measures nothing: ask for at least 1".to_owned());
         }
-        if !(1..=MAX_IN_FLIGHT).contains(&self.in_flight) {
-            return impossible(format!(
-                "--in-flight {} is out of range: choose 1 to {MAX_IN_FLIGHT}",
-                self.in_flight
-            ));
-        }
-        if !RECORD_BYTES.contains(&self.record_size) {
-            return impossible(format!(
-                "--record-size {} is out of range: choose {} to {} bytes",
-                self.record_size,
-                RECORD_BYTES.start(),
-                RECORD_BYTES.end()
-            ));
-        }
-        if self.in_flight * self.record_size > MOST_IN_FLIGHT_BYTES {
-            return impossible(format!(
-                "{} records of {} bytes in flight are more than the {} MiB that a producer can hold: lower --in-flight or --record-size",
-                self.in_flight,
-                self.record_size,
-                MOST_IN_FLIGHT_BYTES >> 20
-            ));
-        }
+        check_load(self.in_flight, self.record_size)?;
         if self
             .duration
             .is_some_and(|duration| duration < SHORTEST_DURATION)

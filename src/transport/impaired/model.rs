@@ -196,8 +196,7 @@ impl ImpairmentModel {
         // A copy that finds the queue full is lost alone.
         let copy = doubled.then(|| self.arrival(now, bytes)).flatten();
         self.counts.doubled += u64::from(copy.is_some());
-        self.counts.passed_bytes +=
-            (bytes + PACKET_OVERHEAD) as u64 * (1 + u64::from(copy.is_some()));
+        self.counts.passed_bytes += bytes as u64 * (1 + u64::from(copy.is_some()));
         Fate::Arrives { at, copy }
     }
 
