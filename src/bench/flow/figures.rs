@@ -145,8 +145,7 @@ impl Figures {
         // Without sequence numbers, and those go with acks=all, a batch that is sent again may be there twice; without
         // acknowledgements, nobody hears of what did not arrive.
         let all = self.acks == Acks::All.name();
-        let hears = self.acks != Acks::None.name();
-        let sound = (!hears || self.lost == 0) && (!all || self.duplicated == 0);
+        let sound = !all || (self.lost == 0 && self.duplicated == 0);
         sound && self.unacknowledged == 0 && self.replicas_agree != Some(false)
     }
 
