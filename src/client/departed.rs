@@ -57,13 +57,14 @@ impl Client {
     }
 }
 
-fn has_departed(
+/// Whether one of `partitions` is led by another node than `node`, or `node` is to be had elsewhere than at `address`.
+pub(super) fn has_departed<'a>(
     view: &ClusterView,
     node: NodeId,
     address: &str,
-    partitions: &[PartitionName],
+    partitions: impl IntoIterator<Item = &'a PartitionName>,
 ) -> bool {
-    let is_led_by_another = partitions.iter().any(|name| {
+    let is_led_by_another = partitions.into_iter().any(|name| {
         view.leader(&name.topic, name.partition)
             .is_some_and(|(leader, _, _)| leader != node)
     });

@@ -11,7 +11,7 @@ use clap::{Args, Subcommand};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
 
-use super::super::demo::impairment_of;
+use super::super::demo::{LinkArgs, impairment_of};
 use super::super::output::Table;
 use super::super::signals::Signals;
 use super::super::{Exit, ExitWith, GlobalOptions, block_on_to_the_end, note, print_json};
@@ -41,33 +41,8 @@ pub(super) struct LabArgs {
     #[arg(long, value_name = "N", default_value_t = 2)]
     hosts: u16,
 
-    /// Share of packets that are lost each way, such as 3%
-    #[arg(long, value_name = "PERCENT")]
-    loss: Option<String>,
-
-    /// Added to each packet's way, such as 20ms; a round trip takes twice that
-    #[arg(long, value_name = "TIME")]
-    delay: Option<String>,
-
-    /// How far the delay goes up and down, such as 5ms
-    #[arg(long, value_name = "TIME")]
-    jitter: Option<String>,
-
-    /// Share of packets that later ones overtake
-    #[arg(long, value_name = "PERCENT")]
-    reorder: Option<String>,
-
-    /// Share of packets that arrive twice
-    #[arg(long, value_name = "PERCENT")]
-    duplicate: Option<String>,
-
-    /// What each link carries each way, such as 100mbit
-    #[arg(long, value_name = "RATE")]
-    link_rate: Option<String>,
-
-    /// Packets that may wait before a link of that rate [default: 250]
-    #[arg(long, value_name = "PACKETS")]
-    queue: Option<String>,
+    #[command(flatten)]
+    link: LinkArgs,
 
     /// What chance begins with: the same number, the same losses for the same packets [default: a random one]
     #[arg(long, value_name = "N")]
@@ -103,16 +78,7 @@ pub(super) fn run(options: &GlobalOptions, args: LabArgs) -> anyhow::Result<Exit
     if let Some(LabCommand::Exec { host, command }) = &args.exec {
         return Err(exec(*host, command));
     }
-    let items = [
-        ("loss", &args.loss),
-        ("delay", &args.delay),
-        ("jitter", &args.jitter),
-        ("reorder", &args.reorder),
-        ("dup", &args.duplicate),
-        ("rate", &args.link_rate),
-        ("queue", &args.queue),
-    ];
-    let spec: ImpairmentSpec = impairment_of(&items)?.unwrap_or_default();
+    let spec: ImpairmentSpec = impairment_of(&args.link.items())?.unwrap_or_default();
     let folder = match args.rules {
         Some(_) => None,
         None => Some(Folder::make()?),

@@ -5,10 +5,9 @@ use clap::Args;
 use super::super::{Exit, ExitWith};
 use crate::transport::ImpairmentSpec;
 
-/// Each end impairs what it sends: a delay of 40 ms makes a round trip of 80 ms.
+/// What can be wrong with a link.
 #[derive(Args, Debug, Clone, Default)]
-#[command(next_help_heading = "Links between the nodes, made worse on purpose")]
-pub(super) struct ImpairmentArgs {
+pub(in crate::cli) struct LinkArgs {
     /// Share of packets that are lost, such as 3%
     #[arg(long, value_name = "PERCENT")]
     loss: Option<String>,
@@ -36,6 +35,29 @@ pub(super) struct ImpairmentArgs {
     /// Packets that may wait before a link of that rate [default: 250]
     #[arg(long, value_name = "PACKETS")]
     queue: Option<String>,
+}
+
+impl LinkArgs {
+    /// By the names that rules have for them.
+    pub(in crate::cli) fn items(&self) -> [(&'static str, &Option<String>); 7] {
+        [
+            ("loss", &self.loss),
+            ("delay", &self.delay),
+            ("jitter", &self.jitter),
+            ("reorder", &self.reorder),
+            ("dup", &self.duplicate),
+            ("rate", &self.link_rate),
+            ("queue", &self.queue),
+        ]
+    }
+}
+
+/// Each end impairs what it sends: a delay of 40 ms makes a round trip of 80 ms.
+#[derive(Args, Debug, Clone, Default)]
+#[command(next_help_heading = "Links between the nodes, made worse on purpose")]
+pub(super) struct ImpairmentArgs {
+    #[command(flatten)]
+    link: LinkArgs,
 
     /// What chance begins with: the same number, the same losses for the same packets
     #[arg(long, value_name = "N")]
@@ -45,16 +67,8 @@ pub(super) struct ImpairmentArgs {
 impl ImpairmentArgs {
     /// What each node is to do to its links to the others; `None` where they are left alone.
     pub(super) fn spec(&self) -> anyhow::Result<Option<ImpairmentSpec>> {
-        let items = [
-            ("loss", &self.loss),
-            ("delay", &self.delay),
-            ("jitter", &self.jitter),
-            ("reorder", &self.reorder),
-            ("dup", &self.duplicate),
-            ("rate", &self.link_rate),
-            ("queue", &self.queue),
-            ("seed", &self.impair_seed),
-        ];
+        let mut items = self.link.items().to_vec();
+        items.push(("seed", &self.impair_seed));
         impairment_of(&items)
     }
 }
@@ -97,11 +111,13 @@ mod tests {
         assert_eq!(ImpairmentArgs::default().spec().unwrap(), None);
         let some = |text: &str| Some(text.to_owned());
         let args = ImpairmentArgs {
-            loss: some("3%"),
-            delay: some("40ms"),
-            link_rate: some("100mbit"),
+            link: LinkArgs {
+                loss: some("3%"),
+                delay: some("40ms"),
+                link_rate: some("100mbit"),
+                ..LinkArgs::default()
+            },
             impair_seed: some("7"),
-            ..ImpairmentArgs::default()
         };
         let spec = args.spec().unwrap().unwrap();
         assert_eq!(spec.to_string(), "loss=3%,delay=40ms,rate=100mbit,seed=7");
@@ -110,8 +126,11 @@ mod tests {
         assert!(link.inward.is_none() && spec.of(LinkEnd::Client).outward.is_none());
         for bad in ["3", "300%", "3%,cut=both"] {
             let args = ImpairmentArgs {
-                loss: some(bad),
-                ..ImpairmentArgs::default()
+                link: LinkArgs {
+                    loss: some(bad),
+                    ..LinkArgs::default()
+                },
+                impair_seed: None,
             };
             assert!(args.spec().is_err(), "{bad}");
         }

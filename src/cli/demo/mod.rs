@@ -20,7 +20,7 @@ use clap::Args;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use self::impairment::ImpairmentArgs;
-pub(super) use self::impairment::impairment_of;
+pub(super) use self::impairment::{LinkArgs, impairment_of};
 use self::screen::Screen;
 use self::summary::Summary;
 use self::workload::{Load, Workload};

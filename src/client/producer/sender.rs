@@ -22,7 +22,7 @@ use super::delivery::DeliveryCause;
 use super::{Acks, Shared};
 use crate::client::api::Spoken;
 use crate::client::connection::{Encoded, Lane, decode_response};
-use crate::client::departed::{SUSPECT_AFTER, SUSPECT_FOR, SUSPECT_ROUNDS};
+use crate::client::departed::{SUSPECT_AFTER, SUSPECT_FOR, SUSPECT_ROUNDS, has_departed};
 use crate::client::error::ClientError;
 use crate::client::metadata::{ClusterView, PartitionName};
 use crate::client::{Client, lock, wire_str};
@@ -394,26 +394,17 @@ impl Sender {
         let deposed: Vec<(LaneKey, Instant)> = self
             .silent_lanes(now)
             .filter(|(key, _)| {
-                let mut waiting = self.in_flight.get(key).into_iter().flat_map(BTreeMap::keys);
-                let leads_no_longer = waiting.any(|name| {
-                    view.leader(&name.topic, name.partition)
-                        .is_some_and(|(leader, _, _)| leader != key.0)
-                });
-                leads_no_longer || self.has_moved(*key, view)
+                let waiting = self.in_flight.get(key).into_iter().flat_map(BTreeMap::keys);
+                match self.lanes.get(key) {
+                    Some(LaneSlot::Open(open)) => has_departed(view, key.0, &open.address, waiting),
+                    _ => false,
+                }
             })
             .collect();
         for (key, since) in deposed {
             if let Some(LaneSlot::Open(open)) = self.lanes.get(&key) {
                 open.lane.give_up(now.saturating_duration_since(since));
             }
-        }
-    }
-
-    /// Whether a lane's node has registered another address than the lane goes to.
-    fn has_moved(&self, key: LaneKey, view: &ClusterView) -> bool {
-        match (self.lanes.get(&key), view.nodes.get(&key.0)) {
-            (Some(LaneSlot::Open(open)), Some(address)) => *open.address != **address,
-            _ => false,
         }
     }
 
