@@ -19,7 +19,7 @@ mod world;
 use std::sync::Arc;
 use std::time::Duration;
 
-use flow::{Factory, Load};
+use flow::{Factory, FlowOptions, Load};
 use link::LinkSettings;
 use quinn_proto::congestion::{BbrConfig, CubicConfig};
 use quorate::transport::{Keel, KeelConfig};
@@ -317,4 +317,29 @@ fn the_model_shows_what_is_known_of_the_others() {
     let flooded = alone(bbr(), LinkSettings::new(100, 20), 4.0, 6.0);
     show("quinn's bbr without loss", &flooded);
     assert!(flooded.counters.self_loss() > 0.005, "it floods the queue");
+}
+
+/// Round trips of 100 to 300 ms in order, and one packet in twenty later still: they are the longer the more packets there
+/// are, which looks like a queue, and what comes late counts as lost.
+#[test]
+fn records_on_a_path_of_much_jitter_are_not_starved() {
+    let mut settings = LinkSettings::new(1000, 100);
+    settings.jitter = Duration::from_millis(100);
+    settings.jitter_back = Duration::from_millis(100);
+    settings.held_back = 0.05;
+    let mut world = World::new(settings, seed());
+    let options = FlowOptions {
+        load: Load::Heartbeats,
+        packet_threshold: 16,
+        send_window: 64 << 20,
+    };
+    let flow = world.add_with(keel(), options);
+    world.run_for(secs(5.0));
+    world.flows[flow].load = Load::Records { in_flight: 64 };
+    world.mark();
+    world.run_for(secs(120.0));
+    let usage = world.usage(flow);
+    show("64 records in flight", &usage);
+    // Without any control it is 2.9: the round trips leave no more.
+    assert!(usage.goodput_mbit() >= 1.5);
 }

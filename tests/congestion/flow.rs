@@ -19,6 +19,8 @@ const WINDOW: u32 = 96 << 20;
 /// Lanes that bulk is spread over, as the product does.
 const LANES: usize = 4;
 const CHUNK: usize = 32 * 1024;
+/// Bytes of a record.
+const RECORD: u64 = 1024;
 /// quinn's runtime rounds timers up to this.
 const TIMER_STEP_NS: u128 = 1_000_000;
 
@@ -29,6 +31,8 @@ pub enum Load {
     Bulk,
     /// A datagram of 100 bytes every 100 ms.
     Heartbeats,
+    /// Records of 1 KiB, of which so many may be written that the other end has not read.
+    Records { in_flight: u64 },
 }
 
 /// How a flow is set up.
@@ -76,6 +80,8 @@ pub struct Flow {
     chunk: Bytes,
     /// Stream bytes that the receiving application has read.
     pub received: u64,
+    /// Stream bytes that the sending application has written, where records are counted.
+    written: u64,
 }
 
 /// A CA-less pair of TLS configurations: the sender trusts exactly the receiver's certificate. Ed25519, because its
@@ -207,6 +213,7 @@ impl Flow {
             next_heartbeat: now,
             chunk: Bytes::from(vec![0; CHUNK]),
             received: 0,
+            written: 0,
         }
     }
 
@@ -328,6 +335,20 @@ impl Flow {
                 break;
             };
             self.lanes.push(lane);
+        }
+        if let Load::Records { in_flight } = self.load {
+            let Some(lane) = self.lanes.first() else {
+                return;
+            };
+            while self.written + RECORD <= self.received + in_flight * RECORD {
+                let record = self.chunk.slice(..RECORD as usize);
+                // The windows are far above what may be in flight, so a record is never taken in part.
+                match connection.send_stream(*lane).write_chunks(&mut [record]) {
+                    Ok(written) => self.written += written.bytes as u64,
+                    Err(_) => break,
+                }
+            }
+            return;
         }
         loop {
             let mut wrote = 0;

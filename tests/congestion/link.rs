@@ -20,6 +20,10 @@ pub struct LinkSettings {
     pub loss: f64,
     /// Delay of up to this much, evenly drawn, on the way there.
     pub jitter: Duration,
+    /// The same on the way back.
+    pub jitter_back: Duration,
+    /// Share of packets, both ways, that are held back by up to the jitter again while later ones go on.
+    pub held_back: f64,
     /// Whether jitter lets packets overtake each other.
     pub reorders: bool,
     /// Packets are marked when more than this many bytes wait, if they carry ECN.
@@ -37,6 +41,8 @@ impl LinkSettings {
             queue_bytes: 0,
             loss: 0.0,
             jitter: Duration::ZERO,
+            jitter_back: Duration::ZERO,
+            held_back: 0.0,
             reorders: false,
             mark_above: None,
             cut: false,
@@ -111,6 +117,7 @@ pub struct Link {
     /// When the bottleneck will have sent all that waits.
     free_at: Duration,
     last_arrival: Duration,
+    last_return: Duration,
 }
 
 impl Link {
@@ -120,6 +127,7 @@ impl Link {
             random: Random::new(seed, 1),
             free_at: Duration::ZERO,
             last_arrival: Duration::ZERO,
+            last_return: Duration::ZERO,
         }
     }
 
@@ -157,9 +165,10 @@ impl Link {
             counters.randomly_lost += 1;
             return None;
         }
-        let jitter = Duration::from_nanos(self.random.below(settings.jitter.as_nanos() as u64 + 1));
-        let mut at = self.free_at + settings.round_trip / 2 + jitter;
-        if !settings.reorders {
+        let mut at = self.free_at + settings.round_trip / 2 + self.drawn(settings.jitter);
+        if self.chance(settings.held_back) {
+            at += self.drawn(settings.jitter);
+        } else if !settings.reorders {
             at = at.max(self.last_arrival);
             self.last_arrival = at;
         }
@@ -171,9 +180,22 @@ impl Link {
         if self.settings.cut || self.chance(self.settings.loss) {
             return None;
         }
-        Some(Arrival {
-            at: now + self.settings.round_trip / 2,
-            marked: false,
-        })
+        let jitter = self.settings.jitter_back;
+        let mut at = now + self.settings.round_trip / 2 + self.drawn(jitter);
+        if self.chance(self.settings.held_back) {
+            at += self.drawn(jitter);
+        } else {
+            at = at.max(self.last_return);
+            self.last_return = at;
+        }
+        Some(Arrival { at, marked: false })
+    }
+
+    /// A part of `most`, evenly drawn.
+    fn drawn(&mut self, most: Duration) -> Duration {
+        match most.as_nanos() as u64 {
+            0 => Duration::ZERO,
+            most => Duration::from_nanos(self.random.below(most + 1)),
+        }
     }
 }

@@ -58,6 +58,14 @@ const CROWDED_EPOCHS: u32 = 4;
 const CALM_EPOCHS: u32 = 20;
 /// What is left after an epoch of the memory of a larger window.
 const LATELY_KEPT: f64 = 0.99;
+/// Neighbouring round trips that differ by more than this part of the minimum are a path of much jitter.
+const NOISY_PART: f64 = 1.0 / 16.0;
+/// The memory of that is of about so many acknowledgements.
+const NOISE_SAMPLES: f64 = 64.0;
+/// The memory of losses is of about so many packets.
+const LOSS_LATELY_PACKETS: f64 = 400.0;
+/// What is left after an epoch of how much longer than the minimum a round trip may be without being a queue.
+const UNRESPONSIVE_KEPT: f64 = 0.998;
 /// A window below this part of the one that competing ended with, within this time, is a relapse.
 const RELAPSE_PART: f64 = 0.8;
 const RELAPSE_WITHIN: Duration = Duration::from_secs(30);
@@ -83,6 +91,9 @@ const CUT_IN_VAIN: f64 = 0.7;
 const STARTUP_EXCESS_LOSS: f64 = 0.1;
 /// A trial enlarges the window this often by a quarter, unless something is lost.
 const TRIAL_EPOCHS: u32 = 16;
+/// While competing on a path of much jitter, it is tried after so long whether that is necessary; twice as long after each time that it was.
+const TRY_AGAIN: Duration = Duration::from_secs(4);
+const TRY_AGAIN_MAX: Duration = Duration::from_secs(64);
 /// A round trip that rises by less than this part while the window grows by a half or more does so because of the route.
 const TRIAL_FLAT: f64 = 0.02;
 /// Acknowledgements that stay away for two round trips and this have met a path that was gone.
@@ -105,11 +116,25 @@ enum Phase {
     Emptying {
         rounds: u32,
     },
-    /// The window grows although the round trip is long, to learn why it is: from `rtt`, in seconds.
-    Trial {
-        rtt: f64,
-        epochs: u32,
-    },
+    /// The window grows although the round trip is long, to learn why it is.
+    Trial(Trial),
+}
+
+/// What a trial began with, and what was lost since.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Trial {
+    /// Whether the path has so much jitter that means are compared, of round trips and of losses.
+    noisy: bool,
+    /// The typical round trip, in seconds.
+    rtt: f64,
+    /// The sum of the epochs' typical round trips since, in seconds.
+    rtts: f64,
+    /// What was being lost, 0 to 1.
+    loss: f64,
+    epochs: u32,
+    /// Bytes sent and lost since.
+    sent: u64,
+    lost: u64,
 }
 
 /// The controller of one path.
@@ -136,7 +161,7 @@ pub struct Keel {
     hold_epochs: u32,
     epochs_to_dip: u32,
     crowded_epochs: u32,
-    /// The window and the shortest round trip, in seconds, when the crowd came.
+    /// The window and the typical round trip, in seconds, when the crowd came.
     before_crowd: (u64, f64),
     excess_before: bool,
     /// The window, and the loss, before a cut whose effect has not been seen yet.
@@ -157,6 +182,17 @@ pub struct Keel {
     last_epoch: (u64, f64),
     /// Epochs in a row in which the window shrank and the round trip did not follow.
     in_vain: u32,
+    /// The mean round trip, in seconds, that a trial found to be the same whatever the window, or 0: what is
+    /// between the minimum and this is the path's doing. Packets that keep their order on a path of much jitter wait for the
+    /// slowest before them, so the more of them there are, the less often does one meet the minimum.
+    unresponsive: f64,
+    /// The round trip before, and by how much one differs from the next, in seconds. A queue lets neighbours differ little.
+    last_rtt: Duration,
+    noise: f64,
+    /// What has been lost lately whatever the reason, 0 to 1: a trial looks for more than that.
+    loss_lately: f64,
+    /// When it is tried again whether there is a competitor, and how long that was put off.
+    try_again: (Instant, Duration),
 }
 
 /// The time after a start or a competition, in which the competitor may show itself.
@@ -204,6 +240,11 @@ impl Keel {
             competed_until: None,
             last_epoch: (0, 0.0),
             in_vain: 0,
+            unresponsive: 0.0,
+            last_rtt: Duration::ZERO,
+            noise: 0.0,
+            loss_lately: 0.0,
+            try_again: (now, TRY_AGAIN),
         }
     }
 
@@ -213,7 +254,7 @@ impl Keel {
             (Phase::Startup { .. }, _) => "startup",
             (Phase::Emptying { .. }, _) => "emptying",
             (Phase::Dip { .. }, _) => "dip",
-            (Phase::Trial { .. }, _) => "trial",
+            (Phase::Trial(_), _) => "trial",
             (Phase::Steady, Some(_)) => "competing",
             (Phase::Steady, None) => "steady",
         }
@@ -238,12 +279,36 @@ impl Keel {
 
     /// The same for a window of that many bytes.
     fn target_of(&self, window: f64, min_rtt: Duration) -> f64 {
+        self.plain_target(window, min_rtt) + self.jitter_allowed(min_rtt)
+    }
+
+    /// The same where round trips do not differ.
+    fn plain_target(&self, window: f64, min_rtt: Duration) -> f64 {
         let packets = (window / self.mtu as f64).max(1.0);
         let min_rtt = min_rtt.as_secs_f64();
         (min_rtt / packets.sqrt())
             .min(min_rtt * TARGET_PART_MAX)
             .max(TARGET_MIN.as_secs_f64())
-            + self.jitter.min(min_rtt * JITTER_PART_MAX)
+    }
+
+    /// Whether the path has so much jitter that the round trips of a few packets say nothing about a queue.
+    fn is_noisy(&self) -> bool {
+        let min_rtt = self.min_rtt.get().unwrap_or(Duration::MAX);
+        self.noise > min_rtt.as_secs_f64() * NOISY_PART
+    }
+
+    /// What jitter adds to the target, in seconds.
+    fn jitter_allowed(&self, min_rtt: Duration) -> f64 {
+        self.jitter.min(min_rtt.as_secs_f64() * JITTER_PART_MAX)
+    }
+
+    /// Comes back from what a trial found, by and by, and soon if round trips are shorter now. `rtt` is a round's mean.
+    fn forget_unresponsive(&mut self, min_rtt: Duration, rtt: f64) {
+        let min_rtt = min_rtt.as_secs_f64();
+        if rtt < self.unresponsive {
+            self.unresponsive += (rtt - self.unresponsive) / 8.0;
+        }
+        self.unresponsive = min_rtt + (self.unresponsive - min_rtt).max(0.0) * UNRESPONSIVE_KEPT;
     }
 
     fn lowest(&self) -> u64 {
@@ -336,7 +401,11 @@ impl Keel {
         let Some(min_rtt) = self.min_rtt.get() else {
             return;
         };
-        let queue = shortest.saturating_sub(min_rtt).as_secs_f64();
+        let packets = ((round.acked + round.lost) / self.mtu) as f64;
+        self.loss_lately +=
+            (round.loss() - self.loss_lately) * (packets / LOSS_LATELY_PACKETS).min(0.25);
+        let empty = min_rtt.as_secs_f64().max(self.unresponsive);
+        let queue = (shortest.as_secs_f64() - empty).max(0.0);
         let used = round.peak_in_flight + 4 * self.mtu >= self.window() / 5 * 4;
         if used {
             self.rate.on_round(round.delivery_rate());
@@ -347,7 +416,7 @@ impl Keel {
                 flat_rounds,
             } => self.startup_round(now, round, used, best_rate, flat_rounds),
             Phase::Steady if !self.measures => self.measures = true,
-            Phase::Steady if self.competing.is_some() => self.competing_epoch(now, queue),
+            Phase::Steady if self.competing.is_some() => self.competing_epoch(now, queue, &round),
             Phase::Steady => self.steady_epoch(now, queue, used, round),
             Phase::Dip { .. } => {
                 self.phase = Phase::Steady;
@@ -355,8 +424,8 @@ impl Keel {
             }
             Phase::Emptying { rounds: 0 } => self.phase = Phase::Emptying { rounds: 1 },
             Phase::Emptying { .. } => self.emptied(now, shortest, queue),
-            Phase::Trial { .. } if !self.measures => self.measures = true,
-            Phase::Trial { rtt, epochs } => self.trial_epoch(now, rtt, epochs, &round),
+            Phase::Trial(_) if !self.measures => self.measures = true,
+            Phase::Trial(trial) => self.trial_epoch(now, trial, used, &round),
         }
     }
 
@@ -401,7 +470,8 @@ impl Keel {
             return;
         };
         let target = self.target(min_rtt);
-        if self.has_relapsed(now, queue + min_rtt.as_secs_f64()) {
+        let shortest = round.min_rtt.unwrap_or(min_rtt).as_secs_f64();
+        if self.has_relapsed(now, shortest, self.typical(&round)) {
             return;
         }
         let excess = self.excess_loss(&round);
@@ -446,17 +516,23 @@ impl Keel {
             return;
         }
         let rtt = round.mean_rtt.as_secs_f64().max(1e-6);
-        let shortest = queue + min_rtt.as_secs_f64();
+        self.forget_unresponsive(min_rtt, rtt);
         self.lately = (self.lately * LATELY_KEPT).max(self.window as f64);
-        if queue > 2.0 * self.target_of(self.lately, min_rtt) {
+        let typical = self.typical(&round);
+        let plain = if self.is_noisy() {
+            self.plain_target(self.lately, min_rtt)
+        } else {
+            self.target_of(self.lately, min_rtt)
+        };
+        if queue > self.target_of(self.lately, min_rtt) + plain {
             if self.crowded_epochs == 0 {
-                self.before_crowd = (self.window, shortest);
+                self.before_crowd = (self.window, typical);
             }
             self.crowded_epochs += 1;
             if self.crowded_epochs >= CROWDED_EPOCHS {
                 self.crowded_epochs = 0;
-                if !self.is_own_queue(shortest) {
-                    self.find_out(now, self.before_crowd.0, shortest);
+                if !self.is_own_queue(typical) {
+                    self.find_out(now, self.before_crowd.0, typical);
                     return;
                 }
             }
@@ -503,7 +579,7 @@ impl Keel {
 
     /// Ends the calm if the window has dwindled and the round trip has not become shorter by it: whoever was there has only
     /// paused, or had filled the queue before this flow came.
-    fn has_relapsed(&mut self, now: Instant, shortest: f64) -> bool {
+    fn has_relapsed(&mut self, now: Instant, shortest: f64, typical: f64) -> bool {
         let shrunk = (self.last_epoch.0 as f64 / self.window as f64).ln();
         let shortened = (self.last_epoch.1 / shortest).ln();
         self.last_epoch = (self.window, shortest);
@@ -525,46 +601,98 @@ impl Keel {
         if !dwindled || shortest < calm.rtt || self.in_vain < RELAPSE_EPOCHS {
             return false;
         }
-        self.find_out(now, calm.window, shortest);
+        self.find_out(now, calm.window, typical);
         true
     }
 
     /// Whether the queue became shorter as the window did, since the crowd came. A queue that this flow alone makes shrinks
-    /// with its window; half of that is enough.
-    fn is_own_queue(&self, shortest: f64) -> bool {
+    /// with its window; half of that is enough. `now` is the typical round trip.
+    fn is_own_queue(&self, now: f64) -> bool {
         let (window, rtt) = self.before_crowd;
         let shrunk = (window as f64 / self.window as f64).ln();
-        let shortened = (rtt / shortest).ln();
+        let shortened = (rtt / now).ln();
         shrunk > 0.0 && shortened > shrunk / 2.0
     }
 
     /// Looks whether the round trip grows with the window. A longer route does not care; a queue that is someone else's
     /// grows, and so does this flow's part of it.
-    fn trial_epoch(&mut self, now: Instant, rtt: f64, epochs: u32, round: &Round) {
+    fn trial_epoch(&mut self, now: Instant, mut trial: Trial, used: bool, round: &Round) {
         let Some(shortest) = round.min_rtt else {
             return;
         };
-        let lost = self.excess_loss(round).is_some() || round.marked > 0.0;
-        let flat = shortest.as_secs_f64() < rtt * (1.0 + TRIAL_FLAT);
-        if !lost && flat && epochs >= 2 {
+        trial.epochs += 1;
+        trial.sent += round.acked + round.lost;
+        trial.lost += round.lost;
+        let typical = if trial.noisy {
+            round.mean_rtt
+        } else {
+            shortest
+        }
+        .as_secs_f64();
+        trial.rtts += typical;
+        let loss = trial.lost as f64 / trial.sent.max(1) as f64;
+        let lost = if trial.noisy {
+            loss - trial.loss > EXCESS_LOSS + self.chance_of(trial.loss, trial.sent)
+        } else {
+            self.excess_loss(round).is_some()
+        };
+        let tolerance = if trial.noisy { self.jitter / 2.0 } else { 0.0 };
+        let flat = typical < trial.rtt * (1.0 + TRIAL_FLAT) + tolerance;
+        // An application that does not fill the window has all that it asks for: there is nothing to compete for.
+        let nobodys = (flat || (trial.noisy && !used)) && trial.epochs > 2;
+        if lost || round.marked > 0.0 || (trial.epochs > TRIAL_EPOCHS && !nobodys) {
+            self.phase = Phase::Steady;
+            self.compete(now);
+        } else if nobodys {
             self.min_rtt.replace(now, shortest);
+            if trial.noisy {
+                self.unresponsive = trial.rtts / f64::from(trial.epochs);
+                // What is lost whatever the window is the path's.
+                let base = self.base_loss.unwrap_or(0.0).max(loss);
+                self.base_loss = Some(base.min(STARTUP_LOSS));
+            }
             self.speed = SPEED_MAX / 2.0;
             self.phase = Phase::Steady;
+            self.try_again = (now, TRY_AGAIN);
             self.calm = Some(Calm {
                 until: now + RELAPSE_WITHIN,
                 window: self.window,
                 rtt: shortest.as_secs_f64(),
             });
-        } else if lost || epochs >= TRIAL_EPOCHS {
-            self.phase = Phase::Steady;
-            self.competing = Some(Competing::new(now, self.window, self.mtu));
         } else {
             self.set_window(self.window as f64 * (1.0 + STEP_MAX));
-            self.phase = Phase::Trial {
-                rtt,
-                epochs: epochs + 1,
-            };
+            self.phase = Phase::Trial(trial);
         }
+        self.new_window(now);
+    }
+
+    /// The round trip, in seconds, that says how a round was: the shortest, which jitter and bursts do not touch; but on a path
+    /// of much jitter the mean, since the shortest of a few is chance.
+    fn typical(&self, round: &Round) -> f64 {
+        match round.min_rtt {
+            Some(shortest) if !self.is_noisy() => shortest,
+            _ => round.mean_rtt,
+        }
+        .as_secs_f64()
+    }
+
+    fn compete(&mut self, now: Instant) {
+        self.competing = Some(Competing::new(now, self.window, self.mtu));
+        let (_, wait) = self.try_again;
+        self.try_again = (now + wait, (wait * 2).min(TRY_AGAIN_MAX));
+    }
+
+    /// Lets the window grow, to learn whether the round trip, typically `rtt` seconds, does with it.
+    fn try_more(&mut self, now: Instant, rtt: f64) {
+        self.phase = Phase::Trial(Trial {
+            noisy: self.is_noisy(),
+            rtt,
+            rtts: 0.0,
+            loss: self.base_loss.unwrap_or(0.0).max(self.loss_lately),
+            epochs: 0,
+            sent: 0,
+            lost: 0,
+        });
         self.new_window(now);
     }
 
@@ -621,14 +749,14 @@ impl Keel {
         self.in_vain = 0;
         self.calm = None;
         if self.competed_until.is_some_and(|until| now < until) {
-            self.competing = Some(Competing::new(now, self.window, self.mtu));
+            self.compete(now);
         } else {
-            self.phase = Phase::Trial { rtt, epochs: 0 };
+            self.try_more(now, rtt);
         }
         self.new_window(now);
     }
 
-    fn competing_epoch(&mut self, now: Instant, queue: f64) {
+    fn competing_epoch(&mut self, now: Instant, queue: f64, round: &Round) {
         let Some(min_rtt) = self.min_rtt.get() else {
             return;
         };
@@ -637,6 +765,7 @@ impl Keel {
             self.empty(now);
             return;
         }
+        let again = now >= self.try_again.0 && self.is_noisy();
         let Some(competing) = &mut self.competing else {
             return;
         };
@@ -644,6 +773,12 @@ impl Keel {
             let window = competing.window();
             self.competing = None;
             self.leave_competing(now, window, min_rtt.as_secs_f64() + queue);
+        } else if again {
+            // Perhaps there never was anybody, and CUBIC dwindles by losses that are the path's own.
+            let window = competing.window();
+            self.set_window(window as f64);
+            self.competing = None;
+            self.try_more(now, self.typical(round));
         }
         self.measures = false;
     }
@@ -654,11 +789,15 @@ impl Keel {
         (excess > EXCESS_LOSS + self.chance(round)).then_some(excess)
     }
 
-    /// By how much a round's loss may exceed the path's own by chance: three standard deviations, and two packets.
+    /// By how much a round's loss may exceed the path's own by chance.
     fn chance(&self, round: &Round) -> f64 {
-        let base = self.base_loss.unwrap_or(0.0);
-        let packets = ((round.acked + round.lost) / self.mtu).max(1) as f64;
-        3.0 * (base * (1.0 - base) / packets).sqrt() + 2.0 / packets
+        self.chance_of(self.base_loss.unwrap_or(0.0), round.acked + round.lost)
+    }
+
+    /// By how much the loss of so many bytes may exceed `expected` by chance: three standard deviations, and two packets.
+    fn chance_of(&self, expected: f64, bytes: u64) -> f64 {
+        let packets = (bytes / self.mtu).max(1) as f64;
+        3.0 * (expected * (1.0 - expected) / packets).sqrt() + 2.0 / packets
     }
 
     fn learn_base_loss(&mut self, round: &Round) {
@@ -698,6 +837,9 @@ impl Controller for Keel {
         };
         self.min_rtt.sample(now, rtt);
         self.note_rtt(rtt);
+        let step = rtt.abs_diff(self.last_rtt).as_secs_f64();
+        self.last_rtt = rtt;
+        self.noise += (step - self.noise) / NOISE_SAMPLES;
         if matches!(self.phase, Phase::Startup { .. }) {
             self.watch_startup(now);
         }
@@ -743,7 +885,7 @@ impl Controller for Keel {
         match self.phase {
             Phase::Dip { window } => window,
             Phase::Emptying { .. } => steady / 2,
-            Phase::Startup { .. } | Phase::Steady | Phase::Trial { .. } => steady,
+            Phase::Startup { .. } | Phase::Steady | Phase::Trial(_) => steady,
         }
         .max(self.lowest())
     }
