@@ -21,7 +21,7 @@ pub(super) const FOLLOWER_BUDGET_BYTES: usize = 32 << 20;
 /// Of these, how many may be catch-up frames at a round trip of zero. A follower that is far behind takes what it is given, and
 /// would share the leader's and its own disk and processors with the live frames of everybody; this much at a time leaves
 /// their syncs a turn.
-const CATCH_UP_BYTES: usize = 512 << 10;
+const CATCH_UP_BYTES: usize = 2 << 20;
 /// And how many more for each second of round trip, so that a far follower catches up as well: 1 Gbit/s.
 const CATCH_UP_BYTES_PER_SECOND: f64 = 125e6;
 

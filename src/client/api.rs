@@ -34,7 +34,7 @@ macro_rules! spoken {
 }
 
 spoken! {
-    ProduceRequest "Produce" 3..=9;
+    ProduceRequest "Produce" 3..=10;
     FetchRequest "Fetch" 4..=12;
     ListOffsetsRequest "ListOffsets" 1..=7;
     MetadataRequest "Metadata" 4..=12;
@@ -100,9 +100,9 @@ mod tests {
     #[test]
     fn the_highest_common_version_is_picked() {
         let offer = |min, max| Versions(HashMap::from([(0, VersionRange { min, max })]));
-        assert_eq!(offer(0, 12).pick::<ProduceRequest>("a").unwrap(), 9);
+        assert_eq!(offer(0, 12).pick::<ProduceRequest>("a").unwrap(), 10);
         assert_eq!(offer(3, 7).pick::<ProduceRequest>("a").unwrap(), 7);
-        assert!(offer(10, 12).pick::<ProduceRequest>("a").is_err());
+        assert!(offer(11, 12).pick::<ProduceRequest>("a").is_err());
         let error = offer(3, 7).pick::<FetchRequest>("a:1").unwrap_err();
         assert!(error.to_string().contains("Fetch"), "{error}");
     }

@@ -156,6 +156,38 @@ impl ClusterView {
     }
 }
 
+/// Who leads a partition, as a node that does not lead it says in its refusal (KIP-951).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct NamedLeader {
+    pub(super) partition: PartitionName,
+    pub(super) leader: NodeId,
+    pub(super) leader_epoch: i32,
+    /// `host:port`, where the refusal says it.
+    pub(super) address: Option<String>,
+}
+
+impl ClusterView {
+    /// Takes in who leads, if that is news: a later leader epoch of a partition that is known, on a node whose address is known or
+    /// named. Whether it was.
+    pub(super) fn note_leader(&mut self, named: &NamedLeader) -> bool {
+        let PartitionName { topic, partition } = &named.partition;
+        let known = self.topics.get_mut(topic);
+        let Some(known) = known.and_then(|t| t.partitions.get_mut(partition.0 as usize)) else {
+            return false;
+        };
+        let is_reachable = named.address.is_some() || self.nodes.contains_key(&named.leader);
+        if named.leader_epoch <= known.leader_epoch || !is_reachable {
+            return false;
+        }
+        known.leader = Some(named.leader);
+        known.leader_epoch = named.leader_epoch;
+        if let Some(address) = &named.address {
+            self.nodes.insert(named.leader, address.clone());
+        }
+        true
+    }
+}
+
 /// `host:port`, with brackets around an IPv6 address.
 pub(super) fn host_port(host: &str, port: i32) -> String {
     if host.contains(':') {
@@ -247,6 +279,36 @@ pub(super) mod tests {
         anew.topics[0].topic_id = uuid::Uuid::from_u128(8);
         view.merge(&anew, now);
         assert_eq!(view.leader(&topic, PartitionIndex(0)).unwrap().2, 1);
+    }
+
+    #[test]
+    fn a_refusal_that_names_a_later_leader_is_taken_at_its_word_and_an_earlier_one_is_not() {
+        let topic = TopicName::new("t").unwrap();
+        let mut view = ClusterView::default();
+        view.merge(&response(&["a:1", "b:2"], "t", &[(2, 5)]), Instant::now());
+        let mut named = NamedLeader {
+            partition: PartitionName::new(topic.clone(), PartitionIndex(0)),
+            leader: NodeId::new(1).unwrap(),
+            leader_epoch: 5,
+            address: None,
+        };
+        assert!(!view.note_leader(&named), "no later epoch");
+        named.leader_epoch = 6;
+        assert!(view.note_leader(&named));
+        let leader = |view: &ClusterView| {
+            let (id, address, epoch) = view.leader(&topic, PartitionIndex(0)).unwrap();
+            (id.get(), address.to_owned(), epoch)
+        };
+        assert_eq!(leader(&view), (1, "a:1".to_owned(), 6));
+        named.leader = NodeId::new(3).unwrap();
+        named.leader_epoch = 7;
+        assert!(!view.note_leader(&named), "nobody knows where it is");
+        named.address = Some("c:3".to_owned());
+        assert!(view.note_leader(&named));
+        assert_eq!(leader(&view), (3, "c:3".to_owned(), 7));
+        named.partition.partition = PartitionIndex(1);
+        named.leader_epoch = 8;
+        assert!(!view.note_leader(&named), "no such partition");
     }
 
     #[test]

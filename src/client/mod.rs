@@ -65,6 +65,7 @@ pub use groups::{
     GroupSummary,
 };
 pub use link::ClientLink;
+use metadata::NamedLeader;
 pub use metadata::{ClusterView, PartitionName, PartitionView, TopicView};
 pub use offsets::OffsetQuery;
 pub use producer::{
@@ -338,6 +339,22 @@ impl Client {
         let failed = new.merge(response, Instant::now());
         *view = Arc::new(new);
         (view.clone(), failed)
+    }
+
+    /// Takes in who leads, as refusals say.
+    fn note_leaders(&self, named: &[NamedLeader]) {
+        if named.is_empty() {
+            return;
+        }
+        let mut view = lock(&self.inner.view);
+        let mut new = ClusterView::clone(&view);
+        let mut is_news = false;
+        for leader in named {
+            is_news |= new.note_leader(leader);
+        }
+        if is_news {
+            *view = Arc::new(new);
+        }
     }
 
     fn random(&self) -> u64 {

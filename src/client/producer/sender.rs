@@ -24,7 +24,7 @@ use crate::client::api::Spoken;
 use crate::client::connection::{Encoded, Lane, decode_response};
 use crate::client::departed::{SUSPECT_AFTER, SUSPECT_FOR, SUSPECT_ROUNDS, has_departed};
 use crate::client::error::ClientError;
-use crate::client::metadata::{ClusterView, PartitionName};
+use crate::client::metadata::{ClusterView, NamedLeader, PartitionName, host_port};
 use crate::client::{Client, lock, wire_str};
 use crate::types::{ErrorCode, NodeId, PartitionIndex, ProducerId, TopicName};
 
@@ -307,7 +307,11 @@ impl Sender {
         } = finished;
         self.forget_in_flight(lane, &batches);
         let mut answers = match result {
-            Ok(response) => answers(response),
+            Ok(response) => {
+                // Before the batches that were refused wait for their backoff: a later leader ends it.
+                self.client.note_leaders(&named_leaders(&response));
+                answers(response)
+            }
             Err(error) => {
                 if let Some(LaneSlot::Open(open)) = self.lanes.get(&lane)
                     && open.lane.is_broken()
@@ -644,6 +648,36 @@ fn produce_request(acks: Acks, timeout: Duration, batches: &[Sent]) -> ProduceRe
         .with_acks(acks.to_wire())
         .with_timeout_ms(i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX))
         .with_topic_data(topics.collect())
+}
+
+/// Who leads what was refused, where the refusal says it: nobody needs to ask then, and whoever is asked may know less.
+fn named_leaders(response: &ProduceResponse) -> Vec<NamedLeader> {
+    let mut named = Vec::new();
+    for topic in &response.responses {
+        for partition in &topic.partition_responses {
+            let current = &partition.current_leader;
+            let Some(leader) = NodeId::from_broker_id(current.leader_id.0) else {
+                continue;
+            };
+            let Ok(name) = TopicName::new(&topic.name.0) else {
+                continue;
+            };
+            let Some(index) = PartitionIndex::from_wire(partition.index) else {
+                continue;
+            };
+            let endpoint = response
+                .node_endpoints
+                .iter()
+                .find(|endpoint| endpoint.node_id == current.leader_id);
+            named.push(NamedLeader {
+                partition: PartitionName::new(name, index),
+                leader,
+                leader_epoch: current.leader_epoch,
+                address: endpoint.map(|endpoint| host_port(&endpoint.host, endpoint.port)),
+            });
+        }
+    }
+    named
 }
 
 fn answers(response: <ProduceRequest as Request>::Response) -> HashMap<(String, i32), Attempt> {
