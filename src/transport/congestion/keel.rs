@@ -60,6 +60,9 @@ const CALM_EPOCHS: u32 = 20;
 const LATELY_KEPT: f64 = 0.99;
 /// Neighbouring round trips that differ by more than this part of the minimum are a path of much jitter.
 const NOISY_PART: f64 = 1.0 / 16.0;
+/// There the queue that is borne is longer by this part of the minimum: as long as what CUBIC fills where queues are as deep as
+/// is usual, because nothing shorter can be told from jitter.
+const NOISY_QUEUE_PART: f64 = 1.0;
 /// The memory of that is of about so many acknowledgements.
 const NOISE_SAMPLES: f64 = 64.0;
 /// The memory of losses is of about so many packets.
@@ -299,7 +302,11 @@ impl Keel {
 
     /// What jitter adds to the target, in seconds.
     fn jitter_allowed(&self, min_rtt: Duration) -> f64 {
-        self.jitter.min(min_rtt.as_secs_f64() * JITTER_PART_MAX)
+        let min_rtt = min_rtt.as_secs_f64();
+        if self.is_noisy() {
+            return min_rtt * NOISY_QUEUE_PART;
+        }
+        self.jitter.min(min_rtt * JITTER_PART_MAX)
     }
 
     /// Comes back from what a trial found, by and by, and soon if round trips are shorter now. `rtt` is a round's mean.
