@@ -123,6 +123,8 @@ pub(super) struct PartitionQueue {
     random: Random,
     /// The newest leader epoch that is known; −1 where none is.
     leader_epoch: i32,
+    /// Whether the leader of that epoch has said that it leads no more.
+    is_deposed: bool,
 }
 
 #[derive(Debug)]
@@ -238,6 +240,7 @@ impl PartitionQueue {
             closed_batches: 0,
             random: Random::new(seed),
             leader_epoch: -1,
+            is_deposed: false,
         }
     }
 
@@ -420,6 +423,7 @@ impl PartitionQueue {
         let mut effects = Effects::default();
         let (cause, retry) = match attempt {
             Attempt::Appended { offset } => {
+                self.is_deposed = false;
                 self.acknowledge(index, offset);
                 return effects;
             }
@@ -557,6 +561,7 @@ impl PartitionQueue {
                         | ErrorCode::KafkaStorageError
                 );
                 effects.refresh_metadata = code.is_retriable();
+                self.is_deposed |= code == ErrorCode::NotLeaderOrFollower;
                 code.is_retriable()
             }
         }
@@ -569,11 +574,17 @@ impl PartitionQueue {
             return;
         }
         self.leader_epoch = epoch;
+        self.is_deposed = false;
         for batch in &mut self.batches {
             if let State::Waiting { not_before } = &mut batch.state {
                 *not_before = now.min(*not_before);
             }
         }
+    }
+
+    /// Whether batches wait for a leader of a later epoch than the last that was known: metadata without one is out of date.
+    pub(super) fn wants_later_leader(&self) -> bool {
+        self.is_deposed && !self.is_empty()
     }
 
     /// A note of why nothing moves, for the error that a batch may end with.
@@ -905,8 +916,10 @@ mod tests {
             drop(t.batch());
         }
         let (a, b, c) = (t.take().unwrap(), t.take().unwrap(), t.take().unwrap());
+        assert!(!t.queue.wants_later_leader());
         let effects = t.refuse(a, ErrorCode::NotLeaderOrFollower);
         assert!(effects.refresh_metadata);
+        assert!(t.queue.wants_later_leader());
         t.refuse(b, ErrorCode::OutOfOrderSequenceNumber);
         assert!(t.take().is_none(), "the fourth does not overtake");
         t.lose(c);

@@ -35,6 +35,9 @@ const ANSWER_GRACE: Duration = Duration::from_secs(1);
 /// A lane: a node, and a number below [`super::ProducerConfig::lanes`].
 type LaneKey = (NodeId, usize);
 
+/// The first wait of a [`Pace`] is this part of the backoff's.
+const FIRST_WAIT_PART: u32 = 5;
+
 pub(super) struct Sender {
     client: Client,
     shared: Arc<Shared>,
@@ -374,7 +377,7 @@ impl Sender {
         let fresh =
             |(_, since): &(LaneKey, Instant)| now.saturating_duration_since(*since) < SUSPECT_FOR;
         if silent.iter().any(fresh) {
-            self.refresh.in_a_row = self.refresh.in_a_row.min(SUSPECT_ROUNDS - 1);
+            self.refresh.in_a_row = self.refresh.in_a_row.min(SUSPECT_ROUNDS);
         }
     }
 
@@ -543,7 +546,15 @@ impl Sender {
     fn refreshed(&mut self, result: RefreshResult) {
         match result {
             Ok((view, failed)) => {
-                self.refresh.wanted = false;
+                let mut is_stale = false;
+                self.for_queues(|name, queue, now| {
+                    if let Some((_, _, epoch)) = view.leader(&name.topic, name.partition) {
+                        queue.handle_leader(epoch, now);
+                    }
+                    is_stale |= queue.wants_later_leader();
+                });
+                // Whoever answered had not heard of the election yet.
+                self.refresh.wanted = is_stale;
                 self.give_up_deposed(&view, Instant::now());
                 let failed: HashMap<TopicName, ErrorCode> = failed.into_iter().collect();
                 self.for_queues(|name, queue, _| {
@@ -591,7 +602,12 @@ impl Pace {
 
     fn done(&mut self, client: &Client, now: Instant) {
         self.in_a_row = self.in_a_row.saturating_add(1);
-        self.not_before = Some(now + client.wait_after(self.in_a_row));
+        let wait = match self.in_a_row {
+            // Most often the news is only just on its way.
+            1 => client.wait_after(1) / FIRST_WAIT_PART,
+            later => client.wait_after(later - 1),
+        };
+        self.not_before = Some(now + wait);
     }
 }
 
