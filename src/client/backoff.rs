@@ -37,6 +37,18 @@ impl Backoff {
     }
 }
 
+impl Backoff {
+    /// The wait after `failures` failures in a row where what is waited for is most often only a moment away, as the news of an
+    /// election is: a fifth of `initial` first, and then as [`Backoff::after`].
+    pub(super) fn soon(&self, failures: u32, random: u64) -> Duration {
+        match failures {
+            0 => Duration::ZERO,
+            1 => self.after(1, random) / 5,
+            more => self.after(more - 1, random),
+        }
+    }
+}
+
 /// A small generator of random numbers (splitmix64) for jitter and for the choice of a partition: nothing that must be
 /// hard to guess. Seeded by its owner, so that a test can repeat a run.
 #[derive(Clone, Debug)]
@@ -59,6 +71,16 @@ impl Random {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_a_moment_away_is_asked_for_soon_and_then_no_more_often_than_anything() {
+        let backoff = Backoff::default();
+        assert_eq!(backoff.soon(0, 0), Duration::ZERO);
+        assert_eq!(backoff.soon(1, 0), Duration::from_millis(10));
+        assert_eq!(backoff.soon(2, 0), Duration::from_millis(50));
+        assert_eq!(backoff.soon(3, 0), Duration::from_millis(100));
+        assert_eq!(backoff.soon(u32::MAX, 0), backoff.max);
+    }
 
     #[test]
     fn waits_double_up_to_the_cap_and_lose_at_most_a_fifth() {

@@ -366,6 +366,11 @@ impl Client {
         self.inner.config.backoff.after(failures, self.random())
     }
 
+    /// The same for the news of an election.
+    fn soon_after(&self, failures: u32) -> Duration {
+        self.inner.config.backoff.soon(failures, self.random())
+    }
+
     fn link(&self, address: &str) -> Arc<Link> {
         let seed = self.random();
         let mut links = lock(&self.inner.links);

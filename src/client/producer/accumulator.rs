@@ -137,6 +137,8 @@ struct Pending {
     /// Set when it is first sent under the present identity.
     sequence: Option<i32>,
     attempts: u32,
+    /// How often a node said, of the present leader epoch, that it does not lead.
+    refusals: u32,
     /// An attempt's outcome is unknown: the records may be in the log already.
     uncertain: bool,
     /// Why it was not delivered so far.
@@ -325,6 +327,7 @@ impl PartitionQueue {
             content: Content::Filling(builder),
             sequence: None,
             attempts: 0,
+            refusals: 0,
             uncertain: false,
             last: None,
             done,
@@ -510,6 +513,7 @@ impl PartitionQueue {
                 record_count,
                 sequence: sequence.map(|sequence| add_sequence(sequence, skipped)),
                 attempts,
+                refusals: 0,
                 uncertain: false,
                 last: None,
                 done,
@@ -576,6 +580,7 @@ impl PartitionQueue {
         self.leader_epoch = epoch;
         self.is_deposed = false;
         for batch in &mut self.batches {
+            batch.refusals = 0;
             if let State::Waiting { not_before } = &mut batch.state {
                 *not_before = now.min(*not_before);
             }
@@ -681,7 +686,17 @@ impl PartitionQueue {
     fn wait(&mut self, index: usize, cause: ClientError, now: Instant) {
         let random = self.random.next();
         let batch = &mut self.batches[index];
-        let wait = self.config.backoff.after(batch.attempts.max(1), random);
+        let wait = match &cause {
+            // The leader of this epoch may not have heard of its election yet.
+            ClientError::Refused {
+                code: ErrorCode::NotLeaderOrFollower,
+                ..
+            } => {
+                batch.refusals += 1;
+                self.config.backoff.soon(batch.refusals, random)
+            }
+            _ => self.config.backoff.after(batch.attempts.max(1), random),
+        };
         batch.state = State::Waiting {
             not_before: now + wait,
         };

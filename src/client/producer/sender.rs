@@ -35,9 +35,6 @@ const ANSWER_GRACE: Duration = Duration::from_secs(1);
 /// A lane: a node, and a number below [`super::ProducerConfig::lanes`].
 type LaneKey = (NodeId, usize);
 
-/// The first wait of a [`Pace`] is this part of the backoff's.
-const FIRST_WAIT_PART: u32 = 5;
-
 pub(super) struct Sender {
     client: Client,
     shared: Arc<Shared>,
@@ -602,12 +599,7 @@ impl Pace {
 
     fn done(&mut self, client: &Client, now: Instant) {
         self.in_a_row = self.in_a_row.saturating_add(1);
-        let wait = match self.in_a_row {
-            // Most often the news is only just on its way.
-            1 => client.wait_after(1) / FIRST_WAIT_PART,
-            later => client.wait_after(later - 1),
-        };
-        self.not_before = Some(now + wait);
+        self.not_before = Some(now + client.soon_after(self.in_a_row));
     }
 }
 
