@@ -19,6 +19,7 @@ use super::sync::{
     self, CHECKPOINT_BYTES, DurableMark, SealedUnsynced, SharedCheckpoint, SyncError, SyncTicket,
     SyncWork,
 };
+use super::unsynced;
 use crate::types::{
     EpochEntry, EpochHistory, LeaderEpoch, LogPosition, Offset, TopicName, TopicPartition,
 };
@@ -146,6 +147,9 @@ pub struct Log {
     pub(super) lineage: u64,
     /// Sealed since the last ticket was taken out.
     pub(super) sealed_unsynced: Vec<SealedUnsynced>,
+    /// Whether the directory says that frames may count and be on no disk. True from before the first such frame: always while
+    /// the policy is [`Flush::Os`], and after that until a ticket has synced everything.
+    pub(super) unsynced: bool,
     /// A segment file was made since the last ticket was taken out.
     pub(super) dir_unsynced: bool,
     /// Bytes appended since a ticket last wrote the recovery checkpoint.
@@ -258,14 +262,33 @@ impl Log {
     }
 
     /// Takes effect with the next append or retention pass. A change to [`Flush::Fsync`] makes the frames appended before
-    /// it wait for a sync; those already called durable stay so.
+    /// it wait for a sync; those already called durable stay so, and the next ticket syncs them too.
+    ///
+    /// The log takes no more writes if it cannot be noted that frames count without a sync.
     pub fn set_config(&mut self, config: LogConfig) {
+        let noted = match (self.config.flush, config.flush) {
+            (Flush::Fsync, Flush::Os) => self.note_unsynced(),
+            (Flush::Os, Flush::Fsync) => self.reopen_unsynced(),
+            _ => Ok(()),
+        };
+        if let Err(error) = noted {
+            self.poison(error.to_string());
+            return;
+        }
         if config.flush == Flush::Os {
             self.durable_end = self.end();
         }
         self.shared.state_mut().index_interval = index_interval(&config);
         self.config = config;
         self.publish_durable_mark();
+    }
+
+    pub(super) fn note_unsynced(&mut self) -> Result<(), IoFailure> {
+        if !self.unsynced {
+            unsynced::note(&*self.shared.fs, &self.shared.dir)?;
+            self.unsynced = true;
+        }
+        Ok(())
     }
 
     /// The log was cut, or begins anew, and all of it up to `end` is on the disk.
@@ -363,7 +386,8 @@ impl Log {
         let state = self.shared.state();
         let active = match self.config.flush {
             Flush::Fsync => {
-                if self.durable_end == state.end && self.sealed_unsynced.is_empty() {
+                let is_synced = self.durable_end == state.end && self.sealed_unsynced.is_empty();
+                if is_synced && !self.unsynced {
                     return None;
                 }
                 active_file(&self.shared, &state)
@@ -389,6 +413,7 @@ impl Log {
             fs: self.shared.fs.clone(),
             dir: self.shared.dir.clone(),
             target,
+            covers_all: self.config.flush == Flush::Fsync,
             generation: self.generation,
             sealed: std::mem::take(&mut self.sealed_unsynced),
             active,
@@ -418,6 +443,14 @@ impl Log {
                     self.synced_end = self.synced_end.max(ticket.target);
                     if self.config.flush == Flush::Fsync {
                         self.durable_end = self.durable_end.max(ticket.target);
+                        if self.unsynced && ticket.covers_all {
+                            self.unsynced = false;
+                            if let Err(error) = unsynced::clear(&*self.shared.fs, &self.shared.dir)
+                            {
+                                // It then says more than is so, until the next start.
+                                tracing::warn!(cause = %error, "a note that frames are not synced is left");
+                            }
+                        }
                     }
                     self.publish_durable_mark();
                 }
@@ -449,6 +482,7 @@ impl Log {
             fs: self.shared.fs.clone(),
             dir: self.shared.dir.clone(),
             target: state.end,
+            covers_all: self.config.flush == Flush::Fsync,
             generation: self.generation,
             sealed: std::mem::take(&mut self.sealed_unsynced),
             active: active_file(&self.shared, &state),

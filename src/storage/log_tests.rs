@@ -1180,6 +1180,75 @@ fn a_machine_that_was_restarted_impairs_a_log_that_does_not_sync_and_no_other() 
     }
 }
 
+/// Opens the log after its machine was restarted, as one that syncs each append, and says what is wrong with it.
+fn after_a_power_loss(fs: &FaultyFileSystem) -> Option<ImpairmentReason> {
+    fs.power_loss();
+    let mut options = LogOptions::from(config());
+    options.machine_restarted = true;
+    let (log, _) = try_open(fs, options).unwrap();
+    log.impairment().map(|note| note.reason)
+}
+
+fn os() -> LogConfig {
+    LogConfig {
+        flush: Flush::Os,
+        ..config()
+    }
+}
+
+#[test]
+fn what_counted_without_a_sync_is_missed_after_a_power_loss_whatever_the_policy_is_by_then() {
+    // The policy is changed while the log is open, and nothing is synced since.
+    let fs = disk(0);
+    let (mut log, _) = filled(&fs, 5);
+    log.set_config(os());
+    log.append(&frames(log.end(), 3, 100)).unwrap();
+    log.set_config(config());
+    drop(log);
+    assert_eq!(after_a_power_loss(&fs), Some(ImpairmentReason::PowerLost));
+    // It is changed while the process is down.
+    let fs = disk(0);
+    let (mut log, _) = try_open(&fs, os()).unwrap();
+    log.append(&[start_frame(1, LogPosition::START)]).unwrap();
+    log.append(&frames(log.end(), 3, 100)).unwrap();
+    drop(log);
+    assert_eq!(after_a_power_loss(&fs), Some(ImpairmentReason::PowerLost));
+    // What was set aside takes its note along, and what begins anew counts without a sync as well.
+    let fs = disk(0);
+    let (mut log, _) = try_open(&fs, os()).unwrap();
+    log.append(&[start_frame(1, LogPosition::START)]).unwrap();
+    log.set_aside("a test").unwrap();
+    log.clear_impairment().unwrap();
+    log.append(&[start_frame(1, LogPosition::START)]).unwrap();
+    drop(log);
+    assert_eq!(after_a_power_loss(&fs), Some(ImpairmentReason::PowerLost));
+}
+
+#[test]
+fn once_everything_is_synced_after_the_policy_has_changed_a_power_loss_is_none() {
+    let fs = disk(0);
+    let (mut log, _) = try_open(&fs, os()).unwrap();
+    log.append(&[start_frame(1, LogPosition::START)]).unwrap();
+    log.append(&frames(at(0, 1), 50, 100)).unwrap();
+    assert!(log.segment_count() > 2);
+    let all = contents(&log);
+    log.set_config(config());
+    // Nothing is appended, and yet there is something to sync.
+    sync(&mut log).unwrap();
+    assert!(log.begin_sync().is_none());
+    drop(log);
+    assert_eq!(after_a_power_loss(&fs), None);
+    assert_eq!(contents(&open(&fs).0), all);
+    // A start syncs what it keeps, too.
+    let fs = disk(0);
+    let (mut log, _) = try_open(&fs, os()).unwrap();
+    log.append(&[start_frame(1, LogPosition::START)]).unwrap();
+    drop(log);
+    fs.kill();
+    drop(open(&fs));
+    assert_eq!(after_a_power_loss(&fs), None);
+}
+
 #[test]
 fn a_log_that_vanished_is_noted_as_lost_over_restarts_until_it_is_cleared() {
     let fs = disk(0);

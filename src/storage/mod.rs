@@ -36,6 +36,7 @@ mod tail_cache;
 #[cfg(test)]
 mod test_frames;
 mod truncate;
+mod unsynced;
 
 pub use checkpoints::{Marks, read_high_watermarks, write_high_watermarks};
 pub use compaction::{Compacted, CompactionError, CompactionJob, CompactionReport};

@@ -7,15 +7,18 @@
 //! ```text
 //!  byte  length  field
 //!     0       4  magic     "QPRM"
-//!     4       4  version   1
-//!     8       …  records, each:
+//!     4       4  version   2
+//!     8       …  records, each of them twice:
 //!             4  length    of the entries in bytes
-//!             4  CRC-32    over length and entries
+//!             4  CRC-32    over length, number and entries
+//!             4  number    0, 1, 2, …; the same in both copies
 //!            24  per entry: topic id (16), partition (4), leader epoch (4); epoch 0 forgets the partition
 //! ```
 //!
-//! Only the last record can be torn by a crash, and nothing was promised on the strength of it: it is dropped. A bad record
-//! with a good one behind it is corruption, and the node refuses to start, because a promise must not fall.
+//! Each record stands there twice, because a record that rots must not look like one that a crash has torn: only the last one
+//! can be torn, nothing was promised on the strength of it, and it is dropped where neither copy is whole. A number that
+//! is missing, the first included, which comes by a rename and is never torn, is corruption, and the node refuses to start,
+//! because a promise must not fall. Version 1 had each record once and without a number; it is read, and written anew.
 
 use std::collections::BTreeMap;
 use std::io::IoSlice;
@@ -30,13 +33,14 @@ use crate::types::{LeaderEpoch, PartitionIndex, TopicId, TopicPartition};
 
 const FILE: &str = "promises";
 const MAGIC: [u8; 4] = *b"QPRM";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const HEADER_LEN: usize = 8;
-const RECORD_HEADER_LEN: usize = 8;
+const RECORD_HEADER_LEN: usize = 12;
+const COPIES: usize = 2;
 const ENTRY_LEN: usize = 24;
-/// Refused unread above this: 2.7 million entries.
+/// Refused unread above this: 1.3 million entries.
 const MAX_FILE_BYTES: u64 = 64 * 1024 * 1024;
-/// The file is written anew when it is this large and four times what it needs to be.
+/// The file is written anew when it is this large and four times what it needs to be, copies included.
 const REWRITE_BYTES: u64 = 256 * 1024;
 
 /// Why promises were not read or not raised.
@@ -75,6 +79,8 @@ struct Writer {
     dir: PathBuf,
     file: Arc<dyn File>,
     len: u64,
+    /// Of the next record.
+    number: u32,
     poisoned: Option<String>,
 }
 
@@ -96,6 +102,7 @@ impl Promises {
                 dir: dir.to_owned(),
                 file,
                 len,
+                number: 1,
                 poisoned: None,
             }),
             saved: Mutex::new(saved),
@@ -163,7 +170,7 @@ impl Promises {
 
     fn rewrite_if_large(&self, writer: &mut Writer) {
         let saved = lock(&self.saved).clone();
-        let needed = (saved.len() * ENTRY_LEN) as u64;
+        let needed = (COPIES * saved.len() * ENTRY_LEN) as u64;
         if writer.len < REWRITE_BYTES.max(4 * needed) || writer.poisoned.is_some() {
             return;
         }
@@ -172,6 +179,7 @@ impl Promises {
             Ok((file, len)) => {
                 writer.file = file;
                 writer.len = len;
+                writer.number = 1;
             }
             // The name may mean either file now, so neither may be appended to.
             Err(error) => writer.poisoned = Some(error.to_string()),
@@ -190,7 +198,7 @@ impl Writer {
             });
         }
         let path = self.dir.join(FILE);
-        let record = encode_record(entries);
+        let record = encode_record(self.number, entries);
         if let Err(error) = self.file.write_at(self.len, &[IoSlice::new(&record)]) {
             if let Err(error) = self.file.set_len(self.len) {
                 self.poisoned = Some(error.to_string());
@@ -206,15 +214,18 @@ impl Writer {
             return Err(IoFailure::at("sync", &path)(error).into());
         }
         self.len += record.len() as u64;
+        self.number += 1;
         Ok(())
     }
 }
 
-fn encode_record(entries: &BTreeMap<TopicPartition, LeaderEpoch>) -> Vec<u8> {
+/// All copies of a record.
+fn encode_record(number: u32, entries: &BTreeMap<TopicPartition, LeaderEpoch>) -> Vec<u8> {
     let len = entries.len() * ENTRY_LEN;
-    let mut record = Vec::with_capacity(RECORD_HEADER_LEN + len);
+    let mut record = Vec::with_capacity(COPIES * (RECORD_HEADER_LEN + len));
     record.put_u32(len as u32);
     record.put_u32(0);
+    record.put_u32(number);
     for (partition, epoch) in entries {
         record.put_u128(partition.topic.to_bits());
         record.put_u32(partition.partition.0);
@@ -222,25 +233,53 @@ fn encode_record(entries: &BTreeMap<TopicPartition, LeaderEpoch>) -> Vec<u8> {
     }
     let crc = record_crc(&record);
     record[4..8].copy_from_slice(&crc.to_be_bytes());
-    record
+    record.repeat(COPIES)
 }
 
+/// Over everything but itself.
 fn record_crc(record: &[u8]) -> u32 {
     let mut crc = crc32fast::Hasher::new();
     crc.update(&record[..4]);
-    crc.update(&record[RECORD_HEADER_LEN..]);
+    crc.update(&record[8..]);
     crc.finalize()
 }
 
-/// The entries of the record at the start of `bytes`, if it is whole.
-fn record_at(bytes: &[u8]) -> Option<&[u8]> {
-    let (head, rest) = bytes.split_first_chunk::<RECORD_HEADER_LEN>()?;
-    let len = u32::from_be_bytes([head[0], head[1], head[2], head[3]]) as usize;
-    let crc = u32::from_be_bytes([head[4], head[5], head[6], head[7]]);
-    if len == 0 || !len.is_multiple_of(ENTRY_LEN) || len > rest.len() {
+fn be_u32(bytes: &[u8], at: usize) -> Option<u32> {
+    let bytes = bytes.get(at..)?.first_chunk()?;
+    Some(u32::from_be_bytes(*bytes))
+}
+
+/// The number and the entries of the record at the start of `bytes`, if it is whole. `header` is the length of what stands before
+/// the entries.
+fn record_at(bytes: &[u8], header: usize) -> Option<(u32, &[u8])> {
+    let len = be_u32(bytes, 0)? as usize;
+    let crc = be_u32(bytes, 4)?;
+    let number = be_u32(bytes, 8)?;
+    let end = header.checked_add(len)?;
+    if !len.is_multiple_of(ENTRY_LEN) || end > bytes.len() {
         return None;
     }
-    (record_crc(&bytes[..RECORD_HEADER_LEN + len]) == crc).then(|| &rest[..len])
+    (record_crc(&bytes[..end]) == crc).then(|| (number, &bytes[header..end]))
+}
+
+/// Takes entries in. False where an epoch is none.
+fn take(saved: &mut BTreeMap<TopicPartition, LeaderEpoch>, mut entries: &[u8]) -> bool {
+    while entries.has_remaining() {
+        let partition = TopicPartition {
+            topic: TopicId::from_random_bits(entries.get_u128()),
+            partition: PartitionIndex(entries.get_u32()),
+        };
+        match LeaderEpoch::new(entries.get_u32()) {
+            Some(LeaderEpoch::NONE) => {
+                saved.remove(&partition);
+            }
+            Some(epoch) => {
+                saved.insert(partition, epoch);
+            }
+            None => return false,
+        }
+    }
+    true
 }
 
 fn decode(
@@ -252,42 +291,84 @@ fn decode(
         byte,
     };
     // The file comes to be by a rename, header included, so a short one was never written by us.
-    let (header, _) = bytes.split_first_chunk::<HEADER_LEN>().ok_or(corrupt(0))?;
-    if header[..4] != MAGIC {
+    let version = be_u32(bytes, 4).ok_or(corrupt(0))?;
+    if bytes[..4] != MAGIC {
         return Err(corrupt(0));
     }
-    let version = u32::from_be_bytes([header[4], header[5], header[6], header[7]]);
-    if version > VERSION {
-        return Err(PromiseError::NewerVersion {
+    match version {
+        0 => Err(corrupt(4)),
+        1 => decode_version_1(bytes, corrupt),
+        VERSION => decode_present(bytes, corrupt),
+        found => Err(PromiseError::NewerVersion {
             path: path.to_owned(),
-            found: version,
-        });
+            found,
+        }),
     }
+}
+
+fn decode_present(
+    bytes: &[u8],
+    corrupt: impl Fn(usize) -> PromiseError,
+) -> Result<BTreeMap<TopicPartition, LeaderEpoch>, PromiseError> {
+    let mut saved = BTreeMap::new();
+    let mut next = 0;
+    // Where something stands that cannot be read; a record that is missing is missed from here.
+    let mut bad = None;
+    let mut at = HEADER_LEN;
+    while at < bytes.len() {
+        let Some((number, entries)) = record_at(&bytes[at..], RECORD_HEADER_LEN) else {
+            bad.get_or_insert(at);
+            at += 1;
+            continue;
+        };
+        if number > next {
+            return Err(corrupt(bad.unwrap_or(at)));
+        }
+        if number == next {
+            if !take(&mut saved, entries) {
+                return Err(corrupt(at));
+            }
+            next += 1;
+            bad = None;
+        }
+        at += RECORD_HEADER_LEN + entries.len();
+    }
+    if next == 0 {
+        return Err(corrupt(HEADER_LEN));
+    }
+    Ok(saved)
+}
+
+/// What builds before version 2 wrote: no number, no copies. Its first record came by a rename.
+fn decode_version_1(
+    bytes: &[u8],
+    corrupt: impl Fn(usize) -> PromiseError,
+) -> Result<BTreeMap<TopicPartition, LeaderEpoch>, PromiseError> {
+    const HEADER: usize = 8;
+    let record_at = |bytes: &'_ [u8]| -> Option<usize> {
+        let len = be_u32(bytes, 0)? as usize;
+        let end = HEADER.checked_add(len)?;
+        let is_whole = len > 0
+            && len.is_multiple_of(ENTRY_LEN)
+            && end <= bytes.len()
+            && Some(record_crc(&bytes[..end])) == be_u32(bytes, 4);
+        is_whole.then_some(end)
+    };
     let mut saved = BTreeMap::new();
     let mut at = HEADER_LEN;
     while at < bytes.len() {
-        let Some(mut entries) = record_at(&bytes[at..]) else {
-            if (at + 1..bytes.len()).any(|later| record_at(&bytes[later..]).is_some()) {
+        let Some(end) = record_at(&bytes[at..]) else {
+            let is_first = at == HEADER_LEN;
+            let mut later = at + 1..bytes.len();
+            if is_first || later.any(|later| record_at(&bytes[later..]).is_some()) {
                 return Err(corrupt(at));
             }
             break;
         };
-        at += RECORD_HEADER_LEN + entries.len();
-        while entries.has_remaining() {
-            let partition = TopicPartition {
-                topic: TopicId::from_random_bits(entries.get_u128()),
-                partition: PartitionIndex(entries.get_u32()),
-            };
-            match LeaderEpoch::new(entries.get_u32()) {
-                Some(LeaderEpoch::NONE) => {
-                    saved.remove(&partition);
-                }
-                Some(epoch) => {
-                    saved.insert(partition, epoch);
-                }
-                None => return Err(corrupt(at)),
-            }
+        if !take(&mut saved, &bytes[at + HEADER..at + end]) {
+            return Err(corrupt(at));
         }
+        at += end;
     }
     Ok(saved)
 }
@@ -302,9 +383,7 @@ fn rewrite(
     let beside = dir.join(format!("{FILE}.new"));
     let mut bytes = MAGIC.to_vec();
     bytes.put_u32(VERSION);
-    if !saved.is_empty() {
-        bytes.extend_from_slice(&encode_record(saved));
-    }
+    bytes.extend_from_slice(&encode_record(0, saved));
     let file = fs
         .open(&beside, OpenMode::Create)
         .map_err(IoFailure::at("create", &beside))?;
@@ -415,31 +494,95 @@ mod tests {
         }
     }
 
-    #[test]
-    fn rot_before_a_good_record_is_refused() {
-        let fs = FaultyFileSystem::new(0);
+    /// The promises that a flipped bit leaves, or the refusal.
+    fn after_flips(fs: &FaultyFileSystem, bits: &[u64]) -> Result<Vec<u32>, PromiseError> {
         let path = Path::new("/promises");
+        for bit in bits {
+            fs.flip_bit(path, *bit).unwrap();
+        }
+        let bytes = fs.contents(path).unwrap();
+        for bit in bits {
+            fs.flip_bit(path, *bit).unwrap();
+        }
+        let saved = decode(&bytes, path)?;
+        Ok((0..3)
+            .map(|n| saved.get(&partition(n)).map_or(0, |epoch| epoch.get()))
+            .collect())
+    }
+
+    #[test]
+    fn no_flipped_bit_makes_a_promise_forgotten() {
+        let fs = FaultyFileSystem::new(0);
         let promises = open(&fs);
         promises.raise(&[(partition(0), epoch(5))]).unwrap();
-        promises.raise(&[(partition(1), epoch(5))]).unwrap();
-        fs.kill();
-        for bit in
-            (HEADER_LEN as u64 * 8)..((HEADER_LEN + RECORD_HEADER_LEN + ENTRY_LEN) as u64 * 8)
-        {
-            fs.flip_bit(path, bit).unwrap();
-            assert!(
-                matches!(
-                    Promises::open(fs.shared(), Path::new("/")),
-                    Err(PromiseError::Corrupt {
-                        byte: HEADER_LEN,
-                        ..
-                    })
-                ),
-                "bit {bit}"
-            );
-            fs.flip_bit(path, bit).unwrap();
+        // After a restart the file has one record, which a crash could not have torn.
+        let promises = open(&fs);
+        let clean = fs.contents(Path::new("/promises")).unwrap().len() as u64 * 8;
+        for bit in 0..clean {
+            match after_flips(&fs, &[bit]) {
+                Ok(found) => assert_eq!(found, [5, 0, 0], "bit {bit}"),
+                Err(_) => assert!(bit < HEADER_LEN as u64 * 8, "bit {bit}"),
+            }
         }
-        assert_eq!(open(&fs).get(partition(0)), epoch(5));
+        promises.raise(&[(partition(1), epoch(6))]).unwrap();
+        promises.raise(&[(partition(2), epoch(7))]).unwrap();
+        let all = fs.contents(Path::new("/promises")).unwrap().len() as u64 * 8;
+        for bit in clean..all {
+            let found = after_flips(&fs, &[bit]).unwrap();
+            assert_eq!(found, [5, 6, 7], "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn a_record_whose_copies_are_both_rotten_is_refused_unless_it_may_be_torn() {
+        let fs = FaultyFileSystem::new(0);
+        let promises = open(&fs);
+        promises.raise(&[(partition(0), epoch(5))]).unwrap();
+        promises.raise(&[(partition(1), epoch(6))]).unwrap();
+        let copy = (RECORD_HEADER_LEN + ENTRY_LEN) as u64 * 8;
+        // The first record is empty.
+        let first = HEADER_LEN as u64 * 8;
+        let base = first + 2 * RECORD_HEADER_LEN as u64 * 8;
+        for (at, length) in [(first, RECORD_HEADER_LEN as u64 * 8), (base, copy)] {
+            let refused = after_flips(&fs, &[at + 40, at + length + 40]);
+            let byte = (at / 8) as usize;
+            match refused {
+                Err(PromiseError::Corrupt { byte: b, .. }) => assert_eq!(b, byte),
+                other => panic!("{other:?}"),
+            }
+        }
+        let last = base + 2 * copy;
+        let torn = after_flips(&fs, &[last + 40, last + copy + 40]).unwrap();
+        assert_eq!(torn, [5, 0, 0]);
+    }
+
+    #[test]
+    fn what_earlier_builds_wrote_is_read_and_its_first_record_is_never_taken_for_torn() {
+        let record = |n: u32, leader_epoch: u32| {
+            let mut record = Vec::new();
+            record.put_u32(ENTRY_LEN as u32);
+            record.put_u32(0);
+            record.put_u128(partition(n).topic.to_bits());
+            record.put_u32(n);
+            record.put_u32(leader_epoch);
+            let crc = record_crc(&record);
+            record[4..8].copy_from_slice(&crc.to_be_bytes());
+            record
+        };
+        let path = Path::new("/promises");
+        let mut file = MAGIC.to_vec();
+        file.put_u32(1);
+        assert!(decode(&file, path).unwrap().is_empty());
+        file.extend(record(0, 5));
+        let first = file.len();
+        file.extend(record(1, 6));
+        assert_eq!(decode(&file, path).unwrap().len(), 2);
+        assert_eq!(decode(&file[..file.len() - 1], path).unwrap().len(), 1);
+        for byte in HEADER_LEN..first {
+            let mut rotten = file[..first].to_vec();
+            rotten[byte] ^= 1;
+            assert!(decode(&rotten, path).is_err(), "byte {byte}");
+        }
     }
 
     #[test]

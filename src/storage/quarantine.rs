@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::file_system::{FileSystem, IoFailure};
 use super::impairment::{self, Impairment, ImpairmentReason};
 use super::index::SegmentIndex;
-use super::log::Log;
+use super::log::{Flush, Log};
 use super::recovery::{OpenError, prepare_dir};
 use super::snapshots::Snapshots;
 use super::sync;
@@ -74,6 +74,10 @@ impl Log {
         self.shared.forget_indexes();
         self.sealed_unsynced.clear();
         self.dir_unsynced = false;
+        self.unsynced = false;
+        if self.config.flush == Flush::Os {
+            self.note_unsynced()?;
+        }
         self.snapshots = Snapshots::default();
         self.epochs = EpochHistory::new();
         self.set_synced_up_to(LogPosition::START);

@@ -46,6 +46,7 @@ use super::small_file::{self, SmallFileError};
 use super::snapshots::{self, Snapshots};
 use super::sync::{Checkpoint, CheckpointBody};
 use super::tail_cache::TailCache;
+use super::unsynced;
 use crate::types::{
     EpochHistory, LeaderEpoch, LogPosition, Offset, PartitionIndex, TopicId, TopicName,
     TopicPartition,
@@ -154,10 +155,12 @@ pub(super) fn open(
         impairment::write(fs_ref, dir, &note)?;
         impairment = Some(note);
     }
-    if options.machine_restarted && options.config.flush == Flush::Os && !created {
+    // Whatever the policy is by now: what counted without a sync may be gone.
+    let unsynced = options.config.flush == Flush::Os || unsynced::is_noted(fs_ref, dir)?;
+    if options.machine_restarted && unsynced && !created {
         let note = Impairment {
             reason: ImpairmentReason::PowerLost,
-            detail: "the machine was restarted, and this log is not synced at each append".into(),
+            detail: "the machine was restarted, and this log was not synced at each append".into(),
         };
         if impairment.is_none() {
             impairment::write(fs_ref, dir, &note)?;
@@ -245,6 +248,11 @@ pub(super) fn open(
         None => None,
     };
     fs.sync_dir(dir).map_err(IoFailure::at("sync", dir))?;
+    // All that is kept is on the disk now.
+    match options.config.flush {
+        Flush::Os => unsynced::note(fs_ref, dir)?,
+        Flush::Fsync => unsynced::clear(fs_ref, dir)?,
+    }
     // Where the log has no checkpoint, it is the one that the mark speaks of or, if it is empty, another.
     let known = before.map_or(0, |body| body.lineage);
     let marked = options.durable_mark.map_or(0, |mark| mark.lineage);
@@ -290,12 +298,13 @@ pub(super) fn open(
         shared: Shared::new(fs, dir.to_owned(), state),
         id,
         topic: topic.clone(),
-        config: options.config,
         epochs,
         durable_end: end,
         synced_end: end,
         lineage,
         sealed_unsynced: Vec::new(),
+        unsynced: options.config.flush == Flush::Os,
+        config: options.config,
         dir_unsynced: false,
         bytes_since_checkpoint: 0,
         generation: 0,

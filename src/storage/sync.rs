@@ -82,6 +82,8 @@ pub(super) struct SyncWork {
     pub(super) dir: PathBuf,
     /// What is durable once it has run.
     pub(super) target: LogPosition,
+    /// Whether nothing below the target is left unsynced by it, whoever appended it.
+    pub(super) covers_all: bool,
     /// The log's, when the ticket was taken out.
     pub(super) generation: u64,
     pub(super) sealed: Vec<SealedUnsynced>,
