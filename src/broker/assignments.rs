@@ -16,7 +16,9 @@ use crate::metadata::{ClusterImage, FlushPolicy, Topic, TopicConfig};
 use crate::partition::{Partition, PartitionOptions};
 use crate::storage::{DataDir, Flush, Impairment, ImpairmentReason, LogConfig, LogOptions};
 use crate::transport::{CurrentIdentity, Sockets};
-use crate::types::{LeaderEpoch, NodeId, Offset, PartitionState, TopicName, TopicPartition};
+use crate::types::{
+    Incarnation, LeaderEpoch, NodeId, Offset, PartitionState, TopicName, TopicPartition,
+};
 
 /// Session ids of one partition: a range of 2³² each.
 const SESSIONS_PER_PARTITION: u64 = 1 << 32;
@@ -56,10 +58,16 @@ struct Link {
     task: JoinHandle<()>,
 }
 
+/// Where the sessions' numbers begin: elsewhere in each process, so that what an earlier one sent is of no session of this one.
+/// Half of the numbers are left to go up in.
+fn first_sessions(process: Incarnation) -> u64 {
+    let drawn = process.to_bits() as u32 >> 1;
+    (u64::from(drawn) + 1) * SESSIONS_PER_PARTITION
+}
+
 impl Assignments {
     pub(super) fn new(shared: Arc<Shared>, options: &BrokerOptions) -> Assignments {
         Assignments {
-            shared,
             data_dir: options.data_dir.clone(),
             default_flush: options.default_flush,
             verify_logs: options.verify_logs,
@@ -71,7 +79,8 @@ impl Assignments {
             links: BTreeMap::new(),
             tidied: false,
             boot_note_due: true,
-            next_session: SESSIONS_PER_PARTITION,
+            next_session: first_sessions(shared.me.incarnation),
+            shared,
         }
     }
 

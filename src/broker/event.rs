@@ -58,7 +58,7 @@ pub(super) enum Event {
         open: Box<OpenSession>,
     },
     CloseSession {
-        from: NodeId,
+        channel: Arc<FollowerChannel>,
         id: TopicPartition,
         session: SessionId,
     },

@@ -368,7 +368,7 @@ pub(super) async fn handle_control(
                 return Ok(());
             };
             let event = Event::CloseSession {
-                from: channel.peer.node,
+                channel: channel.clone(),
                 id,
                 session,
             };

@@ -233,8 +233,15 @@ impl Shard {
             }
             Event::Produce(produce) => self.handle_produce(*produce),
             Event::OpenSession { channel, open } => self.handle_open_session(channel, &open),
-            Event::CloseSession { from, id, session } => {
-                if let Some(owned) = self.partitions.get_mut(&id) {
+            Event::CloseSession {
+                channel,
+                id,
+                session,
+            } => {
+                let from = channel.peer.node;
+                if let Some(owned) = self.partitions.get_mut(&id)
+                    && owned.has_session_on(&channel)
+                {
                     owned
                         .partition
                         .handle_session_closed_by_follower(from, session);
@@ -488,7 +495,11 @@ impl Shard {
             let Some(owned) = self.partitions.get_mut(id) else {
                 continue;
             };
-            match owned.partition.handle_ack(now, from, ack) {
+            // What waited here while the follower dialled anew is of a session that is no more.
+            if !owned.has_session_on(channel) {
+                continue;
+            }
+            match owned.partition.handle_ack(now, channel.peer, ack) {
                 Ok(freed) => {
                     if let Some(session) = owned.sessions.get_mut(&from)
                         && session.session == ack.session
@@ -731,6 +742,12 @@ impl Owned {
     }
 
     /// Drops a follower's session record, if it is the one meant, and gives its room back.
+    /// Whether the peer's session is on this connection.
+    fn has_session_on(&self, channel: &FollowerChannel) -> bool {
+        let session = self.sessions.get(&channel.peer.node);
+        session.is_some_and(|session| session.channel.id == channel.id)
+    }
+
     fn forget_session(
         &mut self,
         node: NodeId,

@@ -412,7 +412,7 @@ impl Simulation {
             Message::Answer(answer) => partition.handle_answer(now, node(from), &answer),
             Message::Ack(ack) => {
                 if let Err(AckRefused::Impossible { claimed, end }) =
-                    partition.handle_ack(now, node(from), &ack)
+                    partition.handle_ack(now, appointment, &ack)
                 {
                     panic!("an ack of {claimed} on a log that ends at {end}");
                 }

@@ -59,17 +59,7 @@ impl Partition {
             "no other replica is in sync, so it goes on leading with what is left; records there are lost unless the disk can \
              be mended"
         } else {
-            self.trusted = false;
-            self.must_leave_isr = true;
-            if let Err(failure) = self.log.note_bad_read(cause) {
-                self.outputs.push_back(Output::Failed {
-                    cause: format!(
-                        "cannot note that the log of partition {} is damaged: {failure}",
-                        self.id
-                    ),
-                    stop_process: false,
-                });
-            }
+            self.give_way(cause);
             "it is set aside and fetched anew from the leader, once that is another replica"
         };
         self.outputs.push_back(Output::Failed {
@@ -79,6 +69,42 @@ impl Partition {
             ),
             stop_process: false,
         });
+    }
+
+    /// A leader that was alone with its damage gives way as soon as another replica is in sync: that one holds all that is
+    /// committed, and whoever needs what cannot be read here finds it there.
+    pub(super) fn give_way_to_others(&mut self) {
+        let in_sync = self.state.as_ref().map_or(0, |state| state.isr.len());
+        let leads = matches!(self.role, Role::Leader(_));
+        if leads
+            && self.trusted
+            && in_sync > 1
+            && let Some(cause) = self.damage.clone()
+        {
+            self.give_way(&cause);
+            self.outputs.push_back(Output::Failed {
+                cause: format!(
+                    "the log of partition {} is damaged: {cause}; another replica is in sync now, and is to lead",
+                    self.id
+                ),
+                stop_process: false,
+            });
+        }
+    }
+
+    /// This replica neither votes nor leads any more, over restarts too, until its log has been fetched anew.
+    fn give_way(&mut self, cause: &str) {
+        self.trusted = false;
+        self.must_leave_isr = true;
+        if let Err(failure) = self.log.note_bad_read(cause) {
+            self.outputs.push_back(Output::Failed {
+                cause: format!(
+                    "cannot note that the log of partition {} is damaged: {failure}",
+                    self.id
+                ),
+                stop_process: false,
+            });
+        }
     }
 
     /// Sets the log aside and goes on with an empty one. False where that failed; the partition has then failed too.

@@ -308,7 +308,7 @@ impl Pair {
             }
             Output::Ack { ack, .. } => {
                 if let Some(leader) = &mut self.replicas[other].partition {
-                    let _ = leader.handle_ack(now, from.node, &ack);
+                    let _ = leader.handle_ack(now, from, &ack);
                 }
             }
             Output::Answer { answer, .. } => {
@@ -713,6 +713,30 @@ fn a_leader_that_is_alone_in_sync_keeps_what_is_left() {
     );
     pair.produce(0, 5);
     assert!(pair.fence(0, 2).1, "nobody else could lead");
+}
+
+#[test]
+fn a_leader_that_was_alone_with_its_damage_gives_way_once_another_is_in_sync() {
+    let mut pair = Pair::new();
+    pair.tell();
+    pair.produce(0, 60);
+    pair.pass(200);
+    pair.commit(Some(0), 1, &[0]);
+    pair.rot_sealed_segment(0);
+    pair.read_all(0);
+    let told = pair.replicas[0].failures.len();
+    pair.pass(200);
+    assert_eq!(pair.replicas[0].failures.len(), told, "it is still alone");
+    pair.commit(Some(0), 1, &[0, 1]);
+    pair.pass(200);
+    let failures = &pair.replicas[0].failures;
+    assert!(failures[told].0.contains("is to lead"), "{failures:?}");
+    assert_eq!(failures.len(), told + 1, "it is said once");
+    assert!(!pair.fence(0, 2).1);
+    assert!(pair.fence(1, 2).1);
+    pair.commit(Some(1), 2, &[1]);
+    pair.pass(2000);
+    pair.assert_equal_logs();
 }
 
 #[test]

@@ -333,7 +333,7 @@ impl Partition {
     pub fn handle_ack(
         &mut self,
         now: MonotonicTime,
-        from: NodeId,
+        from: Appointment,
         ack: &Ack,
     ) -> Result<usize, AckRefused> {
         let Role::Leader(leader) = &mut self.role else {
@@ -545,6 +545,7 @@ impl Partition {
             Role::Idle | Role::Failed => {}
         }
         self.look_after_hand_over(now, peers);
+        self.give_way_to_others();
         self.consider_resigning(now, peers);
         self.changed();
     }

@@ -299,6 +299,10 @@ impl Leader {
         acks: Acks,
         peers: &Peers,
     ) -> Result<Admission, ErrorCode> {
+        // Before all else: a duplicate waits for its records like any other.
+        if self.commit_waits.is_full() || self.durable_waits.is_full() {
+            return Err(ErrorCode::ThrottlingQuotaExceeded);
+        }
         if let Some(sequence) = batch.sequence {
             match self.producers.check(sequence) {
                 SequenceCheck::InOrder => {}
@@ -307,9 +311,6 @@ impl Leader {
                 }
                 SequenceCheck::Refused(error) => return Err(error),
             }
-        }
-        if self.commit_waits.is_full() || self.durable_waits.is_full() {
-            return Err(ErrorCode::ThrottlingQuotaExceeded);
         }
         if acks == Acks::All && !self.hears_enough(now, peers) {
             return Err(ErrorCode::NotEnoughReplicas);
@@ -475,19 +476,25 @@ impl Leader {
         }
     }
 
-    /// Counts an ack, if it is of the follower's current session and of this epoch (invariant 7). Returns how many sent
-    /// bytes it confirms.
+    /// Counts an ack, if it is of the process that opened the follower's current session, of that session, and of this epoch
+    /// (invariant 7). Returns how many sent bytes it confirms.
+    ///
+    /// The process counts because nothing makes a session's number different from one that an earlier process of the node
+    /// drew: what that one held may be gone, and its ack may have waited in a queue since.
     pub fn handle_ack(
         &mut self,
         now: MonotonicTime,
-        from: NodeId,
+        from: Appointment,
         ack: &Ack,
     ) -> Result<usize, AckRefused> {
         if ack.leader_epoch != self.epoch {
             return Err(AckRefused::Stale);
         }
         let end = self.end;
-        let Some(progress) = self.current(from, ack.session) else {
+        let Some(progress) = self
+            .current(from.node, ack.session)
+            .filter(|progress| progress.replica == from)
+        else {
             return Err(AckRefused::Stale);
         };
         if ack.durable > end || ack.durable.offset > end.offset || ack.received > end.offset {
@@ -889,7 +896,7 @@ mod tests {
             durable,
             received: durable.offset,
         };
-        leader.handle_ack(at(1), from, &ack)
+        leader.handle_ack(at(1), appointment(from), &ack)
     }
 
     fn produce(leader: &mut Leader, ticket: u64, records: u32, acks: Acks) {
@@ -1004,6 +1011,35 @@ mod tests {
     }
 
     #[test]
+    fn an_ack_of_an_earlier_process_with_the_same_session_counts_for_nothing() {
+        let mut leader = started();
+        produce(&mut leader, 1, 1, Acks::All);
+        leader.handle_durable(position(6, 2));
+        // It has restarted, with an empty log, and drew the same number. What its last process acknowledged comes only now.
+        open(&mut leader, TWO, 1, position(5, 1));
+        let ack = Ack {
+            session: SessionId::from_random_bits(1),
+            leader_epoch: LeaderEpoch::new(2).unwrap(),
+            durable: position(6, 2),
+            received: offset(6),
+        };
+        let earlier = Appointment {
+            incarnation: Incarnation::from_random_bits(99),
+            ..appointment(TWO)
+        };
+        let stale = Err(AckRefused::Stale);
+        assert_eq!(leader.handle_ack(at(1), earlier, &ack), stale);
+        let other_disk = Appointment {
+            directory: DirectoryId::from_random_bits(99),
+            ..appointment(TWO)
+        };
+        assert_eq!(leader.handle_ack(at(1), other_disk, &ack), stale);
+        assert_eq!(leader.high_watermark(), offset(5));
+        assert!(leader.handle_ack(at(1), appointment(TWO), &ack).is_ok());
+        assert_eq!(leader.high_watermark(), offset(6));
+    }
+
+    #[test]
     fn an_ack_of_an_older_epoch_or_of_one_without_a_session_counts_for_nothing() {
         let mut leader = started();
         produce(&mut leader, 1, 1, Acks::All);
@@ -1016,7 +1052,7 @@ mod tests {
             received: offset(6),
         };
         assert_eq!(
-            leader.handle_ack(at(1), TWO, &of_the_last_reign),
+            leader.handle_ack(at(1), appointment(TWO), &of_the_last_reign),
             Err(AckRefused::Stale)
         );
         // The leader's own disk has its vote without an ack, and an ack in its name is no second one.
@@ -1432,7 +1468,13 @@ mod tests {
             epochs: &own,
         };
         leader.handle_open_session(replaced, &hello, log);
-        ack(&mut leader, TWO, 1, position(5, 2));
+        let ack = Ack {
+            session: SessionId::from_random_bits(1),
+            leader_epoch: LeaderEpoch::new(2).unwrap(),
+            durable: position(5, 2),
+            received: offset(5),
+        };
+        leader.handle_ack(at(1), replaced, &ack).unwrap();
         assert!(!leader.epoch_started());
         // The set that names it as it is now counts it.
         let proposed = tick(&mut leader, 50, 100, &[TWO]);

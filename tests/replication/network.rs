@@ -27,7 +27,10 @@ pub enum Body {
     Close(SessionId),
     Answer(SessionAnswer),
     Frames(Frames),
-    Ack(Ack),
+    Ack {
+        process: Appointment,
+        ack: Ack,
+    },
     State(Arc<PartitionState>),
     Fence(LeaderEpoch),
     /// `Err`: the replica has promised that epoch already.
@@ -54,7 +57,11 @@ impl Body {
     pub fn is_replication(&self) -> bool {
         matches!(
             self,
-            Body::Hello { .. } | Body::Close(_) | Body::Answer(_) | Body::Frames(_) | Body::Ack(_)
+            Body::Hello { .. }
+                | Body::Close(_)
+                | Body::Answer(_)
+                | Body::Frames(_)
+                | Body::Ack { .. }
         )
     }
 }

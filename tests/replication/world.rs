@@ -254,8 +254,8 @@ impl World {
                     }
                 };
             }
-            (Body::Ack(ack), Some(sender)) => {
-                if let Err(refused) = partition.handle_ack(now, node_id(sender), &ack) {
+            (Body::Ack { process, ack }, _) => {
+                if let Err(refused) = partition.handle_ack(now, process, &ack) {
                     return Some(format!("not counted: {refused}"));
                 }
             }
@@ -369,7 +369,13 @@ impl World {
                     );
                 }
             }
-            Output::Ack { to, ack } => self.send_linked(node, index_of(to), true, Body::Ack(ack)),
+            Output::Ack { to, ack } => {
+                let Some(process) = self.nodes[node].process.as_ref().map(|process| process.me)
+                else {
+                    return;
+                };
+                self.send_linked(node, index_of(to), true, Body::Ack { process, ack });
+            }
             Output::Answer { to, answer, .. } => {
                 self.send_linked(node, index_of(to), false, Body::Answer(answer));
             }
@@ -501,7 +507,7 @@ impl World {
             Body::Close(session) => format!("closes session {}", self.names.session(*session)),
             Body::Answer(answer) => self.answer_in_words(answer),
             Body::Frames(frames) => self.frames_in_words(frames),
-            Body::Ack(ack) => format!(
+            Body::Ack { ack, .. } => format!(
                 "session {}, ack {}",
                 self.names.session(ack.session),
                 ack.durable

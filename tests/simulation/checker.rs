@@ -76,7 +76,7 @@ pub struct Replica {
     incarnation: Option<Incarnation>,
     high_watermark: Offset,
     /// The session that the leader on this node has open with each node.
-    sessions: BTreeMap<usize, (SessionId, LeaderEpoch)>,
+    sessions: BTreeMap<usize, (SessionId, LeaderEpoch, Appointment)>,
 }
 
 /// One partition's history.
@@ -759,26 +759,33 @@ impl PartitionChecker {
         &mut self,
         node: usize,
         from: usize,
-        session: SessionId,
-        epoch: LeaderEpoch,
+        (session, epoch): (SessionId, LeaderEpoch),
+        process: Appointment,
     ) {
-        self.replicas[node].sessions.insert(from, (session, epoch));
+        let opened = (session, epoch, process);
+        self.replicas[node].sessions.insert(from, opened);
     }
 
-    pub fn session_of(&self, node: usize, from: usize) -> Option<(SessionId, LeaderEpoch)> {
+    pub fn session_of(
+        &self,
+        node: usize,
+        from: usize,
+    ) -> Option<(SessionId, LeaderEpoch, Appointment)> {
         self.replicas[node].sessions.get(&from).copied()
     }
 
     /// The leader on `node` has counted an ack.
-    pub fn ack_counted(&self, node: usize, from: usize, ack: &Ack) -> Check {
+    pub fn ack_counted(&self, node: usize, from: usize, process: Appointment, ack: &Ack) -> Check {
         match self.replicas[node].sessions.get(&from) {
-            Some(&(session, epoch)) if session == ack.session && epoch == ack.leader_epoch => {
+            Some(&(session, epoch, opened_by))
+                if session == ack.session && epoch == ack.leader_epoch && opened_by == process =>
+            {
                 Ok(())
             }
             current => violated(
                 "7 (ack of another session)",
                 format!(
-                    "node {} counts an ack of node {} of session {} in epoch {}; current is {current:?}",
+                    "node {} counts an ack of node {} ({process:?}) of session {} in epoch {}; current is {current:?}",
                     node + 1,
                     from + 1,
                     ack.session,

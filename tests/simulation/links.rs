@@ -629,14 +629,25 @@ impl World {
         Ok(true)
     }
 
+    /// The follower's process at the other end of a connection, as its hello said.
+    pub fn follower_process(&self, id: u64) -> Option<Appointment> {
+        let connection = self.network.connections.get(&id)?;
+        let (incarnation, directory) = connection.leader_side.peer?;
+        Some(Appointment {
+            node: node_id(connection.follower),
+            directory,
+            incarnation,
+        })
+    }
+
     fn hello_arrived(&mut self, id: u64, node: usize, from: usize, open: &OpenSession) -> Check {
         let partition = partition_index(open.partition);
         let Some(connection) = self.network.connections.get_mut(&id) else {
             return Ok(());
         };
-        let Some((incarnation, directory)) = connection.leader_side.peer else {
+        if connection.leader_side.peer.is_none() {
             return unexpected("a session before the hello");
-        };
+        }
         let side = &mut connection.leader_side;
         if let Some(old) = side.sessions.insert(partition, open.session) {
             side.partitions.remove(&old);
@@ -664,10 +675,8 @@ impl World {
             self.send(connection, StreamId::ControlDown, close.encode());
         }
         self.forget_session(node, partition, from, None);
-        let peer = Appointment {
-            node: node_id(from),
-            directory,
-            incarnation,
+        let Some(peer) = self.follower_process(id) else {
+            return Ok(());
         };
         if let Some(replica) = self.nodes[node].replica(partition) {
             replica.sessions.insert(
@@ -862,24 +871,29 @@ impl World {
                 return Ok(false);
             };
             let (node, from) = (connection.leader, connection.follower);
+            let Some(mut process) = self.follower_process(id) else {
+                return unexpected("an ack before the hello").map(|()| false);
+            };
             let known = connection.leader_side.partitions.get(&ack.session).copied();
             let confused = self.planted == Some(Planted::OldSessionsAck);
             let Some(partition) = known.or(confused.then_some(0)) else {
                 continue;
             };
             // What came is what is judged, whatever a mistake makes of it.
-            let came = ack;
+            let (came, sender) = (ack, process);
             let mut ack = ack;
             if confused
-                && let Some((session, epoch)) = self.checkers[partition].session_of(node, from)
+                && let Some((session, epoch, present)) =
+                    self.checkers[partition].session_of(node, from)
             {
                 ack.session = session;
                 ack.leader_epoch = epoch;
+                process = present;
             }
             let Some(replica) = self.nodes[node].replica(partition) else {
                 continue;
             };
-            let counted = replica.partition.handle_ack(now, node_id(from), &ack);
+            let counted = replica.partition.handle_ack(now, process, &ack);
             self.tell(|| {
                 format!(
                     "node {}: ack of node {} for partition {partition}, session {}, {}: {counted:?}",
@@ -888,7 +902,7 @@ impl World {
             });
             match counted {
                 Ok(freed) => {
-                    self.checkers[partition].ack_counted(node, from, &came)?;
+                    self.checkers[partition].ack_counted(node, from, sender, &came)?;
                     let Some(replica) = self.nodes[node].replica(partition) else {
                         return Ok(false);
                     };

@@ -272,7 +272,10 @@ impl World {
             self.send(connection, StreamId::ControlDown, message.encode());
             return;
         }
-        self.checkers[partition].session_opened(node, to, answer.session, answer.leader_epoch);
+        let opened = (answer.session, answer.leader_epoch);
+        if let Some(process) = self.follower_process(connection) {
+            self.checkers[partition].session_opened(node, to, opened, process);
+        }
         let lane = if catch_up {
             StreamId::CatchUp
         } else {
