@@ -118,6 +118,14 @@ fn a_follower_that_comes_from_another_port_has_migrated() {
 }
 
 #[test]
+fn a_client_that_comes_from_another_port_has_migrated() {
+    let figures = run_once("client-rebind");
+    assert!(figures["migrations"].as_u64().unwrap() >= 1, "{figures}");
+    assert_eq!(figures["unacknowledged"], 0, "{figures}");
+    assert_eq!(figures["met"], true, "{figures}");
+}
+
+#[test]
 fn ctrl_c_leaves_no_process_and_no_folder() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path().join("runs");

@@ -83,13 +83,18 @@ async fn a_file_cuts_one_followers_link_and_heals_it_while_acks_go_on() {
     let row = row.unwrap();
     assert_eq!(row["state"], "silent", "{row}");
     assert_eq!(row["lag"]["is"], "unknown", "{row}");
-    until("the follower moves, and dials in vain", async || {
-        let link = link(&cluster, follower, LinkDirection::ToLeader, leader).await?;
-        if link.state == LinkState::Silent && link.migrations >= 1 && link.last_error.is_some() {
-            return Ok(());
-        }
-        Err(format!("{link:?}"))
-    })
+    until(
+        "the follower tries to move, and dials in vain",
+        async || {
+            let link = link(&cluster, follower, LinkDirection::ToLeader, leader).await?;
+            let log = cluster.spec(follower).log_text();
+            let tries = log.contains("replication link tries another socket");
+            if link.state == LinkState::Silent && tries && link.last_error.is_some() {
+                return Ok(());
+            }
+            Err(format!("{link:?}"))
+        },
+    )
     .await;
     workload.until_acknowledged(&[0], 300).await;
     cluster.until_isr(&topic, 0, &others).await;

@@ -109,6 +109,7 @@ pub(super) mod tests {
             nodes: Vec::new(),
             partitions,
             links: Vec::new(),
+            client_migrations: 0,
             impaired_packets: BTreeMap::new(),
         }
     }

@@ -71,6 +71,9 @@ pub struct NodeStatus {
     pub nodes: Vec<NodeSummary>,
     pub partitions: Vec<PartitionStatus>,
     pub links: Vec<LinkView>,
+    /// How often a native client's connection went on from another address, since the process began.
+    #[serde(default)]
+    pub client_migrations: u64,
     /// What became of the packets to each node, where links are impaired on purpose; else empty.
     #[serde(default)]
     pub impaired_packets: BTreeMap<NodeId, ImpairmentCounts>,

@@ -89,6 +89,12 @@ fn node(page: &mut Exposition, status: &NodeStatus) {
     ] {
         page.single(name, Kind::Gauge, help, u8::from(value));
     }
+    page.single(
+        "quorate_client_migrations_total",
+        Kind::Counter,
+        "How often a native client's connection went on from another address without a handshake.",
+        status.client_migrations,
+    );
 }
 
 fn partitions(page: &mut Exposition, local: &[(&PartitionStatus, &ReplicaRole)]) {

@@ -69,6 +69,7 @@ pub async fn node_status(broker: &Broker) -> NodeStatus {
         nodes,
         partitions,
         links,
+        client_migrations: broker.client_migrations(),
         impaired_packets: broker.impaired_packets(),
     }
 }

@@ -4,6 +4,7 @@
 //! the connection that is adopted, from where their logs end, before the one before it is closed.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -23,7 +24,7 @@ use crate::transport::{
     Alpn, CloseReason, CurrentIdentity, DialId, Dialled, Ear, EndCause, KeeperAction, KeeperReport,
     LOOK_EVERY, LinkKeeper, LogLimit, PeerAddress, Sockets, round_trip,
 };
-use crate::types::{ClusterId, NodeId};
+use crate::types::{ClusterId, MonotonicTime, NodeId};
 use crate::wire::{ControlMessage, Hello, PROTOCOL_VERSION};
 
 /// How long a dial may take, and after it the hello's answer.
@@ -124,6 +125,8 @@ struct InUse {
     heard: Arc<LastHeard>,
     ear: Ear,
     end: CancellationToken,
+    /// The socket that it was moved from, and when, until something is heard over the new one: only then has it moved.
+    moved: Option<(Option<SocketAddr>, MonotonicTime)>,
     /// Why this end closes it.
     closed_for: Option<EndCause>,
 }
@@ -135,6 +138,7 @@ struct Limits {
     failed: LogLimit,
     silent: LogLimit,
     heard: LogLimit,
+    tried: LogLimit,
     moved: LogLimit,
     up: LogLimit,
     down: LogLimit,
@@ -227,6 +231,7 @@ impl Driver {
             heard: heard.clone(),
             ear: Ear::new(&connection),
             end: CancellationToken::new(),
+            moved: None,
             closed_for: None,
         };
         let (shared, end) = (self.shared.clone(), in_use.end.clone());
@@ -289,6 +294,22 @@ impl Driver {
             if in_use.ear.has_heard(connection) {
                 in_use.heard.touch();
                 self.keeper.handle_heard(now, current);
+                if let Some((from, since)) = in_use.moved.take() {
+                    self.shared.links.count_migration(
+                        LinkDirection::ToLeader,
+                        self.leader,
+                        in_use.channel.id,
+                    );
+                    let to = in_use.dialled.local_addr().ok();
+                    if let Some(suppressed) = self.limits.moved.allow() {
+                        tracing::info!(
+                            leader = %self.leader, from = from.map(tracing::field::display),
+                            to = to.map(tracing::field::display), cause = "silence",
+                            took_ms = now.since(since).as_millis() as u64, suppressed,
+                            "replication link moved to another socket"
+                        );
+                    }
+                }
             }
             let (rtt, variance) = round_trip(connection);
             self.keeper.handle_round_trip(current, rtt, variance);
@@ -297,23 +318,21 @@ impl Driver {
     }
 
     fn rebind(&mut self, dial: DialId) {
-        let Some(in_use) = self.connections.get(&dial) else {
+        let now = self.shared.clock.now();
+        let Some(in_use) = self.connections.get_mut(&dial) else {
             return;
         };
         let from = in_use.dialled.local_addr().ok();
         let silence_ms = in_use.heard.silence().as_millis() as u64;
         match in_use.dialled.rebind() {
             Ok(to) => {
-                self.shared.links.count_migration(
-                    LinkDirection::ToLeader,
-                    self.leader,
-                    in_use.channel.id,
-                );
-                if let Some(suppressed) = self.limits.moved.allow() {
+                // It may be moved on before anything was heard: then it has not come anywhere yet.
+                in_use.moved.get_or_insert((from, now));
+                if let Some(suppressed) = self.limits.tried.allow() {
                     tracing::info!(
                         leader = %self.leader, from = from.map(tracing::field::display), %to,
                         cause = "silence", silence_ms, suppressed,
-                        "replication link moved to another socket"
+                        "replication link tries another socket"
                     );
                 }
             }
@@ -321,7 +340,7 @@ impl Driver {
                 let cause = format!("cannot move to another socket: {error}");
                 let (direction, leader) = (LinkDirection::ToLeader, self.leader);
                 self.shared.links.note_error(direction, leader, &cause);
-                if let Some(suppressed) = self.limits.moved.allow() {
+                if let Some(suppressed) = self.limits.tried.allow() {
                     tracing::warn!(%leader, cause, suppressed, "replication link stays on its socket");
                 }
             }

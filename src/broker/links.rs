@@ -4,6 +4,7 @@
 //! happened to it is counted over all of them.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -260,6 +261,8 @@ impl Live {
 #[derive(Debug, Default)]
 pub(super) struct Links {
     records: Mutex<BTreeMap<(LinkDirection, NodeId), Record>>,
+    /// How often a native client's connection went on from another address.
+    client_migrations: AtomicU64,
 }
 
 impl Links {
@@ -350,6 +353,15 @@ impl Links {
     /// The connection `id` goes on over another socket, or from another address.
     pub(super) fn count_migration(&self, direction: LinkDirection, peer: NodeId, id: u64) {
         self.change_live(direction, peer, id, |record| record.migrations += 1);
+    }
+
+    /// A native client's connection goes on from another address.
+    pub(super) fn count_client_migration(&self) {
+        self.client_migrations.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn client_migrations(&self) -> u64 {
+        self.client_migrations.load(Ordering::Relaxed)
     }
 
     /// This node follows nothing at a leader any more.

@@ -203,6 +203,16 @@ impl Broker {
         self.shared.links.views_with_lags(&lags)
     }
 
+    /// A native client's connection goes on from another address.
+    pub fn note_client_migration(&self) {
+        self.shared.links.count_client_migration();
+    }
+
+    /// How often that was, since the process began.
+    pub fn client_migrations(&self) -> u64 {
+        self.shared.links.client_migrations()
+    }
+
     /// What became of the packets to each node, where links are impaired on purpose; else nothing.
     pub fn impaired_packets(&self) -> BTreeMap<NodeId, ImpairmentCounts> {
         self.options.sockets.impaired_packets()

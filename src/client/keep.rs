@@ -41,6 +41,7 @@ pub(super) async fn keep(link: Weak<Link>, session: Arc<Session>, seed: u64) {
         asked_at: begin,
         is_allowed: false,
         begin,
+        moved: None,
         reached: BTreeMap::new(),
         dialling: BTreeMap::new(),
         dials: JoinSet::new(),
@@ -81,6 +82,8 @@ struct Keep {
     asked_at: Instant,
     is_allowed: bool,
     begin: Instant,
+    /// When the connection in use was moved to another socket, until something is heard over that: only then has it moved.
+    moved: Option<Instant>,
     /// Answered, and not adopted yet: one at most.
     reached: BTreeMap<DialId, Arc<Session>>,
     dialling: BTreeMap<DialId, AbortHandle>,
@@ -107,6 +110,13 @@ impl Keep {
         if self.ear.has_heard(connection) {
             self.heard_at = Instant::now();
             self.keeper.handle_heard(now, self.current);
+            if let Some(since) = self.moved.take()
+                && let Some(link) = self.link.upgrade()
+            {
+                link.count(|counts| counts.migrations += 1);
+                let took_ms = since.elapsed().as_millis() as u64;
+                tracing::info!(address = %link.address, cause = "silence", took_ms, "connection moved to another socket");
+            }
         }
         let silence = self.heard_at.elapsed();
         let is_awaited = self.session.awaited.any();
@@ -171,6 +181,7 @@ impl Keep {
                     self.ear = Ear::new(&session.reached.connection);
                     self.heard_at = Instant::now();
                     self.current = connection;
+                    self.moved = None;
                     old = Some(std::mem::replace(&mut self.session, session));
                 }
                 KeeperAction::Close { connection, cause } => {
@@ -186,15 +197,15 @@ impl Keep {
         true
     }
 
-    fn rebind(&self, link: &Link) {
+    fn rebind(&mut self, link: &Link) {
         let address = &link.address;
         match self.session.reached.rebind() {
             Some(Ok(to)) => {
-                link.count(|counts| counts.migrations += 1);
+                self.moved.get_or_insert_with(Instant::now);
                 // The node learns of the new address by what comes from it.
                 ask_for_a_sign(&self.session.reached.connection);
                 let silence_ms = self.heard_at.elapsed().as_millis() as u64;
-                tracing::info!(%address, %to, cause = "silence", silence_ms, "connection moved to another socket");
+                tracing::info!(%address, %to, cause = "silence", silence_ms, "connection tries another socket");
             }
             Some(Err(cause)) => {
                 tracing::warn!(%address, cause, "connection stays on its socket");

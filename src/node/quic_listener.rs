@@ -1,8 +1,11 @@
 //! Takes QUIC connections and gives each to whom its protocol is for.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{Semaphore, mpsc};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -10,7 +13,12 @@ use crate::admin;
 use crate::broker::Broker;
 use crate::controller::Controller;
 use crate::kafka::{self, ListenerKind};
-use crate::transport::{Accepted, Alpn, CLIENT_STREAMS, CloseReason, PeerIdentity, serve_calls};
+use crate::transport::{
+    Accepted, Alpn, CLIENT_STREAMS, CloseReason, LogLimit, PeerIdentity, serve_calls,
+};
+
+/// How often it is looked where a client's packets come from. Nothing waits for it.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 pub(super) struct Listener {
     pub(super) accepted: mpsc::Receiver<Accepted>,
@@ -55,6 +63,7 @@ pub(super) async fn run(mut listener: Listener) {
             }
             (Alpn::Client, peer) => {
                 listener.tasks.spawn(serve_client(
+                    listener.broker.clone(),
                     listener.kafka.clone(),
                     connection,
                     peer,
@@ -76,6 +85,7 @@ pub(super) async fn run(mut listener: Listener) {
 
 /// Serves a native client: each bidirectional stream is a Kafka connection.
 async fn serve_client(
+    broker: Arc<Broker>,
     kafka: Arc<kafka::Server<Broker>>,
     connection: quinn::Connection,
     peer: PeerIdentity,
@@ -85,12 +95,15 @@ async fn serve_client(
     let name: Arc<str> = peer.to_string().into();
     // As many as the peer may have open anyway; it only keeps the tasks bounded while streams end.
     let streams = Arc::new(Semaphore::new(CLIENT_STREAMS as usize));
+    let mut path = Path::new(&connection);
     loop {
         let Ok(permit) = streams.clone().acquire_owned().await else {
             return;
         };
         let (send, receive) = tokio::select! {
             () = shutdown.cancelled() => return,
+            // Without an end: it is dropped when a stream comes, and begun again.
+            () = path.watch(&broker, &name) => return,
             stream = connection.accept_bi() => match stream {
                 Ok(stream) => stream,
                 Err(_) => return,
@@ -109,5 +122,44 @@ async fn serve_client(
             admitted.run(receive, send, shutdown).await;
             drop(permit);
         });
+    }
+}
+
+/// Where a client's packets come from, so that it shows when that changes: a client that roams, or whose NAT gave it another port.
+struct Path<'a> {
+    connection: &'a quinn::Connection,
+    address: SocketAddr,
+    since: Instant,
+    limit: LogLimit,
+}
+
+impl Path<'_> {
+    fn new(connection: &quinn::Connection) -> Path<'_> {
+        Path {
+            connection,
+            address: connection.remote_address(),
+            since: Instant::now(),
+            limit: LogLimit::default(),
+        }
+    }
+
+    /// Notes changes for ever.
+    async fn watch(&mut self, broker: &Broker, client: &str) {
+        loop {
+            tokio::time::sleep(LOOK_EVERY).await;
+            let now = self.connection.remote_address();
+            if now == self.address {
+                continue;
+            }
+            broker.note_client_migration();
+            if let Some(suppressed) = self.limit.allow() {
+                tracing::info!(
+                    client, from = %self.address, to = %now, cause = "its packets come from there",
+                    after_ms = self.since.elapsed().as_millis() as u64, suppressed,
+                    "client moved to another address; its connection goes on"
+                );
+            }
+            (self.address, self.since) = (now, Instant::now());
+        }
     }
 }

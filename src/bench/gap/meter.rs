@@ -50,6 +50,9 @@ pub(super) struct Meter {
     epochs_before: (u64, u64),
     client: Counts,
     client_before: Counts,
+    /// By node and process: how often a client was seen to come from another address.
+    client_moves: BTreeMap<(NodeId, Incarnation), u64>,
+    client_moves_before: u64,
 }
 
 impl Meter {
@@ -69,6 +72,8 @@ impl Meter {
             };
             self.ends.entry(end).or_default().take(link);
         }
+        let process = (status.node, status.incarnation);
+        self.client_moves.insert(process, status.client_migrations);
     }
 
     /// Takes in the newest state of the partition that is known.
@@ -96,6 +101,11 @@ impl Meter {
         self.ends_before = self.ends.clone();
         self.epochs_before = self.epochs;
         self.client_before = self.client;
+        self.client_moves_before = self.client_moves();
+    }
+
+    fn client_moves(&self) -> u64 {
+        self.client_moves.values().sum()
     }
 
     pub(super) fn happened(&self) -> Happened {
@@ -106,8 +116,10 @@ impl Meter {
             // An election is two changes of the partition's state: that there is no leader, and who it is.
             isr_changes: changes.saturating_sub(2 * elections),
             redials: self.client.redials - self.client_before.redials.min(self.client.redials),
-            migrations: self.client.migrations
-                - self.client_before.migrations.min(self.client.migrations),
+            // As between nodes: the client knows its own moves, a node sees what a NAT does as well.
+            migrations: (self.client.migrations
+                - self.client_before.migrations.min(self.client.migrations))
+            .max(self.client_moves().saturating_sub(self.client_moves_before)),
             handshakes: self.client.handshakes
                 - self.client_before.handshakes.min(self.client.handshakes),
             ..Happened::default()
@@ -205,6 +217,10 @@ mod tests {
         take(&mut meter, 1, 9, &link(ToFollower, 2, 6, 0));
         assert_eq!(meter.happened().migrations, 2);
         assert_eq!(meter.happened().handshakes, 0);
+        // Of the client, only the node saw it.
+        let process = (id(1), Incarnation::from_random_bits(9));
+        meter.client_moves.insert(process, 1);
+        assert_eq!(meter.happened().migrations, 3);
     }
 
     #[test]
