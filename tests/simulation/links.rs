@@ -887,7 +887,13 @@ impl World {
                 )
             });
             match counted {
-                Ok(freed) => {
+                Ok(confirmed) => {
+                    if confirmed.bytes > 0
+                        && let Some(process) = &mut self.nodes[node].process
+                    {
+                        let peers = &mut process.peers;
+                        peers.handle_delivered(node_id(from), now, confirmed.waited);
+                    }
                     self.checkers[partition].ack_counted(node, from, &came)?;
                     let Some(replica) = self.nodes[node].replica(partition) else {
                         return Ok(false);
@@ -895,7 +901,7 @@ impl World {
                     if let Some(session) = replica.sessions.get_mut(&from)
                         && session.session == ack.session
                     {
-                        let bytes = freed.min(session.outstanding);
+                        let bytes = confirmed.bytes.min(session.outstanding);
                         session.outstanding -= bytes;
                         let connection = session.connection;
                         self.release(node, from, connection, bytes);
