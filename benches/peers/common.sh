@@ -46,7 +46,7 @@ until_it_does() {
         tries=$((tries - 1))
         if [ "$tries" -le 0 ]; then
             echo "$complaint:" >&2
-            tail -5 "$dir/$log.log" "$dir/1.log" >&2
+            tail -n 5 "$dir/$log.log" "$dir/1.log" >&2
             exit 1
         fi
         sleep 1

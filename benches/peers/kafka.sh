@@ -53,7 +53,7 @@ produce() {
         --throughput "${2:--1}" --producer-props bootstrap.servers="$address1:9092" acks=all linger.ms=0 \
         buffer.memory=67108864 delivery.timeout.ms=300000 request.timeout.ms=120000
 }
-produce $((records / 10 + 1)) >"$dir/warmup.log" 2>&1 || { tail -5 "$dir/warmup.log" >&2; exit 1; }
+produce $((records / 10 + 1)) >"$dir/warmup.log" 2>&1 || { tail -n 5 "$dir/warmup.log" >&2; exit 1; }
 echo "kafka, as fast as it takes them:"
 produce "$records" | tail -1
 # At a quarter of that rate, so that latency is not that of a full buffer.
