@@ -4,84 +4,37 @@
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used)]
 
-use std::path::Path;
-use std::process::{Command, Output, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+mod support;
 
-use quorate::bench::lab::{Lab, LabError, LabSettings};
-use rustix::process::{Pid, Signal, kill_process};
+use std::path::Path;
+use std::process::Command;
+
 use serde_json::Value;
+use support::lab::{lab, namespaces_of};
+use support::program::{self, Running, expect_exit, left_in, objects, processes_of, text};
 
 /// A loud line where this machine cannot have a lab.
 fn can_have_a_lab() -> bool {
-    let settings = LabSettings {
-        hosts: 2,
-        spec: "".parse().unwrap(),
-        seed: 1,
-        rules: None,
-        tcp_congestion: None,
-    };
-    match Lab::open(&settings) {
-        Ok(_) => true,
-        Err(error @ LabError::Impossible(_)) => {
-            eprintln!("SKIPPED, NOT TESTED: {error}");
-            false
-        }
-        Err(LabError::Ip { command, why }) if why.contains("not permitted") => {
-            eprintln!("SKIPPED, NOT TESTED: {command}: {why}");
-            false
-        }
-        Err(error) => panic!("{error}"),
-    }
+    lab(2, "").is_some()
 }
 
 fn bench(arguments: &[&str], dir: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_quorate"));
+    let mut command = program::bench(arguments);
+    command.arg("--dir").arg(dir).args(["--output", "json"]);
     command
-        .arg("bench")
-        .args(arguments)
-        .arg("--dir")
-        .arg(dir)
-        .args(["--timeout", "60s", "--output", "json"])
-        // What would lead the nodes astray if they heard of it.
-        .env("QUORATE_NODE_ID", "77")
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    command
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
-fn expect_exit(output: &Output, code: i32) {
-    let shown = format!("{}\n{}", text(&output.stdout), text(&output.stderr));
-    assert_eq!(output.status.code(), Some(code), "{shown}");
 }
 
 fn figures(arguments: &[&str]) -> Vec<Value> {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path().join("runs");
-    let output = bench(arguments, &dir).output().unwrap();
+    let running = Running::start(&mut bench(arguments, &dir));
+    let process = running.pid().as_raw_nonzero().get();
+    let output = running.output();
     expect_exit(&output, 0);
     assert!(!dir.exists(), "the folder is left");
-    let lines = text(&output.stdout);
-    lines
-        .lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect()
-}
-
-fn namespaces_of(process: u32) -> usize {
-    let prefix = format!("quorate-lab-{process}-");
-    let entries = std::fs::read_dir("/run/netns")
-        .into_iter()
-        .flatten()
-        .flatten();
-    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
-    names.filter(|name| name.starts_with(&prefix)).count()
+    assert_eq!(processes_of(&dir, None), Vec::<String>::new());
+    assert_eq!(namespaces_of(process.unsigned_abs()), Vec::<String>::new());
+    objects(&output)
 }
 
 #[test]
@@ -178,28 +131,25 @@ fn ctrl_c_leaves_no_process_no_namespace_and_no_folder() {
     if !can_have_a_lab() {
         return;
     }
-    let dir = tempfile::tempdir().unwrap();
-    let dir = dir.path().join("runs");
-    let child = bench(&["blackout", "--arm", "tcp:reno"], &dir)
-        .spawn()
-        .unwrap();
-    let deadline = Instant::now() + Duration::from_secs(60);
-    let last = dir.join("tcp-reno-1/node-3/node.log");
-    while !last.exists() {
-        assert!(Instant::now() < deadline, "no nodes");
-        thread::sleep(Duration::from_millis(20));
-    }
-    let process = child.id();
-    assert_eq!(namespaces_of(process), 3);
-    kill_process(
-        Pid::from_raw(process.try_into().unwrap()).unwrap(),
-        Signal::INT,
-    )
-    .unwrap();
-    let output = child.wait_with_output().unwrap();
+    let place = tempfile::tempdir().unwrap();
+    let (dir, files) = (place.path().join("runs"), place.path().join("files"));
+    std::fs::create_dir(&files).unwrap();
+    let mut command = bench(&["blackout", "--arm", "tcp:reno"], &dir);
+    // Whatever it puts elsewhere is seen there.
+    let mut running = Running::start(command.env("TMPDIR", &files));
+    let process = running.child().id();
+    let itself = running.pid();
+    running.until("three nodes", || {
+        processes_of(&dir, Some(itself)).len() >= 3
+    });
+    assert_eq!(namespaces_of(process).len(), 3);
+    running.interrupt();
+    let output = running.output();
     expect_exit(&output, 130);
-    assert_eq!(namespaces_of(process), 0);
-    assert!(!dir.exists(), "the folder is left");
+    assert_eq!(processes_of(&dir, None), Vec::<String>::new());
+    assert_eq!(namespaces_of(process), Vec::<String>::new());
+    assert_eq!(left_in(place.path()), ["files"]);
+    assert_eq!(left_in(&files), Vec::<String>::new());
 }
 
 #[test]

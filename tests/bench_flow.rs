@@ -4,69 +4,20 @@
 
 mod support;
 
-use std::path::Path;
-use std::process::{Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, Stdio};
+use std::time::Instant;
 
-use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
+use support::PATIENCE;
+use support::program::{
+    Running, bench, expect_exit, left_in, objects, processes_of, program, text,
+};
 
+/// Any command of the program, which may take a busy machine's time to be answered.
 fn quorate(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_quorate"));
+    let mut command = program(arguments);
+    command.env("QUORATE_TIMEOUT", "60s");
     command
-        .args(arguments)
-        // What someone may have in the environment, and what would lead the nodes astray if they heard of it.
-        .env("QUORATE_CERTS_DIR", "/nonexistent/certs")
-        .env("QUORATE_BOOTSTRAP_SERVER", "127.0.0.1:1")
-        .env("QUORATE_NODE_ID", "77")
-        .env("QUORATE_TIMEOUT", "60s")
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    command
-}
-
-fn bench(arguments: &[&str]) -> Command {
-    let mut command = quorate(&["bench"]);
-    command.args(arguments);
-    command
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
-fn expect_exit(output: &Output, code: i32) {
-    assert_eq!(
-        output.status.code(),
-        Some(code),
-        "{}\n{}",
-        text(&output.stdout),
-        text(&output.stderr)
-    );
-}
-
-/// Nodes whose command line names `dir`.
-fn nodes_of(dir: &Path) -> Vec<String> {
-    let name = dir.display().to_string();
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir("/proc").unwrap() {
-        // One that has ended meanwhile has no command line any more.
-        let line = std::fs::read(entry.unwrap().path().join("cmdline")).unwrap_or_default();
-        let line = text(&line).replace('\0', " ");
-        if line.contains(&name) && line.contains("server start") {
-            found.push(line);
-        }
-    }
-    found
-}
-
-fn objects(output: &Output) -> Vec<Value> {
-    let lines = text(&output.stdout);
-    lines
-        .lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect()
 }
 
 fn number(figures: &Value, field: &str) -> f64 {
@@ -82,7 +33,7 @@ fn a_run_over_bad_links_tells_what_they_cost_and_leaves_nothing_behind() {
     let words = "replicate --runs 1 --duration 2s --warmup 500ms --loss 2% --delay 5ms --link-rate 20mbit --queue 50 \
                  --acks all,1 --congestion keel --partitions 2 --seed 7 --output json --dir";
     let words: Vec<&str> = words.split_whitespace().collect();
-    let output = bench(&words).arg(&runs).output().unwrap();
+    let output = Running::start(bench(&words).arg(&runs)).output();
     expect_exit(&output, 0);
     let lines = objects(&output);
     assert_eq!(lines.len(), 2, "a line for each run of each cell");
@@ -128,7 +79,7 @@ fn a_run_over_bad_links_tells_what_they_cost_and_leaves_nothing_behind() {
     assert!(number(&lines[0], "commit_p50_ms") >= 10.0);
     assert!(number(&lines[0], "single_acks_all_ms") >= 10.0);
     assert!(lines[0]["red_flag"].is_null() && lines[1]["single_acks_1_ms"].is_null());
-    assert_eq!(nodes_of(&runs), Vec::<String>::new());
+    assert_eq!(processes_of(&runs, None), Vec::<String>::new());
     assert!(!runs.exists(), "the folder is left");
 }
 
@@ -140,7 +91,7 @@ fn a_report_has_a_page_and_what_it_has_already_is_not_run_again() {
         let words = "replicate --runs 1 --duration 1s --warmup 0s --in-flight 8 --delay 2ms --output json --loss";
         let mut words: Vec<&str> = words.split_whitespace().collect();
         words.push(losses);
-        let output = bench(&words).arg("--report").arg(&report).output().unwrap();
+        let output = Running::start(bench(&words).arg("--report").arg(&report)).output();
         expect_exit(&output, 0);
         assert!(
             text(&output.stderr).contains("report.html"),
@@ -171,23 +122,22 @@ fn a_report_has_a_page_and_what_it_has_already_is_not_run_again() {
 
 #[test]
 fn ctrl_c_leaves_no_process_and_no_folder() {
-    let dir = tempfile::tempdir().unwrap();
-    let runs = dir.path().join("runs");
-    let mut child = bench(&["replicate", "--duration", "600s", "--rate", "1", "--dir"])
-        .arg(&runs)
-        .spawn()
-        .unwrap();
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while nodes_of(&runs).len() < 3 {
-        assert!(Instant::now() < deadline, "no nodes");
-        assert!(child.try_wait().unwrap().is_none(), "it ended");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
-    let output = child.wait_with_output().unwrap();
+    let place = tempfile::tempdir().unwrap();
+    let (dir, files) = (place.path().join("runs"), place.path().join("files"));
+    std::fs::create_dir(&files).unwrap();
+    let mut command = bench(&["replicate", "--duration", "600s", "--rate", "1", "--dir"]);
+    // Whatever it puts elsewhere is seen there.
+    let mut running = Running::start(command.arg(&dir).env("TMPDIR", &files));
+    let itself = running.pid();
+    running.until("three nodes", || {
+        processes_of(&dir, Some(itself)).len() >= 3
+    });
+    running.interrupt();
+    let output = running.output();
     expect_exit(&output, 130);
-    assert_eq!(nodes_of(&runs), Vec::<String>::new());
-    assert!(!runs.exists(), "the folder is left");
+    assert_eq!(processes_of(&dir, None), Vec::<String>::new());
+    assert_eq!(left_in(place.path()), ["files"]);
+    assert_eq!(left_in(&files), Vec::<String>::new());
 }
 
 #[test]
@@ -242,97 +192,108 @@ fn a_given_cluster_is_measured_and_left_as_it_was() {
     let port = support::cluster::free_port();
     let listen = format!("127.0.0.1:{port}");
     let certs = data.join("certs").display().to_string();
-    let mut node = quorate(&["server", "start", "--data-dir"])
-        .arg(&data)
-        .args(["--listen", &listen])
-        .env_remove("QUORATE_CERTS_DIR")
-        .env_remove("QUORATE_NODE_ID")
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
+    let _node = Running::start(
+        quorate(&["server", "start", "--data-dir"])
+            .arg(&data)
+            .args(["--listen", &listen])
+            .env_remove("QUORATE_CERTS_DIR")
+            .env_remove("QUORATE_NODE_ID")
+            .stderr(Stdio::null()),
+    );
     let asked = |words: &str| {
         let words: Vec<&str> = words.split_whitespace().collect();
-        quorate(&words)
-            .args(["-b", &listen, "--certs-dir", &certs])
-            .output()
-            .unwrap()
+        let mut command = quorate(&words);
+        Running::start(command.args(["-b", &listen, "--certs-dir", &certs])).output()
     };
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + PATIENCE;
     // A node that listens need not be registered yet.
     while asked("cluster status").status.code() != Some(0) {
         let error = text(&asked("cluster status").stderr);
         assert!(Instant::now() < deadline, "{error}");
     }
-    let deadline = Instant::now() + Duration::from_secs(120);
-    let outcome = std::panic::catch_unwind(|| {
-        let shared = "--runs 1 --duration 1s --warmup 200ms --output json";
-        let produced = asked(&format!("bench produce --rate 200 {shared}"));
-        expect_exit(&produced, 0);
-        let figures = &objects(&produced)[0];
-        assert_eq!(figures["rate"], 200);
-        assert!(
-            (150.0..250.0).contains(&number(figures, "measured_records")),
-            "{figures}"
-        );
-        assert_eq!(figures["partitions"], 1);
-        for unknown in [
-            "cpu_ms_per_mib",
-            "rss_mib",
-            "self_loss",
-            "congestion",
-            "loss",
-            "replicas_agree",
-        ] {
-            assert!(figures[unknown].is_null(), "{unknown}: {figures}");
-        }
-        // One at a time over 40 ms there and back are 25 a second. Of 200 that are due, the last ones that are sent have waited
-        // for most of a second, and who counted from their sending would not see it.
-        let late = "bench produce --rate 200 --in-flight 1 --delay 20ms --runs 1 --duration 1s --warmup 0s --output json";
-        let late = asked(late);
-        expect_exit(&late, 0);
-        assert!(number(&objects(&late)[0], "commit_max_ms") > 400.0);
-        let end_to_end = asked(&format!("bench e2e {shared}"));
-        expect_exit(&end_to_end, 0);
-        let figures = &objects(&end_to_end)[0];
-        assert!(number(figures, "e2e_p50_ms") > 0.0 && number(figures, "commit_p50_ms") > 0.0);
-        assert_eq!(figures["lost"], 0, "{figures}");
-        let consumed = asked("bench consume --records 3000 --runs 1 --output csv");
-        expect_exit(&consumed, 0);
-        let lines = text(&consumed.stdout);
-        let lines: Vec<&str> = lines.lines().collect();
-        assert_eq!(lines.len(), 2, "{lines:?}");
-        assert!(lines[0].starts_with("bench,arm,cell,run"), "{}", lines[0]);
-        assert!(lines[1].starts_with("consume,quic,"), "{}", lines[1]);
-        let topics = asked("topic list --output json");
-        assert_eq!(text(&topics.stdout), "", "topics are left");
-        // Ctrl-C takes the topic of a run away as well.
-        let child = quorate(&["bench", "produce", "--duration", "600s"])
-            .args(["-b", &listen, "--certs-dir", &certs])
-            .spawn()
-            .unwrap();
-        while text(&asked("topic list --output json").stdout).is_empty() {
-            assert!(Instant::now() < deadline, "no topic");
-        }
-        kill_process(Pid::from_child(&child), Signal::INT).unwrap();
-        expect_exit(&child.wait_with_output().unwrap(), 130);
-        assert_eq!(text(&asked("topic list --output json").stdout), "");
-        // A topic that was named stays, and must be as was asked for the next time.
-        expect_exit(
-            &asked("bench produce --topic kept --partitions 2 --records 10 --warmup 0s --runs 1"),
-            0,
-        );
-        let other = asked("bench produce --topic kept --partitions 3");
-        expect_exit(&other, 2);
-        assert!(
-            text(&other.stderr).contains("--partitions 2 and not 3"),
-            "{}",
-            text(&other.stderr)
-        );
-        assert!(text(&asked("topic list").stdout).contains("kept"));
+    let shared = "--runs 1 --duration 1s --warmup 200ms --output json";
+    let produced = asked(&format!("bench produce --rate 200 {shared}"));
+    expect_exit(&produced, 0);
+    let figures = &objects(&produced)[0];
+    assert_eq!(figures["rate"], 200);
+    assert!(
+        (150.0..250.0).contains(&number(figures, "measured_records")),
+        "{figures}"
+    );
+    assert_eq!(figures["partitions"], 1);
+    for unknown in [
+        "cpu_ms_per_mib",
+        "rss_mib",
+        "self_loss",
+        "congestion",
+        "loss",
+        "replicas_agree",
+    ] {
+        assert!(figures[unknown].is_null(), "{unknown}: {figures}");
+    }
+    // One at a time over 40 ms there and back are 25 a second. Of 200 that are due, the last ones that are sent have waited
+    // for most of a second, and who counted from their sending would not see it.
+    let late = "bench produce --rate 200 --in-flight 1 --delay 20ms --runs 1 --duration 1s --warmup 0s --output json";
+    let late = asked(late);
+    expect_exit(&late, 0);
+    let late = &objects(&late)[0];
+    assert!(number(late, "commit_max_ms") > 400.0);
+    // Most of them are never sent, and most of the times are theirs.
+    assert!(number(late, "missed") > 50.0, "{late}");
+    assert!(number(late, "commit_p50_ms") > 100.0, "{late}");
+    assert!(
+        late["rate_flag"].as_str().unwrap().contains("lower --rate"),
+        "{late}"
+    );
+    let end_to_end = asked(&format!("bench e2e {shared}"));
+    expect_exit(&end_to_end, 0);
+    let figures = &objects(&end_to_end)[0];
+    assert!(number(figures, "e2e_p50_ms") > 0.0 && number(figures, "commit_p50_ms") > 0.0);
+    assert_eq!(figures["lost"], 0, "{figures}");
+    assert!(figures["missed"].is_null(), "there is no rate: {figures}");
+    let consumed = asked("bench consume --records 3000 --runs 1 --output csv");
+    expect_exit(&consumed, 0);
+    let lines = text(&consumed.stdout);
+    let lines: Vec<&str> = lines.lines().collect();
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    assert!(lines[0].starts_with("bench,arm,cell,run"), "{}", lines[0]);
+    assert!(lines[1].starts_with("consume,quic,"), "{}", lines[1]);
+    let topics = asked("topic list --output json");
+    assert_eq!(text(&topics.stdout), "", "topics are left");
+    // Ctrl-C takes the topic of a run away as well.
+    let mut endless = bench(&["produce", "--duration", "600s"]);
+    let mut running = Running::start(endless.args(["-b", &listen, "--certs-dir", &certs]));
+    running.until("a topic", || {
+        !text(&asked("topic list --output json").stdout).is_empty()
     });
-    node.kill().unwrap();
-    node.wait().unwrap();
-    outcome.unwrap();
+    running.interrupt();
+    expect_exit(&running.output(), 130);
+    assert_eq!(text(&asked("topic list --output json").stdout), "");
+    // A topic that was named stays, and must be as was asked for the next time.
+    expect_exit(
+        &asked("bench produce --topic kept --partitions 2 --records 10 --warmup 0s --runs 1"),
+        0,
+    );
+    let other = asked("bench produce --topic kept --partitions 3");
+    expect_exit(&other, 2);
+    assert!(
+        text(&other.stderr).contains("--partitions 2 and not 3"),
+        "{}",
+        text(&other.stderr)
+    );
+    assert!(text(&asked("topic list").stdout).contains("kept"));
+    // What is there already is read as well as what is put beside it, and once.
+    for records in [2000, 1500] {
+        let consumed = asked(&format!(
+            "bench consume --topic kept --records {records} --runs 1 --output json"
+        ));
+        expect_exit(&consumed, 0);
+        let figures = &objects(&consumed)[0];
+        for field in ["lost", "duplicated", "unacknowledged"] {
+            assert_eq!(figures[field], 0, "{field}: {figures}");
+        }
+        assert_eq!(figures["measured_records"], records, "{figures}");
+    }
 }
 
 #[test]

@@ -2,75 +2,30 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::path::Path;
-use std::process::{Command, Output, Stdio};
+mod support;
 
-use rustix::process::{Pid, Signal, kill_process};
+use std::process::Command;
+
 use serde_json::Value;
+use support::program::{self, Running, expect_exit, left_in, objects, processes_of, text};
 
 fn bench(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_quorate"));
+    let mut command = program::bench(&["gap"]);
+    command.args(arguments);
     command
-        .args(["bench", "gap"])
-        .args(arguments)
-        // What someone may have in the environment, and what would lead the nodes astray if they heard of it.
-        .env("QUORATE_CERTS_DIR", "/nonexistent/certs")
-        .env("QUORATE_BOOTSTRAP_SERVER", "127.0.0.1:1")
-        .env("QUORATE_NODE_ID", "77")
-        .env("QUORATE_TIMEOUT", "60s")
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    command
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
-fn expect_exit(output: &Output, code: i32) {
-    assert_eq!(
-        output.status.code(),
-        Some(code),
-        "{}\n{}",
-        text(&output.stdout),
-        text(&output.stderr)
-    );
-}
-
-/// Processes whose command line names `dir`.
-fn processes_of(dir: &Path) -> Vec<String> {
-    let name = dir.display().to_string();
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir("/proc").unwrap() {
-        let entry = entry.unwrap();
-        let id = entry.file_name().to_string_lossy().into_owned();
-        if !id.bytes().all(|byte| byte.is_ascii_digit()) {
-            continue;
-        }
-        // One that has ended meanwhile has no command line any more.
-        let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        let line = text(&line).replace('\0', " ");
-        if line.contains(&name) && !line.contains("bench gap") {
-            found.push(format!("{id}: {line}"));
-        }
-    }
-    found
 }
 
 /// Runs one scenario once and returns its figures. Whatever it broke, every record is there once, and nothing is left behind.
 fn run_once(scenario: &str) -> Value {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path().join("runs");
-    let output = bench(&["--scenario", scenario, "--runs", "1", "--seed", "7"])
-        .args(["--output", "json", "--dir"])
-        .arg(&dir)
-        .output()
-        .unwrap();
+    let mut command = bench(&["--scenario", scenario, "--runs", "1", "--seed", "7"]);
+    let command = command.args(["--output", "json", "--dir"]).arg(&dir);
+    let output = Running::start(command).output();
     expect_exit(&output, 0);
-    let lines = text(&output.stdout);
-    assert_eq!(lines.lines().count(), 1, "{lines}");
-    let figures: Value = serde_json::from_str(&lines).unwrap();
+    let lines = objects(&output);
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    let figures = lines[0].clone();
     assert_eq!(figures["scenario"], scenario);
     assert_eq!(figures["run"], 1);
     assert_eq!(figures["seed"], 7);
@@ -98,7 +53,7 @@ fn run_once(scenario: &str) -> Value {
     assert!(figures["records"].as_u64().unwrap() > 100, "{figures}");
     assert_eq!(figures["records"], figures["acknowledged"]);
     assert!(figures["goal"].is_string() && figures["met"].is_boolean());
-    assert_eq!(processes_of(&dir), Vec::<String>::new());
+    assert_eq!(processes_of(&dir, None), Vec::<String>::new());
     assert!(!dir.exists(), "the folder is left");
     figures
 }
@@ -127,23 +82,22 @@ fn a_client_that_comes_from_another_port_has_migrated() {
 
 #[test]
 fn ctrl_c_leaves_no_process_and_no_folder() {
-    let dir = tempfile::tempdir().unwrap();
-    let dir = dir.path().join("runs");
-    let mut child = bench(&["--scenario", "leader-kill", "--dir"])
-        .arg(&dir)
-        .spawn()
-        .unwrap();
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
-    while processes_of(&dir).len() < 3 {
-        assert!(std::time::Instant::now() < deadline, "no nodes");
-        assert!(child.try_wait().unwrap().is_none(), "it ended");
-        std::thread::sleep(std::time::Duration::from_millis(20));
-    }
-    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
-    let output = child.wait_with_output().unwrap();
+    let place = tempfile::tempdir().unwrap();
+    let (dir, files) = (place.path().join("runs"), place.path().join("files"));
+    std::fs::create_dir(&files).unwrap();
+    let mut command = bench(&["--scenario", "leader-kill", "--dir"]);
+    // Whatever it puts elsewhere is seen there.
+    let mut running = Running::start(command.arg(&dir).env("TMPDIR", &files));
+    let itself = running.pid();
+    running.until("three nodes", || {
+        processes_of(&dir, Some(itself)).len() >= 3
+    });
+    running.interrupt();
+    let output = running.output();
     expect_exit(&output, 130);
-    assert_eq!(processes_of(&dir), Vec::<String>::new());
-    assert!(!dir.exists(), "the folder is left");
+    assert_eq!(processes_of(&dir, None), Vec::<String>::new());
+    assert_eq!(left_in(place.path()), ["files"]);
+    assert_eq!(left_in(&files), Vec::<String>::new());
 }
 
 #[test]

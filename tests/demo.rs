@@ -5,48 +5,26 @@
     reason = "a test that cannot go on has failed, in its helpers as well"
 )]
 
+mod support;
+
 use std::collections::HashSet;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Lines, Read, Seek};
 use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Output, Stdio};
-use std::time::Duration;
+use std::process::{ChildStdout, Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use serde_json::Value;
-
-/// A test that waits longer has failed.
-const PATIENCE: Duration = Duration::from_secs(60);
+use support::PATIENCE;
+use support::program::{self, expect_exit, program, text};
 
 fn demo(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_quorate"));
+    let mut command = program(&["demo"]);
     command
-        .arg("demo")
         .args(arguments)
-        // What someone may have in the environment, and what would lead the nodes astray if they heard of it.
-        .env("QUORATE_CERTS_DIR", "/nonexistent/certs")
-        .env("QUORATE_BOOTSTRAP_SERVER", "127.0.0.1:1")
-        .env("QUORATE_NODE_ID", "77")
-        .env("QUORATE_CONFIG", "/nonexistent/config.toml")
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
+        .env("QUORATE_CONFIG", "/nonexistent/config.toml");
     command
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
-fn expect_exit(output: &Output, code: i32) {
-    assert_eq!(
-        output.status.code(),
-        Some(code),
-        "{}\n{}",
-        text(&output.stdout),
-        text(&output.stderr)
-    );
 }
 
 /// The nodes as `nodes.json` has them.
@@ -69,9 +47,9 @@ fn runs(pid: Pid) -> bool {
     test_kill_process(pid).is_ok() && !ended
 }
 
-/// A demo at work. It is killed where a test fails, and its nodes end with it.
+/// A demo at work, of which each line is read as it comes. Its nodes end with it.
 struct Running {
-    child: Child,
+    demo: program::Running,
     lines: Lines<BufReader<ChildStdout>>,
     /// A file, because nobody empties a pipe while the test reads the lines.
     errors: File,
@@ -80,20 +58,17 @@ struct Running {
 impl Running {
     fn start(arguments: &[&str]) -> Running {
         let errors = tempfile::tempfile().unwrap();
-        let mut child = demo(arguments)
-            .stderr(errors.try_clone().unwrap())
-            .spawn()
-            .unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut demo = program::Running::start(demo(arguments).stderr(errors.try_clone().unwrap()));
+        let lines = BufReader::new(demo.child().stdout.take().unwrap()).lines();
         Running {
-            child,
+            demo,
             lines,
             errors,
         }
     }
 
     fn pid(&self) -> Pid {
-        Pid::from_child(&self.child)
+        self.demo.pid()
     }
 
     /// Reads lines up to and including the first one that `wanted` takes.
@@ -105,7 +80,7 @@ impl Running {
                 return seen.pop().unwrap();
             }
         }
-        let ended = self.child.wait().unwrap();
+        let ended = self.demo.wait();
         panic!(
             "the demo ended before that ({ended}):\n{}\n{}",
             seen.join("\n"),
@@ -117,7 +92,7 @@ impl Running {
     fn read_to_the_end(&mut self) -> String {
         let rest: Vec<String> = self.lines.by_ref().map(Result::unwrap).collect();
         let rest = rest.join("\n");
-        let ended = self.child.wait().unwrap();
+        let ended = self.demo.wait();
         assert_eq!(ended.code(), Some(0), "{rest}\n{}", self.errors());
         rest
     }
@@ -128,23 +103,6 @@ impl Running {
         self.errors.rewind().unwrap();
         self.errors.read_to_string(&mut text).unwrap();
         text
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// A node that a test has started.
-struct Node(Child);
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
     }
 }
 
@@ -227,20 +185,21 @@ fn a_node_can_be_killed_and_started_again() {
         .iter()
         .map(|word| word.as_str().unwrap())
         .collect();
-    let again = Command::new(command[0])
+    let mut again = Command::new(command[0]);
+    again
         .args(&command[1..])
         .env("QUORATE_CERTS_DIR", dir.join("certs"))
         .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn();
-    let mut again = Node(again.unwrap());
+        .stderr(Stdio::null());
+    let mut again = program::Running::start(&mut again);
+    let process = again.child().id();
     demo.read_until(|line| {
-        line.contains(&format!("2 up again (pid {})", again.0.id()))
+        line.contains(&format!("2 up again (pid {process})"))
             && !line.contains("silent")
             && !line.contains('✗')
     });
-    assert_eq!(nodes(&dir)[1]["pid"], again.0.id());
+    assert_eq!(nodes(&dir)[1]["pid"], process);
 
     kill_process(demo.pid(), Signal::TERM).unwrap();
     let rest = demo.read_to_the_end();
@@ -250,7 +209,7 @@ fn a_node_can_be_killed_and_started_again() {
         3,
         "{rest}"
     );
-    assert!(again.0.wait().unwrap().success());
+    assert!(again.wait().success());
     for node in nodes(&dir).iter().chain(&first) {
         assert!(!runs(pid_of(node)), "{node}");
     }
@@ -263,8 +222,8 @@ fn nodes_end_with_a_demo_that_is_killed() {
     let mut demo = Running::start(&["--dir", dir.to_str().unwrap(), "--rate", "100"]);
     demo.read_until(|line| line.contains(" acked"));
     let nodes = nodes(&dir);
-    demo.child.kill().unwrap();
-    demo.child.wait().unwrap();
+    demo.demo.child().kill().unwrap();
+    demo.demo.wait();
     let (ended, all_ended) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
         for node in &nodes {
@@ -289,7 +248,7 @@ fn a_demo_whose_port_is_taken_at_the_last_moment_begins_anew_on_others() {
         let mut demo = Running::start(&["--dir", dir.to_str().unwrap(), "--rate", "100"]);
         let port = loop {
             assert!(
-                demo.child.try_wait().unwrap().is_none(),
+                demo.demo.child().try_wait().unwrap().is_none(),
                 "{}",
                 demo.errors()
             );

@@ -4,48 +4,25 @@
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used)]
 
+mod support;
+
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use quorate::bench::lab::{Lab, LabCounts, LabError, LabSettings, WayCounts, enter_host};
-use rustix::process::{Pid, Signal, kill_process};
+use quorate::bench::lab::{Lab, LabCounts, WayCounts, enter_host};
+use rustix::process::Pid;
 use serde_json::Value;
+use support::lab::{lab, namespaces_of, settings};
+use support::program::{self, Running, expect_exit, text};
 
 const LONG: Duration = Duration::from_secs(60);
 const PORT: u16 = 7000;
-
-fn settings(hosts: u16, rules: &str) -> LabSettings {
-    LabSettings {
-        hosts,
-        spec: rules.parse().unwrap(),
-        seed: 7,
-        rules: None,
-        tcp_congestion: None,
-    }
-}
-
-/// `None`, and a loud line, where this machine cannot have a lab.
-fn lab(hosts: u16, rules: &str) -> Option<Lab> {
-    match Lab::open(&settings(hosts, rules)) {
-        Ok(lab) => Some(lab),
-        Err(LabError::Impossible(why)) => {
-            eprintln!("SKIPPED, NOT TESTED: {why}");
-            None
-        }
-        // A container that looks like root and is not.
-        Err(LabError::Ip { command, why }) if why.contains("not permitted") => {
-            eprintln!("SKIPPED, NOT TESTED: {command}: {why}");
-            None
-        }
-        Err(error) => panic!("{error}"),
-    }
-}
 
 fn address(lab: &Lab, host: u16) -> SocketAddr {
     let host = &lab.hosts()[usize::from(host) - 1];
@@ -260,36 +237,15 @@ fn a_lab_leaves_nothing_behind_not_even_what_runs_in_it() {
 }
 
 fn bench_lab(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_quorate"));
+    let mut command = program::bench(&["lab"]);
+    command.args(arguments);
     command
-        .args(["bench", "lab"])
-        .args(arguments)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    command
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
-fn expect_exit(output: &Output, code: i32) {
-    let shown = format!("{}\n{}", text(&output.stdout), text(&output.stderr));
-    assert_eq!(output.status.code(), Some(code), "{shown}");
-}
-
-fn namespaces_of(process: u32) -> Vec<String> {
-    let prefix = format!("quorate-lab-{process}-");
-    let entries = fs::read_dir("/run/netns").into_iter().flatten().flatten();
-    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
-    names.filter(|name| name.starts_with(&prefix)).collect()
 }
 
 /// A lab without a command, once it stands.
-fn standing() -> Child {
-    let mut child = bench_lab(&["--hosts", "2"]).spawn().unwrap();
-    let mut lines = BufReader::new(child.stderr.take().unwrap());
+fn standing() -> Running {
+    let mut running = Running::start(&mut bench_lab(&["--hosts", "2"]));
+    let mut lines = BufReader::new(running.child().stderr.take().unwrap());
     let mut line = String::new();
     while !line.contains("stands until") {
         line.clear();
@@ -297,11 +253,7 @@ fn standing() -> Child {
     }
     // What it says later must find a reader.
     thread::spawn(move || std::io::copy(&mut lines, &mut std::io::sink()));
-    child
-}
-
-fn process(child: &Child) -> Pid {
-    Pid::from_raw(child.id().try_into().unwrap()).unwrap()
+    running
 }
 
 #[test]
@@ -361,22 +313,20 @@ fn a_signal_ends_it_with_everything_removed_and_what_a_killed_one_left_the_next_
     if lab(2, "").is_none() {
         return;
     }
-    let mut child = standing();
-    assert_eq!(namespaces_of(child.id()).len(), 2);
-    kill_process(process(&child), Signal::INT).unwrap();
-    assert_eq!(child.wait().unwrap().code(), Some(130));
-    assert_eq!(namespaces_of(child.id()), Vec::<String>::new());
+    let mut running = standing();
+    let process = running.child().id();
+    assert_eq!(namespaces_of(process).len(), 2);
+    running.interrupt();
+    assert_eq!(running.wait().code(), Some(130));
+    assert_eq!(namespaces_of(process), Vec::<String>::new());
 
-    let mut child = standing();
-    child.kill().unwrap();
-    child.wait().unwrap();
-    assert_eq!(
-        namespaces_of(child.id()).len(),
-        2,
-        "nobody could remove them"
-    );
+    let mut running = standing();
+    let process = running.child().id();
+    running.child().kill().unwrap();
+    running.wait();
+    assert_eq!(namespaces_of(process).len(), 2, "nobody could remove them");
     drop(lab(2, ""));
-    assert_eq!(namespaces_of(child.id()), Vec::<String>::new());
+    assert_eq!(namespaces_of(process), Vec::<String>::new());
 }
 
 #[test]

@@ -11,32 +11,14 @@ libs=${1:?the folder with the jars}
 records=${2:-100000}
 size=${3:-1024}
 partitions=${4:-16}
-: "${LAB_HOSTS:?run this in a lab: quorate bench lab --hosts 3 -- $0 ...}"
-# shellcheck disable=SC2086 # One word a host.
-set -- $LAB_HOSTS
-[ $# -ge 3 ] || { echo "a lab of 3 hosts is needed: --hosts 3" >&2; exit 2; }
+# shellcheck source=SCRIPTDIR/common.sh
+. "$(dirname "$0")/common.sh"
 
-dir=$(mktemp -d)
 cp="$libs/*"
-pids=
-stop() {
-    for pid in $pids; do kill -9 "$pid" 2>/dev/null || true; done
-    wait 2>/dev/null || true
-    rm -rf "$dir"
-}
-trap stop EXIT
-trap 'exit 130' INT TERM
-
-on_host() {
-    namespace=$(echo "$LAB_NAMESPACES" | cut -d' ' -f"$1")
-    shift
-    exec ip netns exec "$namespace" "$@"
-}
-
-voters="1@$1:9093,2@$2:9093,3@$3:9093"
+voters="1@$address1:9093,2@$address2:9093,3@$address3:9093"
 id=4L6g3nShT-eMCtK--X86sw
 for node in 1 2 3; do
-    address=$(echo "$LAB_HOSTS" | cut -d' ' -f$node)
+    address=$(address_of $node)
     cat >"$dir/$node.properties" <<END
 process.roles=broker,controller
 node.id=$node
@@ -57,31 +39,21 @@ socket.receive.buffer.bytes=-1
 replica.socket.receive.buffer.bytes=-1
 END
     java -cp "$cp" kafka.tools.StorageTool format -t $id -c "$dir/$node.properties" >"$dir/$node.log" 2>&1
-    (on_host $node java -Xmx512m -cp "$cp" kafka.Kafka "$dir/$node.properties") >>"$dir/$node.log" 2>&1 &
-    pids="$pids $!"
+    start_node $node java -Xmx512m -cp "$cp" kafka.Kafka "$dir/$node.properties"
 done
 
 # Every partition is led by broker 1. Brokers take a while to come.
 assignment=$(seq -s, "$partitions" | sed 's/[0-9][0-9]*/1:2:3/g')
-tries=0
-until java -cp "$cp" org.apache.kafka.tools.TopicCommand --bootstrap-server "$1:9092" --create --topic peers \
-    --replica-assignment "$assignment" >"$dir/topic.log" 2>&1; do
-    tries=$((tries + 1))
-    if [ $tries -ge 10 ]; then
-        echo "Kafka took no topic:" >&2
-        tail -5 "$dir/topic.log" "$dir/1.log" >&2
-        exit 1
-    fi
-    sleep 1
-done
+until_it_does 10 topic "Kafka took no topic" \
+    java -cp "$cp" org.apache.kafka.tools.TopicCommand --bootstrap-server "$address1:9092" --create --topic peers \
+    --replica-assignment "$assignment"
 
 produce() {
     java -Xmx512m -cp "$cp" org.apache.kafka.tools.ProducerPerformance --topic peers --num-records "$1" --record-size "$size" \
         --throughput "${2:--1}" --producer-props bootstrap.servers="$address1:9092" acks=all linger.ms=0 \
         buffer.memory=67108864 delivery.timeout.ms=300000 request.timeout.ms=120000
 }
-address1=$1
-produce $((records / 10 + 1)) >"$dir/warmup.log" 2>&1 || { tail -5 "$dir/warmup.log" >&2; exit 1; }
+produce $((records / 10 + 1)) >"$dir/warmup.log" 2>&1 || { tail -n 5 "$dir/warmup.log" >&2; exit 1; }
 echo "kafka, as fast as it takes them:"
 produce "$records" | tail -1
 # At a quarter of that rate, so that latency is not that of a full buffer.

@@ -12,54 +12,25 @@ bin=${1:?the folder with nats-server and nats}
 records=${2:-100000}
 size=${3:-1024}
 in_flight=${4:-256}
-: "${LAB_HOSTS:?run this in a lab: quorate bench lab --hosts 3 -- $0 ...}"
-# shellcheck disable=SC2086 # One word a host.
-set -- $LAB_HOSTS
-[ $# -ge 3 ] || { echo "a lab of 3 hosts is needed: --hosts 3" >&2; exit 2; }
-
-dir=$(mktemp -d)
-pids=
-stop() {
-    for pid in $pids; do kill -9 "$pid" 2>/dev/null || true; done
-    wait 2>/dev/null || true
-    rm -rf "$dir"
-}
-trap stop EXIT
-trap 'exit 130' INT TERM
-
-on_host() {
-    namespace=$(echo "$LAB_NAMESPACES" | cut -d' ' -f"$1")
-    shift
-    exec ip netns exec "$namespace" "$@"
-}
+# shellcheck source=SCRIPTDIR/common.sh
+. "$(dirname "$0")/common.sh"
 
 for node in 1 2 3; do
-    address=$(echo "$LAB_HOSTS" | cut -d' ' -f$node)
+    address=$(address_of $node)
     cat >"$dir/$node.conf" <<END
 server_name: n$node
 listen: $address:4222
 jetstream { store_dir: "$dir/data-$node", sync_interval: always }
-cluster { name: peers, listen: $address:6222, routes: [nats://$1:6222, nats://$2:6222, nats://$3:6222] }
+cluster { name: peers, listen: $address:6222, routes: [nats://$address1:6222, nats://$address2:6222, nats://$address3:6222] }
 END
-    (on_host $node "$bin/nats-server" -c "$dir/$node.conf") >"$dir/$node.log" 2>&1 &
-    pids="$pids $!"
+    start_node $node "$bin/nats-server" -c "$dir/$node.conf"
 done
 
 nats() {
     "$bin/nats" --server "nats://$address1:4222" --timeout 60s "$@"
 }
-address1=$1
-tries=0
-until nats stream add peers --subjects 'peers.>' --storage file --replicas 3 --retention limits --discard old --defaults \
-    >"$dir/stream.log" 2>&1; do
-    tries=$((tries + 1))
-    if [ $tries -ge 20 ]; then
-        echo "NATS took no stream:" >&2
-        tail -5 "$dir/stream.log" "$dir/1.log" >&2
-        exit 1
-    fi
-    sleep 1
-done
+until_it_does 20 stream "NATS took no stream" \
+    nats stream add peers --subjects 'peers.>' --storage file --replicas 3 --retention limits --discard old --defaults
 # The leader is to be beside the client.
 tries=0
 until nats stream info peers --json | grep -q '"leader": *"n1"'; do

@@ -34,6 +34,14 @@ pub enum BenchError {
 }
 
 impl BenchError {
+    /// What was measured could not be told.
+    pub(super) fn telling(source: io::Error) -> BenchError {
+        BenchError::Io {
+            what: "cannot say what a run gave".to_owned(),
+            source,
+        }
+    }
+
     /// What a client of the cluster could not do.
     pub(super) fn client(doing: &'static str) -> impl FnOnce(ClientError) -> BenchError {
         move |source| BenchError::Client {

@@ -28,6 +28,12 @@ impl Times {
         self.us.saturating_record(us.min(MAX_US));
     }
 
+    /// Takes in what others have recorded.
+    pub fn add(&mut self, others: &Times) {
+        // All have the same bounds, so that nothing is out of them.
+        let _ = self.us.add(&others.us);
+    }
+
     pub fn count(&self) -> u64 {
         self.us.len()
     }

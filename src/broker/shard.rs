@@ -500,11 +500,14 @@ impl Shard {
                 continue;
             }
             match owned.partition.handle_ack(now, channel.peer, ack) {
-                Ok(freed) => {
+                Ok(confirmed) => {
+                    if confirmed.bytes > 0 {
+                        self.peers.handle_delivered(from, now, confirmed.waited);
+                    }
                     if let Some(session) = owned.sessions.get_mut(&from)
                         && session.session == ack.session
                     {
-                        session.release(freed, &self.shared);
+                        session.release(confirmed.bytes, &self.shared);
                     }
                 }
                 Err(AckRefused::Stale) => {}

@@ -7,8 +7,8 @@ use super::output::{FenceAnswer, Frames, FramesReady, Output, PartitionView, Rol
 use super::producers::{remember_producer, snapshot_roll};
 use super::resign::Resignation;
 use crate::replication::{
-    AckRefused, Follower, FramesRefused, IsrOutcome, Leader, LeaderAction, LogEnds, Peers,
-    ProducerStates,
+    AckRefused, Confirmed, Follower, FramesRefused, IsrOutcome, Leader, LeaderAction, LogEnds,
+    Peers, ProducerStates,
 };
 use crate::storage::{
     Compacted, CompactionError, CompactionJob, CompactionReport, IoFailure, Log, LogConfig,
@@ -329,21 +329,21 @@ impl Partition {
         }
     }
 
-    /// A follower acknowledges. Returns how many sent bytes it confirms.
+    /// A follower acknowledges. Returns what it confirms of what was sent.
     pub fn handle_ack(
         &mut self,
         now: MonotonicTime,
         from: Appointment,
         ack: &Ack,
-    ) -> Result<usize, AckRefused> {
+    ) -> Result<Confirmed, AckRefused> {
         let Role::Leader(leader) = &mut self.role else {
             return Err(AckRefused::Stale);
         };
-        let freed = leader.handle_ack(now, from, ack)?;
+        let confirmed = leader.handle_ack(now, from, ack)?;
         self.drain_leader();
         self.announce_hand_over();
         self.changed();
-        Ok(freed)
+        Ok(confirmed)
     }
 
     /// Reads the frames of an order, for the caller to send at once. `None` if the order is no longer current.

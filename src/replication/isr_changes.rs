@@ -6,12 +6,16 @@
 
 use std::time::Duration;
 
+use super::deliveries::Deliveries;
 use super::in_sync::CountedSet;
 use crate::types::{Appointment, MonotonicTime, NodeId};
 
 /// How long commits may wait for a member that is not caught up before it leaves: max(this, 12 round trips).
 const MIN_PATIENCE: Duration = Duration::from_millis(500);
 const PATIENCE_ROUND_TRIPS: u32 = 12;
+/// One that is heard, and that acknowledges what it is sent, has this many times as long as that takes, so that a queue that it
+/// works off is no reason to leave; up to [`REPLICA_LAG_TIME_MAX`].
+const PATIENCE_DELIVERIES: u32 = 3;
 /// How long a member for which nothing waits may stay behind. Kafka's `replica.lag.time.max.ms`, by its default.
 const REPLICA_LAG_TIME_MAX: Duration = Duration::from_secs(10);
 
@@ -27,11 +31,36 @@ pub(super) struct Standing {
     pub(super) caught_up_at: Option<MonotonicTime>,
     /// The smoothed round trip to it; zero while it is not known.
     pub(super) rtt: Duration,
+    /// When it was last heard, if that is within its suspicion time.
+    pub(super) heard_at: Option<MonotonicTime>,
+    /// How long it takes until what it is sent is acknowledged, in any partition.
+    pub(super) deliveries: Option<Deliveries>,
 }
 
 impl Standing {
     fn patience(&self) -> Duration {
         MIN_PATIENCE.max(PATIENCE_ROUND_TRIPS * self.rtt)
+    }
+
+    /// How long a member may keep commits waiting. One that is silent, or acknowledges nothing of what it is sent, has its
+    /// patience and no more.
+    fn patience_with_a_member(&self, now: MonotonicTime) -> Duration {
+        let patience = self.patience();
+        let is_heard = self
+            .heard_at
+            .is_some_and(|heard_at| now.since(heard_at) <= patience);
+        match self.deliveries {
+            // In a queue, one delivery comes at most as long after the other as each of them takes.
+            Some(deliveries)
+                if is_heard
+                    && self.session.is_some()
+                    && now.since(deliveries.at) <= patience.max(deliveries.longest()) =>
+            {
+                let delivered = PATIENCE_DELIVERIES * deliveries.longest();
+                patience.max(delivered.min(REPLICA_LAG_TIME_MAX))
+            }
+            _ => patience,
+        }
     }
 
     /// The replica as it would be admitted, if it keeps up.
@@ -43,8 +72,8 @@ impl Standing {
 
     /// Whether it keeps others waiting, lost its log, or has been away for long, having been `behind` for that time. `stalled`: for how long
     /// commits have waited.
-    fn should_leave(&self, behind: Duration, stalled: Duration) -> bool {
-        let patience = self.patience();
+    fn should_leave(&self, now: MonotonicTime, behind: Duration, stalled: Duration) -> bool {
+        let patience = self.patience_with_a_member(now);
         self.log_lost
             || behind > REPLICA_LAG_TIME_MAX.max(patience)
             || (behind > patience && stalled > patience)
@@ -127,7 +156,7 @@ impl Situation<'_> {
         let mut leaving: Vec<&Standing> = self
             .followers
             .iter()
-            .filter(|follower| follower.should_leave(behind(follower), self.stalled))
+            .filter(|follower| follower.should_leave(self.now, behind(follower), self.stalled))
             .collect();
         leaving.sort_by_key(|follower| std::cmp::Reverse(behind(follower)));
         for follower in leaving {
@@ -174,6 +203,8 @@ mod tests {
             log_lost: false,
             caught_up_at: Some(at(NOW - behind_ms)),
             rtt: Duration::ZERO,
+            heard_at: None,
+            deliveries: None,
         }
     }
 
@@ -229,6 +260,75 @@ mod tests {
         assert_eq!(situation.better_sets(), [set(&[1], 1)]);
         // On a link with a long round trip that is no time at all.
         situation.followers[0].rtt = Duration::from_millis(100);
+        assert_eq!(situation.better_sets(), []);
+    }
+
+    /// A member of two of which commits have waited for as long as it is behind. It was heard and has acknowledged something so
+    /// many ms ago, which had been under way for `waited_ms`.
+    fn leaves(behind_ms: u64, heard_ms: u64, delivered_ms: u64, waited_ms: u64) -> bool {
+        let committed = set(&[1, 2], 1);
+        let follower = Standing {
+            heard_at: Some(at(NOW - heard_ms)),
+            deliveries: Some(Deliveries::first(
+                at(NOW - delivered_ms),
+                Duration::from_millis(waited_ms),
+            )),
+            ..standing(2, behind_ms)
+        };
+        let mut situation = situation(&committed, vec![follower]);
+        situation.stalled = Duration::from_millis(behind_ms);
+        !situation.better_sets().is_empty()
+    }
+
+    #[test]
+    fn a_member_that_works_off_its_queue_stays_for_three_times_as_long_as_that_takes() {
+        assert!(!leaves(2000, 10, 200, 1000));
+        assert!(!leaves(3000, 10, 200, 1000));
+        assert!(leaves(3001, 10, 200, 1000));
+        // No longer than ten seconds, however slow it is.
+        assert!(!leaves(9_999, 10, 200, 30_000));
+        assert!(leaves(10_001, 10, 200, 30_000));
+        // Short deliveries change nothing.
+        assert!(!leaves(500, 10, 20, 100));
+        assert!(leaves(501, 10, 20, 100));
+    }
+
+    #[test]
+    fn a_member_that_is_heard_and_acknowledges_nothing_more_leaves() {
+        assert!(!leaves(2000, 10, 999, 1000));
+        assert!(leaves(2000, 10, 1001, 1000));
+        assert!(leaves(501, 10, 501, 100));
+    }
+
+    #[test]
+    fn a_member_that_falls_silent_leaves_as_soon_as_without_a_queue() {
+        assert!(leaves(501, 501, 501, 3000));
+        // Not heard within its suspicion time, which is the shorter one.
+        let committed = set(&[1, 2], 1);
+        let silent = Standing {
+            heard_at: None,
+            deliveries: Some(Deliveries::first(at(NOW - 301), Duration::from_secs(3))),
+            ..standing(2, 501)
+        };
+        let mut situation = situation(&committed, vec![silent]);
+        situation.stalled = Duration::from_millis(501);
+        assert_eq!(situation.better_sets(), [set(&[1], 1)]);
+        // One without a session has nobody who could work anything off.
+        situation.followers[0].heard_at = Some(at(NOW));
+        assert_eq!(situation.better_sets(), []);
+        situation.followers[0].session = None;
+        assert_eq!(situation.better_sets(), [set(&[1], 1)]);
+    }
+
+    #[test]
+    fn a_queue_lets_nobody_in() {
+        let committed = set(&[1, 2], 2);
+        let queued = Standing {
+            heard_at: Some(at(NOW)),
+            deliveries: Some(Deliveries::first(at(NOW), Duration::from_secs(3))),
+            ..standing(3, 501)
+        };
+        let situation = situation(&committed, vec![standing(2, 0), queued]);
         assert_eq!(situation.better_sets(), []);
     }
 

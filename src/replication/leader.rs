@@ -12,7 +12,7 @@ use super::isr_changes::{Situation, Standing};
 use super::leader_action::LeaderAction;
 use super::peers::Peers;
 use super::producer_state::{BatchSequence, ProducerStates, SequenceCheck};
-use super::progress::{Progress, SEND_BYTES};
+use super::progress::{Confirmed, Progress, SEND_BYTES};
 use crate::types::{
     Appointment, EpochHistory, ErrorCode, Incarnation, IsrChange, LeaderEpoch, LogPosition,
     MonotonicTime, NodeId, Offset, PartitionState, SessionId, TopicPartition,
@@ -119,6 +119,8 @@ pub struct Leader {
     epoch: LeaderEpoch,
     /// When the reign began: followers get their suspicion time from here to dial.
     since: MonotonicTime,
+    /// The latest time that it was told: what is sent is sent then.
+    latest: MonotonicTime,
     replicas: Vec<NodeId>,
     /// See [`PartitionState::target_replicas`].
     target_replicas: Vec<NodeId>,
@@ -179,6 +181,7 @@ impl Leader {
             me,
             epoch: state.leader_epoch,
             since: now,
+            latest: now,
             replicas: state.replicas.clone(),
             target_replicas: state.target_replicas.clone(),
             in_sync: InSync::new(state),
@@ -453,9 +456,9 @@ impl Leader {
         to: LogPosition,
         bytes: usize,
     ) {
-        let (end, watermark) = (self.end, self.high_watermark);
+        let (latest, end, watermark) = (self.latest, self.end, self.high_watermark);
         if let Some(progress) = self.current(to_node, session) {
-            progress.handle_sent(to, bytes, end);
+            progress.handle_sent(latest, to, bytes, end);
             progress.watermark_sent = watermark;
         }
         self.pump();
@@ -477,7 +480,7 @@ impl Leader {
     }
 
     /// Counts an ack, if it is of the process that opened the follower's current session, of that session, and of this epoch
-    /// (invariant 7). Returns how many sent bytes it confirms.
+    /// (invariant 7). Returns what it confirms of what was sent.
     ///
     /// The process counts because nothing makes a session's number different from one that an earlier process of the node
     /// drew: what that one held may be gone, and its ack may have waited in a queue since.
@@ -486,11 +489,12 @@ impl Leader {
         now: MonotonicTime,
         from: Appointment,
         ack: &Ack,
-    ) -> Result<usize, AckRefused> {
+    ) -> Result<Confirmed, AckRefused> {
         if ack.leader_epoch != self.epoch {
             return Err(AckRefused::Stale);
         }
         let end = self.end;
+        self.latest = self.latest.max(now);
         let Some(progress) = self
             .current(from.node, ack.session)
             .filter(|progress| progress.replica == from)
@@ -503,16 +507,17 @@ impl Leader {
                 end,
             });
         }
-        let freed = progress.handle_ack(ack);
+        let confirmed = progress.handle_ack(now, ack);
         progress.heard_at = now;
         self.advance_high_watermark();
         self.pump();
-        Ok(freed)
+        Ok(confirmed)
     }
 
     /// Time passes: overdue produces are answered REQUEST_TIMED_OUT, followers that had nothing else to receive learn the
     /// high watermark, and the in-sync set is looked at. To be called every 50 to 100 ms.
     pub fn handle_tick(&mut self, now: MonotonicTime, peers: &Peers) {
+        self.latest = self.latest.max(now);
         self.ends.note(now, self.end);
         self.note_caught_up(peers);
         self.note_stall(now);
@@ -581,6 +586,10 @@ impl Leader {
             log_lost: self.has_lost_its_log(node),
             caught_up_at: self.caught_up.get(&node).copied(),
             rtt: peers.rtt(node),
+            heard_at: peers
+                .last_heard(node)
+                .filter(|_| peers.is_heard(node, self.since, now)),
+            deliveries: peers.deliveries(node),
         };
         let others = self.replicas.iter().filter(|&&node| node != self.me.node);
         let situation = Situation {
@@ -889,7 +898,7 @@ mod tests {
         from: NodeId,
         session: u64,
         durable: LogPosition,
-    ) -> Result<usize, AckRefused> {
+    ) -> Result<Confirmed, AckRefused> {
         let ack = Ack {
             session: SessionId::from_random_bits(session),
             leader_epoch: LeaderEpoch::new(2).unwrap(),
@@ -1414,6 +1423,81 @@ mod tests {
         // Nobody but the leader has the epoch start: the set without node three could not be shown to hold it.
         let mut leader = with_state(&[ME, TWO, THREE], 2);
         assert_eq!(tick(&mut leader, 0, 12_000, &[]), []);
+    }
+
+    #[test]
+    fn an_ack_tells_how_long_what_it_confirms_was_under_way() {
+        let mut leader = started();
+        let session = SessionId::from_random_bits(1);
+        for (ticket, sent) in [(1, 100), (2, 300), (3, 300)] {
+            leader.handle_tick(at(sent), &Peers::new());
+            produce(&mut leader, ticket, 1, Acks::All);
+            leader.handle_sent(TWO, session, position(5 + ticket, 2), 100);
+        }
+        let ack = |offset| Ack {
+            session,
+            leader_epoch: LeaderEpoch::new(2).unwrap(),
+            durable: position(offset, 2),
+            received: Offset::new(offset).unwrap(),
+        };
+        let confirmed = |bytes, ms| Confirmed {
+            bytes,
+            waited: Duration::from_millis(ms),
+        };
+        let told = leader.handle_ack(at(700), appointment(TWO), &ack(7));
+        assert_eq!(told, Ok(confirmed(200, 600)), "the longer one of two");
+        assert_eq!(
+            leader.handle_ack(at(800), appointment(TWO), &ack(7)),
+            Ok(confirmed(0, 0))
+        );
+        assert_eq!(
+            leader.handle_ack(at(800), appointment(TWO), &ack(8)),
+            Ok(confirmed(100, 500))
+        );
+    }
+
+    /// A pair whose follower has a queue of two seconds before it, in which frames of many partitions wait: this one's come out of it
+    /// once a second. Until `delivers_until` ms it works it off, and until `heard_until` ms it is heard. Returns when it is to leave.
+    fn leaves_at(delivers_until: u64, heard_until: u64) -> Option<u64> {
+        let mut leader = with_state(&[ME, TWO], 1);
+        leader.handle_durable(position(5, 2));
+        open(&mut leader, TWO, 1, position(5, 1));
+        ack(&mut leader, TWO, 1, position(5, 2));
+        let mut peers = Peers::new();
+        let mut sent = 5;
+        for now in (0..=20_000).step_by(50) {
+            if now % 1000 == 0 {
+                sent += 1;
+                produce(&mut leader, sent, 1, Acks::All);
+                leader.handle_sent(TWO, SessionId::from_random_bits(1), position(sent, 2), 100);
+                leader.handle_durable(position(sent, 2));
+            }
+            if now <= heard_until {
+                peers.handle_heard(TWO, at(now), Duration::ZERO, Duration::ZERO);
+            }
+            if now <= delivers_until && now > 0 {
+                let waited = Duration::from_millis(now.min(2000));
+                peers.handle_delivered(TWO, at(now), waited);
+                if now % 1000 == 0 && now >= 2000 {
+                    ack(&mut leader, TWO, 1, position(sent - 2, 2));
+                }
+            }
+            leader.handle_tick(at(now), &peers);
+            if !proposals(&mut leader).is_empty() {
+                return Some(now);
+            }
+        }
+        None
+    }
+
+    #[test]
+    fn a_member_that_works_off_a_backlog_stays_until_it_stands_still_or_falls_silent() {
+        assert_eq!(leaves_at(20_000, 20_000), None);
+        // Nothing came for as long as the queue is.
+        assert_eq!(leaves_at(5_000, 20_000), Some(7_050));
+        // As soon after its last sign of life as one that never had a queue.
+        assert_eq!(leaves_at(5_000, 5_000), Some(5_550));
+        assert_eq!(leaves_at(0, 0), Some(550));
     }
 
     #[test]

@@ -9,6 +9,7 @@
 
 mod ack_tracker;
 mod caught_up;
+mod deliveries;
 mod follower;
 mod in_sync;
 mod isr_changes;
@@ -19,6 +20,7 @@ mod producer_state;
 mod progress;
 
 pub use ack_tracker::{AckTracker, ProduceTicket};
+pub use deliveries::Deliveries;
 pub use follower::{Follower, FollowerAction, FramesRefused, SessionState};
 pub use in_sync::IsrOutcome;
 pub use leader::{
@@ -28,3 +30,4 @@ pub use leader::{
 pub use leader_action::LeaderAction;
 pub use peers::{MINIMUM_SUSPICION, Peers};
 pub use producer_state::{BatchSequence, MAX_PRODUCERS, ProducerStates, SequenceCheck};
+pub use progress::Confirmed;

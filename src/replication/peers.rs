@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::deliveries::Deliveries;
 use crate::types::{MonotonicTime, NodeId};
 
 /// The least silence after which a node counts as not heard, whatever its round trip.
@@ -13,6 +14,8 @@ pub const MINIMUM_SUSPICION: Duration = Duration::from_millis(300);
 pub struct Peers {
     /// At most one entry a registered node, so the registry's cap bounds it.
     heard: BTreeMap<NodeId, Heard>,
+    /// Of those to which anything was delivered; as many at most.
+    deliveries: BTreeMap<NodeId, Deliveries>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -70,9 +73,23 @@ impl Peers {
             .map_or(Duration::ZERO, |heard| heard.rtt)
     }
 
+    /// `node` acknowledged something at `at` that had been under way to it for so long, whatever partition it was of.
+    pub fn handle_delivered(&mut self, node: NodeId, at: MonotonicTime, waited: Duration) {
+        self.deliveries
+            .entry(node)
+            .and_modify(|known| known.add(at, waited))
+            .or_insert_with(|| Deliveries::first(at, waited));
+    }
+
+    /// How long deliveries to `node` take; `None` before the first.
+    pub fn deliveries(&self, node: NodeId) -> Option<Deliveries> {
+        self.deliveries.get(&node).copied()
+    }
+
     /// Forgets a node that was removed from the cluster.
     pub fn forget(&mut self, node: NodeId) {
         self.heard.remove(&node);
+        self.deliveries.remove(&node);
     }
 }
 

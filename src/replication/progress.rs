@@ -1,6 +1,7 @@
 //! What a leader knows of one follower.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use crate::types::{Appointment, LogPosition, MonotonicTime, Offset, SessionId};
 use crate::wire::Ack;
@@ -26,8 +27,8 @@ pub(super) struct Progress {
     /// The cursor: where the next frame to send starts. One cursor from the first catch-up frame to the live tail, so there
     /// is no seam between the two.
     pub(super) next: LogPosition,
-    /// Ends and sizes of what was sent and not acknowledged, oldest first.
-    unacknowledged: VecDeque<(LogPosition, usize)>,
+    /// What was sent and not acknowledged, oldest first.
+    unacknowledged: VecDeque<Sent>,
     /// The sum of the sizes in `unacknowledged`.
     unacknowledged_bytes: usize,
     flow: Flow,
@@ -39,6 +40,24 @@ pub(super) struct Progress {
     pub(super) watermark_sent: Offset,
     /// When its last ack of this session arrived.
     pub(super) heard_at: MonotonicTime,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Sent {
+    /// Where it ends.
+    end: LogPosition,
+    bytes: usize,
+    at: MonotonicTime,
+}
+
+/// What an ack confirms of what was sent.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Confirmed {
+    /// Of frames.
+    pub bytes: usize,
+    /// The longest that one of them was under way, by the leader's latest look at the clock when it was sent: up to a tick too
+    /// long.
+    pub waited: Duration,
 }
 
 /// On which lane a session's frames travel. Catch-up must not hold up other partitions' live frames, and no live frame may
@@ -94,10 +113,20 @@ impl Progress {
     }
 
     /// Frames up to `to` went out, `bytes` of them. The leader's log ends at `end`.
-    pub(super) fn handle_sent(&mut self, to: LogPosition, bytes: usize, end: LogPosition) {
+    pub(super) fn handle_sent(
+        &mut self,
+        now: MonotonicTime,
+        to: LogPosition,
+        bytes: usize,
+        end: LogPosition,
+    ) {
         self.ordered = false;
         self.next = to;
-        self.unacknowledged.push_back((to, bytes));
+        self.unacknowledged.push_back(Sent {
+            end: to,
+            bytes,
+            at: now,
+        });
         self.unacknowledged_bytes += bytes;
         if self.flow == Flow::CatchUp && self.next == end {
             self.flow = Flow::Draining;
@@ -114,23 +143,24 @@ impl Progress {
         self.blocked = false;
     }
 
-    /// Counts an ack that was found to be of this session. Returns how many bytes it freed.
-    pub(super) fn handle_ack(&mut self, ack: &Ack) -> usize {
+    /// Counts an ack that was found to be of this session.
+    pub(super) fn handle_ack(&mut self, now: MonotonicTime, ack: &Ack) -> Confirmed {
         self.durable = self.durable.max(ack.durable);
         self.received = self.received.max(ack.received);
-        let mut freed = 0;
-        while let Some(&(end, bytes)) = self.unacknowledged.front() {
-            if end > self.durable {
+        let mut confirmed = Confirmed::default();
+        while let Some(&sent) = self.unacknowledged.front() {
+            if sent.end > self.durable {
                 break;
             }
             self.unacknowledged.pop_front();
-            freed += bytes;
+            confirmed.bytes += sent.bytes;
+            confirmed.waited = confirmed.waited.max(now.since(sent.at));
         }
-        self.unacknowledged_bytes -= freed;
+        self.unacknowledged_bytes -= confirmed.bytes;
         if self.flow == Flow::Draining && self.unacknowledged.is_empty() {
             self.flow = Flow::Live;
         }
-        freed
+        confirmed
     }
 
     /// Bytes sent and not yet acknowledged as durable.

@@ -901,7 +901,13 @@ impl World {
                 )
             });
             match counted {
-                Ok(freed) => {
+                Ok(confirmed) => {
+                    if confirmed.bytes > 0
+                        && let Some(process) = &mut self.nodes[node].process
+                    {
+                        let peers = &mut process.peers;
+                        peers.handle_delivered(node_id(from), now, confirmed.waited);
+                    }
                     self.checkers[partition].ack_counted(node, from, sender, &came)?;
                     let Some(replica) = self.nodes[node].replica(partition) else {
                         return Ok(false);
@@ -909,7 +915,7 @@ impl World {
                     if let Some(session) = replica.sessions.get_mut(&from)
                         && session.session == ack.session
                     {
-                        let bytes = freed.min(session.outstanding);
+                        let bytes = confirmed.bytes.min(session.outstanding);
                         session.outstanding -= bytes;
                         let connection = session.connection;
                         self.release(node, from, connection, bytes);

@@ -1,5 +1,6 @@
 //! What the tests of whole processes share: clusters on the loopback interface, workloads that remember what was
-//! acknowledged, a Kafka client that does exactly what it is told, a relay that looks at datagrams.
+//! acknowledged, a Kafka client that does exactly what it is told, a relay that looks at datagrams, the built program and what it
+//! must not leave behind.
 //!
 //! Nothing here waits for a fixed time: [`until`] waits for a condition and says which one did not come true.
 
@@ -8,6 +9,9 @@
 
 pub mod cluster;
 pub mod kafka;
+#[cfg(target_os = "linux")]
+pub mod lab;
+pub mod program;
 pub mod relay;
 pub mod workload;
 

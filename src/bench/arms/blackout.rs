@@ -7,7 +7,7 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use super::stage::{Stage, open_folder};
-use super::{Arm, Witness, check, lab_settings};
+use super::{Arm, Witness, check, each_turn, lab_settings};
 use crate::bench::gap::{Phase, Timeline, check_load};
 use crate::bench::lab::{Lab, block_on_host};
 use crate::bench::local::{Folder, Place, Processes};
@@ -104,17 +104,9 @@ pub fn run_blackouts(
 ) -> Result<(), BenchError> {
     settings.check()?;
     let place = Place::open("blackout", settings.dir.as_deref(), false)?;
-    let mut outcome = Ok(());
-    'all: for run in 1..=settings.runs {
-        for arm in &settings.arms {
-            if let Err(error) = run_arm(settings, arm, run, &place, stop, witness) {
-                outcome = Err(error);
-                break 'all;
-            }
-        }
-    }
-    place.close();
-    outcome
+    each_turn(&settings.arms, settings.runs, |arm, run| {
+        run_arm(settings, arm, run, &place, stop, witness)
+    })
 }
 
 fn run_arm(
@@ -186,12 +178,7 @@ impl Play<'_> {
             witness.progress(&format!("{told}: out for {} s", outage.as_secs_f64()));
             let figures = self.outage(&stage, *outage).await?;
             *is_sound &= figures.is_sound();
-            witness
-                .finished(&figures)
-                .map_err(|source| BenchError::Io {
-                    what: "cannot say what an outage gave".to_owned(),
-                    source,
-                })?;
+            witness.finished(&figures).map_err(BenchError::telling)?;
             if !stage.until_whole(SETTLE).await {
                 witness.note(&format!(
                     "{told}: not every replica was in sync under node 1 {} s after an outage",

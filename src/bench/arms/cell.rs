@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::stage::{Stage, open_folder};
-use super::{Arm, NODES, Witness, check, lab_settings};
+use super::{Arm, NODES, Witness, check, each_turn, lab_settings};
 use crate::bench::lab::{Lab, LabCounts, block_on_host};
 use crate::bench::local::{Place, Processes, compare};
 use crate::bench::records::{
@@ -159,24 +159,10 @@ pub fn run_cells(
 ) -> Result<(), BenchError> {
     settings.check()?;
     let place = Place::open("arms", settings.dir.as_deref(), false)?;
-    let mut outcome = Ok(());
-    'all: for run in 1..=settings.runs {
-        for arm in &settings.arms {
-            let measured = run_cell(settings, arm, run, &place, stop, witness);
-            let heard = measured.and_then(|figures| {
-                witness.finished(&figures).map_err(|source| BenchError::Io {
-                    what: "cannot say what a run gave".to_owned(),
-                    source,
-                })
-            });
-            if let Err(error) = heard {
-                outcome = Err(error);
-                break 'all;
-            }
-        }
-    }
-    place.close();
-    outcome
+    each_turn(&settings.arms, settings.runs, |arm, run| {
+        let figures = run_cell(settings, arm, run, &place, stop, witness)?;
+        witness.finished(&figures).map_err(BenchError::telling)
+    })
 }
 
 /// One run of one arm, in a lab of its own.

@@ -108,6 +108,17 @@ impl FromStr for Arm {
     }
 }
 
+/// Every arm once, then every arm again, as often as there are runs, until one turn fails.
+fn each_turn(
+    arms: &[Arm],
+    runs: u32,
+    mut turn: impl FnMut(&Arm, u32) -> Result<(), BenchError>,
+) -> Result<(), BenchError> {
+    (1..=runs)
+        .flat_map(|run| arms.iter().map(move |arm| (arm, run)))
+        .try_for_each(|(arm, run)| turn(arm, run))
+}
+
 /// Who hears how it goes.
 pub trait Witness<F> {
     /// What is being done now.

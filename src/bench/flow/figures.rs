@@ -11,6 +11,9 @@ use crate::bench::{BenchError, Times, millis};
 use crate::client::Acks;
 
 const MIB: f64 = (1 << 20) as f64;
+/// A run that missed a larger share than this of what was due is flagged: among its slowest hundredth are records whose times were
+/// cut off.
+const MANY_MISSED: f64 = 0.01;
 
 /// One run. The field names are part of the command line's interface. `None` is what is not known, or not of this kind of run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -61,6 +64,11 @@ pub struct Figures {
     pub records_per_s: f64,
     /// Of the records' values.
     pub mbit_per_s: f64,
+    /// At a rate: records that were due in that time and not sent before the end. The times below have them with what they had
+    /// waited.
+    pub missed: Option<u64>,
+    /// Why times at this rate say more of the rate than of the cluster.
+    pub rate_flag: Option<String>,
     /// From when a record was sent, or meant to be, to its acknowledgement.
     pub commit_p50_ms: Option<f64>,
     pub commit_p99_ms: Option<f64>,
@@ -167,6 +175,10 @@ impl Figures {
         let [p50, p99, p999, max] = quantiles(latencies.times());
         (self.commit_p50_ms, self.commit_p99_ms) = (p50, p99);
         (self.commit_p999_ms, self.commit_max_ms) = (p999, max);
+        if self.rate.is_some() {
+            self.missed = Some(latencies.missed_count());
+            self.rate_flag = rate_flag(latencies.missed_count(), latencies.times().count());
+        }
         self.records = produced.records;
         self.acknowledged = produced.acknowledged.count();
         self.unacknowledged = produced.unacknowledged;
@@ -183,6 +195,18 @@ impl Figures {
     pub(super) fn measured_mib(&self) -> f64 {
         self.measured_records as f64 * self.record_size as f64 / MIB
     }
+}
+
+/// Of so many records that were due, so many were missed.
+fn rate_flag(missed: u64, due: u64) -> Option<String> {
+    let share = missed as f64 / due.max(1) as f64;
+    (share > MANY_MISSED).then(|| {
+        format!(
+            "{missed} of {due} records that were due ({:.0} %) were not sent before the end, and their times are cut off there: this is more than \
+             goes through; lower --rate, or raise --in-flight",
+            100.0 * share
+        )
+    })
 }
 
 fn quantiles(times: &Times) -> [Option<f64>; 4] {
@@ -213,6 +237,8 @@ pub struct Summary {
     pub self_loss: Option<f64>,
     pub cpu_ms_per_mib: Option<f64>,
     pub rss_mib: Option<f64>,
+    /// Of all runs together; `None` where none had a rate.
+    pub missed: Option<u64>,
     /// How many runs had one.
     pub red_flags: usize,
     pub unsound: usize,
@@ -244,6 +270,10 @@ impl Summary {
                 self_loss: median(|run| run.self_loss),
                 cpu_ms_per_mib: median(|run| run.cpu_ms_per_mib),
                 rss_mib: median(|run| run.rss_mib),
+                missed: runs
+                    .iter()
+                    .filter_map(|run| run.missed)
+                    .reduce(u64::saturating_add),
                 red_flags: runs.iter().filter(|run| run.red_flag.is_some()).count(),
                 unsound: runs.iter().filter(|run| !run.is_sound()).count(),
             }
@@ -267,6 +297,7 @@ mod tests {
     use super::super::settings::Workload;
     use super::super::settings::tests::settings;
     use super::*;
+    use crate::bench::records::{Numbers, Tally};
 
     fn run(cell: &str, mbit: f64) -> Figures {
         Figures {
@@ -351,8 +382,41 @@ mod tests {
     }
 
     #[test]
+    fn a_run_that_missed_much_of_what_was_due_is_flagged() {
+        assert_eq!(rate_flag(0, 0), None);
+        assert_eq!(rate_flag(10, 1000), None, "an end that came in between");
+        let flag = rate_flag(11, 1000).unwrap();
+        assert!(flag.contains("lower --rate"), "{flag}");
+        assert!(rate_flag(3, 3).unwrap().contains("(100 %)"));
+    }
+
+    #[test]
+    fn a_run_at_a_rate_tells_what_it_missed_and_another_does_not() {
+        let mut latencies = Latencies::new().unwrap();
+        let ms = Duration::from_millis;
+        latencies.begin(ms(0));
+        latencies.end(ms(100));
+        latencies.acknowledged(ms(1), ms(2));
+        latencies.missed(ms(50), ms(400));
+        for (rate, missed) in [(Some(20), Some(1)), (None, None)] {
+            let mut figures = run("a", 1.0);
+            figures.rate = rate;
+            figures.take(Produced {
+                tally: latencies.clone(),
+                acknowledged: Numbers::default(),
+                records: 1,
+                unacknowledged: 0,
+                reasons: Vec::new(),
+            });
+            assert_eq!(figures.missed, missed);
+            assert_eq!(figures.rate_flag.is_some(), rate.is_some());
+        }
+    }
+
+    #[test]
     fn runs_are_summed_up_by_cell_in_the_median() {
         let mut runs = vec![run("b", 3.0), run("a", 1.0), run("b", 5.0), run("b", 4.0)];
+        (runs[0].missed, runs[3].missed) = (Some(2), Some(3));
         runs[0].self_loss = Some(0.25);
         runs[3].red_flag = Some("x".to_owned());
         let sums = Summary::of_all(&runs);
@@ -360,6 +424,7 @@ mod tests {
         assert_eq!((sums[0].runs, sums[0].mbit_per_s), (3, Some(4.0)));
         assert_eq!((sums[0].self_loss, sums[0].red_flags), (Some(0.25), 1));
         assert_eq!(sums[1].self_loss, None);
+        assert_eq!((sums[0].missed, sums[1].missed), (Some(5), None));
         runs.remove(0);
         let worse = &Summary::of_all(&runs)[1];
         assert_eq!((worse.cell.as_str(), worse.mbit_per_s), ("b", Some(4.0)));

@@ -1,7 +1,7 @@
 //! A run with a given cluster: records into it, out of it, or through it. The links are those that there are, made worse at this end
 //! if that was asked for.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -16,14 +16,15 @@ use super::settings::{Cell, Settings, Workload, flush_name};
 use crate::bench::BenchError;
 use crate::bench::local::create_topic;
 use crate::bench::records::{
-    Found, Load, LoadOptions, PATIENCE, Produced, Tally, ends, read_from, stamp_of,
+    Delivered, Found, Load, LoadOptions, PATIENCE, Produced, Tally, ends, read_from, read_up_to,
+    stamp_of,
 };
 use crate::client::{
     Acks, Client, ClientConfig, ClientError, ConfigEntry, ConfigResource, ConsumerConfig, Event,
     IdentityDialer, NewTopic, PartitionName, Start,
 };
 use crate::transport::{CurrentIdentity, ImpairedLinks, Sockets};
-use crate::types::{ErrorCode, Offset, TopicName};
+use crate::types::{ErrorCode, Offset, PartitionIndex, TopicName};
 
 /// Before a node that knows nothing of a topic is asked again.
 const ASK_AGAIN: Duration = Duration::from_millis(100);
@@ -275,7 +276,7 @@ impl Course<'_> {
         let produced = load.finish().await;
         teller.says("reading everything back", 1.0);
         let found = read_from(self.client, starts, mark).await?;
-        self.ran.take(produced, &found);
+        self.ran.take(produced, &[&found]);
         Ok(())
     }
 
@@ -291,7 +292,15 @@ impl Course<'_> {
         let stop = CancellationToken::new();
         // However this ends, the reader does.
         let stops = stop.clone().drop_guard();
-        let listening = listen(self.client, starts, mark, load.begun(), heard.clone(), stop);
+        let begun = load.begun();
+        let listening = listen(
+            self.client,
+            starts.clone(),
+            mark,
+            begun,
+            heard.clone(),
+            stop,
+        );
         let reader = listening.await?;
         let reading = tokio::spawn(reader);
         course::warm_up(self.settings, teller).await;
@@ -318,10 +327,15 @@ impl Course<'_> {
         if let Ok(Err(source)) = reading.await {
             return Err(BenchError::client("consume")(source));
         }
-        let heard = lock(&heard);
+        // What the consumer waited for may have come again behind that.
+        teller.says("reading everything back", 1.0);
+        let there = read_from(self.client, starts, mark).await?;
+        let mut heard = lock(&heard);
+        // A record that was never sent never came to the consumer either.
+        heard.latencies.miss(&produced.tally);
         self.ran.figures.take_end_to_end(heard.latencies.times());
         self.ran.end_to_end_times = heard.latencies.times().distribution();
-        self.ran.take(produced, &heard.found);
+        self.ran.take(produced, &[&heard.found, &there]);
         Ok(())
     }
 
@@ -336,8 +350,17 @@ impl Course<'_> {
             true => Some(self.fill(wanted - there, mark, teller).await?),
             false => None,
         };
-        let read = self.read(wanted, mark, teller).await?;
-        let (found, figures) = (read.found, &mut self.ran.figures);
+        let read = self.read(wanted, teller).await?;
+        teller.says("reading everything again", 1.0);
+        let limits = match filled {
+            // What was put there is looked for to the end, however far the measurement came.
+            Some(_) => whole(&ends(self.client, self.topic).await?),
+            None => read.delivered.passed(),
+        };
+        let (found, again) = read_up_to(self.client, self.topic, &limits, mark).await?;
+        let figures = &mut self.ran.figures;
+        figures.lost = read.delivered.lacks(&again);
+        figures.duplicated = read.delivered.duplicated() + found.duplicated;
         figures.count(
             read.records,
             read.took,
@@ -348,11 +371,8 @@ impl Course<'_> {
             figures.acknowledged = produced.acknowledged.count();
             figures.unacknowledged = produced.unacknowledged;
             figures.reasons.extend(produced.reasons);
-            // Reading may have ended before everything was seen.
-            if there == 0 && found.count() >= figures.acknowledged {
-                figures.lost = found.lacks(&produced.acknowledged);
-            }
-            figures.duplicated = found.duplicated;
+            // Those that are not there at all, and so in neither reading.
+            figures.lost += found.lacks(&produced.acknowledged);
         }
         Ok(())
     }
@@ -380,12 +400,7 @@ impl Course<'_> {
     }
 
     /// From the first record on, until enough have come, or their time is over, or there are no more.
-    async fn read(
-        &self,
-        wanted: u64,
-        mark: u64,
-        teller: &mut Teller<'_>,
-    ) -> Result<Read, BenchError> {
+    async fn read(&self, wanted: u64, teller: &mut Teller<'_>) -> Result<Read, BenchError> {
         let failed = || BenchError::client("consume");
         let ends = ends(self.client, self.topic).await?;
         let mut open: BTreeSet<PartitionName> = ends
@@ -420,11 +435,15 @@ impl Course<'_> {
                     let value = record.record.value.as_deref();
                     read.records += 1;
                     read.bytes += value.map_or(0, <[u8]>::len) as u64;
-                    read.found.take(mark, value);
+                    let offset = record.record.offset.unsigned_abs();
+                    read.delivered.take(record.partition, offset);
                 }
                 Event::EndOfPartition {
-                    topic, partition, ..
+                    topic,
+                    partition,
+                    offset,
                 } => {
+                    read.delivered.pass(partition, offset);
                     open.remove(&PartitionName::new(topic, partition));
                 }
             }
@@ -445,15 +464,20 @@ struct Read {
     /// Of the values.
     bytes: u64,
     took: Duration,
-    found: Found,
+    delivered: Delivered,
+}
+
+fn whole(ends: &[(PartitionName, Offset)]) -> BTreeMap<PartitionIndex, Offset> {
+    let filled = ends.iter().filter(|(_, end)| *end > Offset::ZERO);
+    filled.map(|(name, end)| (name.partition, *end)).collect()
 }
 
 impl Run {
-    fn take(&mut self, produced: Produced<Latencies>, found: &Found) {
+    fn take(&mut self, produced: Produced<Latencies>, found: &[&Found]) {
         self.commit_times = produced.tally.times().distribution();
         self.series = produced.tally.series().clone();
-        self.figures.lost = found.lacks(&produced.acknowledged);
-        self.figures.duplicated = found.duplicated;
+        (self.figures.lost, self.figures.duplicated) =
+            Found::verdict(found, &produced.acknowledged);
         self.figures.take(produced);
     }
 }

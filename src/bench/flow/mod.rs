@@ -103,28 +103,17 @@ pub async fn run(
         )?),
         Some(_) => None,
     };
-    let mut outcome = Ok(());
-    'all: for (index, cell) in settings.cells.iter().enumerate() {
+    for (index, cell) in settings.cells.iter().enumerate() {
         for run in 1..=settings.runs {
-            let heard = match witness.known(cell, run).map_err(cannot_say) {
-                Ok(Some(known)) => witness.finished(cell, &known, false).map_err(cannot_say),
-                Ok(None) => {
-                    let ran = one(settings, target, place.as_ref(), index, run, stop, witness);
-                    let ran = ran.await;
-                    ran.and_then(|ran| witness.finished(cell, &ran, true).map_err(cannot_say))
-                }
-                Err(error) => Err(error),
-            };
-            if let Err(error) = heard {
-                outcome = Err(error);
-                break 'all;
+            if let Some(known) = witness.known(cell, run).map_err(cannot_say)? {
+                witness.finished(cell, &known, false).map_err(cannot_say)?;
+                continue;
             }
+            let ran = one(settings, target, place.as_ref(), index, run, stop, witness).await?;
+            witness.finished(cell, &ran, true).map_err(cannot_say)?;
         }
     }
-    if let Some(place) = place {
-        place.close();
-    }
-    outcome
+    Ok(())
 }
 
 fn cannot_say(source: io::Error) -> BenchError {

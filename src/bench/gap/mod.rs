@@ -259,25 +259,14 @@ pub async fn run(
 ) -> Result<(), BenchError> {
     settings.check()?;
     let place = Place::open("gap", settings.dir.as_deref(), settings.keep)?;
-    let mut outcome = Ok(());
-    'all: for scenario in &settings.scenarios {
+    for scenario in &settings.scenarios {
         for run in 1..=settings.runs {
             let dir = place.path().join(format!("{}-{run}", scenario.name));
-            let ran = play::run(settings, scenario, run, &dir, stop, witness).await;
-            let heard = ran.and_then(|ran| {
-                witness.finished(&ran).map_err(|source| BenchError::Io {
-                    what: "cannot say what a run gave".to_owned(),
-                    source,
-                })
-            });
-            if let Err(error) = heard {
-                outcome = Err(error);
-                break 'all;
-            }
+            let ran = play::run(settings, scenario, run, &dir, stop, witness).await?;
+            witness.finished(&ran).map_err(BenchError::telling)?;
         }
     }
-    place.close();
-    outcome
+    Ok(())
 }
 
 #[cfg(test)]

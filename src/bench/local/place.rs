@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use super::LocalError;
 use crate::transport::shell_word;
 
-/// The folder that holds the runs' folders.
+/// The folder that holds the runs' folders. Dropped, it goes again where it was made here; one in which something was kept cannot be
+/// removed, and that is as it should be.
 pub struct Place {
     path: PathBuf,
     /// It is to go again, where nothing was kept in it.
@@ -50,9 +51,10 @@ impl Place {
     pub fn path(&self) -> &Path {
         &self.path
     }
+}
 
-    /// A folder in which something was kept cannot be removed, and that is as it should be.
-    pub fn close(self) {
+impl Drop for Place {
+    fn drop(&mut self) {
         if self.made_here && std::fs::remove_dir(&self.path).is_err() {
             tracing::debug!(path = %shell_word(&self.path), "not empty; stays");
         }
@@ -74,14 +76,14 @@ mod tests {
     #[test]
     fn a_folder_that_was_not_made_here_is_left_as_it_was() {
         let dir = tempfile::tempdir().unwrap();
-        Place::open("x", Some(dir.path()), false).unwrap().close();
+        drop(Place::open("x", Some(dir.path()), false).unwrap());
         assert!(dir.path().exists());
         let new = dir.path().join("new");
-        Place::open("x", Some(&new), false).unwrap().close();
+        drop(Place::open("x", Some(&new), false).unwrap());
         assert!(!new.exists());
         let place = Place::open("x", Some(&new), false).unwrap();
         std::fs::create_dir(place.path().join("leader-kill-1")).unwrap();
-        place.close();
+        drop(place);
         assert!(new.exists(), "a run was kept in it");
         let error = Place::open("x", Some(&new), false)
             .err()

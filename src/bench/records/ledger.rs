@@ -88,6 +88,14 @@ impl Found {
         self.numbers.count()
     }
 
+    /// How many records are missing and how many too many, of those that were acknowledged, where several readers looked for them:
+    /// as the one has it that found more of them.
+    pub fn verdict(readers: &[&Found], acknowledged: &Numbers) -> (u64, u64) {
+        let lost = readers.iter().map(|found| found.lacks(acknowledged));
+        let duplicated = readers.iter().map(|found| found.duplicated);
+        (lost.max().unwrap_or(0), duplicated.max().unwrap_or(0))
+    }
+
     /// How many of these numbers are not there.
     pub fn lacks(&self, acknowledged: &Numbers) -> u64 {
         acknowledged.missing_in(&self.numbers)
@@ -167,6 +175,25 @@ mod tests {
             found.take(7, Some(&of(7, number, 16)));
         }
         assert_eq!(found.duplicated, 2);
+    }
+
+    #[test]
+    fn what_one_of_several_readers_missed_or_has_seen_twice_counts() {
+        let mut acknowledged = Numbers::default();
+        let (mut consumer, mut afterwards) = (Found::default(), Found::default());
+        for number in 0..4 {
+            acknowledged.insert(number);
+            afterwards.take(7, Some(&of(7, number, 40)));
+        }
+        for number in 0..3 {
+            consumer.take(7, Some(&of(7, number, 40)));
+        }
+        // It came again when the consumer had everything that it waited for.
+        afterwards.take(7, Some(&of(7, 2, 40)));
+        let both = [&consumer, &afterwards];
+        assert_eq!(Found::verdict(&both, &acknowledged), (1, 1));
+        assert_eq!(Found::verdict(&both[..1], &acknowledged), (1, 0));
+        assert_eq!(Found::verdict(&both[1..], &acknowledged), (0, 1));
     }
 
     #[test]

@@ -25,6 +25,10 @@ pub trait Tally: Send + 'static {
     /// A record that was handed over, or meant to be, at `from` is acknowledged. Times are those since the load began, and `now`
     /// never goes back.
     fn acknowledged(&mut self, from: Duration, now: Duration);
+
+    /// A record that was meant to be sent at `from` was not yet sent when its load ended, at `until`. Told at the end, and only of
+    /// loads with a rate of their own.
+    fn missed(&mut self, _from: Duration, _until: Duration) {}
 }
 
 /// What is produced to where.
@@ -41,6 +45,8 @@ pub struct Load<T: Tally> {
     shared: Arc<Shared<T>>,
     stop: CancellationToken,
     workers: JoinSet<()>,
+    /// Of the measured groups with a rate of their own, each with what ends it.
+    pacers: Vec<(Arc<Pacer>, CancellationToken)>,
 }
 
 struct Shared<T> {
@@ -122,6 +128,7 @@ impl<T: Tally> Load<T> {
             shared: Arc::new(shared),
             stop: CancellationToken::new(),
             workers: JoinSet::new(),
+            pacers: Vec::new(),
         })
     }
 
@@ -131,10 +138,14 @@ impl<T: Tally> Load<T> {
         let pacer = match pattern.arrivals {
             Arrivals::Every(rate) => {
                 let pacer = Pacer::start(rate, stop.clone());
-                Some(pacer.map_err(|source| BenchError::Io {
+                let pacer = pacer.map_err(|source| BenchError::Io {
                     what: "cannot start a thread".to_owned(),
                     source,
-                })?)
+                })?;
+                if pattern.is_measured {
+                    self.pacers.push((Arc::clone(&pacer), stop.clone()));
+                }
+                Some(pacer)
             }
             Arrivals::AsRoomAllows | Arrivals::AtMost(_) => None,
         };
@@ -169,7 +180,8 @@ impl<T: Tally> Load<T> {
         (state.failed, state.acknowledged.count())
     }
 
-    /// Produces no more, and waits for what is on its way, which is given up after the producer's time for deliveries.
+    /// Produces no more, and waits for what is on its way, which is given up after the producer's time for deliveries. The tally
+    /// hears of what was due and not sent.
     pub async fn finish(self) -> Produced<T>
     where
         T: Clone,
@@ -178,10 +190,18 @@ impl<T: Tally> Load<T> {
             shared,
             stop,
             mut workers,
+            mut pacers,
         } = self;
+        // A group that was ended before has nothing due any more.
+        pacers.retain(|(_, stop)| !stop.is_cancelled());
+        let until = Instant::now();
         stop.cancel();
         while workers.join_next().await.is_some() {}
         let mut state = shared.lock();
+        for due in pacers.iter().flat_map(|(pacer, _)| pacer.left(until)) {
+            let (from, until) = (due - shared.begun, until - shared.begun);
+            state.tally.missed(from, until);
+        }
         Produced {
             tally: state.tally.clone(),
             acknowledged: std::mem::take(&mut state.acknowledged),

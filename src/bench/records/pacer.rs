@@ -62,6 +62,14 @@ impl Pacer {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         self.begun + due_at(self.rate, number)
     }
+
+    /// The moments for which those records were meant that were due by `until` and that nobody took. To be asked when nobody takes
+    /// any more.
+    pub(super) fn left(&self, until: Instant) -> impl Iterator<Item = Instant> {
+        let due = due_by(self.rate, until.saturating_duration_since(self.begun));
+        let taken = self.next.load(Ordering::Relaxed);
+        (taken..due).map(|number| self.begun + due_at(self.rate, number))
+    }
 }
 
 /// How many records are due by a time since the start, at which the first is.
@@ -110,5 +118,20 @@ mod tests {
             assert_eq!(pacer.next().await - begun, Duration::from_millis(number));
         }
         stop.cancel();
+    }
+
+    #[tokio::test]
+    async fn what_was_due_and_nobody_took_is_left_with_its_time() {
+        let stop = CancellationToken::new();
+        let pacer = Pacer::start(1000, stop.clone()).unwrap();
+        let begun = pacer.begun;
+        for _ in 0..3 {
+            pacer.next().await;
+        }
+        stop.cancel();
+        let left: Vec<_> = pacer.left(begun + Duration::from_millis(6)).collect();
+        let expected = [3, 4, 5, 6].map(|ms| begun + Duration::from_millis(ms));
+        assert_eq!(left, expected);
+        assert_eq!(pacer.left(begun).count(), 0, "none of it was due by then");
     }
 }

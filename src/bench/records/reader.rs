@@ -1,12 +1,15 @@
 //! Reads records back.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use super::delivered::Delivered;
 use super::ledger::Found;
 use crate::bench::BenchError;
-use crate::client::{Client, ConsumerConfig, Event, OffsetQuery, PartitionName, Start};
-use crate::types::{Offset, TopicName};
+use crate::client::{
+    Client, ConsumerConfig, ConsumerRecord, Event, OffsetQuery, PartitionName, Start,
+};
+use crate::types::{Offset, PartitionIndex, TopicName};
 
 /// A reader to which nothing comes for this long is stuck.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -37,13 +40,44 @@ pub async fn read_from(
     starts: Vec<(PartitionName, Start)>,
     mark: u64,
 ) -> Result<Found, BenchError> {
+    let mut found = Found::default();
+    let take = |record: &ConsumerRecord| found.take(mark, record.record.value.as_deref());
+    read(client, starts, &BTreeMap::new(), take).await?;
+    Ok(found)
+}
+
+/// What is in these partitions of a topic below these offsets, or below the last committed record where that comes first.
+pub async fn read_up_to(
+    client: &Client,
+    topic: &TopicName,
+    limits: &BTreeMap<PartitionIndex, Offset>,
+    mark: u64,
+) -> Result<(Found, Delivered), BenchError> {
+    let (mut found, mut delivered) = (Found::default(), Delivered::default());
+    let starts = limits.keys().map(|partition| {
+        let name = PartitionName::new(topic.clone(), *partition);
+        (name, Start::Beginning)
+    });
+    let take = |record: &ConsumerRecord| {
+        found.take(mark, record.record.value.as_deref());
+        delivered.take(record.partition, record.record.offset.unsigned_abs());
+    };
+    read(client, starts.collect(), limits, take).await?;
+    Ok((found, delivered))
+}
+
+async fn read(
+    client: &Client,
+    starts: Vec<(PartitionName, Start)>,
+    limits: &BTreeMap<PartitionIndex, Offset>,
+    mut take: impl FnMut(&ConsumerRecord),
+) -> Result<(), BenchError> {
     let failed = || BenchError::client("read the records back");
     let mut open: BTreeSet<PartitionName> = starts.iter().map(|(name, _)| name.clone()).collect();
     let mut consumer = client
         .consumer(ConsumerConfig::default())
         .map_err(failed())?;
     consumer.assign(starts).await.map_err(failed())?;
-    let mut found = Found::default();
     while !open.is_empty() {
         let event = tokio::time::timeout(PATIENCE, consumer.next())
             .await
@@ -55,7 +89,16 @@ pub async fn read_from(
             })?
             .map_err(failed())?;
         match event {
-            Event::Record(record) => found.take(mark, record.record.value.as_deref()),
+            Event::Record(record) => {
+                let limit = limits.get(&record.partition).map(|limit| limit.get());
+                let next = record.record.offset.unsigned_abs() + 1;
+                if limit.is_none_or(|limit| next <= limit) {
+                    take(&record);
+                }
+                if limit.is_some_and(|limit| next >= limit) {
+                    open.remove(&PartitionName::new(record.topic, record.partition));
+                }
+            }
             Event::EndOfPartition {
                 topic, partition, ..
             } => {
@@ -63,7 +106,7 @@ pub async fn read_from(
             }
         }
     }
-    Ok(found)
+    Ok(())
 }
 
 /// Where the committed records of each partition end.

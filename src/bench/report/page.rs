@@ -53,13 +53,14 @@ const fn percent(head: &'static str, field: &'static str) -> Column {
     }
 }
 
-const FLOW: [Column; 14] = [
+const FLOW: [Column; 15] = [
     column("records/s", "records_per_s"),
     column("Mbit/s of values", "mbit_per_s"),
     column("Mbit/s of a link", "link_mbit_per_s"),
     column("commit p50 (ms)", "commit_p50_ms"),
     column("p99", "commit_p99_ms"),
     column("p99.9", "commit_p999_ms"),
+    column("due and not sent", "missed"),
     column("end to end p50 (ms)", "e2e_p50_ms"),
     column("p99", "e2e_p99_ms"),
     percent("self-made loss", "self_loss"),
@@ -180,6 +181,9 @@ fn warnings(html: &mut String, samples: &[Sample]) {
         let what = format!("{}, run {}", sample.name, sample.run);
         if let Some(flag) = sample.text("red_flag") {
             warn(&format!("RED FLAG: {what}: {flag}"));
+        }
+        if let Some(flag) = sample.text("rate_flag") {
+            warn(&format!("FLAG: {what}: {flag}"));
         }
         let (lost, doubled) = (of("lost"), of("duplicated"));
         if lost + doubled + of("unacknowledged") > 0.0 {
@@ -352,7 +356,7 @@ mod tests {
                 "loss 1% <b>",
                 run,
                 json!({"bench": "replicate", "mbit_per_s": mbit, "self_loss": 0.015, "acks": "all", "build": "debug",
-                       "red_flag": flag, "lost": run - 1, "rss_mib": null}),
+                       "red_flag": flag, "rate_flag": flag.map(|_| "cut off"), "lost": run - 1, "rss_mib": null, "missed": 7}),
             )
         };
         let samples = [
@@ -367,9 +371,11 @@ mod tests {
         let page = page(&samples, &[drawing]);
         for words in [
             "loss 1% &lt;b&gt;",
-            "<td>3</td><td>5</td><td>1.5 %</td>",
+            "<td>3</td><td>5</td><td>7</td><td>1.5 %</td>",
             "debug build",
-            "too fast",
+            "RED FLAG: loss 1% &lt;b&gt;, run 2: too fast",
+            "FLAG: loss 1% &lt;b&gt;, run 2: cut off",
+            "<th>due and not sent</th>",
             "2 records lost",
             "<svg></svg>",
         ] {

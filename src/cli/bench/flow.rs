@@ -516,6 +516,7 @@ fn table(summaries: &[Summary]) -> Table {
         "MBIT/S",
         p50,
         p99,
+        "MISSED",
         "SELF-LOSS",
         "CPU MS/MIB",
         "RSS MIB",
@@ -540,6 +541,8 @@ fn table(summaries: &[Summary]) -> Table {
             show(sum.mbit_per_s, 1),
             show(p50, 2),
             show(p99, 2),
+            sum.missed
+                .map_or_else(|| "-".to_owned(), |missed| missed.to_string()),
             sum.self_loss
                 .map_or_else(|| "-".to_owned(), |share| format!("{:.2}%", 100.0 * share)),
             show(sum.cpu_ms_per_mib, 1),
@@ -623,6 +626,9 @@ impl Witness for Screen<'_> {
         if let Some(flag) = &figures.red_flag {
             self.note(&format!("RED FLAG: {flag}"));
         }
+        if let Some(flag) = &figures.rate_flag {
+            self.note(&format!("FLAG: {flag}"));
+        }
         if figures.emulator_drops.is_some_and(|packets| packets > 0) {
             self.note(
                 "the emulated links held more packets than they can, and dropped some: choose a shorter delay or a lower rate",
@@ -639,8 +645,10 @@ fn one_line(figures: &Figures) -> String {
     let times = times.map_or_else(String::new, |(p50, p99)| {
         format!(", p50 {p50} ms, p99 {p99} ms")
     });
+    let missed = figures.missed.filter(|missed| *missed > 0);
+    let missed = missed.map_or_else(String::new, |missed| format!(", {missed} missed"));
     format!(
-        "{} {} ({}): {:.0} records/s, {:.1} Mbit/s{times}",
+        "{} {} ({}): {:.0} records/s, {:.1} Mbit/s{times}{missed}",
         figures.bench, figures.run, figures.cell, figures.records_per_s, figures.mbit_per_s
     )
 }
