@@ -62,8 +62,8 @@ pub struct LinkError {
 pub struct FollowerLag {
     /// Partitions that this node leads and the peer has a replica of.
     pub partitions: usize,
-    /// Of these, partitions of which nothing is known, because the follower has no session there. While there is one, no sum
-    /// below is given: what cannot be heard is not a lag of 0.
+    /// Of these, partitions of which nothing is known, because the follower has no session there: all of them while it is not
+    /// heard. While there is one, no sum below is given: what cannot be heard is not a lag of 0.
     pub unknown: usize,
     /// Records that it does not hold durably.
     pub records: Option<u64>,
@@ -72,6 +72,23 @@ pub struct FollowerLag {
     /// For how long it has not had everything, in ms: of the partition that is furthest behind. Also grows while nothing is
     /// heard of a follower that had everything.
     pub behind_ms: Option<u64>,
+    /// Of a follower that is not heard: records that it had not confirmed when its last word came, and those that have come
+    /// since. It may hold them, or less than it said; `None` while it is heard, and where it has no session.
+    #[serde(default)]
+    pub unconfirmed_records: Option<u64>,
+}
+
+impl FollowerLag {
+    /// What is left of it while the follower is not heard: a session outlives silence by minutes, and so does what it said.
+    fn unheard(self) -> FollowerLag {
+        FollowerLag {
+            unknown: self.partitions,
+            records: None,
+            bytes: None,
+            unconfirmed_records: self.records,
+            ..self
+        }
+    }
 }
 
 /// One replication link as this node sees it now.
@@ -121,6 +138,9 @@ pub struct LinkView {
     /// How often the peer fell silent for longer than the suspicion time.
     #[serde(default)]
     pub suspicions: u64,
+    /// Dials beside a connection that has fallen silent, since it has; 0 while the peer is heard.
+    #[serde(default)]
+    pub dials_beside: u64,
     #[serde(default)]
     pub last_error: Option<LinkError>,
     /// Of links to followers, where the progress of partitions was asked for too; see `Broker::link_views`.
@@ -163,6 +183,8 @@ struct Record {
     handshakes: u64,
     migrations: u64,
     suspicions: u64,
+    /// The dials that there were when the peer last fell silent.
+    dials_when_silent: u64,
     last_error: Option<(String, Instant)>,
 }
 
@@ -187,6 +209,7 @@ impl Record {
             handshakes: 0,
             migrations: 0,
             suspicions: 0,
+            dials_when_silent: 0,
             last_error: None,
         }
     }
@@ -221,6 +244,10 @@ impl Record {
             redials: self.dials.saturating_sub(1),
             handshakes: self.handshakes,
             suspicions: self.suspicions,
+            dials_beside: match self.state {
+                LinkState::Silent => self.dials - self.dials_when_silent,
+                _ => 0,
+            },
             last_error: self.last_error.as_ref().map(|(cause, at)| LinkError {
                 cause: cause.clone(),
                 age_ms: millis(at.elapsed()),
@@ -338,6 +365,7 @@ impl Links {
     pub(super) fn suspect(&self, direction: LinkDirection, peer: NodeId, id: u64) {
         self.change_live(direction, peer, id, |record| {
             record.suspicions += 1;
+            record.dials_when_silent = record.dials;
             record.enter(LinkState::Silent);
         });
     }
@@ -393,10 +421,11 @@ impl Links {
                 view.direction == LinkDirection::ToFollower && view.peer == follower
             };
             match views.iter_mut().find(is_it) {
-                Some(view) => view.lag = Some(*lag),
+                Some(view) if view.heard => view.lag = Some(*lag),
+                Some(view) => view.lag = Some(lag.unheard()),
                 None => {
                     let mut view = Record::new().view(LinkDirection::ToFollower, follower);
-                    view.lag = Some(*lag);
+                    view.lag = Some(lag.unheard());
                     views.push(view);
                 }
             }
@@ -562,6 +591,7 @@ mod tests {
             records: Some(7),
             bytes: None,
             behind_ms: Some(600),
+            unconfirmed_records: None,
         };
         let three = FollowerLag {
             partitions: 2,
@@ -569,6 +599,7 @@ mod tests {
             records: None,
             bytes: None,
             behind_ms: Some(900),
+            unconfirmed_records: None,
         };
         assert_eq!(lags, BTreeMap::from([(node(2), two), (node(3), three)]));
         // Neither has ever dialled: both have a link, and it is down.
@@ -584,7 +615,21 @@ mod tests {
                 (node(3), LinkState::Down, false)
             ]
         );
-        assert_eq!(links[1].lag, Some(three));
+        // Sessions that nothing is heard of say nothing of now.
+        let unheard = FollowerLag {
+            unknown: 2,
+            records: None,
+            unconfirmed_records: Some(7),
+            ..two
+        };
+        assert_eq!(links[0].lag, Some(unheard));
+        assert_eq!(
+            links[1].lag,
+            Some(FollowerLag {
+                unknown: 2,
+                ..three
+            })
+        );
     }
 
     #[test]
