@@ -12,12 +12,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use quorate::admin::AdminInquiry;
 use quorate::broker::{LinkDirection, LinkState, LinkView};
 use quorate::client::{
     Client, ConnectError, ConsumerConfig, Dialer, Event, IdentityDialer, NewTopic, ProducerConfig,
     Reached, Start,
 };
-use quorate::transport::{ClientName, CurrentIdentity, Identity};
+use quorate::doctor::{Check, Finding, Inquiry, Outcome};
+use quorate::transport::{Alpn, ClientName, CurrentIdentity, Identity, PeerAddress, dial};
 use quorate::types::{NodeId, TopicName};
 use tokio::sync::watch;
 
@@ -119,6 +121,22 @@ impl Gated {
             Ok(links)
         })
         .await
+    }
+
+    /// What a node's doctor says of its dials to `leader`.
+    async fn dials(&self, id: NodeId, leader: NodeId) -> Result<Finding, String> {
+        let at = PeerAddress::node(id, self.cluster.spec(id).quic.to_string());
+        let within = Duration::from_secs(2);
+        let dialled = dial(self.cluster.identity(), &at, Alpn::Admin, within)
+            .await
+            .map_err(|error| error.to_string())?;
+        let vitals = AdminInquiry.vitals(&dialled.connection).await?;
+        let target = format!("leader {leader}");
+        vitals
+            .links
+            .into_iter()
+            .find(|found| found.check == Check::Dials && found.target == target)
+            .ok_or_else(|| format!("nothing of {target}"))
     }
 
     fn sessions_opened(&self, leader: NodeId) -> usize {
@@ -257,6 +275,13 @@ async fn after_a_blackout_everything_goes_on() {
         let lag = link.lag.unwrap();
         assert_eq!(lag.partitions, 1);
         assert_ne!(lag.behind_ms, Some(0), "it cannot be heard");
+    }
+    for id in &followers {
+        let found = gated.dials(*id, leader).await.unwrap();
+        assert_eq!(found.outcome, Outcome::Fail, "{found:?}");
+        for words in ["the old connection is silent, ", " dials beside it"] {
+            assert!(found.detail.contains(words), "{words}: {found:?}");
+        }
     }
     // Both ends go on sending, at a rate that does not fade: what comes first after the end of it is never far.
     for way in [Way::There, Way::Back] {
