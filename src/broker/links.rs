@@ -354,6 +354,22 @@ impl Links {
         });
     }
 
+    /// Why the peer comes with another connection, as far as this end knows; before that is inserted.
+    pub(super) fn why_again(&self, direction: LinkDirection, peer: NodeId) -> String {
+        let records = self.lock();
+        let record = records.get(&(direction, peer));
+        let Some(record) = record.filter(|record| record.handshakes > 0) else {
+            return "first".to_owned();
+        };
+        match (&record.last_error, record.state) {
+            (_, LinkState::Silent) => "beside a silent one".to_owned(),
+            _ if !record.live.is_empty() => "beside one that stands".to_owned(),
+            (_, LinkState::Idle) => "it follows again".to_owned(),
+            (Some((cause, _)), _) => format!("after the loss of one: {cause}"),
+            (None, _) => "after the loss of one".to_owned(),
+        }
+    }
+
     /// Something went wrong with a link; its connection, if it has one, stands.
     pub(super) fn note_error(&self, direction: LinkDirection, peer: NodeId, cause: &str) {
         self.change(direction, peer, |record| {
