@@ -6,6 +6,7 @@
 
 mod support;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::net::{TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
@@ -14,12 +15,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quinn::crypto::rustls::QuicServerConfig;
-use quorate::transport::{CertsDir, ClientName, IssueOptions};
+use quorate::client::{NewTopic, ProducerConfig, ProducerRecord};
+use quorate::transport::{Alpn, CertsDir, ClientName, IssueOptions};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::Value;
 use support::cluster::{Cluster, NodeSpec, free_port, loopback, quorate};
-use support::{node, until};
+use support::{chain, node, topic, until};
 use time::OffsetDateTime;
 
 /// What `quorate doctor WORDS` found, and its exit code.
@@ -288,8 +290,8 @@ async fn a_node_that_hangs_is_not_called_dead() {
     check_serves(&cluster).await;
 }
 
-/// A QUIC server that speaks `protocol` alone, with a node's certificate.
-fn stranger(spec: &NodeSpec, protocol: &str) -> quinn::Endpoint {
+/// A QUIC server that speaks `protocols` alone, with a node's certificate.
+fn stranger(spec: &NodeSpec, protocols: &[&str]) -> quinn::Endpoint {
     let chain = CertificateDer::pem_file_iter(spec.certs_dir.join("node.crt")).unwrap();
     let key = PrivateKeyDer::from_pem_file(spec.certs_dir.join("node.key")).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -299,7 +301,7 @@ fn stranger(spec: &NodeSpec, protocol: &str) -> quinn::Endpoint {
         .with_no_client_auth()
         .with_single_cert(chain.map(Result::unwrap).collect(), key)
         .unwrap();
-    tls.alpn_protocols = vec![protocol.into()];
+    tls.alpn_protocols = protocols.iter().map(|name| (*name).into()).collect();
     let crypto = QuicServerConfig::try_from(tls).unwrap();
     let config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
     let endpoint = quinn::Endpoint::server(config, spec.quic).unwrap();
@@ -319,7 +321,7 @@ fn stranger(spec: &NodeSpec, protocol: &str) -> quinn::Endpoint {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_newer_peer_and_another_quic_service_are_named_here_and_in_the_log() {
     let mut cluster = Cluster::prepare(3).await;
-    let newer = stranger(cluster.spec(node(3)), "quorate-admin/2");
+    let newer = stranger(cluster.spec(node(3)), &["quorate-admin/2"]);
     let address = cluster.spec(node(3)).quic.to_string();
     let found = doctor(&certs(&cluster), &["-b", &address]).await;
     found.fails(&["protocol"]);
@@ -329,27 +331,69 @@ async fn a_newer_peer_and_another_quic_service_are_named_here_and_in_the_log() {
         &["quorate-admin/2", "quorate-admin/1", "newer", "upgrade"],
     );
 
-    // The two others are a majority, and work on beside it.
-    for id in [node(1), node(2)] {
-        cluster.spawn(id);
-    }
-    until("a node's log names it", async || {
-        let log = cluster.specs[0].log_text();
-        match log.contains("does not speak quorate-controller/1") && log.contains(&address) {
-            true => Ok(()),
-            false => Err(log),
-        }
-    })
-    .await;
     newer.close(0u32.into(), b"");
     newer.wait_idle().await;
     drop(newer);
+
+    // A cluster that works, one node of which is upgraded to a version whose nodes call each other otherwise. The two others are
+    // a majority, name it, and work on beside it.
+    cluster.start_all().await;
+    cluster.kill(node(3));
+    let later = [
+        "quorate-admin/1",
+        "quorate-client/2",
+        "quorate-controller/2",
+        "quorate-replication/1",
+    ];
+    let newer = stranger(cluster.spec(node(3)), &later);
+    let client = cluster.client().await;
+    let pair = topic("pair");
+    let new = NewTopic {
+        assignment: Some(vec![vec![node(1), node(2)]]),
+        configs: BTreeMap::from([("min.insync.replicas".to_owned(), "2".to_owned())]),
+        ..NewTopic::new(pair.clone())
+    };
+    until("a topic is created beside it", async || {
+        let created = client.admin().create_topic(&new, false).await;
+        created.map(drop).map_err(|error| chain(&error))
+    })
+    .await;
+    let producer = client.producer(ProducerConfig::default()).unwrap();
+    for n in 0..10 {
+        let record = ProducerRecord::new(pair.clone(), n.to_string());
+        producer.send(record).await.unwrap().await.unwrap();
+    }
+    producer.close().await;
+    until("a node's log names it", async || {
+        let logs = [0, 1].map(|place: usize| cluster.specs[place].log_text());
+        let words = "does not speak quorate-controller/1";
+        match logs
+            .iter()
+            .any(|log| log.contains(words) && log.contains(&address))
+        {
+            true => Ok(()),
+            false => Err(logs.join("\n")),
+        }
+    })
+    .await;
+    let first = cluster.specs[0].quic.to_string();
+    let found = doctor(&certs(&cluster), &["--from-all", "-b", &first]).await;
+    assert_eq!(found.code, Some(10));
+    for from in ["node 1", "node 2"] {
+        let target = format!("node 3 at {address}");
+        let mut seen = found.all("protocol");
+        seen.retain(|found| found["from"] == from && found["target"] == target);
+        assert_eq!(seen.len(), 1, "{:#?}", found.findings);
+        let words = ["quorate-controller/2", "quorate-controller/1", "newer"];
+        tells(seen[0], "fail", &words);
+    }
+    newer.close(0u32.into(), b"");
 
     let spec = NodeSpec {
         quic: loopback(free_port()),
         ..cluster.spec(node(3)).clone()
     };
-    let _web = stranger(&spec, "h3");
+    let _web = stranger(&spec, &["h3"]);
     let address = spec.quic.to_string();
     let found = doctor(&certs(&cluster), &["-b", &address]).await;
     found.fails(&["protocol"]);
@@ -432,7 +476,8 @@ async fn a_certificate_of_another_host_that_has_expired_is_told_twice() {
         .create_node(node(1), &["node.example".parse().unwrap()], &past)
         .unwrap();
     // No node starts with such a certificate; one that runs on while it expires shows it all the same.
-    let _server = stranger(spec, "quorate-admin/1");
+    let names = Alpn::ALL.map(Alpn::name);
+    let _server = stranger(spec, &names);
     let found = doctor(&spec.certs_dir, &["-b", &format!("2@{}", spec.quic)]).await;
     found.fails(&["role", "san", "validity"]);
     found.says("role", "fail", &["node 1", "node 2 should be"]);

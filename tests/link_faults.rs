@@ -7,24 +7,30 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::net::SocketAddr;
 use std::process::Command;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
+use quorate::admin::AdminInquiry;
 use quorate::broker::{LinkDirection, LinkState, LinkView};
 use quorate::client::{
     Client, ConnectError, ConsumerConfig, Dialer, Event, IdentityDialer, NewTopic, ProducerConfig,
     Reached, Start,
 };
-use quorate::transport::{ClientName, CurrentIdentity, Identity};
-use quorate::types::{NodeId, TopicName};
+use quorate::doctor::{Check, Finding, Inquiry, Outcome};
+use quorate::transport::{
+    Alpn, ClientName, CloseReason, CurrentIdentity, Dialled, Identity, PeerAddress, dial,
+};
+use quorate::types::{ClusterId, DirectoryId, Incarnation, NodeId, TopicName};
+use quorate::wire::{ControlMessage, Hello, PROTOCOL_VERSION};
 use tokio::sync::watch;
 
 use support::cluster::Cluster;
 use support::relay::{Gate, Way};
 use support::workload::{Workload, check};
-use support::{node, topic, until};
+use support::{PATIENCE, node, topic, until};
 
 /// Three nodes, each of which is reached through its gate by all but the controllers.
 struct Gated {
@@ -119,6 +125,31 @@ impl Gated {
             Ok(links)
         })
         .await
+    }
+
+    /// What a node's doctor says of its dials to `leader`.
+    async fn dials(&self, id: NodeId, leader: NodeId) -> Result<Finding, String> {
+        let at = PeerAddress::node(id, self.cluster.spec(id).quic.to_string());
+        let within = Duration::from_secs(2);
+        let dialled = dial(self.cluster.identity(), &at, Alpn::Admin, within)
+            .await
+            .map_err(|error| error.to_string())?;
+        let vitals = AdminInquiry.vitals(&dialled.connection).await?;
+        let target = format!("leader {leader}");
+        vitals
+            .links
+            .into_iter()
+            .find(|found| found.check == Check::Dials && found.target == target)
+            .ok_or_else(|| format!("nothing of {target}"))
+    }
+
+    /// The lines of all logs with this message, whatever their fields.
+    fn lines(&self, message: &str) -> Vec<String> {
+        let logs = self.cluster.specs.iter().map(|spec| spec.log_text());
+        let message = format!(" {message} ");
+        logs.flat_map(|log| log.lines().map(str::to_owned).collect::<Vec<_>>())
+            .filter(|line| line.contains(&message))
+            .collect()
     }
 
     fn sessions_opened(&self, leader: NodeId) -> usize {
@@ -264,6 +295,13 @@ async fn after_a_blackout_everything_goes_on() {
         assert_eq!(lag.partitions, 1);
         assert_ne!(lag.behind_ms, Some(0), "it cannot be heard");
     }
+    for id in &followers {
+        let found = gated.dials(*id, leader).await.unwrap();
+        assert_eq!(found.outcome, Outcome::Fail, "{found:?}");
+        for words in ["the old connection is silent, ", " dials beside it"] {
+            assert!(found.detail.contains(words), "{words}: {found:?}");
+        }
+    }
     // Both ends go on sending, at a rate that does not fade: what comes first after the end of it is never far.
     for way in [Way::There, Way::Back] {
         let so_far = gate.stopped(way);
@@ -285,6 +323,163 @@ async fn after_a_blackout_everything_goes_on() {
     assert_eq!(story.errors, Vec::<String>::new());
     let ends = check(&client, &topic, &story).await;
     assert_eq!(ends[&0], story.acknowledged[&0].len() as u64);
+
+    // Each thing that happened has its line, and each line says with whom, why, and how long it took or lasted.
+    for (message, peer, must_be) in [
+        ("dial failed", "leader", true),
+        ("replication link up", "leader", true),
+        ("replication link silent", "leader", true),
+        ("replication link moved to another socket", "leader", true),
+        ("replication link heard again", "leader", false),
+        ("replication link down", "leader", false),
+        ("follower connected", "follower", true),
+        ("follower disconnected", "follower", false),
+        ("follower silent", "follower", true),
+        ("follower heard again", "follower", false),
+        ("session opened", "follower", true),
+        ("session closed", "follower", false),
+        ("in-sync set changed", "joined", false),
+        ("connected for calls", "peer", true),
+    ] {
+        let lines = gated.lines(message);
+        assert!(!must_be || !lines.is_empty(), "no line {message:?}");
+        for line in lines {
+            for field in [&format!(" {peer}="), " cause=", "_ms="] {
+                assert!(line.contains(field), "{field:?} is not in {line:?}");
+            }
+        }
+    }
+}
+
+/// A hello of a follower by hand: with the certificate of `certs_of`, and whatever else is given. What it returns stands for as
+/// long as somebody holds it.
+async fn say_hello(
+    cluster: &Cluster,
+    certs_of: NodeId,
+    (leader, at): (NodeId, SocketAddr),
+    hello: Hello,
+) -> (Dialled, quinn::SendStream, quinn::RecvStream) {
+    let identity = Arc::new(Identity::load_node(&cluster.spec(certs_of).certs_dir).unwrap());
+    let address = PeerAddress::node(leader, at.to_string());
+    let dialled = dial(&identity, &address, Alpn::Replication, PATIENCE)
+        .await
+        .unwrap();
+    let (mut send, recv) = dialled.connection.open_bi().await.unwrap();
+    let hello = ControlMessage::Hello(hello).encode();
+    send.write_all(&hello).await.unwrap();
+    (dialled, send, recv)
+}
+
+fn hello_of(node: NodeId, cluster: ClusterId) -> Hello {
+    Hello {
+        version: PROTOCOL_VERSION,
+        cluster,
+        node,
+        incarnation: Incarnation::from_random_bits(7),
+        directory: DirectoryId::from_random_bits(7),
+    }
+}
+
+async fn told(dialled: &Dialled) -> (CloseReason, String) {
+    let closed = tokio::time::timeout(PATIENCE, dialled.connection.closed());
+    match closed.await.expect("it is closed") {
+        quinn::ConnectionError::ApplicationClosed(close) => {
+            let reason = CloseReason::from_code(close.error_code.into_inner()).unwrap();
+            (reason, String::from_utf8_lossy(&close.reason).into_owned())
+        }
+        other => panic!("{other}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_says_why_it_closes_a_followers_connection() {
+    let mut cluster = Cluster::start().await;
+    let (leader, follower) = (node(1), node(3));
+    let own = cluster.status(leader).await.unwrap().cluster.unwrap();
+    cluster.kill(follower);
+    let at = (leader, cluster.spec(leader).quic);
+    let other = ClusterId::from_random_bits(1);
+    for (hello, reason, words) in [
+        (
+            hello_of(follower, other),
+            CloseReason::WrongCluster,
+            "belongs to cluster",
+        ),
+        (
+            hello_of(node(2), own),
+            CloseReason::WrongNode,
+            "the certificate node 3",
+        ),
+        (
+            Hello {
+                version: PROTOCOL_VERSION + 1,
+                ..hello_of(follower, own)
+            },
+            CloseReason::ProtocolError,
+            "upgrade the older one",
+        ),
+    ] {
+        let (dialled, _send, _recv) = say_hello(&cluster, follower, at, hello).await;
+        let (seen, detail) = told(&dialled).await;
+        assert_eq!(seen, reason, "{detail}");
+        assert!(detail.contains(words), "{detail}");
+    }
+
+    // One falls silent, and another takes its place.
+    let gate = Gate::before(at.1).await;
+    let hello = hello_of(follower, own);
+    let through = (leader, gate.address);
+    let (first, _send, mut welcome) = say_hello(&cluster, follower, through, hello.clone()).await;
+    welcome.read_chunk(1, true).await.unwrap().unwrap();
+    gate.shut_one(Way::There);
+    let (second, _send, mut welcome) = say_hello(&cluster, follower, at, hello).await;
+    welcome.read_chunk(1, true).await.unwrap().unwrap();
+    assert_eq!(told(&first).await.0, CloseReason::Superseded);
+    assert!(second.connection.close_reason().is_none());
+
+    let (ended, (reason, detail)) = tokio::join!(cluster.stop(leader), told(&second));
+    assert!(ended.success(), "{ended}");
+    assert_eq!((reason, detail.as_str()), (CloseReason::ShuttingDown, ""));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_follower_of_another_cluster_that_comes_again_and_again_writes_a_line_a_second() {
+    let cluster = Cluster::start().await;
+    let (leader, follower) = (node(1), node(2));
+    let at = (leader, cluster.spec(leader).quic);
+    let hello = hello_of(follower, ClusterId::from_random_bits(1));
+    let begin = Instant::now();
+    let mut dials = 0;
+    // As many lines as there were seconds are allowed, so there must be many more dials than that.
+    while dials < 30 || dials < 4 * (begin.elapsed().as_secs() + 2) {
+        assert!(begin.elapsed() < PATIENCE, "{dials} dials");
+        let (dialled, _send, _recv) = say_hello(&cluster, follower, at, hello.clone()).await;
+        told(&dialled).await;
+        dials += 1;
+    }
+    let allowed = begin.elapsed().as_secs() + 2;
+    let refused = until("it is said", async || {
+        let log = cluster.spec(leader).log_text();
+        let refused: Vec<String> = log
+            .lines()
+            .filter(|line| line.contains("the follower belongs to cluster"))
+            .map(str::to_owned)
+            .collect();
+        match refused.is_empty() {
+            true => Err(log),
+            false => Ok(refused),
+        }
+    })
+    .await;
+    assert!(
+        refused.len() as u64 <= allowed,
+        "{dials} dials: {refused:#?}"
+    );
+    for line in &refused {
+        for field in [" follower refused ", " follower=2", " cause=", "took_ms="] {
+            assert!(line.contains(field), "{field:?} is not in {line:?}");
+        }
+    }
 }
 
 /// A leader registers another address and is not to be had at the old one any more: followers and clients find it.

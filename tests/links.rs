@@ -1,23 +1,33 @@
-//! `quorate link list` against real nodes: both ends of each link, and never a lag of 0 for a follower that cannot be heard.
+//! `quorate link list` against real nodes: both ends of each link, and never a lag of 0 for a follower that cannot be heard,
+//! there or in any other view.
 
 // A test that cannot go on panics.
 #![allow(clippy::unwrap_used)]
 
 mod support;
 
+use std::fs;
 use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 
 use quorate::client::{ProducerConfig, ProducerRecord};
 use quorate::types::NodeId;
 use serde_json::Value;
-use support::cluster::{Cluster, quorate};
+use support::cluster::{Cluster, free_port, loopback, quorate};
 use support::{node, until};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 fn command(cluster: &Cluster, id: NodeId, words: &[&str]) -> Command {
+    let mut list = vec!["link", "list"];
+    list.extend(words);
+    command_of(cluster, id, &list)
+}
+
+fn command_of(cluster: &Cluster, id: NodeId, words: &[&str]) -> Command {
     let mut command = quorate();
     command
-        .args(["link", "list"])
         .args(words)
         .args(["-b", &cluster.spec(id).quic.to_string()])
         .arg("--certs-dir")
@@ -154,6 +164,165 @@ async fn a_follower_that_cannot_be_heard_has_an_unknown_lag_and_the_leaders_word
         row["state"] == "up" && row["lag"]["records"] == 0
     })
     .await;
+}
+
+/// The body of what the HTTP endpoint answers.
+async fn get(admin: SocketAddr, path: &str) -> Result<String, String> {
+    let answer = async {
+        let mut stream = TcpStream::connect(admin).await?;
+        let request = format!("GET {path} HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await?;
+        std::io::Result::Ok(text)
+    };
+    let text = answer.await.map_err(|error| error.to_string())?;
+    let (_, body) = text.split_once("\r\n\r\n").ok_or("no body")?;
+    Ok(body.to_owned())
+}
+
+/// What each view says of the lag of `follower` in the only partition, by the view's name; each of them a number or null.
+async fn lags(
+    cluster: &Cluster,
+    leader: NodeId,
+    admin: SocketAddr,
+    follower: NodeId,
+) -> Result<Vec<(&'static str, Value)>, String> {
+    let mut status = command_of(cluster, leader, &["cluster", "status", "--output", "json"]);
+    let output = tokio::task::spawn_blocking(move || status.output().unwrap())
+        .await
+        .unwrap();
+    let error = |_| String::from_utf8_lossy(&output.stderr).into_owned();
+    let status: Value = serde_json::from_slice(&output.stdout).map_err(error)?;
+    let of_status = &status["partitions"][0]["lag_records"][follower.to_string()];
+
+    let page = get(admin, "/metrics").await?;
+    let labels = format!("{{topic=\"t\",partition=\"0\",follower=\"{follower}\"}} ");
+    let name = format!("quorate_partition_follower_lag_records{labels}");
+    let sample = page.lines().find_map(|line| line.strip_prefix(&name));
+    let of_metric = match sample {
+        Some(value) => serde_json::from_str(value).unwrap(),
+        None => Value::Null,
+    };
+
+    let is_link =
+        |link: &&Value| link["direction"] == "to_follower" && link["peer"] == follower.get();
+    let links: Vec<Value> = serde_json::from_str(&get(admin, "/links").await?).unwrap();
+    let link = links.iter().find(is_link).ok_or("no link in /links")?;
+    let whole: Value = serde_json::from_str(&get(admin, "/cluster").await?).unwrap();
+    let own = whole["links"].as_array().unwrap();
+    let own = own.iter().find(is_link).ok_or("no link in /cluster")?;
+    let followers = whole["partitions"][0]["local"]["followers"].as_array();
+    let progress = followers
+        .and_then(|all| all.iter().find(|one| one["node"] == follower.get()))
+        .ok_or("no follower in /cluster")?;
+    Ok(vec![
+        ("cluster status", of_status.clone()),
+        ("metric", of_metric),
+        ("/links", link["lag"]["records"].clone()),
+        ("/cluster, link", own["lag"]["records"].clone()),
+        ("/cluster, partition", progress["lag_records"].clone()),
+    ])
+}
+
+/// Nothing is produced, so that the follower's last word is that it has everything: which is not to be taken for its present one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_frozen_follower_of_an_idle_partition_has_no_lag_of_0_in_any_view() {
+    let mut cluster = Cluster::prepare(3).await;
+    let mut admins = Vec::new();
+    for spec in &mut cluster.specs {
+        let admin = loopback(free_port());
+        let file = spec.data_dir.with_extension("toml");
+        let text = format!("admin_listen = \"{admin}\"\nadmin_plaintext = true\n");
+        fs::write(&file, text).unwrap();
+        spec.flags = vec!["--config".to_owned(), file.display().to_string()];
+        admins.push((spec.id, admin));
+    }
+    cluster.start_all().await;
+    let client = cluster.client().await;
+    let topic = cluster.create_topic(&client, "t", 1).await;
+    let leader = cluster.until_led(&topic, 0, |_| true).await;
+    cluster.until_isr(&topic, 0, &cluster.ids()).await;
+    let frozen = cluster.ids().into_iter().find(|id| *id != leader).unwrap();
+    let (_, admin) = admins.into_iter().find(|(id, _)| *id == leader).unwrap();
+    let until_lags = async |what: &str, wanted: Value| {
+        until(what, async || {
+            let seen = lags(&cluster, leader, admin, frozen).await?;
+            match seen.iter().all(|(_, lag)| *lag == wanted) {
+                true => Ok(()),
+                false => Err(format!("{seen:?}")),
+            }
+        })
+        .await;
+    };
+    until_lags("all views know that it has everything", 0.into()).await;
+    cluster.freeze(frozen);
+    until_lags("no view knows its lag", Value::Null).await;
+    let mut table = command_of(&cluster, leader, &["cluster", "status"]);
+    let output = tokio::task::spawn_blocking(move || table.output().unwrap())
+        .await
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains(&format!("{frozen}:-")), "{text}");
+    cluster.thaw(frozen);
+    until_lags("it is heard again", 0.into()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn watching_outlasts_the_time_in_which_no_node_answers() {
+    let mut cluster = Cluster::start().await;
+    let client = cluster.client().await;
+    let topic = cluster.create_topic(&client, "t", 1).await;
+    cluster.until_isr(&topic, 0, &cluster.ids()).await;
+    let words = ["--watch", "--interval", "100ms"];
+    let mut child = command(&cluster, node(1), &words)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (lines, mut line) = tokio::sync::mpsc::unbounded_channel();
+    let stdout = child.stdout.take().unwrap();
+    std::thread::spawn(move || {
+        for line in BufReader::new(stdout).lines() {
+            let _ = lines.send(line.unwrap());
+        }
+    });
+    let mut until_line = async |what: &str, start: &str| {
+        let found = async {
+            loop {
+                let line = line.recv().await.expect("it goes on");
+                if line.starts_with(start) {
+                    break;
+                }
+            }
+        };
+        let found = tokio::time::timeout(support::PATIENCE, found).await;
+        assert!(found.is_ok(), "{what}");
+    };
+    until_line("a table", "LINK").await;
+    for id in cluster.ids() {
+        cluster.freeze(id);
+    }
+    until_line("nobody answers", "No node answers").await;
+    until_line("and it says who", "Node 1 at").await;
+    until_line("again and again", "No node answers").await;
+    for id in cluster.ids() {
+        cluster.thaw(id);
+    }
+    until_line("a table again", "LINK").await;
+    child.kill().unwrap();
+    child.wait().unwrap();
+
+    // But whoever names an address where nobody is learns it at once.
+    for id in cluster.ids() {
+        cluster.kill(id);
+    }
+    let mut command = command(&cluster, node(1), &words);
+    let output = tokio::task::spawn_blocking(move || command.output().unwrap())
+        .await
+        .unwrap();
+    assert!(!output.status.success());
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("nothing listens"), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

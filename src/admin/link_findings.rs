@@ -8,6 +8,8 @@ use crate::types::NodeId;
 
 /// A link that broke less than this long ago is not called well, though it stands again.
 const LATELY: Duration = Duration::from_secs(60);
+/// What becomes of a link that is lost: said of each that stands.
+const REDIALS: &str = "a loss is redialled at once, then within 1 s each time";
 
 /// Two findings of each link to a leader, whom this node dials, and one of each link to a follower.
 pub(super) fn link_findings(me: NodeId, links: &[LinkView]) -> Vec<Finding> {
@@ -39,7 +41,22 @@ fn dials(link: &LinkView) -> Verdict {
         )
     });
     let is_down = link.state == LinkState::Down;
+    let is_silent = link.state == LinkState::Silent || (link.state == LinkState::Up && !link.heard);
     match last {
+        last if is_silent => {
+            let beside = match link.dials_beside {
+                0 => "none yet beside it".to_owned(),
+                1 => "1 dial beside it".to_owned(),
+                dials => format!("{dials} dials beside it"),
+            };
+            let told = last.map_or_else(String::new, |(_, told)| format!("; {told}"));
+            Verdict::fail(
+                format!(
+                    "{times}; the old connection is silent, {beside}, the next within 1 s{told}"
+                ),
+                "mend that cause; quorate doctor --from-all says what this node finds on its way there",
+            )
+        }
         Some((_, told)) if is_down => Verdict::fail(
             format!("{times}, not connected; {told}; the next dial comes within 1 s"),
             "mend that cause; quorate doctor --from-all says what this node finds on its way there",
@@ -49,13 +66,11 @@ fn dials(link: &LinkView) -> Verdict {
             "run this again; if it stays, quorate doctor --from-all says what this node finds on its way there",
         ),
         Some((age, told)) if age < LATELY => Verdict::warn(
-            format!("{times}, connected again; {told}"),
+            format!("{times}, connected again; {told}; {REDIALS}"),
             "watch it: quorate link list --watch; a link that breaks again and again has a bad path",
         ),
-        Some((_, told)) => Verdict::ok(format!("{times}, connected; {told}")),
-        None => Verdict::ok(format!(
-            "{times}; a loss is redialled at once, then within 1 s each time"
-        )),
+        Some((_, told)) => Verdict::ok(format!("{times}, connected; {told}; {REDIALS}")),
+        None => Verdict::ok(format!("{times}; {REDIALS}")),
     }
 }
 
@@ -138,8 +153,44 @@ mod tests {
         ] {
             assert!(found[0].detail.contains(words), "{words}: {found:?}");
         }
-        down.state = LinkState::Up;
-        assert_eq!(link_findings(me, &[down])[0].outcome, Outcome::Warn);
+        let mut up = link(LinkDirection::ToLeader, LinkState::Up);
+        up.last_error = down.last_error;
+        let found = &link_findings(me, &[up.clone()])[0];
+        assert_eq!(found.outcome, Outcome::Warn);
+        assert!(found.detail.contains("connected again"), "{found:?}");
+        assert!(found.detail.contains("within 1 s"), "{found:?}");
+        up.last_error.as_mut().unwrap().age_ms = 61_000;
+        let found = &link_findings(me, &[up])[0];
+        assert_eq!(found.outcome, Outcome::Ok);
+        assert!(found.detail.contains("nothing listens there"), "{found:?}");
+        assert!(found.detail.contains("within 1 s"), "{found:?}");
+    }
+
+    #[test]
+    fn dials_beside_a_silent_connection_do_not_make_it_well() {
+        let me = NodeId::new(1).unwrap();
+        let mut silent = link(LinkDirection::ToLeader, LinkState::Silent);
+        silent.redials = 26;
+        silent.dials_beside = 12;
+        silent.last_error = Some(LinkError {
+            cause: "no answer".to_owned(),
+            age_ms: 300,
+        });
+        // The silence shows before the link's state does.
+        let mut unheard = link(LinkDirection::ToLeader, LinkState::Up);
+        unheard.heard = false;
+        let found = link_findings(me, &[silent, unheard]);
+        assert!(found.iter().all(|found| found.outcome == Outcome::Fail));
+        let (silent, unheard) = (&found[0], &found[2]);
+        for words in [
+            "dialled 27 times; the old connection is silent, 12 dials beside it, the next within 1 s",
+            "last failure 300 ms ago: no answer",
+        ] {
+            assert!(silent.detail.contains(words), "{words}: {silent:?}");
+        }
+        assert!(unheard.detail.contains("none yet beside it"), "{unheard:?}");
+        let told = serde_json::to_string(&found).unwrap();
+        assert!(!told.contains("connected again"), "{told}");
     }
 
     #[test]

@@ -130,7 +130,8 @@ pub struct ReplicaRole {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct FollowerProgress {
     pub node: NodeId,
-    /// `None` for a follower without a session: nothing is known of it, and that is not a lag of 0.
+    /// `None` for a follower without a session, and for one that is not heard: nothing is known of it, and that is not a lag
+    /// of 0.
     pub lag_records: Option<u64>,
     pub unacknowledged_bytes: usize,
     pub catching_up: bool,

@@ -164,7 +164,7 @@ fn partitions(page: &mut Exposition, local: &[(&PartitionStatus, &ReplicaRole)])
         "Produce requests that are appended and wait to be committed.",
         |_, replica| replica.waiting_produces as u64,
     );
-    // A follower without a session has no sample: nothing is known of it, and that is not a lag of 0.
+    // A follower without a session, or not heard, has no sample: nothing is known of it, and that is not a lag of 0.
     let lags = shown.iter().flat_map(|(partition, replica)| {
         replica.followers.iter().filter_map(|follower| {
             let [topic, index] = name_of(partition);

@@ -1,11 +1,11 @@
 //! A node's account of itself.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use super::message::{
     FollowerProgress, NodeLinks, NodeStatus, NodeSummary, PartitionStatus, ReplicaRole,
 };
-use crate::broker::Broker;
+use crate::broker::{Broker, LinkDirection, LinkView};
 use crate::doctor::KnownNode;
 use crate::kafka::Service;
 use crate::partition::{PartitionView, RoleView};
@@ -17,9 +17,10 @@ pub async fn node_status(broker: &Broker) -> NodeStatus {
     let me = broker.me();
     let views = broker.views().await;
     let links = broker.link_views(&views);
+    let heard = heard_followers(&links);
     let local: HashMap<TopicPartition, ReplicaRole> = views
         .into_iter()
-        .map(|(id, view, role)| (id, replica_role(view, role)))
+        .map(|(id, view, role)| (id, replica_role(view, role, &heard)))
         .collect();
     let nodes = image
         .nodes()
@@ -97,7 +98,16 @@ fn node_ids(members: &[Appointment]) -> Vec<NodeId> {
     members.iter().map(|member| member.node).collect()
 }
 
-fn replica_role(view: PartitionView, role: RoleView) -> ReplicaRole {
+/// The followers whose word is of now. A session outlives silence by minutes, so that there is one says nothing.
+fn heard_followers(links: &[LinkView]) -> BTreeSet<NodeId> {
+    links
+        .iter()
+        .filter(|link| link.direction == LinkDirection::ToFollower && link.heard)
+        .map(|link| link.peer)
+        .collect()
+}
+
+fn replica_role(view: PartitionView, role: RoleView, heard: &BTreeSet<NodeId>) -> ReplicaRole {
     let (name, waiting_produces, followers) = match role {
         RoleView::Leader(leader) => {
             let followers = leader
@@ -105,7 +115,9 @@ fn replica_role(view: PartitionView, role: RoleView) -> ReplicaRole {
                 .iter()
                 .map(|follower| FollowerProgress {
                     node: follower.node,
-                    lag_records: follower.lag_records,
+                    lag_records: follower
+                        .lag_records
+                        .filter(|_| heard.contains(&follower.node)),
                     unacknowledged_bytes: follower.unacknowledged_bytes,
                     catching_up: follower.catching_up,
                 })

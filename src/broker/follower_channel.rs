@@ -1,5 +1,6 @@
 //! The leader's end of a replication connection, as the owner threads see it: where frames and answers go out.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio_util::sync::CancellationToken;
 
 use crate::partition::Frames;
-use crate::transport::{COALESCE_BELOW, LaneWriter};
+use crate::transport::{COALESCE_BELOW, CloseReason, LaneWriter};
 use crate::types::{Appointment, Offset, TopicPartition};
 use crate::wire::{ControlMessage, LaneMessage, SessionAnswer, SessionOutcome};
 
@@ -47,6 +48,8 @@ pub(super) struct FollowerChannel {
     catch_up_window: AtomicUsize,
     /// Cancelled to close the connection.
     pub(super) broken: CancellationToken,
+    /// Why, where something other than the connection's own end is the reason.
+    given_up: OnceLock<(CloseReason, &'static str)>,
 }
 
 /// Bytes that are under way, and whether somebody waits for their being fewer.
@@ -98,8 +101,20 @@ impl FollowerChannel {
             catching_up: Outstanding::default(),
             catch_up_window: AtomicUsize::new(CATCH_UP_BYTES),
             broken: CancellationToken::new(),
+            given_up: OnceLock::new(),
         };
         (channel, messages)
+    }
+
+    /// Has the connection closed, with the reason that its peer is told. The first one counts.
+    pub(super) fn give_up(&self, reason: CloseReason, cause: &'static str) {
+        let _ = self.given_up.set((reason, cause));
+        self.broken.cancel();
+    }
+
+    pub(super) fn why_given_up(&self) -> (CloseReason, &'static str) {
+        let unknown = (CloseReason::InternalError, "the connection was given up");
+        self.given_up.get().copied().unwrap_or(unknown)
     }
 
     /// Sends a control message, or breaks the connection if too many wait already.
@@ -113,7 +128,8 @@ impl FollowerChannel {
                 follower = %self.peer.node,
                 "closing the replication connection: the follower does not read its control messages"
             );
-            self.broken.cancel();
+            let cause = "too many control messages wait to be read";
+            self.give_up(CloseReason::Overloaded, cause);
         }
     }
 
@@ -164,7 +180,7 @@ impl FollowerChannel {
         for piece in pieces {
             if lane.try_push(piece).is_err() {
                 // The budget keeps the lanes from filling, so a refusal means that the stream is gone.
-                self.broken.cancel();
+                self.give_up(CloseReason::ProtocolError, "a lane has ended");
                 return;
             }
         }

@@ -60,6 +60,22 @@ impl Sessions {
     }
 }
 
+/// What the log says of a follower's connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum FollowerLine {
+    Connected,
+    Refused,
+    Disconnected,
+}
+
+/// Why this end closes a connection: as the follower is told, and in words.
+type End = (CloseReason, String);
+
+/// Whatever the follower did that it must not. Says nothing where the connection is gone already.
+fn broken(cause: impl ToString) -> End {
+    (CloseReason::ProtocolError, cause.to_string())
+}
+
 /// Serves a connection whose certificate says that it comes from `node`, until it ends.
 pub(super) async fn serve(
     shared: Arc<Shared>,
@@ -68,41 +84,61 @@ pub(super) async fn serve(
     connection: Connection,
 ) {
     let begin = std::time::Instant::now();
-    let cause =
-        match tokio::time::timeout(HELLO_TIMEOUT, greet(&shared, cluster, node, &connection)).await
-        {
-            Ok(Ok((channel, parts))) => {
-                let channel = Arc::new(channel);
+    let address = connection.remote_address();
+    let greeting = greet(&shared, cluster, node, &connection);
+    let (line, (reason, cause)) = match tokio::time::timeout(HELLO_TIMEOUT, greeting).await {
+        Ok(Ok((channel, parts))) => {
+            let channel = Arc::new(channel);
+            if let Some(suppressed) = shared.follower_lines.allow((FollowerLine::Connected, node)) {
                 tracing::info!(
-                    follower = %node, address = %connection.remote_address(),
-                    incarnation = %channel.peer.incarnation, "follower connected"
+                    follower = %node, %address, incarnation = %channel.peer.incarnation,
+                    cause = shared.links.why_again(LinkDirection::ToFollower, node),
+                    took_ms = begin.elapsed().as_millis() as u64, suppressed, "follower connected"
                 );
-                let cause = run(&shared, &connection, &channel, parts).await;
-                channel.broken.cancel();
-                let idle = is_done(&connection);
-                shared
-                    .links
-                    .remove(LinkDirection::ToFollower, node, channel.id, &cause, idle);
-                for shard in shared.shards() {
-                    let channel = channel.clone();
-                    let _ = shard.mailbox.send(Event::FollowerGone { channel }).await;
-                }
-                cause
             }
-            Ok(Err(cause)) => {
-                CloseReason::ProtocolError.close(&connection, &cause);
-                cause
+            let (reason, cause) = run(&shared, &connection, &channel, parts).await;
+            channel.broken.cancel();
+            let idle = is_done(&connection);
+            shared
+                .links
+                .remove(LinkDirection::ToFollower, node, channel.id, &cause, idle);
+            for shard in shared.shards() {
+                let channel = channel.clone();
+                let _ = shard.mailbox.send(Event::FollowerGone { channel }).await;
             }
-            Err(_) => {
-                CloseReason::TimedOut.close(&connection, "no hello");
-                format!("no hello within {} s", HELLO_TIMEOUT.as_secs())
-            }
-        };
-    CloseReason::Done.close(&connection, &cause);
-    tracing::info!(
-        follower = %node, address = %connection.remote_address(), cause,
-        lived_ms = begin.elapsed().as_millis() as u64, "follower disconnected"
-    );
+            (FollowerLine::Disconnected, (reason, cause))
+        }
+        Ok(Err(end)) => (FollowerLine::Refused, end),
+        Err(_) => {
+            let cause = format!("no hello within {} s", HELLO_TIMEOUT.as_secs());
+            (FollowerLine::Refused, (CloseReason::TimedOut, cause))
+        }
+    };
+    let detail = match reason {
+        // The reason itself says it.
+        CloseReason::ShuttingDown => "",
+        _ => &cause,
+    };
+    // Whoever only looks which protocols there are leaves before it says hello, and is no follower.
+    let is_look = line == FollowerLine::Refused && is_done(&connection);
+    reason.close(&connection, detail);
+    if is_look {
+        return;
+    }
+    let Some(suppressed) = shared.follower_lines.allow((line, node)) else {
+        return;
+    };
+    let lasted_ms = begin.elapsed().as_millis() as u64;
+    if line == FollowerLine::Refused {
+        tracing::warn!(
+            follower = %node, %address, cause, took_ms = lasted_ms, suppressed, "follower refused"
+        );
+    } else {
+        tracing::info!(
+            follower = %node, address = %connection.remote_address(), cause, lived_ms = lasted_ms,
+            suppressed, "follower disconnected"
+        );
+    }
 }
 
 /// Whether the follower closed the connection because it follows nothing here any more.
@@ -125,11 +161,11 @@ async fn greet(
     cluster: ClusterId,
     node: NodeId,
     connection: &Connection,
-) -> Result<(FollowerChannel, Parts), String> {
-    let (mut send, recv) = connection.accept_bi().await.map_err(|e| e.to_string())?;
+) -> Result<(FollowerChannel, Parts), End> {
+    let (mut send, recv) = connection.accept_bi().await.map_err(broken)?;
     let mut recv = control_reader(recv);
-    let ControlMessage::Hello(hello) = read_control(&mut recv).await? else {
-        return Err("the first message is not a hello".to_owned());
+    let ControlMessage::Hello(hello) = read_control(&mut recv).await.map_err(broken)? else {
+        return Err(broken("the first message is not a hello"));
     };
     check_hello(&hello, cluster, node)?;
     let welcome = ControlMessage::Welcome(Welcome {
@@ -137,12 +173,10 @@ async fn greet(
         incarnation: shared.me.incarnation,
         lanes: LIVE_LANES + CATCH_UP_LANES,
     });
-    send.write_chunk(welcome.encode())
-        .await
-        .map_err(|e| e.to_string())?;
+    send.write_chunk(welcome.encode()).await.map_err(broken)?;
     let mut lanes = Vec::new();
     for lane in 0..LIVE_LANES + CATCH_UP_LANES {
-        let stream = connection.open_uni().await.map_err(|e| e.to_string())?;
+        let stream = connection.open_uni().await.map_err(broken)?;
         let priority = if lane < LIVE_LANES {
             LIVE_PRIORITY
         } else {
@@ -181,24 +215,26 @@ fn lane_writer(stream: quinn::SendStream, lane: u16, priority: i32) -> LaneWrite
     )
 }
 
-pub(super) fn check_hello(hello: &Hello, cluster: ClusterId, node: NodeId) -> Result<(), String> {
+pub(super) fn check_hello(hello: &Hello, cluster: ClusterId, node: NodeId) -> Result<(), End> {
     if hello.version != PROTOCOL_VERSION {
-        return Err(format!(
+        return Err(broken(format!(
             "the follower speaks replication version {} and this node {PROTOCOL_VERSION}; upgrade the older one",
             hello.version
-        ));
+        )));
     }
     if hello.cluster != cluster {
-        return Err(format!(
+        let cause = format!(
             "the follower belongs to cluster {} and this node to {cluster}",
             hello.cluster
-        ));
+        );
+        return Err((CloseReason::WrongCluster, cause));
     }
     if hello.node != node {
-        return Err(format!(
+        let cause = format!(
             "the hello says node {} and the certificate node {node}",
             hello.node
-        ));
+        );
+        return Err((CloseReason::WrongNode, cause));
     }
     Ok(())
 }
@@ -208,7 +244,7 @@ async fn run(
     connection: &Connection,
     channel: &Arc<FollowerChannel>,
     parts: Parts,
-) -> String {
+) -> End {
     let Parts {
         mut send,
         mut recv,
@@ -263,17 +299,28 @@ async fn run(
             }
         }
     };
-    tokio::select! {
-        cause = write_control(&mut control, &mut send) => cause,
-        cause = read_control => cause,
-        cause = read_acks => cause,
-        cause = heartbeat::send(connection, &heard) => cause,
-        cause = heartbeat::receive(connection, &heard) => cause,
-        cause = heartbeat::report(shared, connection, node, &heard) => cause,
-        cause = watch(shared, connection, channel, &heard) => cause,
-        error = connection.closed() => error.to_string(),
-        () = channel.broken.cancelled() => "the connection was given up".to_owned(),
-        () = shared.stopping.cancelled() => "this node is stopping".to_owned(),
+    let end = tokio::select! {
+        cause = write_control(&mut control, &mut send) => broken(cause),
+        cause = read_control => broken(cause),
+        cause = read_acks => broken(cause),
+        cause = heartbeat::send(connection, &heard) => broken(cause),
+        cause = heartbeat::receive(connection, &heard) => broken(cause),
+        cause = heartbeat::report(shared, connection, node, &heard) => broken(cause),
+        cause = watch(shared, connection, channel, &heard) => (CloseReason::Superseded, cause),
+        error = connection.closed() => (CloseReason::Done, error.to_string()),
+        () = channel.broken.cancelled() => {
+            let (reason, cause) = channel.why_given_up();
+            (reason, cause.to_owned())
+        }
+        () = shared.stopping.cancelled() => broken("this node is stopping"),
+    };
+    // At a stop the owner threads end too, and whichever part notices that first must not blame the follower.
+    match shared.stopping.is_cancelled() && connection.close_reason().is_none() {
+        true => (
+            CloseReason::ShuttingDown,
+            "this node is stopping".to_owned(),
+        ),
+        false => end,
     }
 }
 
@@ -295,6 +342,7 @@ async fn watch(
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         look.tick().await;
+        let silence_before = heard.silence();
         if ear.has_heard(connection) {
             heard.touch();
         }
@@ -306,7 +354,8 @@ async fn watch(
                 .count_migration(direction, follower, channel.id);
             if let Some(suppressed) = moves.allow() {
                 tracing::info!(
-                    %follower, from = %address, to = %now_at, suppressed,
+                    %follower, from = %address, to = %now_at, cause = "its packets come from there",
+                    silence_ms = silence_before.as_millis() as u64, suppressed,
                     "follower moved to another address; its connection goes on"
                 );
             }
@@ -314,7 +363,7 @@ async fn watch(
         }
         let (silence, allowed) = (heard.silence(), suspicion_of(connection));
         if silence > REPLACED_PATIENCE && shared.links.has_newer(direction, follower, channel.id) {
-            return "a newer connection took its place, and nothing comes over this one".to_owned();
+            return "nothing comes over this one".to_owned();
         }
         if silence > allowed {
             longest = silence;
@@ -325,7 +374,7 @@ async fn watch(
                 shared.links.note_error(direction, follower, &cause);
                 if let Some(suppressed) = silences.allow() {
                     tracing::warn!(
-                        %follower, silence_ms = silence.as_millis() as u64,
+                        %follower, cause = "nothing was heard", silence_ms = silence.as_millis() as u64,
                         allowed_ms = allowed.as_millis() as u64, suppressed, "follower silent"
                     );
                 }
@@ -335,7 +384,7 @@ async fn watch(
             shared.links.heard_again(direction, follower, channel.id);
             if let Some(suppressed) = returns.allow() {
                 tracing::info!(
-                    %follower, silence_ms = longest.as_millis() as u64, suppressed,
+                    %follower, cause = "a packet came", silence_ms = longest.as_millis() as u64, suppressed,
                     "follower heard again"
                 );
             }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -107,15 +107,24 @@ struct Driver {
     shared: Arc<Shared>,
     options: LinkOptions,
     leader: NodeId,
-    /// How to give up each dial that is under way.
-    dialling: BTreeMap<DialId, CancellationToken>,
-    /// Dials that were answered and not adopted yet. The keeper decides in the same turn, so there is one at most.
-    greeted: BTreeMap<DialId, Greeting>,
+    /// The dials that are under way.
+    dialling: BTreeMap<DialId, Dialling>,
+    /// Dials that were answered and not adopted yet, with why they were begun. The keeper decides in the same turn, so there is
+    /// one at most.
+    greeted: BTreeMap<DialId, (Greeting, String)>,
     /// The connection in use, and those that are being closed.
     connections: BTreeMap<DialId, InUse>,
     dials: JoinSet<(DialId, Result<Greeting, String>)>,
     serving: JoinSet<(DialId, String)>,
     limits: Limits,
+}
+
+/// A dial that is under way.
+struct Dialling {
+    give_up: CancellationToken,
+    begun: Instant,
+    /// Why it was begun.
+    cause: String,
 }
 
 /// A connection that was adopted.
@@ -124,6 +133,8 @@ struct InUse {
     channel: Arc<LeaderChannel>,
     heard: Arc<LastHeard>,
     ear: Ear,
+    /// Why it was dialled.
+    dialled_for: String,
     end: CancellationToken,
     /// The socket that it was moved from, and when, until something is heard over the new one: only then has it moved.
     moved: Option<(Option<SocketAddr>, MonotonicTime)>,
@@ -158,15 +169,17 @@ impl Driver {
                     if let Some(suppressed) = self.limits.dial.allow() {
                         tracing::info!(leader = %self.leader, %address, %dial, %cause, suppressed, "dialling");
                     }
-                    self.dial(dial, address);
+                    self.dial(dial, address, cause.to_string());
                 }
                 KeeperAction::GiveUp { dial, cause } => {
-                    if let Some(give_up) = self.dialling.remove(&dial) {
-                        give_up.cancel();
+                    let given_up = self.dialling.remove(&dial);
+                    if let Some(given_up) = &given_up {
+                        given_up.give_up.cancel();
                     }
                     if cause == EndCause::Unanswered {
                         let address = self.keeper.address().to_owned();
-                        self.note_failure(dial, &address, "no answer", None, None);
+                        let took = given_up.map(|given_up| given_up.begun.elapsed());
+                        self.note_failure(dial, &address, "no answer", took, None);
                     }
                 }
                 KeeperAction::Rebind { connection } => self.rebind(connection),
@@ -176,7 +189,7 @@ impl Driver {
                         in_use.closed_for = Some(cause);
                         in_use.end.cancel();
                     }
-                    if let Some((greeted, _)) = self.greeted.remove(&connection) {
+                    if let Some(((greeted, _), _)) = self.greeted.remove(&connection) {
                         let connection = &greeted.dialled.connection;
                         CloseReason::Superseded.close(connection, &cause.to_string());
                     }
@@ -186,9 +199,14 @@ impl Driver {
         }
     }
 
-    fn dial(&mut self, dial: DialId, address: String) {
+    fn dial(&mut self, dial: DialId, address: String, cause: String) {
         let give_up = CancellationToken::new();
-        self.dialling.insert(dial, give_up.clone());
+        let dialling = Dialling {
+            give_up: give_up.clone(),
+            begun: Instant::now(),
+            cause,
+        };
+        self.dialling.insert(dial, dialling);
         let (shared, options) = (self.shared.clone(), self.options.clone());
         let peer = PeerAddress::node(self.leader, address);
         self.dials
@@ -197,10 +215,11 @@ impl Driver {
 
     fn handle_dialled(&mut self, dial: DialId, result: Result<Greeting, String>) {
         let now = self.shared.clock.now();
-        self.dialling.remove(&dial);
+        let dialling = self.dialling.remove(&dial);
         match result {
             Ok(greeting) => {
-                self.greeted.insert(dial, greeting);
+                let cause = dialling.map_or_else(String::new, |dialling| dialling.cause);
+                self.greeted.insert(dial, (greeting, cause));
                 self.keeper.handle_dialled(now, dial);
             }
             Err(cause) => self.keeper.handle_failed(now, dial, &cause),
@@ -210,7 +229,7 @@ impl Driver {
     /// The owner threads are told of a connection before the one that it replaces is closed: each of them then opens its
     /// sessions on it, and what still comes over the other is of sessions that are replaced.
     async fn adopt(&mut self, dial: DialId) {
-        let Some((greeted, process)) = self.greeted.remove(&dial) else {
+        let Some(((greeted, process), dialled_for)) = self.greeted.remove(&dial) else {
             return;
         };
         let id = NEXT_CHANNEL.fetch_add(1, Ordering::Relaxed);
@@ -230,6 +249,7 @@ impl Driver {
             channel: channel.clone(),
             heard: heard.clone(),
             ear: Ear::new(&connection),
+            dialled_for,
             end: CancellationToken::new(),
             moved: None,
             closed_for: None,
@@ -364,7 +384,7 @@ impl Driver {
                 if let Some(suppressed) = self.limits.up.allow() {
                     tracing::info!(
                         %leader, %address, dial = %connection, incarnation = %in_use.channel.peer.incarnation,
-                        took_ms = took.as_millis() as u64,
+                        cause = in_use.dialled_for, took_ms = took.as_millis() as u64,
                         rtt_us = in_use.dialled.connection.rtt().as_micros() as u64,
                         replaces = replaced.map(tracing::field::display), suppressed,
                         "replication link up"
@@ -383,7 +403,7 @@ impl Driver {
                 self.shared.links.note_error(direction, leader, &cause);
                 if let Some(suppressed) = self.limits.silent.allow() {
                     tracing::warn!(
-                        %leader, silence_ms = silence.as_millis() as u64,
+                        %leader, cause = "nothing was heard", silence_ms = silence.as_millis() as u64,
                         allowed_ms = allowed.as_millis() as u64, suppressed,
                         "replication link silent"
                     );
@@ -398,7 +418,7 @@ impl Driver {
                 }
                 if let Some(suppressed) = self.limits.heard.allow() {
                     tracing::info!(
-                        %leader, silence_ms = silence.as_millis() as u64, suppressed,
+                        %leader, cause = "a packet came", silence_ms = silence.as_millis() as u64, suppressed,
                         "replication link heard again"
                     );
                 }

@@ -63,8 +63,8 @@ pub struct LinkError {
 pub struct FollowerLag {
     /// Partitions that this node leads and the peer has a replica of.
     pub partitions: usize,
-    /// Of these, partitions of which nothing is known, because the follower has no session there. While there is one, no sum
-    /// below is given: what cannot be heard is not a lag of 0.
+    /// Of these, partitions of which nothing is known, because the follower has no session there: all of them while it is not
+    /// heard. While there is one, no sum below is given: what cannot be heard is not a lag of 0.
     pub unknown: usize,
     /// Records that it does not hold durably.
     pub records: Option<u64>,
@@ -73,6 +73,23 @@ pub struct FollowerLag {
     /// For how long it has not had everything, in ms: of the partition that is furthest behind. Also grows while nothing is
     /// heard of a follower that had everything.
     pub behind_ms: Option<u64>,
+    /// Of a follower that is not heard: records that it had not confirmed when its last word came, and those that have come
+    /// since. It may hold them, or less than it said; `None` while it is heard, and where it has no session.
+    #[serde(default)]
+    pub unconfirmed_records: Option<u64>,
+}
+
+impl FollowerLag {
+    /// What is left of it while the follower is not heard: a session outlives silence by minutes, and so does what it said.
+    fn unheard(self) -> FollowerLag {
+        FollowerLag {
+            unknown: self.partitions,
+            records: None,
+            bytes: None,
+            unconfirmed_records: self.records,
+            ..self
+        }
+    }
 }
 
 /// One replication link as this node sees it now.
@@ -122,6 +139,9 @@ pub struct LinkView {
     /// How often the peer fell silent for longer than the suspicion time.
     #[serde(default)]
     pub suspicions: u64,
+    /// Dials beside a connection that has fallen silent, since it has; 0 while the peer is heard.
+    #[serde(default)]
+    pub dials_beside: u64,
     #[serde(default)]
     pub last_error: Option<LinkError>,
     /// Of links to followers, where the progress of partitions was asked for too; see `Broker::link_views`.
@@ -164,6 +184,8 @@ struct Record {
     handshakes: u64,
     migrations: u64,
     suspicions: u64,
+    /// The dials that there were when the peer last fell silent.
+    dials_when_silent: u64,
     last_error: Option<(String, Instant)>,
 }
 
@@ -188,6 +210,7 @@ impl Record {
             handshakes: 0,
             migrations: 0,
             suspicions: 0,
+            dials_when_silent: 0,
             last_error: None,
         }
     }
@@ -222,6 +245,10 @@ impl Record {
             redials: self.dials.saturating_sub(1),
             handshakes: self.handshakes,
             suspicions: self.suspicions,
+            dials_beside: match self.state {
+                LinkState::Silent => self.dials - self.dials_when_silent,
+                _ => 0,
+            },
             last_error: self.last_error.as_ref().map(|(cause, at)| LinkError {
                 cause: cause.clone(),
                 age_ms: millis(at.elapsed()),
@@ -330,6 +357,22 @@ impl Links {
         });
     }
 
+    /// Why the peer comes with another connection, as far as this end knows; before that is inserted.
+    pub(super) fn why_again(&self, direction: LinkDirection, peer: NodeId) -> String {
+        let records = self.lock();
+        let record = records.get(&(direction, peer));
+        let Some(record) = record.filter(|record| record.handshakes > 0) else {
+            return "first".to_owned();
+        };
+        match (&record.last_error, record.state) {
+            (_, LinkState::Silent) => "beside a silent one".to_owned(),
+            _ if !record.live.is_empty() => "beside one that stands".to_owned(),
+            (_, LinkState::Idle) => "it follows again".to_owned(),
+            (Some((cause, _)), _) => format!("after the loss of one: {cause}"),
+            (None, _) => "after the loss of one".to_owned(),
+        }
+    }
+
     /// Something went wrong with a link; its connection, if it has one, stands.
     pub(super) fn note_error(&self, direction: LinkDirection, peer: NodeId, cause: &str) {
         self.change(direction, peer, |record| {
@@ -341,6 +384,7 @@ impl Links {
     pub(super) fn suspect(&self, direction: LinkDirection, peer: NodeId, id: u64) {
         self.change_live(direction, peer, id, |record| {
             record.suspicions += 1;
+            record.dials_when_silent = record.dials;
             record.enter(LinkState::Silent);
         });
     }
@@ -405,10 +449,11 @@ impl Links {
                 view.direction == LinkDirection::ToFollower && view.peer == follower
             };
             match views.iter_mut().find(is_it) {
-                Some(view) => view.lag = Some(*lag),
+                Some(view) if view.heard => view.lag = Some(*lag),
+                Some(view) => view.lag = Some(lag.unheard()),
                 None => {
                     let mut view = Record::new().view(LinkDirection::ToFollower, follower);
-                    view.lag = Some(*lag);
+                    view.lag = Some(lag.unheard());
                     views.push(view);
                 }
             }
@@ -574,6 +619,7 @@ mod tests {
             records: Some(7),
             bytes: None,
             behind_ms: Some(600),
+            unconfirmed_records: None,
         };
         let three = FollowerLag {
             partitions: 2,
@@ -581,6 +627,7 @@ mod tests {
             records: None,
             bytes: None,
             behind_ms: Some(900),
+            unconfirmed_records: None,
         };
         assert_eq!(lags, BTreeMap::from([(node(2), two), (node(3), three)]));
         // Neither has ever dialled: both have a link, and it is down.
@@ -596,7 +643,21 @@ mod tests {
                 (node(3), LinkState::Down, false)
             ]
         );
-        assert_eq!(links[1].lag, Some(three));
+        // Sessions that nothing is heard of say nothing of now.
+        let unheard = FollowerLag {
+            unknown: 2,
+            records: None,
+            unconfirmed_records: Some(7),
+            ..two
+        };
+        assert_eq!(links[0].lag, Some(unheard));
+        assert_eq!(
+            links[1].lag,
+            Some(FollowerLag {
+                unknown: 2,
+                ..three
+            })
+        );
     }
 
     #[test]

@@ -4,13 +4,15 @@
 //! holding up a network task. Everything else talks to them through a bounded mailbox.
 
 mod compaction;
+mod session_lines;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
+use self::session_lines::{Asked, SessionLines};
 use super::clock::{Clock, wall_clock_ms};
 use super::event::{Adoption, Event, FramesEvent, HandOverReply, ProduceEvent};
 use super::follower_channel::FollowerChannel;
@@ -24,7 +26,7 @@ use crate::partition::{
 };
 use crate::replication::{AckRefused, FramesRefused, IsrOutcome, Peers, ProduceTicket};
 use crate::storage::{Compacted, CompactionError, SyncError, SyncTicket};
-use crate::transport::LogLimit;
+use crate::transport::{CloseReason, LogLimit};
 use crate::types::{ErrorCode, IsrChange, LeaderEpoch, NodeId, Offset, SessionId, TopicPartition};
 use crate::wire::{Ack, OpenSession, SessionOutcome};
 
@@ -85,10 +87,12 @@ struct Shard {
     /// The current connection to each leader that is followed.
     leaders: HashMap<NodeId, Arc<LeaderChannel>>,
     inbox: Arc<Inbox<Internal>>,
-    last_retention: std::time::Instant,
-    last_compaction: std::time::Instant,
+    last_retention: Instant,
+    last_compaction: Instant,
     /// A job is out.
     compacting: bool,
+    /// One line a second about sessions that followers want of partitions that are not open here.
+    unknown_lines: LogLimit,
 }
 
 struct Owned {
@@ -99,10 +103,11 @@ struct Owned {
     sessions: HashMap<NodeId, FollowerSession>,
     /// Waits for what comes of a hand-over.
     hand_over: Option<HandOverReply>,
-    /// One line a second about each follower's session. Bounded by the nodes that ever followed.
-    session_lines: HashMap<NodeId, LogLimit>,
-    /// And about this replica's own.
+    session_lines: SessionLines,
+    /// One line a second about this replica's own session.
     anew_lines: LogLimit,
+    /// The session that this replica asked for last, and when.
+    asked: Option<(SessionId, Instant)>,
 }
 
 struct FollowerSession {
@@ -112,6 +117,7 @@ struct FollowerSession {
     outstanding: usize,
     /// Those of them that are catch-up frames. They were sent before all others, and are acknowledged before them.
     catching_up: usize,
+    asked: Asked,
 }
 
 impl FollowerSession {
@@ -146,9 +152,10 @@ pub(super) fn spawn(
         peers: Peers::new(),
         leaders: HashMap::new(),
         inbox: inbox.clone(),
-        last_retention: std::time::Instant::now(),
-        last_compaction: std::time::Instant::now(),
+        last_retention: Instant::now(),
+        last_compaction: Instant::now(),
         compacting: false,
+        unknown_lines: LogLimit::default(),
     };
     std::thread::Builder::new()
         .name(format!("partitions-{index}"))
@@ -245,7 +252,8 @@ impl Shard {
                     owned
                         .partition
                         .handle_session_closed_by_follower(from, session);
-                    owned.forget_session(from, |known| known.session == session, &self.shared);
+                    let is_meant = |known: &FollowerSession| known.session == session;
+                    owned.forget_session(from, is_meant, "the follower closed it", &self.shared);
                 }
             }
             Event::Acks { channel, acks } => self.handle_acks(&channel, &acks),
@@ -388,25 +396,25 @@ impl Shard {
                 watermark: adoption.watermark,
                 sessions: HashMap::new(),
                 hand_over: None,
-                session_lines: HashMap::new(),
+                session_lines: SessionLines::default(),
                 anew_lines: LogLimit::default(),
+                asked: None,
             },
         );
         self.drain(id);
     }
 
     fn release(&mut self, id: TopicPartition) {
-        let Some(owned) = self.partitions.remove(&id) else {
+        let Some(mut owned) = self.partitions.remove(&id) else {
             return;
         };
+        for node in owned.sessions.keys().copied().collect::<Vec<_>>() {
+            owned.forget_session(node, |_| true, "the replica is closed here", &self.shared);
+        }
         if let Some(leader) = owned.partition.followed_leader()
             && let Some(channel) = self.leaders.get(&leader)
         {
             channel.close_session(id);
-        }
-        for (_, mut session) in owned.sessions {
-            let outstanding = session.outstanding;
-            session.release(outstanding, &self.shared);
         }
         let (outputs, mut log) = owned.partition.close();
         if let Err(error) = log.close() {
@@ -453,6 +461,7 @@ impl Shard {
         let id = open.partition;
         let peer = channel.peer;
         let Some(owned) = self.partitions.get_mut(&id) else {
+            session_lines::unknown(&self.unknown_lines, peer.node, open);
             channel.send_control(&crate::wire::ControlMessage::SessionAnswer(
                 crate::wire::SessionAnswer {
                     session: open.session,
@@ -474,7 +483,12 @@ impl Shard {
                     reason: crate::wire::SessionRefusal::Overloaded,
                 });
         }
-        owned.forget_session(peer.node, |_| true, &self.shared);
+        let cause = match owned.sessions.get(&peer.node) {
+            None => "it had none",
+            Some(known) if known.channel.id == channel.id => "it began another",
+            Some(_) => "it came over another connection",
+        };
+        owned.forget_session(peer.node, |_| true, cause, &self.shared);
         owned.sessions.insert(
             peer.node,
             FollowerSession {
@@ -482,6 +496,12 @@ impl Shard {
                 session: open.session,
                 outstanding: 0,
                 catching_up: 0,
+                asked: Asked {
+                    follower: peer.node,
+                    session: open.session,
+                    at: Instant::now(),
+                    cause,
+                },
             },
         );
         owned.partition.handle_open_session(peer, open);
@@ -516,7 +536,10 @@ impl Shard {
                         partition = %id, follower = %from, cause = %impossible,
                         "closing the replication connection: the follower claims what does not exist"
                     );
-                    channel.broken.cancel();
+                    channel.give_up(
+                        CloseReason::ProtocolError,
+                        "an ack was for what does not exist",
+                    );
                 }
             }
             self.drain(*id);
@@ -534,7 +557,10 @@ impl Shard {
                 owned
                     .partition
                     .handle_session_closed_by_follower(from, session);
-                owned.sessions.remove(&from);
+                if let Some(ended) = owned.sessions.remove(&from) {
+                    let lines = &mut owned.session_lines;
+                    lines.closed(owned.partition.id(), &ended.asked, "its connection ended");
+                }
             }
         }
     }
@@ -562,9 +588,12 @@ impl Shard {
             if let Err(refused @ FramesRefused::DoesNotFit { .. }) = refused
                 && let Some(suppressed) = owned.anew_lines.allow()
             {
+                let asked = owned.asked.filter(|(session, _)| *session == event.session);
                 tracing::warn!(
-                    partition = %event.id, session = %event.session, cause = %refused, suppressed,
-                    "opening the session anew"
+                    partition = %event.id, session = %event.session,
+                    leader = owned.partition.followed_leader().map(tracing::field::display),
+                    cause = %refused, lived_ms = asked.map(|(_, at)| at.elapsed().as_millis() as u64),
+                    suppressed, "opening the session anew"
                 );
             }
             self.drain(event.id);
@@ -621,10 +650,10 @@ impl Shard {
             self.drain(id);
         }
         if retention {
-            self.last_retention = std::time::Instant::now();
+            self.last_retention = Instant::now();
         }
         if !self.compacting && self.last_compaction.elapsed() >= COMPACTION_EVERY {
-            self.last_compaction = std::time::Instant::now();
+            self.last_compaction = Instant::now();
             self.compact();
         }
     }
@@ -646,6 +675,7 @@ impl Shard {
                 }
                 Output::PersistPromise(epoch) => self.shared.promises.push((id, epoch)),
                 Output::OpenSession(hello) => {
+                    owned.asked = Some((hello.open.session, Instant::now()));
                     if let Some(channel) = self.leaders.get(&hello.to) {
                         channel.open_session(hello.open);
                     }
@@ -663,10 +693,7 @@ impl Shard {
                     if let Some(session) = owned.sessions.get(&to)
                         && session.session == answer.session
                     {
-                        if let Some(suppressed) = owned.session_lines.entry(to).or_default().allow()
-                        {
-                            log_session(id, to, &answer, suppressed);
-                        }
+                        owned.session_lines.answered(id, &session.asked, &answer);
                         let watermark = owned.partition.high_watermark();
                         session.channel.send_answer(id, answer, catch_up, watermark);
                     }
@@ -755,6 +782,7 @@ impl Owned {
         &mut self,
         node: NodeId,
         is_meant: impl FnOnce(&FollowerSession) -> bool,
+        cause: &'static str,
         shared: &Shared,
     ) {
         if self.sessions.get(&node).is_some_and(is_meant)
@@ -762,6 +790,8 @@ impl Owned {
         {
             let outstanding = session.outstanding;
             session.release(outstanding, shared);
+            let id = self.partition.id();
+            self.session_lines.closed(id, &session.asked, cause);
         }
     }
 
@@ -775,28 +805,6 @@ impl Owned {
         if !same_answers {
             self.watermark.send_replace(view.high_watermark);
         }
-    }
-}
-
-fn log_session(
-    id: TopicPartition,
-    to: NodeId,
-    answer: &crate::wire::SessionAnswer,
-    suppressed: u64,
-) {
-    match &answer.outcome {
-        SessionOutcome::Truncate(from) => tracing::info!(
-            partition = %id, follower = %to, epoch = %answer.leader_epoch, session = %answer.session, %from,
-            suppressed, "session opened"
-        ),
-        SessionOutcome::Reset { start, .. } => tracing::warn!(
-            partition = %id, follower = %to, epoch = %answer.leader_epoch, session = %answer.session, from = %start,
-            suppressed, "session opened; the follower's log is begun anew, because it shares nothing with what is kept here"
-        ),
-        SessionOutcome::Refused(refusal) => tracing::debug!(
-            partition = %id, follower = %to, epoch = %answer.leader_epoch, ?refusal,
-            suppressed, "session refused"
-        ),
     }
 }
 

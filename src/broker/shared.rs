@@ -8,12 +8,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::clock::Clock;
 use super::event::Event;
+use super::follower_link::FollowerLine;
 use super::inbox::Inbox;
 use super::links::Links;
 use super::shard::{Internal, Promise, ShardHandle};
 use crate::metadata::ElectionStart;
 use crate::partition::PartitionView;
 use crate::storage::{GroupCommit, LogReader};
+use crate::transport::LogLimits;
 use crate::types::{Appointment, IsrChange, NodeId, Offset, TopicPartition};
 
 /// How readers and network tasks reach one partition.
@@ -36,6 +38,8 @@ pub(super) struct Shared {
     /// Elections that leaders here ask for, because they cannot lead. At most one a partition.
     pub(super) resignations: Inbox<ElectionStart>,
     pub(super) links: Links,
+    /// A line a second of each kind about each follower, over all of its connections.
+    pub(super) follower_lines: LogLimits<(FollowerLine, NodeId)>,
     shards: OnceLock<Vec<ShardHandle>>,
     /// The partitions that are open on this node.
     partitions: RwLock<HashMap<TopicPartition, PartitionHandle>>,
@@ -56,6 +60,7 @@ impl Shared {
             isr_changes: Inbox::new(),
             resignations: Inbox::new(),
             links: Links::default(),
+            follower_lines: LogLimits::default(),
             shards: OnceLock::new(),
             partitions: RwLock::default(),
             failure: Mutex::default(),

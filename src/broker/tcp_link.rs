@@ -188,7 +188,7 @@ async fn greet_follower(
     let ControlMessage::Hello(hello) = first_message(reader, &mut early).await? else {
         return Err("the first message is not a hello".to_owned());
     };
-    follower_link::check_hello(&hello, cluster, node)?;
+    follower_link::check_hello(&hello, cluster, node).map_err(|(_, cause)| cause)?;
     let welcome = ControlMessage::Welcome(Welcome {
         node: shared.me.node,
         incarnation: shared.me.incarnation,

@@ -14,8 +14,8 @@ use tokio::time::Instant;
 use super::error::ConnectError;
 use super::link::{Link, Session};
 use crate::transport::{
-    CloseReason, DialId, Ear, KeeperAction, KeeperReport, LOOK_EVERY, LinkKeeper, PathSigns,
-    round_trip,
+    CloseReason, DialId, Ear, KeeperAction, KeeperReport, LOOK_EVERY, LinkKeeper, LogLimit,
+    PathSigns, round_trip,
 };
 use crate::types::MonotonicTime;
 
@@ -46,6 +46,7 @@ pub(super) async fn keep(link: Weak<Link>, session: Arc<Session>, seed: u64) {
         dialling: BTreeMap::new(),
         dials: JoinSet::new(),
         session,
+        lines: Lines::default(),
     };
     loop {
         if !keep.carry_out() {
@@ -88,6 +89,18 @@ struct Keep {
     reached: BTreeMap<DialId, Arc<Session>>,
     dialling: BTreeMap<DialId, AbortHandle>,
     dials: JoinSet<(DialId, Result<Arc<Session>, ConnectError>)>,
+    lines: Lines,
+}
+
+/// A line a second of each kind about the one node.
+#[derive(Default)]
+struct Lines {
+    tried: LogLimit,
+    moved: LogLimit,
+    silent: LogLimit,
+    heard: LogLimit,
+    up: LogLimit,
+    failed: LogLimit,
 }
 
 impl Keep {
@@ -115,7 +128,12 @@ impl Keep {
             {
                 link.count(|counts| counts.migrations += 1);
                 let took_ms = since.elapsed().as_millis() as u64;
-                tracing::info!(address = %link.address, cause = "silence", took_ms, "connection moved to another socket");
+                if let Some(suppressed) = self.lines.moved.allow() {
+                    tracing::info!(
+                        address = %link.address, cause = "silence", took_ms, suppressed,
+                        "connection moved to another socket"
+                    );
+                }
             }
         }
         let silence = self.heard_at.elapsed();
@@ -205,10 +223,17 @@ impl Keep {
                 // The node learns of the new address by what comes from it.
                 ask_for_a_sign(&self.session.reached.connection);
                 let silence_ms = self.heard_at.elapsed().as_millis() as u64;
-                tracing::info!(%address, %to, cause = "silence", silence_ms, "connection tries another socket");
+                if let Some(suppressed) = self.lines.tried.allow() {
+                    tracing::info!(
+                        %address, %to, cause = "silence", silence_ms, suppressed,
+                        "connection tries another socket"
+                    );
+                }
             }
             Some(Err(cause)) => {
-                tracing::warn!(%address, cause, "connection stays on its socket");
+                if let Some(suppressed) = self.lines.tried.allow() {
+                    tracing::warn!(%address, cause, suppressed, "connection stays on its socket");
+                }
                 link.count(|counts| counts.last_error = Some(cause));
             }
             None => {}
@@ -227,17 +252,37 @@ impl Keep {
                     counts.last_error = Some(format!("nothing heard for {silence_ms} ms"));
                 });
                 let allowed_ms = allowed.as_millis() as u64;
-                tracing::info!(%address, silence_ms, allowed_ms, "the node is silent");
+                if let Some(suppressed) = self.lines.silent.allow() {
+                    tracing::info!(
+                        %address, cause = "nothing was heard", silence_ms, allowed_ms, suppressed,
+                        "the node is silent"
+                    );
+                }
             }
             KeeperReport::HeardAgain { silence, .. } => {
-                tracing::info!(%address, silence_ms = silence.as_millis() as u64, "the node is heard again");
+                if let Some(suppressed) = self.lines.heard.allow() {
+                    tracing::info!(
+                        %address, cause = "a packet came", silence_ms = silence.as_millis() as u64,
+                        suppressed, "the node is heard again"
+                    );
+                }
             }
             KeeperReport::Up { took, .. } => {
-                tracing::info!(%address, took_ms = took.as_millis() as u64, "another connection took the silent one's place");
+                if let Some(suppressed) = self.lines.up.allow() {
+                    tracing::info!(
+                        %address, cause = "silence", took_ms = took.as_millis() as u64, suppressed,
+                        "another connection took the silent one's place"
+                    );
+                }
             }
-            KeeperReport::DialFailed { cause, .. } => {
+            KeeperReport::DialFailed { cause, took, .. } => {
                 link.count(|counts| counts.last_error = Some(cause.clone()));
-                tracing::debug!(%address, cause, "cannot connect beside the silent connection");
+                if let Some(suppressed) = self.lines.failed.allow() {
+                    tracing::debug!(
+                        %address, cause, took_ms = took.as_millis() as u64, suppressed,
+                        "cannot connect beside the silent connection"
+                    );
+                }
             }
             KeeperReport::Down { .. } => {}
         }

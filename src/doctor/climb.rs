@@ -9,7 +9,7 @@ use time::OffsetDateTime;
 use tokio::time::{Instant, timeout};
 
 use super::finding::{Check, Finding, Verdict};
-use super::judge::{self, AFTER_THAT, NOT_REACHED};
+use super::judge::{self, AFTER_THAT, Looked, NOT_REACHED};
 use super::vitals::{Answered, Inquiry};
 use crate::transport::{
     Alpn, CloseReason, Identity, LookFailure, MAX_ADDRESSES, Passage, PeerAddress, TcpAnswer,
@@ -276,7 +276,8 @@ impl Ladder<'_> {
         }
     }
 
-    /// The server's certificate and protocol. Says whether this end would trust it.
+    /// The server's certificate and protocols: all that this end may use, because a peer may speak a later version of one of
+    /// them only. Says whether this end would trust it.
     async fn certificate(
         &mut self,
         identity: &Arc<Identity>,
@@ -284,15 +285,18 @@ impl Ladder<'_> {
         remote: SocketAddr,
         endpoint: &Endpoint,
     ) -> bool {
-        let seen = look(identity, host, remote, MAX_RUNG_WAIT).await;
-        let instead = match &seen {
-            Err(LookFailure::NoCommonProtocol) => {
-                look_for_protocol(identity, host, remote, MAX_RUNG_WAIT).await
-            }
-            _ => None,
-        };
-        self.note(Check::Protocol, judge::protocol(&seen, instead.as_deref()));
-        let Ok(seen) = seen else {
+        let first = look_at(identity, Alpn::Admin, host, remote).await;
+        let mut looks = vec![first];
+        // Where it is another service altogether, or does not answer, one look says as much as four.
+        if looks[0].seen.is_ok() {
+            let others = Alpn::ALL
+                .into_iter()
+                .filter(|alpn| *alpn != Alpn::Admin && alpn.admits(identity.peer()))
+                .map(|alpn| look_at(identity, alpn, host, remote));
+            looks.extend(join_all(others).await);
+        }
+        self.note(Check::Protocol, judge::protocol(&looks));
+        let Ok(seen) = looks.swap_remove(0).seen else {
             return false;
         };
         let ca = identity.ca_path().display().to_string();
@@ -307,6 +311,21 @@ impl Ladder<'_> {
         is_trusted &= self.note(Check::HostInCertificate, verdict);
         is_trusted &= self.note(Check::Validity, judge::validity(info, now));
         is_trusted
+    }
+}
+
+async fn look_at(identity: &Identity, alpn: Alpn, host: &str, remote: SocketAddr) -> Looked {
+    let seen = look(identity, alpn, host, remote, MAX_RUNG_WAIT).await;
+    let instead = match &seen {
+        Err(LookFailure::NoCommonProtocol) => {
+            look_for_protocol(identity, alpn, host, remote, MAX_RUNG_WAIT).await
+        }
+        _ => None,
+    };
+    Looked {
+        alpn,
+        seen,
+        instead,
     }
 }
 

@@ -208,11 +208,31 @@ pub(super) fn quic_version(versions: &[u32]) -> Verdict {
     )
 }
 
-/// `instead`: what it speaks, where it does not speak ours and that could be found out.
-pub(super) fn protocol(seen: &Result<Seen, LookFailure>, instead: Option<&str>) -> Verdict {
-    let ours = Alpn::Admin.name();
+/// A look by way of one protocol.
+pub(super) struct Looked {
+    pub(super) alpn: Alpn,
+    pub(super) seen: Result<Seen, LookFailure>,
+    /// What it speaks, where it does not speak ours and that could be found out.
+    pub(super) instead: Option<String>,
+}
+
+/// Fails for the first of the protocols that it does not speak.
+pub(super) fn protocol(looks: &[Looked]) -> Verdict {
+    let mut spoken = Vec::new();
+    for look in looks {
+        let verdict = one_protocol(look);
+        if verdict.is_fail() {
+            return verdict;
+        }
+        spoken.push(verdict.detail);
+    }
+    Verdict::ok(spoken.join(", "))
+}
+
+fn one_protocol(look: &Looked) -> Verdict {
+    let ours = look.alpn.name();
     let stem = ours.rsplit_once('/').map_or(ours, |(stem, _)| stem);
-    match (seen, instead) {
+    match (&look.seen, look.instead.as_deref()) {
         (Ok(seen), _) => Verdict::ok(seen.protocol.clone().unwrap_or_else(|| ours.to_owned())),
         (Err(LookFailure::NoCommonProtocol), Some(other)) if other.starts_with(stem) => {
             Verdict::fail(
@@ -698,6 +718,13 @@ mod tests {
         );
         says(&quic_version(&[]), Outcome::Fail, &["no version"]);
         let no_common = Err(LookFailure::NoCommonProtocol);
+        let protocol = |seen: &Result<Seen, LookFailure>, instead: Option<&str>| {
+            protocol(&[Looked {
+                alpn: Alpn::Admin,
+                seen: seen.clone(),
+                instead: instead.map(str::to_owned),
+            }])
+        };
         let newer = protocol(&no_common, Some("quorate-admin/2"));
         says(
             &newer,

@@ -61,28 +61,30 @@ pub enum LookFailure {
     },
 }
 
-/// Looks at the server by way of the protocol for views and operations.
+/// Looks at the server by way of one protocol.
 pub async fn look(
     identity: &Identity,
+    alpn: Alpn,
     host: &str,
     remote: SocketAddr,
     within: Duration,
 ) -> Result<Seen, LookFailure> {
-    let offered = vec![Alpn::Admin.name().into()];
+    let offered = vec![alpn.name().into()];
     attempt(identity, host, remote, offered, within).await
 }
 
-/// For a server that speaks none of our protocols: what it speaks instead, if it is a later version of ours or one of a few
-/// well-known services.
+/// For a server that does not speak `alpn`: what it speaks instead, if it is a later version of that or one of a few well-known
+/// services.
 pub async fn look_for_protocol(
     identity: &Identity,
+    alpn: Alpn,
     host: &str,
     remote: SocketAddr,
     within: Duration,
 ) -> Option<String> {
     let mut offered: Vec<Vec<u8>> = Vec::new();
     for version in LATER_VERSIONS {
-        let name = Alpn::Admin.name();
+        let name = alpn.name();
         let stem = name.rsplit_once('/').map_or(name, |(stem, _)| stem);
         offered.push(format!("{stem}/{version}").into());
     }

@@ -67,7 +67,7 @@ pub use link_keeper::{
     DialCause, DialId, EndCause, FIRST_REDIAL_PAUSE, JOIN_AFTER, KeeperAction, KeeperReport,
     LASTING, LOOK_EVERY, LinkKeeper, MAX_DIALS, MAX_REDIAL_PAUSE,
 };
-pub use log_limit::LogLimit;
+pub use log_limit::{LogLimit, LogLimits};
 pub use look::{LookFailure, Seen, look, look_for_protocol};
 pub use path_sample::{PathSample, sample_path};
 pub use path_watch::{Ear, PathSigns, round_trip};

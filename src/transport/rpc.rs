@@ -146,7 +146,19 @@ struct State {
     link: Link,
     /// Dials that failed, and connections that served no call, since the last call that was served.
     failures: u32,
-    failure_lines: LogLimit,
+    /// When the present connection came about, or the last one did.
+    since: Instant,
+    /// Why the last connection is gone, if there was one.
+    lost: Option<Arc<ConnectFailure>>,
+    /// A line a second of each kind.
+    lines: Lines,
+}
+
+#[derive(Debug, Default)]
+struct Lines {
+    up: LogLimit,
+    lost: LogLimit,
+    failed: LogLimit,
 }
 
 #[derive(Debug)]
@@ -219,7 +231,9 @@ impl CallPool {
             state: Mutex::new(State {
                 link: Link::Idle,
                 failures: 0,
-                failure_lines: LogLimit::default(),
+                since: Instant::now(),
+                lost: None,
+                lines: Lines::default(),
             }),
             changes: watch::Sender::new(0),
         });
@@ -248,7 +262,13 @@ impl CallPool {
                 None => return Some(Ok(dialled.clone())),
                 Some(error) => {
                     let cause = Arc::new(dialled.explain(&error));
-                    tracing::debug!(peer = %slot.peer, %cause, "connection for calls lost");
+                    if let Some(suppressed) = state.lines.lost.allow() {
+                        tracing::info!(
+                            peer = %slot.peer, %cause, lived_ms = state.since.elapsed().as_millis() as u64,
+                            suppressed, "connection for calls lost"
+                        );
+                    }
+                    state.lost = Some(Arc::clone(&cause));
                     state.lost(cause, now);
                 }
             }
@@ -277,27 +297,49 @@ impl CallPool {
         tokio::spawn(async move {
             let dialling = sockets.dial(&identity, &slot.peer, Alpn::Controller, DIAL_TIMEOUT);
             let outcome = dialling.await;
-            slot.dialled(outcome);
+            slot.dialled(outcome, now.elapsed());
         });
         None
     }
 }
 
 impl Slot {
-    fn dialled(&self, outcome: Result<Dialled, ConnectFailure>) {
+    fn dialled(&self, outcome: Result<Dialled, ConnectFailure>, took: Duration) {
+        let took_ms = took.as_millis() as u64;
         {
-            let mut state = lock(&self.state);
+            let mut guard = lock(&self.state);
+            let state = &mut *guard;
             match (&state.link, outcome) {
                 (Link::Stopped, Ok(dialled)) => {
                     CloseReason::ShuttingDown.close(&dialled.connection, "");
                 }
                 (Link::Stopped, Err(_)) => {}
-                (_, Ok(dialled)) => state.link = Link::Connected(dialled),
-                (_, Err(failure)) => {
-                    if let Some(suppressed) = state.failure_lines.allow() {
-                        tracing::info!(peer = %self.peer, cause = %failure, suppressed, "cannot connect");
+                (_, Ok(dialled)) => {
+                    if let Some(suppressed) = state.lines.up.allow() {
+                        let cause = match &state.lost {
+                            None => "a call is to be made".to_owned(),
+                            Some(lost) => format!("a call is to be made, after {lost}"),
+                        };
+                        tracing::info!(
+                            peer = %self.peer, cause, took_ms, suppressed, "connected for calls"
+                        );
                     }
-                    state.failed(Arc::new(failure), Instant::now());
+                    state.since = Instant::now();
+                    state.link = Link::Connected(dialled);
+                }
+                (_, Err(failure)) => {
+                    let (failure, now) = (Arc::new(failure), Instant::now());
+                    state.failed(Arc::clone(&failure), now);
+                    let next_dial_ms = match &state.link {
+                        Link::Waiting { until, .. } => (*until - now).as_millis() as u64,
+                        _ => 0,
+                    };
+                    if let Some(suppressed) = state.lines.failed.allow() {
+                        tracing::info!(
+                            peer = %self.peer, cause = %failure, took_ms, next_dial_ms, suppressed,
+                            "cannot connect"
+                        );
+                    }
                 }
             }
         }
@@ -800,7 +842,9 @@ mod tests {
         let mut state = State {
             link: Link::Idle,
             failures: 0,
-            failure_lines: LogLimit::default(),
+            since: Instant::now(),
+            lost: None,
+            lines: Lines::default(),
         };
         let cause = || {
             Arc::new(ConnectFailure::NothingListens {

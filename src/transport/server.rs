@@ -1,6 +1,6 @@
 //! The accepting end: one UDP port, every protocol, only peers of our CA.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use super::congestion::{CongestionPolicy, Selection};
 use super::endpoint_keys::EndpointKeys;
 use super::explain::explain_refused_peer;
 use super::identity::{Chain, Identity};
-use super::log_limit::LogLimit;
+use super::log_limit::LogLimits;
 use super::protocol::{Alpn, CloseReason};
 use super::scout::UdpBuffers;
 use super::socket::{BindError, UDP_BUFFER_BYTES, bind_udp, granted_buffers};
@@ -217,6 +217,18 @@ fn locked(accepting: &Mutex<Accepting>) -> std::sync::MutexGuard<'_, Accepting> 
     accepting.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Why a peer was turned away, for the sake of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Refusal {
+    Full,
+    Packet,
+    Handshake,
+    NotAdmitted,
+}
+
+/// A line a second of each kind about each host.
+type Refusals = LogLimits<(Refusal, IpAddr)>;
+
 async fn accept_loop(
     endpoint: Endpoint,
     accepting: Arc<Mutex<Accepting>>,
@@ -224,13 +236,18 @@ async fn accept_loop(
     limits: ServerLimits,
 ) {
     let handshakes = Arc::new(Semaphore::new(limits.handshakes));
-    // Whoever comes with a wrong certificate comes again and again.
-    let refusals = Arc::new(LogLimit::default());
+    // Whoever is refused comes again and again.
+    let refusals = Arc::new(Refusals::default());
     while let Some(incoming) = endpoint.accept().await {
         let remote = incoming.remote_address();
         let open = endpoint.open_connections();
         if open >= limits.connections {
-            tracing::warn!(%remote, open, "connection refused: the node holds as many as it may");
+            if let Some(suppressed) = refusals.allow((Refusal::Full, remote.ip())) {
+                tracing::warn!(
+                    %remote, open, suppressed,
+                    "connection refused: the node holds as many as it may"
+                );
+            }
             incoming.refuse();
             continue;
         }
@@ -261,7 +278,7 @@ async fn handshake(
     crowded: bool,
     accepting: Arc<Mutex<Accepting>>,
     accepted: mpsc::Sender<Accepted>,
-    refusals: Arc<LogLimit>,
+    refusals: Arc<Refusals>,
     _permit: OwnedSemaphorePermit,
 ) {
     let remote = incoming.remote_address();
@@ -276,14 +293,16 @@ async fn handshake(
     let connecting = match incoming.accept_with(config) {
         Ok(connecting) => connecting,
         Err(error) => {
-            tracing::warn!("{}", explain_refused_peer(remote, &error));
+            if let Some(suppressed) = refusals.allow((Refusal::Packet, remote.ip())) {
+                tracing::warn!(suppressed, "{}", explain_refused_peer(remote, &error));
+            }
             return;
         }
     };
     let connection = match timeout(HANDSHAKE_TIMEOUT, connecting).await {
         Ok(Ok(connection)) => connection,
         Ok(Err(error)) => {
-            if let Some(suppressed) = refusals.allow() {
+            if let Some(suppressed) = refusals.allow((Refusal::Handshake, remote.ip())) {
                 tracing::warn!(suppressed, "{}", explain_refused_peer(remote, &error));
             }
             return;
@@ -309,7 +328,9 @@ async fn handshake(
             }
         }
         Err((reason, detail)) => {
-            tracing::warn!(%remote, "connection refused: {detail}");
+            if let Some(suppressed) = refusals.allow((Refusal::NotAdmitted, remote.ip())) {
+                tracing::warn!(%remote, suppressed, "connection refused: {detail}");
+            }
             reason.close(&connection, &detail);
         }
     }

@@ -43,7 +43,7 @@ enum LinkCommand {
     /// Every node of the cluster is asked, so that both ends of a link are known: shown is what the leader sees, and where
     /// the follower sees it otherwise. A follower that cannot be heard has no lag of 0, but an unknown one.
     List {
-        /// Go on showing them, until Ctrl-C
+        /// Go on showing them, until Ctrl-C, also while no node answers
         #[arg(long)]
         watch: bool,
         /// With --watch: how often
@@ -71,9 +71,9 @@ pub(super) fn run(options: &GlobalOptions, args: LinkArgs) -> anyhow::Result<Exi
 
 async fn list(options: &GlobalOptions, nodes: &mut Nodes) -> anyhow::Result<Exit> {
     let mut rows = Rows::default();
-    rows.take(&nodes.ask().await?);
+    rows.take(&nodes.ask().await.answered()?);
     tokio::time::sleep(SAMPLE_AFTER).await;
-    let sample = nodes.ask().await?;
+    let sample = nodes.ask().await.answered()?;
     show(options, &rows.take(&sample), &sample)?;
     nodes.close().await;
     Ok(Exit::Ok)
@@ -88,9 +88,14 @@ async fn watch(
     let mut rows = Rows::default();
     let mut every = tokio::time::interval(interval);
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut is_first = true;
     loop {
         every.tick().await;
-        let sample = nodes.ask().await?;
+        let mut sample = nodes.ask().await;
+        // Whoever is watching waits for the moment in which nobody answers; but a wrong address is told at once.
+        if std::mem::take(&mut is_first) {
+            sample = sample.answered()?;
+        }
         let shown = rows.take(&sample);
         if redraws {
             let mut stdout = io::stdout().lock();
@@ -105,6 +110,9 @@ async fn watch(
 
 fn show(options: &GlobalOptions, rows: &[Row], sample: &Sample) -> anyhow::Result<()> {
     if options.json() {
+        if let (true, Some(error)) = (sample.answers.is_empty(), &sample.error) {
+            tracing::warn!("no node answers: {}", in_one_line(error.as_ref()));
+        }
         return rows.iter().try_for_each(print_json);
     }
     screen::lines(rows, sample)
@@ -119,6 +127,18 @@ struct Sample {
     answers: BTreeMap<NodeId, NodeLinks>,
     /// Addresses, with the node where it is known, and why there was no answer.
     silent: Vec<(String, Option<NodeId>, String)>,
+    /// Why the first of these did not.
+    error: Option<anyhow::Error>,
+}
+
+impl Sample {
+    /// An error where nobody has answered.
+    fn answered(mut self) -> anyhow::Result<Sample> {
+        match self.error.take() {
+            Some(error) if self.answers.is_empty() => Err(error),
+            _ => Ok(self),
+        }
+    }
 }
 
 /// The nodes that are asked, with the connections to them, which are kept from one time to the next. At most as many as
@@ -143,14 +163,14 @@ impl Nodes {
         })
     }
 
-    /// Asks all of them at once, and those whom they name after that. An error where none answers.
-    async fn ask(&mut self) -> anyhow::Result<Sample> {
+    /// Asks all of them at once, and those whom they name after that.
+    async fn ask(&mut self) -> Sample {
         let mut sample = Sample {
             at: Instant::now(),
             answers: BTreeMap::new(),
             silent: Vec::new(),
+            error: None,
         };
-        let mut first_error = None;
         let mut asked = BTreeSet::new();
         loop {
             let round: Vec<(String, Option<NodeId>)> = self
@@ -188,7 +208,7 @@ impl Nodes {
                         sample
                             .silent
                             .push((address, node, in_one_line(error.as_ref())));
-                        first_error.get_or_insert(error);
+                        sample.error.get_or_insert(error);
                     }
                 }
             }
@@ -197,10 +217,7 @@ impl Nodes {
         sample
             .silent
             .retain(|(_, node, _)| node.is_none_or(|node| !sample.answers.contains_key(&node)));
-        match first_error {
-            Some(error) if sample.answers.is_empty() => Err(error),
-            _ => Ok(sample),
-        }
+        sample
     }
 
     async fn close(&mut self) {

@@ -192,7 +192,8 @@ impl Rows {
                     ms: lag.behind_ms,
                 }
             }
-            unconfirmed => {
+            _ => {
+                let unconfirmed = lag.unconfirmed_records;
                 let mut why = match link.heard {
                     true => format!(
                         "no session yet for {} of {} partitions",
@@ -351,6 +352,7 @@ pub(super) mod tests {
                 records: Some(3),
                 bytes: Some(300),
                 behind_ms: Some(7),
+                unconfirmed_records: None,
             }),
             ..LinkView::sample(direction, node(peer))
         }
@@ -376,6 +378,7 @@ pub(super) mod tests {
             at,
             answers: leader.into_iter().chain(follower).collect(),
             silent: Vec::new(),
+            error: None,
         }
     }
 
@@ -429,10 +432,11 @@ pub(super) mod tests {
         silent.silence_ms = 12_000;
         silent.lag = Some(FollowerLag {
             partitions: 1,
-            records: Some(0),
-            bytes: Some(0),
-            behind_ms: Some(0),
-            unknown: 0,
+            records: None,
+            bytes: None,
+            behind_ms: Some(12_000),
+            unknown: 1,
+            unconfirmed_records: Some(0),
         });
         let start = Instant::now();
         let fresh = only(Rows::default().take(&sample(start, Some(silent.clone()), None)));
@@ -464,6 +468,7 @@ pub(super) mod tests {
             records: None,
             bytes: None,
             behind_ms: None,
+            unconfirmed_records: None,
         });
         let row = only(Rows::default().take(&sample(start, Some(half), None)));
         let Lag::Unknown { why, .. } = row.lag else {

@@ -14,7 +14,9 @@ const NOTE_INDENT: usize = 8;
 
 pub(super) fn lines(rows: &[Row], sample: &Sample) -> Vec<String> {
     let mut lines = Vec::new();
-    if rows.is_empty() {
+    if sample.answers.is_empty() {
+        lines.push("No node answers; asking goes on.".to_owned());
+    } else if rows.is_empty() {
         lines.push("No links: no partition has a replica beside its leader.".to_owned());
     } else {
         let mut table = Table::new([
