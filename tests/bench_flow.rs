@@ -88,7 +88,7 @@ fn a_report_has_a_page_and_what_it_has_already_is_not_run_again() {
     let dir = tempfile::tempdir().unwrap();
     let report = dir.path().join("report");
     let run = |losses: &str| {
-        let words = "replicate --runs 1 --duration 1s --warmup 0s --in-flight 8 --delay 2ms --output json --loss";
+        let words = "replicate --runs 1 --records 200 --warmup 0s --in-flight 8 --delay 2ms --output json --loss";
         let mut words: Vec<&str> = words.split_whitespace().collect();
         words.push(losses);
         let output = Running::start(bench(&words).arg("--report").arg(&report)).output();
