@@ -5,6 +5,7 @@
 
 mod compaction;
 mod session_lines;
+mod sessions;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use self::session_lines::{Asked, SessionLines};
+use self::sessions::FollowerSession;
 use super::clock::{Clock, wall_clock_ms};
 use super::event::{Adoption, Event, FramesEvent, HandOverReply, ProduceEvent};
 use super::follower_channel::FollowerChannel;
@@ -108,28 +110,6 @@ struct Owned {
     anew_lines: LogLimit,
     /// The session that this replica asked for last, and when.
     asked: Option<(SessionId, Instant)>,
-}
-
-struct FollowerSession {
-    channel: Arc<FollowerChannel>,
-    session: SessionId,
-    /// Bytes of this session that count against the connection's budget.
-    outstanding: usize,
-    /// Those of them that are catch-up frames. They were sent before all others, and are acknowledged before them.
-    catching_up: usize,
-    asked: Asked,
-}
-
-impl FollowerSession {
-    fn release(&mut self, bytes: usize, shared: &Shared) {
-        let bytes = bytes.min(self.outstanding);
-        self.outstanding -= bytes;
-        let catch_up = bytes.min(self.catching_up);
-        self.catching_up -= catch_up;
-        if self.channel.release(bytes, catch_up) {
-            shared.tell_all_of_room(self.channel.peer.node);
-        }
-    }
 }
 
 /// Starts an owner thread. It ends when it is told to stop, or when every handle is gone.
@@ -772,29 +752,6 @@ impl Owned {
     }
 
     /// Drops a follower's session record, if it is the one meant, and gives its room back.
-    /// Whether the peer's session is on this connection.
-    fn has_session_on(&self, channel: &FollowerChannel) -> bool {
-        let session = self.sessions.get(&channel.peer.node);
-        session.is_some_and(|session| session.channel.id == channel.id)
-    }
-
-    fn forget_session(
-        &mut self,
-        node: NodeId,
-        is_meant: impl FnOnce(&FollowerSession) -> bool,
-        cause: &'static str,
-        shared: &Shared,
-    ) {
-        if self.sessions.get(&node).is_some_and(is_meant)
-            && let Some(mut session) = self.sessions.remove(&node)
-        {
-            let outstanding = session.outstanding;
-            session.release(outstanding, shared);
-            let id = self.partition.id();
-            self.session_lines.closed(id, &session.asked, cause);
-        }
-    }
-
     fn publish(&self) {
         let view = self.partition.view();
         let before = self.view.send_replace(view);

@@ -18,12 +18,15 @@
 //! `docs/congestion.md` gives the reasons and the evidence. Everything here is a function of what it is told: time is an
 //! argument, and there is no randomness.
 
+mod others;
+
 use std::any::Any;
 use std::time::{Duration, Instant};
 
 use quinn::congestion::{Controller, ControllerMetrics};
 use quinn_proto::RttEstimator;
 
+use self::others::{Calm, Trial};
 use super::competing::Competing;
 use super::config::KeelConfig;
 use super::min_rtt::MinRtt;
@@ -54,8 +57,6 @@ const DIP_EVERY: u32 = 10;
 const DIP_DEPTH: f64 = 0.03;
 /// Epochs in a row with more than twice the target before it is asked whose queue that is.
 const CROWDED_EPOCHS: u32 = 4;
-/// Epochs in a row without a queue before the competitor counts as gone.
-const CALM_EPOCHS: u32 = 20;
 /// What is left after an epoch of the memory of a larger window.
 const LATELY_KEPT: f64 = 0.99;
 /// Neighbouring round trips that differ by more than this part of the minimum are a path of much jitter.
@@ -69,13 +70,7 @@ const NOISE_SAMPLES: f64 = 64.0;
 const LOSS_LATELY_PACKETS: f64 = 400.0;
 /// What is left after an epoch of how much longer than the minimum a round trip may be without being a queue.
 const UNRESPONSIVE_KEPT: f64 = 0.998;
-/// A window below this part of the one that competing ended with, within this time, is a relapse.
-const RELAPSE_PART: f64 = 0.8;
 const RELAPSE_WITHIN: Duration = Duration::from_secs(30);
-/// For so long after a competition the same competitor is suspected first.
-const COMPETED_WITHIN: Duration = Duration::from_secs(60);
-/// So many epochs in a row must shrink the window in vain before.
-const RELAPSE_EPOCHS: u32 = 3;
 /// Marks cut the window by this part of the share of acknowledgements that bring one, as DCTCP does, and by no less than
 /// [`CUT_MIN`].
 const MARK_CUT: f64 = 0.5;
@@ -92,13 +87,8 @@ const EXCESS_LOSS: f64 = 0.005;
 const CUT_IN_VAIN: f64 = 0.7;
 /// A start ends when a round loses this much more than those before it.
 const STARTUP_EXCESS_LOSS: f64 = 0.1;
-/// A trial enlarges the window this often by a quarter, unless something is lost.
-const TRIAL_EPOCHS: u32 = 16;
 /// While competing on a path of much jitter, it is tried after so long whether that is necessary; twice as long after each time that it was.
 const TRY_AGAIN: Duration = Duration::from_secs(4);
-const TRY_AGAIN_MAX: Duration = Duration::from_secs(64);
-/// A round trip that rises by less than this part while the window grows by a half or more does so because of the route.
-const TRIAL_FLAT: f64 = 0.02;
 /// Acknowledgements that stay away for two round trips and this have met a path that was gone.
 const GAP_MIN: Duration = Duration::from_millis(50);
 /// No window is larger. A guard for the arithmetic, far above what the flow-control windows let out.
@@ -121,23 +111,6 @@ enum Phase {
     },
     /// The window grows although the round trip is long, to learn why it is.
     Trial(Trial),
-}
-
-/// What a trial began with, and what was lost since.
-#[derive(Debug, Clone, Copy, PartialEq)]
-struct Trial {
-    /// Whether the path has so much jitter that means are compared, of round trips and of losses.
-    noisy: bool,
-    /// The typical round trip, in seconds.
-    rtt: f64,
-    /// The sum of the epochs' typical round trips since, in seconds.
-    rtts: f64,
-    /// What was being lost, 0 to 1.
-    loss: f64,
-    epochs: u32,
-    /// Bytes sent and lost since.
-    sent: u64,
-    lost: u64,
 }
 
 /// The controller of one path.
@@ -196,16 +169,6 @@ pub struct Keel {
     loss_lately: f64,
     /// When it is tried again whether there is a competitor, and how long that was put off.
     try_again: (Instant, Duration),
-}
-
-/// The time after a start or a competition, in which the competitor may show itself.
-#[derive(Debug, Clone, Copy)]
-struct Calm {
-    until: Instant,
-    /// The largest window since.
-    window: u64,
-    /// The shortest round trip, in seconds, when it began.
-    rtt: f64,
 }
 
 impl Keel {
@@ -584,95 +547,6 @@ impl Keel {
         self.new_window(now);
     }
 
-    /// Ends the calm if the window has dwindled and the round trip has not become shorter by it: whoever was there has only
-    /// paused, or had filled the queue before this flow came.
-    fn has_relapsed(&mut self, now: Instant, shortest: f64, typical: f64) -> bool {
-        let shrunk = (self.last_epoch.0 as f64 / self.window as f64).ln();
-        let shortened = (self.last_epoch.1 / shortest).ln();
-        self.last_epoch = (self.window, shortest);
-        self.in_vain = if shrunk > 0.0 && shortened < shrunk / 2.0 {
-            self.in_vain + 1
-        } else {
-            0
-        };
-        let Some(calm) = &mut self.calm else {
-            return false;
-        };
-        calm.window = calm.window.max(self.window);
-        let calm = *calm;
-        if now > calm.until {
-            self.calm = None;
-            return false;
-        }
-        let dwindled = (self.window as f64) < calm.window as f64 * RELAPSE_PART;
-        if !dwindled || shortest < calm.rtt || self.in_vain < RELAPSE_EPOCHS {
-            return false;
-        }
-        self.find_out(now, calm.window, typical);
-        true
-    }
-
-    /// Whether the queue became shorter as the window did, since the crowd came. A queue that this flow alone makes shrinks
-    /// with its window; half of that is enough. `now` is the typical round trip.
-    fn is_own_queue(&self, now: f64) -> bool {
-        let (window, rtt) = self.before_crowd;
-        let shrunk = (window as f64 / self.window as f64).ln();
-        let shortened = (rtt / now).ln();
-        shrunk > 0.0 && shortened > shrunk / 2.0
-    }
-
-    /// Looks whether the round trip grows with the window. A longer route does not care; a queue that is someone else's
-    /// grows, and so does this flow's part of it.
-    fn trial_epoch(&mut self, now: Instant, mut trial: Trial, used: bool, round: &Round) {
-        let Some(shortest) = round.min_rtt else {
-            return;
-        };
-        trial.epochs += 1;
-        trial.sent += round.acked + round.lost;
-        trial.lost += round.lost;
-        let typical = if trial.noisy {
-            round.mean_rtt
-        } else {
-            shortest
-        }
-        .as_secs_f64();
-        trial.rtts += typical;
-        let loss = trial.lost as f64 / trial.sent.max(1) as f64;
-        let lost = if trial.noisy {
-            loss - trial.loss > EXCESS_LOSS + self.chance_of(trial.loss, trial.sent)
-        } else {
-            self.excess_loss(round).is_some()
-        };
-        let tolerance = if trial.noisy { self.jitter / 2.0 } else { 0.0 };
-        let flat = typical < trial.rtt * (1.0 + TRIAL_FLAT) + tolerance;
-        // An application that does not fill the window has all that it asks for: there is nothing to compete for.
-        let nobodys = (flat || (trial.noisy && !used)) && trial.epochs > 2;
-        if lost || round.marked > 0.0 || (trial.epochs > TRIAL_EPOCHS && !nobodys) {
-            self.phase = Phase::Steady;
-            self.compete(now);
-        } else if nobodys {
-            self.min_rtt.replace(now, shortest);
-            if trial.noisy {
-                self.unresponsive = trial.rtts / f64::from(trial.epochs);
-                // What is lost whatever the window is the path's.
-                let base = self.base_loss.unwrap_or(0.0).max(loss);
-                self.base_loss = Some(base.min(STARTUP_LOSS));
-            }
-            self.speed = SPEED_MAX / 2.0;
-            self.phase = Phase::Steady;
-            self.try_again = (now, TRY_AGAIN);
-            self.calm = Some(Calm {
-                until: now + RELAPSE_WITHIN,
-                window: self.window,
-                rtt: shortest.as_secs_f64(),
-            });
-        } else {
-            self.set_window(self.window as f64 * (1.0 + STEP_MAX));
-            self.phase = Phase::Trial(trial);
-        }
-        self.new_window(now);
-    }
-
     /// The round trip, in seconds, that says how a round was: the shortest, which jitter and bursts do not touch; but on a path
     /// of much jitter the mean, since the shortest of a few is chance.
     fn typical(&self, round: &Round) -> f64 {
@@ -681,26 +555,6 @@ impl Keel {
             _ => round.mean_rtt,
         }
         .as_secs_f64()
-    }
-
-    fn compete(&mut self, now: Instant) {
-        self.competing = Some(Competing::new(now, self.window, self.mtu));
-        let (_, wait) = self.try_again;
-        self.try_again = (now + wait, (wait * 2).min(TRY_AGAIN_MAX));
-    }
-
-    /// Lets the window grow, to learn whether the round trip, typically `rtt` seconds, does with it.
-    fn try_more(&mut self, now: Instant, rtt: f64) {
-        self.phase = Phase::Trial(Trial {
-            noisy: self.is_noisy(),
-            rtt,
-            rtts: 0.0,
-            loss: self.base_loss.unwrap_or(0.0).max(self.loss_lately),
-            epochs: 0,
-            sent: 0,
-            lost: 0,
-        });
-        self.new_window(now);
     }
 
     /// Cuts the window and lets it be for a while.
@@ -737,57 +591,6 @@ impl Keel {
             self.leave_competing(now, competing.window(), shortest.as_secs_f64());
             self.set_window(competing.window() as f64 * 0.75);
         }
-    }
-
-    fn leave_competing(&mut self, now: Instant, window: u64, rtt: f64) {
-        self.set_window(window as f64);
-        self.competed_until = Some(now + COMPETED_WITHIN);
-        self.calm = Some(Calm {
-            until: now + RELAPSE_WITHIN,
-            window,
-            rtt,
-        });
-    }
-
-    /// The queue is not this flow's. Who competed lately is taken for the reason; else a trial tells.
-    fn find_out(&mut self, now: Instant, window: u64, rtt: f64) {
-        self.set_window(window as f64);
-        self.crowded_epochs = 0;
-        self.in_vain = 0;
-        self.calm = None;
-        if self.competed_until.is_some_and(|until| now < until) {
-            self.compete(now);
-        } else {
-            self.try_more(now, rtt);
-        }
-        self.new_window(now);
-    }
-
-    fn competing_epoch(&mut self, now: Instant, queue: f64, round: &Round) {
-        let Some(min_rtt) = self.min_rtt.get() else {
-            return;
-        };
-        let calm = queue <= 1.5 * self.target(min_rtt);
-        if self.min_rtt.is_stale(now) {
-            self.empty(now);
-            return;
-        }
-        let again = now >= self.try_again.0 && self.is_noisy();
-        let Some(competing) = &mut self.competing else {
-            return;
-        };
-        if competing.epoch(calm) >= CALM_EPOCHS {
-            let window = competing.window();
-            self.competing = None;
-            self.leave_competing(now, window, min_rtt.as_secs_f64() + queue);
-        } else if again {
-            // Perhaps there never was anybody, and CUBIC dwindles by losses that are the path's own.
-            let window = competing.window();
-            self.set_window(window as f64);
-            self.competing = None;
-            self.try_more(now, self.typical(round));
-        }
-        self.measures = false;
     }
 
     /// How much more the round lost than the path always loses and chance explains.
