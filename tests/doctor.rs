@@ -257,6 +257,15 @@ async fn other_services_closed_ports_and_silence_are_told_apart() {
         "fail",
         &["5 bytes", "no QUIC", "another service"],
     );
+    let mut command = quorate();
+    command
+        .args(["cluster", "status", "--timeout", "4s", "-b", &address])
+        .arg("--certs-dir")
+        .arg(&dir);
+    let output = tokio::task::spawn_blocking(move || command.output().unwrap());
+    let said = String::from_utf8(output.await.unwrap().stderr).unwrap();
+    let words = "answered with 5 bytes that are no QUIC";
+    assert!(said.contains(words), "{said}");
 
     // It has the port and says nothing, as a process that hangs, or one behind a firewall.
     let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -780,6 +789,21 @@ async fn a_path_too_narrow_for_quic_is_named_by_its_mtu() {
     let found = far.doctor(&wire).await;
     found.fails(&["packet_size"]);
     found.says("packet_size", "fail", &["larger ones are lost", "1228"]);
+    // Its kernel may refuse only so many datagrams a second.
+    until("those that only meant to connect say so too", async || {
+        let mut command = wire.inside(0, &quorate());
+        command
+            .args(["cluster", "status", "--timeout", "4s", "-b", &far.address])
+            .arg("--certs-dir")
+            .arg(&far.dir);
+        let output = tokio::task::spawn_blocking(move || command.output().unwrap());
+        let said = String::from_utf8(output.await.unwrap().stderr).unwrap();
+        match said.contains("larger ones are lost on the way, which must carry 1228 bytes") {
+            true => Ok(()),
+            false => Err(said),
+        }
+    })
+    .await;
 
     // Just enough.
     wire.set_mtu(1, 1228);

@@ -20,7 +20,7 @@ use super::explain::{ConnectFailure, DialContext};
 use super::identity::Identity;
 use super::movable_socket::MovableSocket;
 use super::protocol::{Alpn, CloseReason};
-use super::scout::{known_path_mtu, needed_mtu};
+use super::scout::{UdpAnswer, ask_passage, ask_udp, known_path_mtu, needed_mtu};
 use super::server::identity_of;
 use super::socket::{BindError, bind_udp_for};
 use super::sockets::Sockets;
@@ -31,6 +31,10 @@ use crate::types::NodeId;
 pub const MAX_ADDRESSES: usize = 8;
 /// The next address of a host is tried this long after the one before, when that has not answered.
 const STAGGER: Duration = Duration::from_millis(100);
+/// A dial that has waited for so long, or for a quarter of its time, asks what else may be there.
+const ASK_AFTER: Duration = Duration::from_secs(1);
+/// How long that question waits for its answer.
+const ASK_FOR: Duration = Duration::from_millis(500);
 
 /// Where a peer is, and which node it must prove to be.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -281,8 +285,21 @@ async fn dial_until(
             attempt(sockets, identity, peer, host, *remote, alpn, within).await
         })
         .collect();
+    let looking = look_into_silence(sockets, &address, addresses.first().copied(), within);
+    let mut looking = std::pin::pin!(looking);
+    let mut found = None;
     let mut failure = None;
-    while let Ok(Some(outcome)) = timeout_at(deadline, attempts.next()).await {
+    loop {
+        let outcome = tokio::select! {
+            outcome = timeout_at(deadline, attempts.next()) => outcome,
+            what = &mut looking, if found.is_none() => {
+                found = Some(what);
+                continue;
+            }
+        };
+        let Ok(Some(outcome)) = outcome else {
+            break;
+        };
         match outcome {
             Ok(dialled) => return Ok(dialled),
             // Another address of the name may still answer.
@@ -298,9 +315,14 @@ async fn dial_until(
     }
     // With attempts left over the time is up; else the last failure says why.
     match failure {
-        Some(error) if attempts.is_empty() => Err(error),
+        Some(error)
+            if attempts.is_empty() && !matches!(error, ConnectFailure::Unreachable { .. }) =>
+        {
+            Err(error)
+        }
         _ => Err(too_narrow(&address, &addresses)
             .await
+            .or(found.flatten())
             .unwrap_or_else(unreachable)),
     }
 }
@@ -384,6 +406,33 @@ async fn too_narrow(address: &str, remotes: &[SocketAddr]) -> Option<ConnectFail
         mtu,
         needed,
     })
+}
+
+/// What silence may be hiding at the first of the addresses: another service, or a path that swallows large packets. Asked beside
+/// a dial that has waited for a while, so that it costs no time. Nothing where nothing was learnt, and where links are impaired
+/// on purpose, which the question would go round.
+async fn look_into_silence(
+    sockets: &Sockets,
+    address: &str,
+    remote: Option<SocketAddr>,
+    within: Duration,
+) -> Option<ConnectFailure> {
+    let remote = remote.filter(|_| !sockets.are_impaired())?;
+    sleep(ASK_AFTER.min(within / 4)).await;
+    match ask_udp(remote, ASK_FOR).await {
+        UdpAnswer::Other { bytes } => Some(ConnectFailure::NotQuic {
+            address: address.to_owned(),
+            bytes,
+        }),
+        UdpAnswer::Silent { .. } => {
+            let passage = ask_passage(remote.ip()).await;
+            (passage.small && !passage.large).then(|| ConnectFailure::LargePacketsLost {
+                address: address.to_owned(),
+                needed: needed_mtu(remote),
+            })
+        }
+        _ => None,
+    }
 }
 
 /// Returns once the kernel or the network says that nothing listens there; else never.

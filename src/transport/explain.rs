@@ -76,6 +76,14 @@ pub enum ConnectFailure {
         needed: u32,
     },
     #[error(
+        "{address} cannot be reached with QUIC's packets: small ones arrive there, and larger ones are lost on the way, which must carry {needed} bytes. Raise the MTU of the tunnel or link on the way"
+    )]
+    LargePacketsLost { address: String, needed: u32 },
+    #[error(
+        "{address} answered with {bytes} bytes that are no QUIC: another UDP service has the port. Correct the address, or stop that service"
+    )]
+    NotQuic { address: String, bytes: usize },
+    #[error(
         "the certificate of {address} was signed by {issuer:?}, and this end trusts only {trusted} (wrong CA): use the cluster's ca.crt in place of {ca}"
     )]
     ServerUnknownCa {
@@ -194,6 +202,8 @@ impl ConnectFailure {
                 | NothingListens { .. }
                 | Unreachable { .. }
                 | PathTooNarrow { .. }
+                | LargePacketsLost { .. }
+                | NotQuic { .. }
                 | Overloaded { .. }
                 | Closed { .. }
                 | Restarted { .. }

@@ -31,6 +31,11 @@ impl Sockets {
         }
     }
 
+    /// Whether packets on purpose do not go as they would by the kernel alone.
+    pub(super) fn are_impaired(&self) -> bool {
+        self.impaired.is_some()
+    }
+
     pub(super) fn listening(
         &self,
         config: EndpointConfig,
