@@ -478,3 +478,81 @@ async fn an_unclean_election_is_only_an_operators() {
     workload.until_acknowledged(&[0], 20).await;
     assert_eq!(workload.finish().await.errors, NO_ERRORS);
 }
+
+/// Both replicas are on nodes whose disks are gone: nothing comes back by itself, least of all an empty log under the old name.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_partition_whose_every_replica_is_gone_begins_anew_by_an_operator_only() {
+    let mut cluster = cluster_of(5).await;
+    let client = cluster.client().await;
+    let topic = create(&cluster, "orders", &[4, 5]).await;
+    let workload = produce(&client, &topic, &[0]);
+    workload.until_acknowledged(&[0], 50).await;
+    assert_eq!(workload.finish().await.errors, NO_ERRORS);
+    // Nodes 4 and 5 are no controllers, and have never heard each other: that is no reason to hold one another for dead.
+    for id in [4, 5] {
+        let status = cluster.status(node(id)).await.unwrap();
+        assert!(status.nodes.iter().all(|known| known.alive), "{status:?}");
+    }
+    let last_epoch = cluster.partition(node(1), &topic, 0).await.unwrap();
+    let last_epoch = last_epoch.leader_epoch;
+    cluster.kill_together(&[node(4), node(5)]);
+    for id in [node(4), node(5)] {
+        std::fs::remove_dir_all(&cluster.spec(id).data_dir).unwrap();
+    }
+    until("status says what can be done", async || {
+        let report = run(&cluster, "cluster status").await;
+        let problems = report.lines[0]["problems"].to_string();
+        let advice = "remove-node N --keep-replicas";
+        if report.code == Some(10) && problems.contains("is offline") && problems.contains(advice) {
+            Ok(())
+        } else {
+            Err(problems)
+        }
+    })
+    .await;
+    refused(
+        &cluster,
+        "cluster elect orders:0 --unclean --yes",
+        1,
+        "none of its replicas",
+    )
+    .await;
+    // A node that comes back empty is refused until an operator has said that its disk is gone.
+    let empty = cluster.spec(node(4)).clone();
+    let (ended, said) = empty.run_to_its_end().await;
+    assert!(!ended.success() && said.contains("remove-node"), "{said}");
+    for id in [4, 5] {
+        done(
+            &cluster,
+            &format!("cluster remove-node {id} --keep-replicas"),
+        )
+        .await;
+        cluster.spawn(node(id));
+    }
+    until("both are alive", async || {
+        let status = cluster.status(node(1)).await?;
+        let alive = status.nodes.iter().filter(|known| known.alive).count();
+        (alive == 5).then_some(()).ok_or(format!("{alive} are"))
+    })
+    .await;
+    let partition = cluster.partition(node(1), &topic, 0).await.unwrap();
+    // The reign of the process that is gone is the last one.
+    let is_last = partition.leader_epoch == last_epoch;
+    assert!(is_last || partition.leader.is_none(), "{partition:?}");
+    let log = |id| cluster.spec(node(id)).log_text();
+    assert!([1, 2, 3].iter().all(|id| !log(*id).contains("unclean")));
+    let elected = until("an empty replica is made to lead", async || {
+        // Where its replica is not open yet, the operator is told to ask again.
+        let ended = run(&cluster, "cluster elect orders:0 --unclean --yes").await;
+        match ended.code {
+            Some(0) => Ok(ended.lines),
+            _ => Err(format!("{:?} {}", ended.lines, ended.said)),
+        }
+    })
+    .await;
+    assert!(elected[0]["leader"] == 4 || elected[0]["leader"] == 5);
+    cluster.until_isr(&topic, 0, &[node(4), node(5)]).await;
+    let workload = produce(&client, &topic, &[0]);
+    workload.until_acknowledged(&[0], 20).await;
+    assert_eq!(workload.finish().await.errors, NO_ERRORS);
+}

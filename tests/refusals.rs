@@ -163,6 +163,10 @@ async fn a_node_of_another_cluster_stops_and_changes_nothing_there() {
         "{ended}: {said}"
     );
     assert!(said.contains("belongs to cluster"), "{said}");
+    assert!(
+        said.contains("controllers of its own cluster"),
+        "what to do: {said}"
+    );
     cluster.until_healthy().await;
     for id in [node(1), node(2)] {
         assert_eq!(cluster.status(id).await.unwrap().cluster, founded);

@@ -72,7 +72,6 @@ impl Service for Broker {
     }
 
     fn is_live(&self, node: NodeId) -> bool {
-        // Only controllers hear every node; the others take each registered one for live.
         let alive = self.controller.alive();
         alive.is_empty() || alive.contains(&node)
     }

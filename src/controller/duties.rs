@@ -89,7 +89,7 @@ async fn probe_all(shared: &Arc<Shared>) -> Result<(), String> {
             Ok(reply) => match reply.body {
                 Response::Probe { initialised: false } => Ok(()),
                 Response::Probe { initialised: true } => Err(format!(
-                    "node {voter} belongs to a cluster already, which should find this node; if this node's data directory was replaced, remove the node from the cluster and add it again"
+                    "node {voter} belongs to a cluster already, which should find this node; if this node's data directory was replaced, say so to the cluster, \"quorate cluster remove-node N --keep-replicas\", and start the node again"
                 )),
                 _ => Err(format!("node {voter} does not answer the question")),
             },

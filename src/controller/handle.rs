@@ -352,7 +352,7 @@ impl Controller {
         self.shared.liveness().hears_majority(now)
     }
 
-    /// The registered nodes that this one holds for alive. Only controllers hear everybody.
+    /// The registered nodes that this one holds for alive: all of them where it is no controller, since only those hear everybody.
     pub fn alive(&self) -> BTreeSet<NodeId> {
         let image = self.shared.image.borrow().clone();
         self.shared.alive(&image)
@@ -544,15 +544,23 @@ impl Shared {
     }
 
     /// The nodes that are alive; tells of those that were not before, or are not any more.
+    ///
+    /// Only controllers hear everybody. Another node takes each registered one for alive: it would hold those for dead that have
+    /// nothing to say to it, and tell its clients that they do not lead.
     pub(super) fn alive(&self, image: &ClusterImage) -> BTreeSet<NodeId> {
+        if !self.is_controller(self.me) {
+            return image
+                .nodes()
+                .map(|registration| registration.node)
+                .collect();
+        }
         let now = self.now();
         let (alive, verdicts) = {
             let mut liveness = self.liveness();
             let alive = liveness.alive(image.nodes(), now);
             (alive, liveness.take_verdicts())
         };
-        // Only controllers hear everybody.
-        if !verdicts.is_empty() && self.is_controller(self.me) {
+        if !verdicts.is_empty() {
             for verdict in verdicts {
                 let node = verdict.node;
                 let incarnation = verdict.incarnation;

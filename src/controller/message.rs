@@ -152,7 +152,7 @@ pub(super) enum Refusal {
         authenticated: NodeId,
     },
     #[error(
-        "node {node} is registered with data directory {registered}, not {offered}; remove the node from the cluster and add it again"
+        "node {node} is registered with data directory {registered}, not {offered}; say so to the cluster, \"quorate cluster remove-node N --keep-replicas\", and start the node again"
     )]
     OtherDirectory {
         node: NodeId,

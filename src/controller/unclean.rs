@@ -142,8 +142,10 @@ async fn force(
     });
     let Some((leader, position)) = found else {
         return Err(refused(format!(
-            "{} did not answer in time; look at its log, and ask again",
-            chosen.map_or("no replica".to_owned(), |node| format!("node {node}"))
+            "{} answered in time; look at the log there, and ask again",
+            chosen.map_or("no replica has".to_owned(), |node| format!(
+                "node {node} has not"
+            ))
         )));
     };
     let command = Command::ForceLeaders {

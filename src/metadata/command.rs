@@ -272,7 +272,7 @@ pub enum Rejection {
     },
     #[error(
         "node {node} is registered with data directory {registered}, not {offered}: either another process runs with this \
-         node id, or its data directory was replaced; if it was, remove the node from the cluster and add it again"
+         node id, or its data directory was replaced; if it was, say so to the cluster, \"quorate cluster remove-node N --keep-replicas\", and start the node again"
     )]
     DirectoryInUse {
         node: NodeId,
