@@ -716,6 +716,28 @@ fn a_leader_that_is_alone_in_sync_keeps_what_is_left() {
 }
 
 #[test]
+fn sectors_that_cannot_be_read_are_damage_and_their_log_is_fetched_anew() {
+    let mut pair = Pair::new();
+    pair.tell();
+    pair.produce(0, 60);
+    pair.pass(200);
+    let segment = pair.segments(0)[1].clone();
+    let fs = &pair.replicas[0].fs;
+    fs.make_unreadable(&segment, 300..812).unwrap();
+    pair.read_all(0);
+    assert!(pair.partition(0).is_damaged());
+    let (told, stop) = pair.replicas[0].failures[0].clone();
+    assert!(told.contains(".wal") && !stop, "{told}");
+    assert!(!pair.fence(0, 2).1);
+    assert!(pair.fence(1, 2).1);
+    pair.commit(Some(1), 2, &[1]);
+    pair.pass(2000);
+    pair.assert_equal_logs();
+    let entries = pair.replicas[0].fs.shared().list(Path::new("/")).unwrap();
+    assert!(entries.iter().any(|entry| entry.name == "p.quarantine-1"));
+}
+
+#[test]
 fn a_leader_that_was_alone_with_its_damage_gives_way_once_another_is_in_sync() {
     let mut pair = Pair::new();
     pair.tell();

@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, IoSlice};
+use std::ops::Range;
 use std::path::{Component, Path};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -36,6 +37,8 @@ struct Disk {
     dead: bool,
     failing_syncs: u32,
     failing_writes: u32,
+    /// By file: from where to where it cannot be read.
+    unreadable: BTreeMap<u64, Range<usize>>,
     /// Syncs succeed and do nothing.
     lying: bool,
     /// Total bytes of file contents that fit.
@@ -107,6 +110,7 @@ impl FaultyFileSystem {
                 dead: false,
                 failing_syncs: 0,
                 failing_writes: 0,
+                unreadable: BTreeMap::new(),
                 lying: false,
                 capacity: None,
             })),
@@ -181,6 +185,14 @@ impl FaultyFileSystem {
     /// The next `count` writes fail with EIO, after a part of them is written.
     pub fn fail_writes(&self, count: u32) {
         self.lock().failing_writes = count;
+    }
+
+    /// Bad sectors: from here on these bytes of the file cannot be read (EIO), over restarts too, whatever its name becomes.
+    pub fn make_unreadable(&self, path: &Path, bytes: Range<usize>) -> io::Result<()> {
+        let mut disk = self.lock();
+        let file = disk.resolve(path)?;
+        disk.unreadable.insert(file, bytes);
+        Ok(())
     }
 
     /// From here on syncs of files succeed without making anything durable, as disks with a volatile cache do.
@@ -496,9 +508,13 @@ impl FaultyFile {
 impl File for FaultyFile {
     fn read_at(&self, at: u64, buffer: &mut [u8]) -> io::Result<usize> {
         let mut disk = self.disk()?;
+        let unreadable = disk.unreadable.get(&self.id).cloned();
         let live = &disk.contents(self.id)?.live;
         let at = usize::try_from(at).unwrap_or(usize::MAX).min(live.len());
         let count = buffer.len().min(live.len() - at);
+        if unreadable.is_some_and(|bad| at < bad.end && bad.start < at + count) {
+            return Err(eio());
+        }
         buffer[..count].copy_from_slice(&live[at..at + count]);
         Ok(count)
     }
