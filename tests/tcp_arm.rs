@@ -51,7 +51,7 @@ async fn replicas_over_tcp_hold_the_same_and_one_that_was_away_catches_up() {
     for spec in &cluster.specs {
         let log = spec.log_text();
         assert!(log.contains("THIS NODE REPLICATES OVER TCP"));
-        assert!(!log.contains(" follower connected address"), "{log}");
+        assert!(!log.contains("follower connected follower="), "{log}");
         assert!(!log.contains("replication link up"), "{log}");
         over_tcp += log.matches("follower connected over TCP").count();
     }
