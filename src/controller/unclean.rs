@@ -142,7 +142,7 @@ async fn force(
     });
     let Some((leader, position)) = found else {
         return Err(refused(format!(
-            "{} answered in time; look at the log there, and ask again",
+            "{} answered in time; look at its log, and ask again",
             chosen.map_or("no replica has".to_owned(), |node| format!(
                 "node {node} has not"
             ))

@@ -372,7 +372,12 @@ fn a_second_directory_under_a_node_id_is_refused_until_the_first_is_removed() {
     };
     let refused = image.apply(&register).unwrap_err();
     assert!(matches!(refused, Rejection::DirectoryInUse { .. }));
-    assert!(refused.to_string().contains("remove the node"), "{refused}");
+    assert!(
+        refused
+            .to_string()
+            .contains("remove-node N --keep-replicas"),
+        "{refused}"
+    );
     let restart = Command::RegisterNode {
         registration: registration(1, 2),
     };
