@@ -19,6 +19,7 @@ mod simulation {
     pub mod outputs;
     pub mod planted;
     pub mod process;
+    pub mod producers;
     pub mod random;
     pub mod runner;
     pub mod schedule;
@@ -72,6 +73,8 @@ fn add(sum: &mut Figures, one: Figures) {
     sum.ineligible += one.ineligible;
     sum.stopped_by_disk += one.stopped_by_disk;
     sum.no_room += one.no_room;
+    sum.producers_compared += one.producers_compared;
+    sum.producers_incomplete += one.producers_incomplete;
     sum.beyond_repair += one.beyond_repair;
     sum.healed_in_ms = sum.healed_in_ms.max(one.healed_in_ms);
 }
@@ -93,6 +96,7 @@ fn assert_not_vacuous(sum: &Figures, runs: u64) {
         ("truncations", sum.truncations),
         ("resets", sum.resets),
         ("resets with producers", sum.resets_with_producers),
+        ("producers compared", sum.producers_compared),
         ("reads", sum.read),
         ("retention", sum.trimmed),
         ("quarantines at a start", sum.quarantines),

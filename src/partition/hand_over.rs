@@ -16,7 +16,7 @@ use super::output::Output;
 use super::produce::ProduceRequest;
 use super::replica::Role;
 use crate::replication::{Peers, ProduceTicket};
-use crate::types::{ErrorCode, LeaderEpoch, MonotonicTime, NodeId};
+use crate::types::{ErrorCode, Fill, LeaderEpoch, MonotonicTime, NodeId};
 
 /// Produce requests that wait while a leader hands over. The next one is told to come again.
 pub(super) const MAX_HELD: usize = 4_096;
@@ -51,6 +51,13 @@ pub(super) struct HandOver {
 }
 
 impl HandOver {
+    pub(super) fn fills(&self) -> [Fill; 2] {
+        [
+            Fill::new("requests held back", self.held.len(), MAX_HELD),
+            Fill::new("bytes held back", self.held_bytes, MAX_HELD_BYTES),
+        ]
+    }
+
     fn hold(&mut self, request: ProduceRequest) -> Result<(), ProduceTicket> {
         let bytes = self.held_bytes + request.batch.bytes.len();
         if self.is_full || self.held.len() >= MAX_HELD || bytes > MAX_HELD_BYTES {

@@ -15,8 +15,8 @@ use crate::storage::{
     LogReader, ReadError, SyncError, SyncTicket,
 };
 use crate::types::{
-    Appointment, ErrorCode, IsrChange, LeaderEpoch, LogPosition, MonotonicTime, NodeId, Offset,
-    PartitionState, SessionId, TopicPartition,
+    Appointment, ErrorCode, Fill, IsrChange, LeaderEpoch, LogPosition, MonotonicTime, NodeId,
+    Offset, PartitionState, SessionId, TopicPartition,
 };
 use crate::wal::Frame;
 use crate::wire::{Ack, OpenSession, SessionAnswer, SessionRefusal};
@@ -156,6 +156,48 @@ impl Partition {
 
     pub fn high_watermark(&self) -> Offset {
         self.high_watermark
+    }
+
+    /// The core of this replica while it leads, to be looked at.
+    pub fn leader(&self) -> Option<&Leader> {
+        match &self.role {
+            Role::Leader(leader) => Some(leader),
+            _ => None,
+        }
+    }
+
+    /// What is known of producers: a replay of the log, at any time (invariant 11).
+    pub fn producers(&self) -> &ProducerStates {
+        match &self.role {
+            Role::Leader(leader) => leader.producers(),
+            _ => &self.producers,
+        }
+    }
+
+    /// Shows how full each queue, buffer and map of this replica is (invariant 12). `see` is called once for each.
+    pub fn each_fill(&self, mut see: impl FnMut(Fill)) {
+        if let Some(leader) = self.leader() {
+            leader.fills().into_iter().for_each(&mut see);
+        }
+        if let Some(hand_over) = &self.hand_over {
+            hand_over.fills().into_iter().for_each(&mut see);
+        }
+        self.producers().fills().into_iter().for_each(&mut see);
+        self.log.fills().into_iter().for_each(&mut see);
+    }
+
+    /// Whether the partition has failed: it serves nothing until the process starts again.
+    pub fn has_failed(&self) -> bool {
+        matches!(self.role, Role::Failed)
+    }
+
+    /// The leader epoch of the present role; the promise without one.
+    pub fn role_epoch(&self) -> LeaderEpoch {
+        match &self.role {
+            Role::Leader(leader) => leader.epoch(),
+            Role::Follower(follower) => follower.epoch(),
+            Role::Idle | Role::Failed => self.promised,
+        }
     }
 
     pub fn view(&self) -> PartitionView {
@@ -610,11 +652,11 @@ impl Partition {
             self.log
                 .plan_retention(wall_clock_ms, self.high_watermark, self.deleted_before)?;
         if !self.log.take_rolls().is_empty() {
+            let end = self.log.end();
             let producers = match &self.role {
                 Role::Leader(leader) => leader.producers(),
                 _ => &self.producers,
             };
-            let end = self.log.end();
             snapshot_roll(&mut self.log, producers, end);
         }
         if let Some(start) = start {

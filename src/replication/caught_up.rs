@@ -4,10 +4,6 @@ use std::collections::VecDeque;
 
 use crate::types::{LogPosition, MonotonicTime};
 
-/// The most ends that are remembered. Noted every 50 ms they reach back further than `replica.lag.time.max.ms`; a follower
-/// that is further behind keeps the caught-up time that it has.
-const MAX_ENDS: usize = 256;
-
 /// Where the leader's log ended, and until when: what a follower's *caught-up time* is read from. That is the latest time, no
 /// later than the arrival of its last message, at which the leader's log ended at or below what the follower holds durably.
 ///
@@ -15,15 +11,23 @@ const MAX_ENDS: usize = 256;
 /// grows by itself when a follower falls silent.
 #[derive(Debug)]
 pub(super) struct EndTimes {
-    /// Ends in rising order, each with the last time at which it was the end. Never more than [`MAX_ENDS`].
+    /// Ends in rising order, each with the last time at which it was the end. Never more than [`EndTimes::MAX_ENDS`].
     ends: VecDeque<(LogPosition, MonotonicTime)>,
 }
 
 impl EndTimes {
+    /// The most ends that are remembered. Noted every 50 ms they reach back further than `replica.lag.time.max.ms`; a follower
+    /// that is further behind keeps the caught-up time that it has.
+    pub(super) const MAX_ENDS: usize = 256;
+
     pub(super) fn new() -> EndTimes {
         EndTimes {
             ends: VecDeque::new(),
         }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.ends.len()
     }
 
     /// The log ends at `end` now.
@@ -31,7 +35,7 @@ impl EndTimes {
         match self.ends.back_mut() {
             Some((known, until)) if *known == end => *until = now,
             _ => {
-                if self.ends.len() == MAX_ENDS {
+                if self.ends.len() == Self::MAX_ENDS {
                     self.ends.pop_front();
                 }
                 self.ends.push_back((end, now));
@@ -114,10 +118,10 @@ mod tests {
     #[test]
     fn what_is_remembered_is_bounded() {
         let mut ends = EndTimes::new();
-        for i in 0..10 * MAX_ENDS as u64 {
+        for i in 0..10 * EndTimes::MAX_ENDS as u64 {
             ends.note(at(i), position(i));
         }
-        assert_eq!(ends.ends.len(), MAX_ENDS);
+        assert_eq!(ends.ends.len(), EndTimes::MAX_ENDS);
         assert_eq!(ends.caught_up_at(position(7), position(9999), at(1)), None);
     }
 }

@@ -26,11 +26,11 @@ pub enum IsrOutcome {
 
 /// A set of replicas whose disks count, with its `m`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct CountedSet {
+pub struct CountedSet {
     /// The leader among them. No node twice.
-    pub(super) members: Vec<Appointment>,
+    pub members: Vec<Appointment>,
     /// `m`, at least 1.
-    pub(super) min_insync: usize,
+    pub min_insync: usize,
 }
 
 impl CountedSet {

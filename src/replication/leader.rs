@@ -14,7 +14,7 @@ use super::peers::Peers;
 use super::producer_state::{BatchSequence, ProducerStates, SequenceCheck};
 use super::progress::{Confirmed, Progress, SEND_BYTES};
 use crate::types::{
-    Appointment, EpochHistory, ErrorCode, Incarnation, IsrChange, LeaderEpoch, LogPosition,
+    Appointment, EpochHistory, ErrorCode, Fill, Incarnation, IsrChange, LeaderEpoch, LogPosition,
     MonotonicTime, NodeId, Offset, PartitionState, SessionId, TopicPartition,
 };
 use crate::wire::{
@@ -76,6 +76,16 @@ pub enum AckRefused {
         claimed: LogPosition,
         end: LogPosition,
     },
+}
+
+/// What a leader counts of one follower.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CountedAck {
+    /// The process that opened the session.
+    pub replica: Appointment,
+    pub session: SessionId,
+    /// What it holds durably, by its acks of this session.
+    pub durable: LogPosition,
 }
 
 /// A snapshot of what the leader knows, for views and metrics.
@@ -222,6 +232,46 @@ impl Leader {
     /// Whether this epoch has committed its start, so that [`Leader::high_watermark`] is the true one.
     pub fn epoch_started(&self) -> bool {
         self.epoch_started
+    }
+
+    /// Every set by which a commit is counted: the one that the controller committed last, as far as this leader was told, and
+    /// the one that is proposed until it is settled (invariants 5 and 6).
+    pub fn counted_sets(&self) -> impl Iterator<Item = &CountedSet> {
+        self.in_sync.sets()
+    }
+
+    /// What is counted of each follower that has a session (invariant 7).
+    pub fn counted_acks(&self) -> impl Iterator<Item = CountedAck> {
+        self.followers.values().map(|progress| CountedAck {
+            replica: progress.replica,
+            session: progress.session,
+            durable: progress.durable,
+        })
+    }
+
+    /// How full everything is that grows here, beside what is told of producers.
+    pub fn fills(&self) -> [Fill; 5] {
+        let replicas = self.replicas.len();
+        [
+            Fill::new(
+                "commits that are waited for",
+                self.commit_waits.len(),
+                AckTracker::MAX_WAITS,
+            ),
+            Fill::new(
+                "syncs that are waited for",
+                self.durable_waits.len(),
+                AckTracker::MAX_WAITS,
+            ),
+            // None with the leader itself.
+            Fill::new("sessions", self.followers.len(), replicas.saturating_sub(1)),
+            Fill::new("caught-up times", self.caught_up.len(), replicas),
+            Fill::new(
+                "ends that are remembered",
+                self.ends.len(),
+                EndTimes::MAX_ENDS,
+            ),
+        ]
     }
 
     /// The session that `follower` has open, if any.

@@ -22,10 +22,10 @@ mod progress;
 pub use ack_tracker::{AckTracker, ProduceTicket};
 pub use deliveries::Deliveries;
 pub use follower::{Follower, FollowerAction, FramesRefused, SessionState};
-pub use in_sync::IsrOutcome;
+pub use in_sync::{CountedSet, IsrOutcome};
 pub use leader::{
-    AckRefused, Acks, Admission, FollowerView, Leader, LeaderView, LogEnds, ProduceOutcome,
-    ProducerBatch, suspicion_time,
+    AckRefused, Acks, Admission, CountedAck, FollowerView, Leader, LeaderView, LogEnds,
+    ProduceOutcome, ProducerBatch, suspicion_time,
 };
 pub use leader_action::LeaderAction;
 pub use peers::{MINIMUM_SUSPICION, Peers};

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use crate::types::{ErrorCode, Offset, ProducerId};
+use crate::types::{ErrorCode, Fill, Offset, ProducerId};
 use crate::wire::{
     BatchEntry, MAX_SNAPSHOT_BATCHES, MAX_SNAPSHOT_PRODUCERS, ProducerEntry, ProducerSnapshot,
 };
@@ -167,6 +167,19 @@ impl ProducerStates {
 
     pub fn is_empty(&self) -> bool {
         self.producers.is_empty()
+    }
+
+    /// How full it is.
+    pub fn fills(&self) -> [Fill; 2] {
+        let batches = self.producers.values().map(|state| state.batches.len());
+        [
+            Fill::new("producers that are remembered", self.len(), MAX_PRODUCERS),
+            Fill::new(
+                "batches of one producer",
+                batches.max().unwrap_or(0),
+                REMEMBERED_BATCHES,
+            ),
+        ]
     }
 
     fn forget_most_silent(&mut self) {

@@ -21,7 +21,7 @@ use crate::wal::{Frame, MAX_FRAME_BYTES};
 
 /// How many indexes of sealed segments a log keeps in memory: as many consumers can read old records at different places
 /// without reading an index anew for each fetch. About 30 bytes per index interval each.
-const CACHED_INDEXES: usize = 4;
+pub(super) const CACHED_INDEXES: usize = 4;
 /// The least that a disk read asks for, and the most that it asks for at once beyond one frame.
 const MIN_CHUNK: usize = 64 * 1024;
 const MAX_CHUNK: usize = 1024 * 1024;
@@ -165,6 +165,12 @@ impl Shared {
         if indexes.len() > CACHED_INDEXES {
             indexes.pop_front();
         }
+    }
+
+    /// How many indexes are in memory.
+    pub(super) fn kept_indexes(&self) -> usize {
+        let indexes = self.indexes.lock().unwrap_or_else(PoisonError::into_inner);
+        indexes.len()
     }
 
     pub(super) fn forget_indexes(&self) {

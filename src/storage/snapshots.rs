@@ -24,9 +24,10 @@ use bytes::{Buf, BufMut, Bytes};
 
 use super::file_system::{FileSystem, IoFailure, OpenMode, read_small};
 use super::log::Log;
+use super::reader::CACHED_INDEXES;
 use super::recovery::remove_if_there;
 use super::segment::parse_name;
-use crate::types::{LeaderEpoch, LogPosition, Offset};
+use crate::types::{Fill, LeaderEpoch, LogPosition, Offset};
 
 const SUFFIX: &str = ".producers";
 const MAGIC: [u8; 4] = *b"QPSN";
@@ -85,6 +86,25 @@ impl Snapshots {
 }
 
 impl Log {
+    /// How full it is of what it keeps in memory, its readers included.
+    pub fn fills(&self) -> [Fill; 4] {
+        let (tail_bytes, tail_capacity) = self.shared.state().tail.fill();
+        [
+            Fill::new(
+                "snapshots to be written",
+                self.snapshots.waiting.len(),
+                MAX_WAITING,
+            ),
+            Fill::new("segments begun", self.snapshots.rolls.len(), MAX_ROLLS),
+            Fill::new("bytes of the log's tail", tail_bytes, tail_capacity),
+            Fill::new(
+                "indexes of segments",
+                self.shared.kept_indexes(),
+                CACHED_INDEXES,
+            ),
+        ]
+    }
+
     /// Where segments were begun since the last call: the places at which a snapshot is worth its bytes.
     pub fn take_rolls(&mut self) -> Vec<LogPosition> {
         std::mem::take(&mut self.snapshots.rolls)

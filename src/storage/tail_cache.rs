@@ -24,6 +24,11 @@ impl TailCache {
         }
     }
 
+    /// The bytes that it holds, and the most that it may.
+    pub(super) fn fill(&self) -> (usize, usize) {
+        (self.bytes, self.capacity)
+    }
+
     pub(super) fn push(&mut self, frame: Frame) {
         self.bytes += frame.len();
         self.frames.push_back(frame);

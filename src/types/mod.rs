@@ -6,6 +6,7 @@
 mod duration_histogram;
 mod epoch_history;
 mod error_code;
+mod fill;
 mod ids;
 mod offset;
 mod partition;
@@ -16,6 +17,7 @@ mod topic_name;
 pub use duration_histogram::{BUCKET_ENDS_US, DurationCounts, DurationHistogram};
 pub use epoch_history::{EpochEntry, EpochHistory, EpochHistoryError};
 pub use error_code::ErrorCode;
+pub use fill::Fill;
 pub use ids::{
     ClusterId, DirectoryId, Incarnation, NodeId, ParseIdError, ProducerId, SessionId, TopicId,
 };

@@ -7,15 +7,17 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use quorate::replication::{CountedAck, CountedSet, ProducerStates};
 use quorate::storage::LogReader;
 use quorate::types::{
-    Appointment, DirectoryId, Incarnation, LeaderEpoch, LogPosition, NodeId, Offset,
+    Appointment, DirectoryId, Incarnation, IsrChange, LeaderEpoch, LogPosition, Offset,
     PartitionState, SessionId, quorum,
 };
 use quorate::wire::Ack;
 
 use super::mirror::{Held, Mirror};
 use super::node::index_of;
+use super::producers::Known;
 
 /// Something that must not be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,13 +60,30 @@ pub struct Cutting {
     pub leader_epoch: LeaderEpoch,
 }
 
+/// A session as the leader's side has it: what an ack must name, and come by, to be counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Session {
+    pub id: SessionId,
+    pub leader_epoch: LeaderEpoch,
+    /// The process that opened it.
+    pub process: Appointment,
+    /// The connection that its hello came by.
+    pub connection: u64,
+}
+
 /// What is known of one replica, over all its processes.
 #[derive(Default)]
 pub struct Replica {
     pub mirror: Mirror,
-    /// What it held durably before its disk was lost or harmed, for as long as the in-sync set does not name what came
-    /// after. Its acks of then may have been counted, and no election counts on it.
-    void: Option<Mirror>,
+    /// What it held durably before its disk was lost or harmed, by disk, for as long as the in-sync set does not name what
+    /// came after. Its acks of then may have been counted, and no election counts on it.
+    voids: BTreeMap<DirectoryId, Mirror>,
+    /// What its log says of producers, by a replay of our own.
+    known: Known,
+    /// The leader epoch of the role in which its producers were last compared.
+    compared_in: LeaderEpoch,
+    /// The most that it has acknowledged, by process and session.
+    acked: BTreeMap<(Incarnation, SessionId), LogPosition>,
     /// The highest epoch that others have been told of as promised.
     pub promise_told: LeaderEpoch,
     /// The highest position that this replica has told others it holds durably: by an ack, a hello or a fence's answer.
@@ -76,14 +95,47 @@ pub struct Replica {
     incarnation: Option<Incarnation>,
     high_watermark: Offset,
     /// The session that the leader on this node has open with each node.
-    sessions: BTreeMap<usize, (SessionId, LeaderEpoch, Appointment)>,
+    sessions: BTreeMap<usize, Session>,
+}
+
+impl Replica {
+    /// Adds what the log on the present disk is known to have held to what is void.
+    fn keep_void(&mut self, before: Mirror) {
+        let Some(directory) = self.directory else {
+            return;
+        };
+        // What it had earlier still was what was counted then, if nothing newer was.
+        match self.voids.get(&directory) {
+            Some(void) if void.durable > before.durable => {}
+            _ => {
+                self.voids.insert(directory, before);
+            }
+        }
+    }
+
+    /// Whether this is the process that runs, or the last one that ran.
+    fn is_process(&self, process: &Appointment) -> bool {
+        self.directory == Some(process.directory) && self.incarnation == Some(process.incarnation)
+    }
+}
+
+/// What a leader counts by, and what it was told and has asked for.
+pub struct Counting<'a> {
+    pub leader_epoch: LeaderEpoch,
+    pub sets: Vec<&'a CountedSet>,
+    pub acks: Vec<CountedAck>,
+    /// The last state that it was told.
+    pub told: Option<&'a PartitionState>,
+    /// The change that it proposed to that state, if it has.
+    pub proposed: Option<&'a IsrChange>,
 }
 
 /// One partition's history.
 pub struct PartitionChecker {
     pub replicas: Vec<Replica>,
-    /// Every frame that any log ever had, by position and kind: two of one position have the same bytes.
-    frames: BTreeMap<(LogPosition, LogPosition), (u32, bool)>,
+    /// Every frame that any log ever had, by where it ends: there is one, with one beginning and one content. So two logs that
+    /// have a frame in common have all before it in common.
+    frames: BTreeMap<LogPosition, (LogPosition, u32, bool)>,
     /// By base offset.
     pub committed: BTreeMap<Offset, Committed>,
     /// The offset after the last committed record.
@@ -97,6 +149,9 @@ pub struct PartitionChecker {
     /// The last committed sequence of each producer: (epoch, next sequence).
     producers: BTreeMap<i64, (i16, i32)>,
     pub epochs_committed_in: BTreeMap<LeaderEpoch, u64>,
+    /// How often what is kept of producers was compared with a replay, and how often it had to be taken for incomplete.
+    pub producers_compared: u64,
+    pub producers_incomplete: u64,
 }
 
 impl PartitionChecker {
@@ -111,6 +166,8 @@ impl PartitionChecker {
             read: BTreeMap::new(),
             producers: BTreeMap::new(),
             epochs_committed_in: BTreeMap::new(),
+            producers_compared: 0,
+            producers_incomplete: 0,
         }
     }
 
@@ -125,8 +182,8 @@ impl PartitionChecker {
         let admitted = replica.directory == Some(member.directory);
         (admitted && replica.mirror.holds_durably(position))
             || replica
-                .void
-                .as_ref()
+                .voids
+                .get(&member.directory)
                 .is_some_and(|void| void.holds_durably(position))
     }
 
@@ -164,6 +221,13 @@ impl PartitionChecker {
         for frame in &new {
             self.check_frame(node, frame)?;
         }
+        if change.is_reset || !change.dropped.is_empty() {
+            self.replay_producers(node)?;
+        } else {
+            for frame in &new {
+                self.replicas[node].known.take(node, frame)?;
+            }
+        }
         let replica = &mut self.replicas[node];
         let start = replica.mirror.start;
         let claimed = replica.claimed;
@@ -178,6 +242,46 @@ impl PartitionChecker {
             }
         }
         Ok(())
+    }
+
+    /// What the log says of producers, from the beginning: what lies before its start is committed and known.
+    fn replay_producers(&mut self, node: usize) -> Check {
+        let mirror = &self.replicas[node].mirror;
+        let mut known = Known::default();
+        for (_, committed) in self.committed.range(..mirror.start.offset) {
+            known.take(node, &committed.held)?;
+        }
+        for frame in &mirror.frames {
+            known.take(node, frame)?;
+        }
+        let replica = &mut self.replicas[node];
+        replica.known = known;
+        // Whatever was compared is another log's now.
+        replica.compared_in = LeaderEpoch::NONE;
+        Ok(())
+    }
+
+    /// What a replica keeps of producers is what a replay of its log gives. Looked at whenever either may have changed.
+    pub fn look_at_producers(
+        &mut self,
+        node: usize,
+        role_epoch: LeaderEpoch,
+        kept: &ProducerStates,
+    ) -> Check {
+        let replica = &mut self.replicas[node];
+        if !replica.known.is_new() && replica.compared_in == role_epoch {
+            return Ok(());
+        }
+        replica.compared_in = role_epoch;
+        replica.known.seen();
+        self.producers_compared += 1;
+        let snapshot = kept.snapshot();
+        self.producers_incomplete += u64::from(snapshot.incomplete);
+        let (known, start) = (&replica.known, replica.mirror.start.offset);
+        known.check(&snapshot, start).map_err(|what| Violation {
+            rule: "11 (a replay of the log)",
+            what: format!("node {}: {what}", node + 1),
+        })
     }
 
     fn check_dropped(&self, node: usize, frame: &Held, leader_epoch: LeaderEpoch) -> Check {
@@ -252,14 +356,17 @@ impl PartitionChecker {
                 format!("node {}: {} to {}", node + 1, frame.start, frame.end),
             );
         }
-        let known = self
-            .frames
-            .entry((frame.start, frame.end))
-            .or_insert((frame.crc, frame.epoch_start));
-        if *known != (frame.crc, frame.epoch_start) {
+        let this = (frame.start, frame.crc, frame.epoch_start);
+        let known = *self.frames.entry(frame.end).or_insert(this);
+        if known != this {
             return violated(
                 "3 (equal positions, other bytes)",
-                format!("node {}: {} to {}", node + 1, frame.start, frame.end),
+                format!(
+                    "node {}: {} to {} is {this:?}, and was {known:?}",
+                    node + 1,
+                    frame.start,
+                    frame.end
+                ),
             );
         }
         Ok(())
@@ -308,7 +415,7 @@ impl PartitionChecker {
                 );
             }
             replica.claimed = replica.claimed.min(replica.mirror.end());
-            Self::keep_void(replica, before);
+            replica.keep_void(before);
         }
         if may_have_lost {
             // Another disk has promised nothing.
@@ -330,34 +437,25 @@ impl PartitionChecker {
         replica.incarnation = Some(me.incarnation);
         replica.high_watermark = Offset::ZERO;
         replica.sessions.clear();
-        Ok(())
-    }
-
-    fn keep_void(replica: &mut Replica, before: Mirror) {
-        // What it had earlier still was what was counted then, if nothing newer was.
-        let keep = replica
-            .void
-            .as_ref()
-            .is_none_or(|void| void.durable <= before.durable);
-        if keep {
-            replica.void = Some(before);
-        }
+        self.replay_producers(node)
     }
 
     /// The running process has set the log aside and begun an empty one.
     pub fn set_aside(&mut self, node: usize) {
         let replica = &mut self.replicas[node];
         let before = std::mem::take(&mut replica.mirror);
-        Self::keep_void(replica, before);
+        replica.keep_void(before);
         replica.claimed = LogPosition::START;
         replica.high_watermark = Offset::ZERO;
+        replica.known = Known::default();
     }
 
     /// The disk is gone.
     pub fn disk_lost(&mut self, node: usize) {
         let replica = &mut self.replicas[node];
         let before = std::mem::take(&mut replica.mirror);
-        Self::keep_void(replica, before);
+        replica.keep_void(before);
+        replica.known = Known::default();
         replica.promise_told = LeaderEpoch::NONE;
         replica.claimed = LogPosition::START;
         replica.directory = None;
@@ -383,14 +481,14 @@ impl PartitionChecker {
 
     /// A replica whose disk was harmed: it counts for nothing new until the in-sync set names it anew.
     pub fn is_void(&self, node: usize) -> bool {
-        self.replicas[node].void.is_some()
+        !self.replicas[node].voids.is_empty()
     }
 
     /// What it once had is counted on as long as this says.
     pub fn mark_void(&mut self, node: usize) {
         let replica = &mut self.replicas[node];
         let before = replica.mirror.clone();
-        Self::keep_void(replica, before);
+        replica.keep_void(before);
     }
 
     /// A replica's watermark and role, after anything that may have moved them.
@@ -423,6 +521,19 @@ impl PartitionChecker {
             }
             if started {
                 self.check_commit(node, epoch, high_watermark, pending)?;
+                let newest = self.epochs_committed_in.last_key_value();
+                if high_watermark < self.true_high_watermark
+                    && newest.is_none_or(|(&newest, _)| newest <= epoch)
+                {
+                    return violated(
+                        "4 (below the true watermark)",
+                        format!(
+                            "node {} leads in epoch {epoch}, has committed its start, and says {high_watermark}; {} is committed",
+                            node + 1,
+                            self.true_high_watermark
+                        ),
+                    );
+                }
             } else if high_watermark > before && before > Offset::ZERO {
                 return violated(
                     "4 (before the epoch start)",
@@ -446,27 +557,89 @@ impl PartitionChecker {
         Ok(())
     }
 
-    /// What a leader counts by covers the controller's set of its epoch.
-    pub fn check_view(
-        &self,
-        node: usize,
-        epoch: LeaderEpoch,
-        isr: &[NodeId],
-        proposed: Option<&[NodeId]>,
-    ) -> Check {
+    /// One of the sets that a leader counts by is the controller's of its epoch: by node, disk and process, and by m. What it
+    /// counts of each follower is what that very process has acknowledged in the session that is open.
+    pub fn check_counting(&self, node: usize, counting: &Counting<'_>) -> Check {
+        let epoch = counting.leader_epoch;
         let Some(state) = self.states.get(&epoch) else {
             return violated(
                 "8",
                 format!("node {} leads in epoch {epoch}, which never was", node + 1),
             );
         };
-        let committed: Vec<NodeId> = state.isr.iter().map(|member| member.node).collect();
-        if committed != isr && Some(&committed[..]) != proposed {
+        if !counting
+            .sets
+            .iter()
+            .any(|set| is_set(set, &state.isr, state.min_insync))
+        {
             return violated(
                 "6 (the leader's view)",
                 format!(
-                    "node {} counts by {isr:?} and {proposed:?} in epoch {epoch}, and the controller has {committed:?}",
-                    node + 1
+                    "node {} counts by {:?} in epoch {epoch}, and the controller has {:?} with m {}",
+                    node + 1,
+                    counting.sets,
+                    state.isr,
+                    state.min_insync
+                ),
+            );
+        }
+        for ack in &counting.acks {
+            self.check_counted(node, epoch, ack)?;
+        }
+        Ok(())
+    }
+
+    /// Once everything that a leader asked for is done, it counts by what it was told and by what it has proposed.
+    pub fn check_proposal(&self, node: usize, counting: &Counting<'_>) -> Check {
+        let told = counting
+            .told
+            .map(|told| (&told.isr[..], told.min_insync))
+            .into_iter();
+        let proposed = counting
+            .proposed
+            .map(|change| (&change.new_isr[..], change.min_insync));
+        let expected: Vec<(&[Appointment], u32)> = told.chain(proposed).collect();
+        let as_expected = counting.sets.len() == expected.len()
+            && counting
+                .sets
+                .iter()
+                .zip(&expected)
+                .all(|(set, (members, min_insync))| is_set(set, members, *min_insync));
+        if !as_expected {
+            return violated(
+                "6 (what the leader was told and has proposed)",
+                format!(
+                    "node {} counts by {:?} in epoch {}, and was told and has proposed {expected:?}",
+                    node + 1,
+                    counting.sets,
+                    counting.leader_epoch
+                ),
+            );
+        }
+        Ok(())
+    }
+
+    fn check_counted(&self, node: usize, epoch: LeaderEpoch, counted: &CountedAck) -> Check {
+        if counted.durable == LogPosition::START {
+            return Ok(());
+        }
+        let from = index_of(counted.replica.node);
+        let follower = &self.replicas[from];
+        let is_open = self.replicas[node].sessions.get(&from).is_some_and(|open| {
+            (open.id, open.leader_epoch, open.process) == (counted.session, epoch, counted.replica)
+        });
+        let acked = follower
+            .acked
+            .get(&(counted.replica.incarnation, counted.session))
+            .copied()
+            .unwrap_or(LogPosition::START);
+        if !is_open || counted.durable > acked {
+            return violated(
+                "7 (counted, not acknowledged)",
+                format!(
+                    "node {} counts {counted:?} in epoch {epoch}; that process has acknowledged {acked} in the session, and open is {:?}",
+                    node + 1,
+                    self.replicas[node].sessions.get(&from)
                 ),
             );
         }
@@ -507,8 +680,13 @@ impl PartitionChecker {
             );
         };
         if !self.quorum_holds(&state.isr, state.min_insync, position) {
+            let is_start = !self.epochs_committed_in.contains_key(&epoch);
             return violated(
-                "5 (commit quorum)",
+                if is_start {
+                    "4 (the epoch start on no commit quorum)"
+                } else {
+                    "5 (commit quorum)"
+                },
                 format!(
                     "node {who} commits {position} in epoch {epoch}; of {} with m {} it is durable on {}",
                     names(&state.isr),
@@ -596,9 +774,9 @@ impl PartitionChecker {
                 let replica = &self.replicas[index_of(leader.node)];
                 // One whose disk is gone since led with what it had.
                 let mirror = replica
-                    .void
-                    .as_ref()
-                    .filter(|_| replica.incarnation != Some(leader.incarnation))
+                    .voids
+                    .get(&leader.directory)
+                    .filter(|_| !replica.is_process(&leader))
                     .unwrap_or(&replica.mirror);
                 if held.start.offset >= mirror.start.offset && mirror.find(held.end) != Some(&held)
                 {
@@ -669,10 +847,8 @@ impl PartitionChecker {
         for member in state.isr.iter().filter(|member| !known_before(member)) {
             // Named anew, on what this very process acknowledged; unless it is gone already, and its disk with it.
             let replica = &mut self.replicas[index_of(member.node)];
-            if replica.directory == Some(member.directory)
-                && replica.incarnation == Some(member.incarnation)
-            {
-                replica.void = None;
+            if replica.is_process(member) {
+                replica.voids.clear();
             }
         }
         let committed = self
@@ -698,10 +874,10 @@ impl PartitionChecker {
     fn check_elected(&self, leader: Appointment, epoch: LeaderEpoch) -> Check {
         let replica = &self.replicas[index_of(leader.node)];
         let is_of_the_disk = replica.directory == Some(leader.directory);
-        let is_running = is_of_the_disk && replica.incarnation == Some(leader.incarnation);
+        let is_running = replica.is_process(&leader);
         // It answered the fence, and its disk was lost, or its log set aside by a later process, before the appointment:
         // nobody will lead in this epoch. What is known of before may be old, where the log could not be read all through.
-        let void = replica.void.as_ref().filter(|_| !is_running);
+        let void = replica.voids.get(&leader.directory).filter(|_| !is_running);
         let present = (is_of_the_disk || void.is_none()).then_some(&replica.mirror);
         for committed in self.committed.values() {
             let held = committed.held;
@@ -726,7 +902,14 @@ impl PartitionChecker {
     /// A follower sends an ack.
     pub fn ack_sent(&mut self, node: usize, ack: &Ack) -> Check {
         self.claims(node, ack.durable)?;
-        let replica = &self.replicas[node];
+        let replica = &mut self.replicas[node];
+        if let Some(incarnation) = replica.incarnation {
+            let acked = replica
+                .acked
+                .entry((incarnation, ack.session))
+                .or_insert(ack.durable);
+            *acked = ack.durable.max(*acked);
+        }
         if ack.leader_epoch < replica.promise_told {
             return violated(
                 "8 (acked below the promise)",
@@ -755,44 +938,56 @@ impl PartitionChecker {
     }
 
     /// The leader on `node` has answered a hello and begun a session.
-    pub fn session_opened(
-        &mut self,
-        node: usize,
-        from: usize,
-        (session, epoch): (SessionId, LeaderEpoch),
-        process: Appointment,
-    ) {
-        let opened = (session, epoch, process);
-        self.replicas[node].sessions.insert(from, opened);
+    pub fn session_opened(&mut self, node: usize, from: usize, session: Session) {
+        self.replicas[node].sessions.insert(from, session);
     }
 
-    pub fn session_of(
-        &self,
-        node: usize,
-        from: usize,
-    ) -> Option<(SessionId, LeaderEpoch, Appointment)> {
+    pub fn session_of(&self, node: usize, from: usize) -> Option<Session> {
         self.replicas[node].sessions.get(&from).copied()
     }
 
-    /// The leader on `node` has counted an ack.
-    pub fn ack_counted(&self, node: usize, from: usize, process: Appointment, ack: &Ack) -> Check {
-        match self.replicas[node].sessions.get(&from) {
-            Some(&(session, epoch, opened_by))
-                if session == ack.session && epoch == ack.leader_epoch && opened_by == process =>
-            {
-                Ok(())
-            }
-            current => violated(
+    /// The leader on `node` has counted an ack: of the session that is open, by the process that opened it, over the connection
+    /// that it was opened on; and no more than that process did acknowledge.
+    pub fn ack_counted(
+        &self,
+        node: usize,
+        from: usize,
+        process: Appointment,
+        connection: u64,
+        ack: &Ack,
+    ) -> Check {
+        let came = Session {
+            id: ack.session,
+            leader_epoch: ack.leader_epoch,
+            process,
+            connection,
+        };
+        let current = self.replicas[node].sessions.get(&from);
+        if current != Some(&came) {
+            return violated(
                 "7 (ack of another session)",
                 format!(
-                    "node {} counts an ack of node {} ({process:?}) of session {} in epoch {}; current is {current:?}",
+                    "node {} counts an ack of node {} of {came:?}; current is {current:?}",
                     node + 1,
                     from + 1,
-                    ack.session,
-                    ack.leader_epoch
                 ),
-            ),
+            );
         }
+        let acked = self.replicas[from]
+            .acked
+            .get(&(process.incarnation, ack.session));
+        if acked.is_none_or(|acked| ack.durable > *acked) {
+            return violated(
+                "7 (an ack that was never sent)",
+                format!(
+                    "node {} counts {} of node {}, which has acknowledged {acked:?}",
+                    node + 1,
+                    ack.durable,
+                    from + 1
+                ),
+            );
+        }
+        Ok(())
     }
 
     /// A produce at acks=all is about to be answered: its record is committed.
@@ -812,6 +1007,57 @@ impl PartitionChecker {
                 format!(
                     "offset {base}: {:?}, not {sequence:?}",
                     committed.held.sequence
+                ),
+            );
+        }
+        self.check_held(committed.held.end, "1 (acknowledged, on no commit quorum)")
+    }
+
+    /// A commit quorum of the present in-sync set, so at least m of it, holds everything up to `position`.
+    fn check_held(&self, position: LogPosition, rule: &'static str) -> Check {
+        let Some(state) = self.state() else {
+            return Ok(());
+        };
+        if !self.quorum_holds(&state.isr, state.min_insync, position) {
+            return violated(
+                rule,
+                format!(
+                    "{position} is committed, and of {} with m {} durable on {}",
+                    names(&state.isr),
+                    state.min_insync,
+                    self.holding(&state.isr, position)
+                ),
+            );
+        }
+        Ok(())
+    }
+
+    /// After every step: what is committed is on a commit quorum of the present set, and the present leader has it all. Both are
+    /// asked of the last committed record: no two frames end at one position, so whoever has it has all before it.
+    pub fn check_step(&self) -> Check {
+        let Some((_, committed)) = self.committed.last_key_value() else {
+            return Ok(());
+        };
+        let held = committed.held;
+        self.check_held(held.end, "1 (on no commit quorum)")?;
+        let Some((leader, epoch)) = self
+            .state()
+            .and_then(|state| Some((state.leader?, state.leader_epoch)))
+        else {
+            return Ok(());
+        };
+        let replica = &self.replicas[index_of(leader.node)];
+        if !replica.voids.is_empty() || !replica.is_process(&leader) {
+            return Ok(());
+        }
+        let has = held.end.offset <= replica.mirror.start.offset
+            || replica.mirror.find(held.end) == Some(&held);
+        if !has {
+            return violated(
+                "2 (the leader lacks)",
+                format!(
+                    "node {} leads in epoch {epoch} without {} to {}",
+                    leader.node, held.start, held.end
                 ),
             );
         }
@@ -868,7 +1114,7 @@ impl PartitionChecker {
 
     fn check_elected_now(&self, leader: Appointment, epoch: LeaderEpoch) -> Check {
         let replica = &self.replicas[index_of(leader.node)];
-        if replica.void.is_some() || replica.incarnation != Some(leader.incarnation) {
+        if !replica.voids.is_empty() || !replica.is_process(&leader) {
             return Ok(());
         }
         for committed in self.committed.values() {
@@ -922,6 +1168,10 @@ impl PartitionChecker {
         }
         Ok(())
     }
+}
+
+fn is_set(set: &CountedSet, members: &[Appointment], min_insync: u32) -> bool {
+    set.members == members && set.min_insync == min_insync as usize
 }
 
 fn names(isr: &[Appointment]) -> String {

@@ -14,7 +14,7 @@ use quorate::types::{
     Appointment, Incarnation, IsrChange, LeaderEpoch, MonotonicTime, NodeId, TopicPartition, quorum,
 };
 
-use super::checker::Check;
+use super::checker::{Check, violated};
 use super::event::{Event, FenceReplied, Origin, ToController, ToNode};
 use super::node::{
     CLUSTER, index_of, node_id, partition_id, partition_index, topic_id, topic_name,
@@ -103,6 +103,22 @@ impl Controller {
                 incarnation,
                 at: now,
             };
+        }
+    }
+
+    /// What it keeps is bounded by what there is in the cluster.
+    pub fn check_bounds(&self, nodes: usize, partitions: usize) -> Check {
+        let kept = [
+            ("elections", self.elections.len(), partitions),
+            ("calls", self.calls.len(), nodes),
+            ("nodes heard", self.heard.len(), nodes),
+        ];
+        match kept.into_iter().find(|&(_, count, bound)| count > bound) {
+            None => Ok(()),
+            Some((what, count, bound)) => violated(
+                "12 (bounds)",
+                format!("the controller has {count} {what}, at most {bound}"),
+            ),
         }
     }
 

@@ -882,13 +882,10 @@ impl World {
             // What came is what is judged, whatever a mistake makes of it.
             let (came, sender) = (ack, process);
             let mut ack = ack;
-            if confused
-                && let Some((session, epoch, present)) =
-                    self.checkers[partition].session_of(node, from)
-            {
-                ack.session = session;
-                ack.leader_epoch = epoch;
-                process = present;
+            if confused && let Some(present) = self.checkers[partition].session_of(node, from) {
+                ack.session = present.id;
+                ack.leader_epoch = present.leader_epoch;
+                process = present.process;
             }
             let Some(replica) = self.nodes[node].replica(partition) else {
                 continue;
@@ -908,7 +905,7 @@ impl World {
                         let peers = &mut process.peers;
                         peers.handle_delivered(node_id(from), now, confirmed.waited);
                     }
-                    self.checkers[partition].ack_counted(node, from, sender, &came)?;
+                    self.checkers[partition].ack_counted(node, from, sender, id, &came)?;
                     let Some(replica) = self.nodes[node].replica(partition) else {
                         return Ok(false);
                     };

@@ -58,6 +58,8 @@ pub struct Change {
     pub dropped: Vec<Held>,
     /// How many frames at the end of the mirror are new.
     pub added: usize,
+    /// The log begins elsewhere, and not where retention would have it.
+    pub is_reset: bool,
     /// The durable end before.
     pub durable_before: LogPosition,
 }
@@ -88,6 +90,7 @@ impl Mirror {
                 self.frames.retain(|frame| frame.start >= start);
             } else {
                 change.dropped = std::mem::take(&mut self.frames);
+                change.is_reset = true;
             }
             self.start = start;
         }

@@ -18,6 +18,7 @@ use quorate::types::{
 };
 use quorate::wire::SessionAnswer;
 
+use super::checker::Counting;
 use super::event::{Event, ProduceCall};
 use super::schedule::Setup;
 
@@ -87,6 +88,31 @@ pub struct Replica {
     pub told: Option<PartitionState>,
     /// The change of the in-sync set that this leader counts by until it is settled.
     pub proposed: Option<IsrChange>,
+}
+
+impl Replica {
+    /// The change that is proposed to the state that this leader was last told: whatever is heard of it, it counts until a
+    /// state with another partition epoch comes.
+    pub fn proposal_that_counts(&self) -> Option<&IsrChange> {
+        let (leader, told) = (self.partition.leader()?, self.told.as_ref()?);
+        self.proposed.as_ref().filter(|change| {
+            change.leader_epoch == leader.epoch()
+                && change.leader_epoch == told.leader_epoch
+                && change.partition_epoch == told.partition_epoch
+        })
+    }
+
+    /// By what this replica counts, while it leads.
+    pub fn counting(&self) -> Option<Counting<'_>> {
+        let leader = self.partition.leader()?;
+        Some(Counting {
+            leader_epoch: leader.epoch(),
+            sets: leader.counted_sets().collect(),
+            acks: leader.counted_acks().collect(),
+            told: self.told.as_ref(),
+            proposed: self.proposal_that_counts(),
+        })
+    }
 }
 
 pub struct FollowerSession {

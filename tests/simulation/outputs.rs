@@ -2,17 +2,22 @@
 
 use bytes::BytesMut;
 use quorate::metadata::ElectionStart;
-use quorate::partition::{Frames, FramesReady, Output, RoleView};
+use quorate::partition::{Frames, FramesReady, Output};
 use quorate::replication::IsrOutcome;
 use quorate::types::{IsrChange, LogPosition, NodeId};
 use quorate::wire::{ControlMessage, LaneMessage, SessionAnswer, SessionOutcome};
 
-use super::checker::Check;
+use super::checker::{Check, Session, violated};
 use super::event::Event;
 use super::network::StreamId;
-use super::node::{index_of, partition_id, partition_index};
+use super::node::{Replica, index_of, partition_id, partition_index};
 use super::planted::Planted;
-use super::world::{World, unexpected};
+use super::world::{MAX_QUEUED, World, unexpected};
+
+/// What one order may bring beyond a connection's budget.
+const MOST_BYTES_OF_AN_ORDER: usize = 256 * 1024;
+/// A leader's end outlives its follower's until it has been silent for long enough, and a follower dials anew meanwhile.
+const MOST_CONNECTIONS_OF_A_PAIR: usize = 64;
 
 impl World {
     /// Everything that a partition has asked for since.
@@ -43,26 +48,16 @@ impl World {
             return Ok(());
         };
         let view = replica.partition.view();
+        let role_epoch = replica.partition.role_epoch();
+        let pending = replica.proposal_that_counts();
+        let pending = pending.map(|change| (&change.new_isr[..], change.min_insync));
+        let leader = replica.partition.leader();
+        let leads_in = leader.map(|leader| (leader.epoch(), me, leader.epoch_started()));
+        check_fills(node, replica)?;
         let checker = &mut self.checkers[partition];
-        let mut pending = None;
-        let (leads_in, role_epoch) = match replica.partition.role_view(self.now) {
-            RoleView::Leader(leader) => {
-                checker.check_view(
-                    node,
-                    leader.epoch,
-                    &leader.isr,
-                    leader.proposed_isr.as_deref(),
-                )?;
-                pending = replica
-                    .proposed
-                    .as_ref()
-                    .filter(|_| leader.proposed_isr.is_some())
-                    .map(|change| (&change.new_isr[..], change.min_insync));
-                (Some((leader.epoch, me, leader.epoch_started)), leader.epoch)
-            }
-            RoleView::Follower { epoch, .. } => (None, epoch),
-            RoleView::Idle | RoleView::Failed => (None, replica.partition.promised()),
-        };
+        if let Some(counting) = replica.counting() {
+            checker.check_counting(node, &counting)?;
+        }
         let looked = checker.look_at_log(
             node,
             &replica.reader,
@@ -76,8 +71,28 @@ impl World {
             return self.verify_at_next_start(node);
         }
         looked?;
-        let checker = &mut self.checkers[partition];
+        // What is damaged cannot be replayed, and is about to be set aside.
+        let is_sound = !replica.partition.is_damaged() && !replica.partition.has_failed();
+        if is_sound {
+            checker.look_at_producers(node, role_epoch, replica.partition.producers())?;
+        }
         checker.look_at_watermark(node, view.high_watermark, leads_in, pending)
+    }
+
+    /// After every step: the cluster as a whole.
+    pub fn check_step(&self) -> Check {
+        for (partition, checker) in self.checkers.iter().enumerate() {
+            checker.check_step()?;
+            // The controller may have committed something since the leader last moved.
+            for (index, node) in self.nodes.iter().enumerate() {
+                let counting = node.view_replica(partition).and_then(Replica::counting);
+                if let Some(counting) = counting {
+                    checker.check_counting(index, &counting)?;
+                    checker.check_proposal(index, &counting)?;
+                }
+            }
+        }
+        self.check_bounds()
     }
 
     /// A harmed log that is empty of a sudden was set aside.
@@ -180,20 +195,9 @@ impl World {
             }
             Output::ProposeIsr(change) => {
                 self.tell(|| format!("node {} proposes {change:?}", node + 1));
-                let now = self.now;
                 if let Some(replica) = self.nodes[node].replica(partition) {
-                    let nodes: Vec<NodeId> =
-                        change.new_isr.iter().map(|member| member.node).collect();
-                    let counts = match replica.partition.role_view(now) {
-                        RoleView::Leader(leader) => leader.proposed_isr == Some(nodes),
-                        _ => false,
-                    };
                     // Once refused, what is asked for next is the present set, and the refused one still counts.
-                    let is_next = replica.proposed.as_ref().is_none_or(|before| {
-                        (before.leader_epoch, before.partition_epoch)
-                            != (change.leader_epoch, change.partition_epoch)
-                    });
-                    if counts && is_next {
+                    if replica.proposal_that_counts().is_none() {
                         replica.proposed = Some(change.clone());
                     }
                 }
@@ -272,9 +276,14 @@ impl World {
             self.send(connection, StreamId::ControlDown, message.encode());
             return;
         }
-        let opened = (answer.session, answer.leader_epoch);
         if let Some(process) = self.follower_process(connection) {
-            self.checkers[partition].session_opened(node, to, opened, process);
+            let opened = Session {
+                id: answer.session,
+                leader_epoch: answer.leader_epoch,
+                process,
+                connection,
+            };
+            self.checkers[partition].session_opened(node, to, opened);
         }
         let lane = if catch_up {
             StreamId::CatchUp
@@ -379,19 +388,70 @@ impl World {
         self.drain(node, partition)
     }
 
-    /// Bounds that the core keeps, and those that the links keep.
+    /// Bounds that stand around the replicas: on connections, on what is under way on them, on what waits to be answered.
     pub fn check_bounds(&self) -> Check {
-        let budget = self.setup.follower_budget_bytes;
+        let (nodes, partitions) = (self.setup.nodes, self.setup.partitions);
+        let check = |what: &str, count: usize, bound: usize| {
+            if count <= bound {
+                return Ok(());
+            }
+            violated("12 (bounds)", format!("{count} {what}, at most {bound}"))
+        };
+        // One order beyond it, and an order is one frame or what fits 256 KiB.
+        let under_way = self.setup.follower_budget_bytes + MOST_BYTES_OF_AN_ORDER;
+        let mut dialled = vec![0; nodes * nodes];
         for connection in self.network.connections.values() {
-            // One order beyond it for each partition, and an order is one frame or what fits 256 KiB.
-            let limit = budget + self.setup.partitions * 256 * 1024;
-            if connection.leader_side.outstanding > limit {
-                return super::checker::violated(
-                    "12 (bounds)",
-                    format!("{} bytes under way", connection.leader_side.outstanding),
-                );
+            check(
+                "bytes under way to a follower",
+                connection.leader_side.outstanding,
+                under_way,
+            )?;
+            check("acks wait", connection.follower_side.acks.len(), partitions)?;
+            check(
+                "sessions on one connection",
+                connection.leader_side.sessions.len(),
+                partitions,
+            )?;
+            if connection.follower_holds {
+                let count = &mut dialled[connection.follower * nodes + connection.leader];
+                *count += 1;
+                check("connections dialled to one leader", *count, 1)?;
             }
         }
-        Ok(())
+        check(
+            "connections",
+            self.network.connections.len(),
+            nodes * nodes * MOST_CONNECTIONS_OF_A_PAIR,
+        )?;
+        for node in &self.nodes {
+            let Some(process) = &node.process else {
+                continue;
+            };
+            check(
+                "promises to be written",
+                process.promises.len(),
+                4 * partitions,
+            )?;
+            check("links", process.links.len(), nodes - 1)?;
+            for replica in process.replicas.iter().flatten() {
+                check("sessions of a partition", replica.sessions.len(), nodes - 1)?;
+            }
+        }
+        check("events wait", self.queue.len(), MAX_QUEUED)?;
+        self.controller.check_bounds(nodes, partitions)
+    }
+}
+
+/// Everything that may grow in a replica, against its stated bound.
+fn check_fills(node: usize, replica: &Replica) -> Check {
+    let mut over = None;
+    replica.partition.each_fill(|fill| {
+        if !fill.is_within() {
+            over = Some(fill);
+        }
+    });
+    match over {
+        None => Ok(()),
+        Some(fill) => violated("12 (bounds)", format!("node {}: {fill:?}", node + 1)),
     }
 }
