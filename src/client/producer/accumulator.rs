@@ -16,6 +16,10 @@
 //! these by their sequence numbers, and all are sent again in the same order with the same numbers. Without idempotence
 //! nothing would refuse them, so then one batch is in flight at a time, unless the configuration says otherwise.
 //!
+//! The five are counted from the oldest batch without an answer, and those behind it that were acknowledged before it count
+//! too: a leader remembers a producer's latest five batches. One that waits at a leader that is paused, say, while its
+//! successor acknowledges more than four behind it would be neither next nor known when it is sent again.
+//!
 //! # Sequence numbers
 //! They are given when a batch is first sent, per partition, from 0 under each producer id. The partition asks for another
 //! producer id where the old one is of no more use:
@@ -41,6 +45,7 @@ use futures_util::future::Shared;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::Instant;
 
+use super::MAX_IN_FLIGHT_BATCHES;
 use super::delivery::{DeliveryCause, DeliveryError};
 use super::halves::{add_sequence, halves};
 use crate::client::backoff::{Backoff, Random};
@@ -143,6 +148,8 @@ struct Pending {
     uncertain: bool,
     /// Everything before it was acknowledged when it was last sent.
     from_front: bool,
+    /// How many of those behind it were acknowledged while it was not.
+    overtaken: usize,
     /// Why it was not delivered so far.
     last: Option<ClientError>,
     done: oneshot::Sender<BatchResult>,
@@ -332,6 +339,7 @@ impl PartitionQueue {
             refusals: 0,
             uncertain: false,
             from_front: false,
+            overtaken: 0,
             last: None,
             done,
             wait: wait.clone(),
@@ -368,6 +376,9 @@ impl PartitionQueue {
             return None;
         }
         let next = self.next_to_send()?;
+        if self.is_too_far_ahead(next) {
+            return None;
+        }
         let batch = &mut self.batches[next];
         match batch.state {
             State::Open if !hurry && now < batch.created + self.config.linger => return None,
@@ -500,6 +511,7 @@ impl PartitionQueue {
             record_count,
             sequence,
             attempts,
+            overtaken,
             done,
             memory,
             ..
@@ -520,6 +532,7 @@ impl PartitionQueue {
                 refusals: 0,
                 uncertain: false,
                 from_front: false,
+                overtaken,
                 last: None,
                 done,
                 wait: wait.shared(),
@@ -656,6 +669,7 @@ impl PartitionQueue {
         }
         for batch in &mut self.batches {
             batch.sequence = None;
+            batch.overtaken = 0;
         }
     }
 
@@ -667,7 +681,7 @@ impl PartitionQueue {
         let expiry = self.batches.iter().find(waiting)?.created + timeout;
         let due = self
             .next_to_send()
-            .filter(|_| !self.is_blocked())
+            .filter(|&next| !self.is_blocked() && !self.is_too_far_ahead(next))
             .and_then(|next| match self.batches[next].state {
                 State::Open => Some(self.batches[next].created + self.config.linger),
                 State::Waiting { not_before } => Some(not_before),
@@ -720,8 +734,19 @@ impl PartitionQueue {
         self.in_flight >= cap
     }
 
+    /// Whether the leader would no longer know the oldest batch by its number once the one at `next` is in the log. The oldest
+    /// one itself may always be sent.
+    fn is_too_far_ahead(&self, next: usize) -> bool {
+        let oldest = self.batches.front().filter(|_| next > 0);
+        matches!(self.sequencing, Sequencing::Given(_))
+            && oldest.is_some_and(|oldest| next + oldest.overtaken >= MAX_IN_FLIGHT_BATCHES)
+    }
+
     fn acknowledge(&mut self, index: usize, offset: Option<i64>) {
         self.introduced = true;
+        for before in self.batches.iter_mut().take(index) {
+            before.overtaken += 1;
+        }
         if let Some(batch) = self.batches.remove(index) {
             // Nobody may have kept the delivery.
             let _ = batch.done.send(Ok(BatchOutcome::Stored(offset)));
@@ -1108,6 +1133,34 @@ mod tests {
         assert_eq!(sequence(&again), (101, 1));
         t.accept(again, 41);
         assert_eq!(result(done).unwrap().unwrap(), Some(41));
+    }
+
+    #[test]
+    fn nothing_goes_so_far_ahead_that_the_oldest_batch_would_be_forgotten() {
+        let mut t = Test::new(true);
+        let dones: Vec<_> = (0..7).map(|_| t.batch()).collect();
+        // It is in the log, and the leader that has taken it is paused before it answers. Its successor knows it.
+        let unanswered = t.take().unwrap();
+        for i in 1..5 {
+            let sent = t.take().unwrap();
+            assert_eq!(sequence(&sent), (101, i));
+            t.accept(sent, 40 + i64::from(i));
+        }
+        assert!(
+            t.take().is_none(),
+            "the sixth would make it forget the first"
+        );
+        assert!(t.queue.next_due(t.now).unwrap() > t.now + LINGER);
+        t.lose(unanswered);
+        t.later(Duration::from_secs(1));
+        let again = t.take().unwrap();
+        assert_eq!(sequence(&again), (101, 0));
+        assert!(t.take().is_none());
+        t.accept(again, 40);
+        assert_eq!(result(dones[0].clone()).unwrap().unwrap(), Some(40));
+        // From the new oldest on, five again.
+        assert_eq!(sequence(&t.take().unwrap()), (101, 5));
+        assert_eq!(sequence(&t.take().unwrap()), (101, 6));
     }
 
     #[test]
