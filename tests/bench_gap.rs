@@ -66,6 +66,16 @@ fn a_leader_that_is_killed_costs_an_election_and_no_record() {
 }
 
 #[test]
+fn a_blackout_of_every_link_loses_nothing_and_acks_come_after_it() {
+    let figures = run_once("blackout-1s");
+    let first = figures["first_ack_after_heal_ms"].as_f64();
+    assert!(first.is_some_and(|ms| ms > 0.0), "{figures}");
+    // Nothing is acknowledged while nothing comes through.
+    let gap = figures["longest_ack_gap_ms"].as_f64().unwrap();
+    assert!(gap > 500.0, "{figures}");
+}
+
+#[test]
 fn a_follower_that_comes_from_another_port_has_migrated() {
     let figures = run_once("follower-rebind");
     assert!(figures["migrations"].as_u64().unwrap() >= 1, "{figures}");

@@ -17,7 +17,7 @@ use quorate::types::{ErrorCode, NodeId, TopicName};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use support::cluster::{Cluster, free_port};
+use support::cluster::Cluster;
 use support::kafka::{Kafka, batch};
 use support::relay::{Impairment, Link};
 use support::workload::{Workload, check};
@@ -330,7 +330,7 @@ async fn a_bad_link_is_no_dead_node() {
     let mut links = Vec::new();
     let mut listed = Vec::new();
     for spec in &mut cluster.specs {
-        let link = Link::before(spec.quic, free_port(), impairment).await;
+        let link = Link::before(spec.quic, impairment).await;
         listed.push(format!("{}@{}", spec.id, link.address));
         spec.advertise = Some(link.address);
         links.push(link);

@@ -355,7 +355,13 @@ fn what_cannot_be_is_refused_before_anything_starts() {
     let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
     fs::set_permissions(dir.path(), open).unwrap();
     let program = dir.path().join("quorate");
-    fs::copy(env!("CARGO_BIN_EXE_quorate"), &program).unwrap();
+    // By another process: what this one has open for writing, every child that is being forked has too, and nobody can execute
+    // such a file.
+    let copied = Command::new("cp")
+        .arg(env!("CARGO_BIN_EXE_quorate"))
+        .arg(&program)
+        .status();
+    assert!(copied.unwrap().success());
     let output = Command::new(&program)
         .args(["bench", "lab", "--", "true"])
         .current_dir("/")

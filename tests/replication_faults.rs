@@ -14,7 +14,7 @@ use quorate::client::{Acks, Client, ProducerConfig};
 use quorate::storage::TAIL_CACHE_BYTES;
 use quorate::types::{ErrorCode, NodeId, TopicName};
 
-use support::cluster::{Cluster, free_port};
+use support::cluster::Cluster;
 use support::kafka::{Kafka, batch};
 use support::relay::Relay;
 use support::workload::{Story, Workload, check, consume_all};
@@ -355,7 +355,7 @@ async fn no_byte_of_a_record_can_be_read_on_the_way() {
     let mut relays = Vec::new();
     let mut controllers = Vec::new();
     for spec in &mut cluster.specs {
-        let relay = Relay::before(spec.quic, free_port()).await;
+        let relay = Relay::before(spec.quic).await;
         controllers.push(format!("{}@{}", spec.id, relay.address));
         spec.advertise = Some(relay.address);
         relays.push(relay);

@@ -1,7 +1,7 @@
 //! The leader's end of a replication connection, as the owner threads see it: where frames and answers go out.
 
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicIsize, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -19,16 +19,32 @@ use crate::wire::{ControlMessage, LaneMessage, SessionAnswer, SessionOutcome};
 /// delays nobody. It also bounds the rate: this many bytes a round trip and sync. 1 Gbit/s over 200 ms is 25 MB.
 pub(super) const FOLLOWER_BUDGET_BYTES: usize = 32 << 20;
 
-/// Of these, how many may be catch-up frames at a round trip of zero. A follower that is far behind takes what it is given, and
-/// would share the leader's and its own disk and processors with the live frames of everybody; this much at a time leaves
-/// their syncs a turn.
+/// Catch-up frames that may be under way from this node at a round trip of zero, to all followers that catch up together. Who is
+/// far behind takes what it is given, and would share the leader's and its own disk and processors with the live frames of
+/// everybody; this much at a time leaves their syncs a turn.
 const CATCH_UP_BYTES: usize = 2 << 20;
+/// Each of them has at least this much, so that many catch up too: some frames of the largest batches that clients send by default.
+const CATCH_UP_BYTES_EACH: usize = 256 << 10;
 /// And how many more for each second of round trip, so that a far follower catches up as well: 1 Gbit/s.
 const CATCH_UP_BYTES_PER_SECOND: f64 = 125e6;
 
 /// Control messages that wait for the connection. A follower that lets them pile up beyond this is cut off; it dials anew and
 /// opens its sessions again.
 const MAX_WAITING_CONTROL_MESSAGES: usize = 16_384;
+
+/// How many followers have catch-up frames under way from this node: they share [`CATCH_UP_BYTES`].
+#[derive(Debug, Default)]
+pub(super) struct CatchUpShare {
+    /// Below zero for moments: a follower that is done may be counted off before it was counted.
+    followers: AtomicIsize,
+}
+
+impl CatchUpShare {
+    fn bytes_each(&self) -> usize {
+        let followers = self.followers.load(Ordering::Relaxed).max(1) as usize;
+        (CATCH_UP_BYTES / followers).max(CATCH_UP_BYTES_EACH)
+    }
+}
 
 /// One live connection from one follower.
 #[derive(Debug)]
@@ -44,8 +60,10 @@ pub(super) struct FollowerChannel {
     outstanding: Outstanding,
     /// Those of them that are catch-up frames. At most its window and one order of each owner thread.
     catching_up: Outstanding,
-    /// How many may be: [`CATCH_UP_BYTES`] and more.
-    catch_up_window: AtomicUsize,
+    /// How many may be: this one's part of it,
+    share: Arc<CatchUpShare>,
+    /// and this for its round trip.
+    catch_up_for_distance: AtomicUsize,
     /// Cancelled to close the connection.
     pub(super) broken: CancellationToken,
     /// Why, where something other than the connection's own end is the reason.
@@ -61,8 +79,9 @@ struct Outstanding {
 }
 
 impl Outstanding {
-    fn add(&self, bytes: usize) {
-        self.bytes.fetch_add(bytes, Ordering::AcqRel);
+    /// True when nothing was under way.
+    fn add(&self, bytes: usize) -> bool {
+        self.bytes.fetch_add(bytes, Ordering::AcqRel) == 0 && bytes > 0
     }
 
     fn has_room(&self, cap: usize) -> bool {
@@ -74,10 +93,14 @@ impl Outstanding {
         self.bytes.load(Ordering::Acquire) < cap
     }
 
-    /// True when those who were turned away should come again.
-    fn release(&self, bytes: usize, cap: usize) -> bool {
+    /// How many are left.
+    fn remove(&self, bytes: usize) -> usize {
         let before = self.bytes.fetch_sub(bytes, Ordering::AcqRel);
-        let left = before.saturating_sub(bytes);
+        before.saturating_sub(bytes)
+    }
+
+    /// True when those who were turned away should come again.
+    fn is_awaited(&self, left: usize, cap: usize) -> bool {
         left <= cap / 2 && self.turned_away.swap(false, Ordering::AcqRel)
     }
 }
@@ -89,6 +112,7 @@ impl FollowerChannel {
         peer: Appointment,
         live: Vec<LaneWriter>,
         catch_up: Vec<LaneWriter>,
+        share: Arc<CatchUpShare>,
     ) -> (FollowerChannel, mpsc::Receiver<Bytes>) {
         let (control, messages) = mpsc::channel(MAX_WAITING_CONTROL_MESSAGES);
         let channel = FollowerChannel {
@@ -99,7 +123,8 @@ impl FollowerChannel {
             catch_up,
             outstanding: Outstanding::default(),
             catching_up: Outstanding::default(),
-            catch_up_window: AtomicUsize::new(CATCH_UP_BYTES),
+            share,
+            catch_up_for_distance: AtomicUsize::new(0),
             broken: CancellationToken::new(),
             given_up: OnceLock::new(),
         };
@@ -135,25 +160,40 @@ impl FollowerChannel {
 
     /// Whether another order may go out. If not, [`FollowerChannel::release`] will say when there is room again.
     pub(super) fn has_room(&self, catch_up: bool) -> bool {
-        let window = self.catch_up_window.load(Ordering::Relaxed);
         self.outstanding.has_room(FOLLOWER_BUDGET_BYTES)
-            && (!catch_up || self.catching_up.has_room(window))
+            && (!catch_up || self.catching_up.has_room(self.catch_up_window()))
+    }
+
+    fn catch_up_window(&self) -> usize {
+        let distance = self.catch_up_for_distance.load(Ordering::Relaxed);
+        self.share.bytes_each().saturating_add(distance)
+    }
+
+    fn count(&self, bytes: usize, catch_up: bool) {
+        self.outstanding.add(bytes);
+        if catch_up && self.catching_up.add(bytes) {
+            self.share.followers.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// Gives back `bytes` of room, of which `catch_up` were for catch-up frames. True when threads that were turned away should be
     /// told.
     pub(super) fn release(&self, bytes: usize, catch_up: usize) -> bool {
-        let window = self.catch_up_window.load(Ordering::Relaxed);
-        let room_for_all = self.outstanding.release(bytes, FOLLOWER_BUDGET_BYTES);
-        let room_to_catch_up = self.catching_up.release(catch_up, window);
-        room_for_all || room_to_catch_up
+        let left = self.outstanding.remove(bytes);
+        let room_for_all = self.outstanding.is_awaited(left, FOLLOWER_BUDGET_BYTES);
+        let left = self.catching_up.remove(catch_up);
+        if left == 0 && catch_up > 0 {
+            self.share.followers.fetch_sub(1, Ordering::Relaxed);
+        }
+        let window = self.catch_up_window();
+        room_for_all || self.catching_up.is_awaited(left, window)
     }
 
     /// What is under way to a follower so far off must be acknowledged before more is sent.
     pub(super) fn note_round_trip(&self, round_trip: Duration) {
-        let more = round_trip.as_secs_f64() * CATCH_UP_BYTES_PER_SECOND;
-        let window = (CATCH_UP_BYTES + more as usize).min(FOLLOWER_BUDGET_BYTES);
-        self.catch_up_window.store(window, Ordering::Relaxed);
+        let bytes = round_trip.as_secs_f64() * CATCH_UP_BYTES_PER_SECOND;
+        let bytes = (bytes as usize).min(FOLLOWER_BUDGET_BYTES);
+        self.catch_up_for_distance.store(bytes, Ordering::Relaxed);
     }
 
     /// Answers a hello: a refusal on the control stream, anything else in front of the session's first frames.
@@ -188,10 +228,7 @@ impl FollowerChannel {
 
     /// Puts frames on their partition's lane.
     pub(super) fn send_frames(&self, id: TopicPartition, frames: Frames) {
-        self.outstanding.add(frames.bytes);
-        if frames.catch_up {
-            self.catching_up.add(frames.bytes);
-        }
+        self.count(frames.bytes, frames.catch_up);
         let header = LaneMessage::encode_header(
             frames.session,
             frames.leader_epoch,
@@ -216,6 +253,14 @@ impl FollowerChannel {
     }
 }
 
+impl Drop for FollowerChannel {
+    fn drop(&mut self) {
+        if *self.catching_up.bytes.get_mut() > 0 {
+            self.share.followers.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
 /// The lane that a partition's frames take: always the same, so that they stay in order; spread, so that a lost packet
 /// holds up few partitions.
 fn lane_of(id: TopicPartition, lanes: usize) -> usize {
@@ -230,30 +275,23 @@ mod tests {
     use super::*;
     use crate::types::{DirectoryId, Incarnation, NodeId};
 
-    fn channel() -> FollowerChannel {
+    fn channel(share: &Arc<CatchUpShare>) -> FollowerChannel {
         let peer = Appointment {
             node: NodeId::new(2).unwrap(),
             directory: DirectoryId::from_random_bits(2),
             incarnation: Incarnation::from_random_bits(2),
         };
-        FollowerChannel::new(1, peer, Vec::new(), Vec::new()).0
-    }
-
-    fn sent(channel: &FollowerChannel, bytes: usize, catch_up: bool) {
-        channel.outstanding.add(bytes);
-        if catch_up {
-            channel.catching_up.add(bytes);
-        }
+        FollowerChannel::new(1, peer, Vec::new(), Vec::new(), share.clone()).0
     }
 
     #[test]
     fn catch_up_frames_leave_live_frames_room_and_wait_for_their_own() {
-        let channel = channel();
-        sent(&channel, CATCH_UP_BYTES, true);
+        let channel = channel(&Arc::default());
+        channel.count(CATCH_UP_BYTES, true);
         assert!(channel.has_room(false));
         assert!(!channel.has_room(true));
         // What live frames free is no room for those who catch up.
-        sent(&channel, 1000, false);
+        channel.count(1000, false);
         assert!(!channel.release(1000, 0));
         assert!(!channel.release(1000, 1000));
         assert!(channel.release(CATCH_UP_BYTES / 2, CATCH_UP_BYTES / 2));
@@ -264,17 +302,47 @@ mod tests {
 
     #[test]
     fn a_follower_far_off_may_have_more_under_way_and_never_more_than_the_budget() {
-        let channel = channel();
-        sent(&channel, CATCH_UP_BYTES, true);
+        let channel = channel(&Arc::default());
+        channel.count(CATCH_UP_BYTES, true);
         assert!(!channel.has_room(true));
         channel.note_round_trip(Duration::from_millis(100));
         assert!(channel.has_room(true));
-        sent(&channel, 12_500_000, true);
+        channel.count(12_500_000, true);
         assert!(!channel.has_room(true));
         channel.note_round_trip(Duration::from_secs(3600));
         assert!(channel.has_room(true));
-        sent(&channel, FOLLOWER_BUDGET_BYTES, true);
+        channel.count(FOLLOWER_BUDGET_BYTES, true);
         assert!(!channel.has_room(true));
         assert!(!channel.has_room(false));
+    }
+
+    #[test]
+    fn followers_that_catch_up_at_a_time_share_the_room_and_each_has_some() {
+        let share = Arc::default();
+        let first = channel(&share);
+        first.count(CATCH_UP_BYTES / 2, true);
+        assert!(first.has_room(true));
+        // Another begins; live frames alone would not count.
+        let second = channel(&share);
+        second.count(CATCH_UP_BYTES, false);
+        assert!(first.has_room(true));
+        second.count(1, true);
+        assert!(!first.has_room(true));
+        assert!(second.has_room(true));
+        // It is done, or gone.
+        second.release(1, 1);
+        assert!(first.has_room(true));
+        second.count(1, true);
+        assert!(!first.has_room(true));
+        drop(second);
+        assert!(first.has_room(true));
+
+        let many: Vec<_> = (0..100).map(|_| channel(&share)).collect();
+        for follower in &many {
+            follower.count(CATCH_UP_BYTES_EACH - 1, true);
+        }
+        assert!(many.iter().all(|follower| follower.has_room(true)));
+        many[0].count(1, true);
+        assert!(!many[0].has_room(true));
     }
 }

@@ -191,7 +191,8 @@ async fn greet(
         incarnation: hello.incarnation,
     };
     let id = NEXT_CHANNEL.fetch_add(1, Ordering::Relaxed);
-    let (channel, control) = FollowerChannel::new(id, peer, lanes, catch_up);
+    let (channel, control) =
+        FollowerChannel::new(id, peer, lanes, catch_up, shared.catch_up_share.clone());
     Ok((
         channel,
         Parts {

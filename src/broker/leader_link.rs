@@ -494,8 +494,8 @@ async fn connect(
     };
     match greeted {
         Ok(Ok(greeting)) => Ok(greeting),
-        Ok(Err(cause)) => {
-            CloseReason::ProtocolError.close(&connection, &cause);
+        Ok(Err((reason, cause))) => {
+            reason.close(&connection, &cause);
             Err(cause)
         }
         Err(_) => {
@@ -511,8 +511,9 @@ async fn greet(
     options: &LinkOptions,
     dialled: Dialled,
     peer: &PeerAddress,
-) -> Result<Greeting, String> {
-    let lost = |error: &quinn::ConnectionError| dialled.explain(error).to_string();
+) -> Result<Greeting, (CloseReason, String)> {
+    let broken = |cause: String| (CloseReason::ProtocolError, cause);
+    let lost = |error: &quinn::ConnectionError| broken(dialled.explain(error).to_string());
     let (mut send, recv) = dialled.connection.open_bi().await.map_err(|e| lost(&e))?;
     let mut recv = control_reader(recv);
     let hello = ControlMessage::Hello(Hello {
@@ -524,7 +525,7 @@ async fn greet(
     });
     let explained = |error: String| match dialled.connection.close_reason() {
         Some(reason) => lost(&reason),
-        None => error,
+        None => broken(error),
     };
     send.write_chunk(hello.encode())
         .await
@@ -532,10 +533,8 @@ async fn greet(
     match read_control(&mut recv).await {
         Ok(ControlMessage::Welcome(welcome)) => {
             if Some(welcome.node) != peer.node {
-                return Err(format!(
-                    "node {} answers where {peer} was dialled",
-                    welcome.node
-                ));
+                let cause = format!("node {} answers where {peer} was dialled", welcome.node);
+                return Err((CloseReason::WrongNode, cause));
             }
             let process = PeerProcess {
                 node: welcome.node,
@@ -548,7 +547,9 @@ async fn greet(
             };
             Ok((greeted, process))
         }
-        Ok(_) => Err("the hello was answered with something else".to_owned()),
+        Ok(_) => Err(broken(
+            "the hello was answered with something else".to_owned(),
+        )),
         Err(error) => Err(explained(error)),
     }
 }

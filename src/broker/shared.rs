@@ -1,13 +1,14 @@
 //! What every part of the broker reaches.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::clock::Clock;
 use super::event::Event;
+use super::follower_channel::CatchUpShare;
 use super::follower_link::FollowerLine;
 use super::inbox::Inbox;
 use super::links::Links;
@@ -38,6 +39,8 @@ pub(super) struct Shared {
     /// Elections that leaders here ask for, because they cannot lead. At most one a partition.
     pub(super) resignations: Inbox<ElectionStart>,
     pub(super) links: Links,
+    /// By how many followers that catch up the room for that is shared.
+    pub(super) catch_up_share: Arc<CatchUpShare>,
     /// A line a second of each kind about each follower, over all of its connections.
     pub(super) follower_lines: LogLimits<(FollowerLine, NodeId)>,
     shards: OnceLock<Vec<ShardHandle>>,
@@ -60,6 +63,7 @@ impl Shared {
             isr_changes: Inbox::new(),
             resignations: Inbox::new(),
             links: Links::default(),
+            catch_up_share: Arc::default(),
             follower_lines: LogLimits::default(),
             shards: OnceLock::new(),
             partitions: RwLock::default(),

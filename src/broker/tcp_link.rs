@@ -212,6 +212,7 @@ async fn greet_follower(
         peer,
         lane(TcpChannel::LiveLane),
         lane(TcpChannel::CatchUpLane),
+        shared.catch_up_share.clone(),
     );
     Ok((channel, control, early))
 }

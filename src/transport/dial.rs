@@ -20,8 +20,8 @@ use super::explain::{ConnectFailure, DialContext};
 use super::identity::Identity;
 use super::movable_socket::MovableSocket;
 use super::protocol::{Alpn, CloseReason};
-use super::scout::{UdpAnswer, ask_passage, ask_udp, known_path_mtu, needed_mtu};
 use super::server::identity_of;
+use super::silence::{look_into_silence, too_narrow};
 use super::socket::{BindError, bind_udp_for};
 use super::sockets::Sockets;
 use super::{tls, tuning};
@@ -31,11 +31,6 @@ use crate::types::NodeId;
 pub const MAX_ADDRESSES: usize = 8;
 /// The next address of a host is tried this long after the one before, when that has not answered.
 const STAGGER: Duration = Duration::from_millis(100);
-/// A dial that has waited for so long, or for a quarter of its time, asks what else may be there.
-const ASK_AFTER: Duration = Duration::from_secs(1);
-/// How long that question waits for its answer.
-const ASK_FOR: Duration = Duration::from_millis(500);
-
 /// Where a peer is, and which node it must prove to be.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PeerAddress {
@@ -388,6 +383,7 @@ async fn attempt(
     })?;
     let peer = identity_of(&connection).map_err(|text| ConnectFailure::Tls { address, text })?;
     sockets.note_node(remote, peer.node());
+    sockets.silences().note_answered(remote);
     Ok(Dialled {
         connection,
         peer,
@@ -395,44 +391,6 @@ async fn attempt(
         socket,
         context,
     })
-}
-
-/// Silence has a cause that this machine may know of: packets that do not fit the path are never sent, or never arrive.
-async fn too_narrow(address: &str, remotes: &[SocketAddr]) -> Option<ConnectFailure> {
-    let remote = *remotes.first()?;
-    let (mtu, needed) = (known_path_mtu(remote).await?, needed_mtu(remote));
-    (mtu < needed).then(|| ConnectFailure::PathTooNarrow {
-        address: address.to_owned(),
-        mtu,
-        needed,
-    })
-}
-
-/// What silence may be hiding at the first of the addresses: another service, or a path that swallows large packets. Asked beside
-/// a dial that has waited for a while, so that it costs no time. Nothing where nothing was learnt, and where links are impaired
-/// on purpose, which the question would go round.
-async fn look_into_silence(
-    sockets: &Sockets,
-    address: &str,
-    remote: Option<SocketAddr>,
-    within: Duration,
-) -> Option<ConnectFailure> {
-    let remote = remote.filter(|_| !sockets.are_impaired())?;
-    sleep(ASK_AFTER.min(within / 4)).await;
-    match ask_udp(remote, ASK_FOR).await {
-        UdpAnswer::Other { bytes } => Some(ConnectFailure::NotQuic {
-            address: address.to_owned(),
-            bytes,
-        }),
-        UdpAnswer::Silent { .. } => {
-            let passage = ask_passage(remote.ip()).await;
-            (passage.small && !passage.large).then(|| ConnectFailure::LargePacketsLost {
-                address: address.to_owned(),
-                needed: needed_mtu(remote),
-            })
-        }
-        _ => None,
-    }
 }
 
 /// Returns once the kernel or the network says that nothing listens there; else never.

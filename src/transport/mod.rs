@@ -28,6 +28,7 @@ mod protocol;
 mod rpc;
 mod scout;
 mod server;
+mod silence;
 mod socket;
 mod sockets;
 mod tcp_link;

@@ -10,12 +10,14 @@ use quinn::{AsyncUdpSocket, Endpoint, EndpointConfig, ServerConfig, TokioRuntime
 
 use super::impaired::{ImpairedLinks, ImpairedSocket, ImpairmentCounts};
 use super::movable_socket::MovableSocket;
+use super::silence::Silences;
 use crate::types::NodeId;
 
 /// The sockets of everything that a process dials and listens with.
 #[derive(Clone, Debug, Default)]
 pub struct Sockets {
     impaired: Option<Arc<ImpairedLinks>>,
+    silences: Silences,
 }
 
 impl Sockets {
@@ -28,12 +30,18 @@ impl Sockets {
     pub fn impaired(links: Arc<ImpairedLinks>) -> Sockets {
         Sockets {
             impaired: Some(links),
+            ..Sockets::default()
         }
     }
 
     /// Whether packets on purpose do not go as they would by the kernel alone.
     pub(super) fn are_impaired(&self) -> bool {
         self.impaired.is_some()
+    }
+
+    /// What its dials have learnt of addresses that do not answer.
+    pub(super) fn silences(&self) -> &Silences {
+        &self.silences
     }
 
     pub(super) fn listening(

@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use quorate::types::NodeId;
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use socket2::SockRef;
 use tokio::net::UdpSocket;
 use tokio::task::{AbortHandle, JoinSet};
 
@@ -82,8 +82,8 @@ pub struct Network {
 }
 
 impl Network {
-    /// A relay on each node's `outside` port before its own `inside`.
-    pub fn before(nodes: &[(NodeId, SocketAddr, SocketAddr)], seed: u64) -> Network {
+    /// A relay on each node's `outside` socket before its own `inside`.
+    pub fn before(nodes: Vec<(NodeId, std::net::UdpSocket, SocketAddr)>, seed: u64) -> Network {
         let faults = Arc::new(Faults {
             random: AtomicU64::new(seed),
             ..Faults::default()
@@ -92,9 +92,9 @@ impl Network {
         let mut relays = JoinSet::new();
         for (node, outside, inside) in nodes {
             let relay = Relay {
-                party: Party::Node(*node),
-                inside: *inside,
-                outside: Arc::new(bind(*outside)),
+                party: Party::Node(node),
+                inside,
+                outside: Arc::new(roomy(UdpSocket::from_std(outside).unwrap())),
                 faults: faults.clone(),
                 pids: pids.clone(),
                 flows: HashMap::new(),
@@ -133,11 +133,7 @@ impl Network {
     }
 }
 
-fn bind(address: SocketAddr) -> UdpSocket {
-    let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP)).unwrap();
-    socket.set_nonblocking(true).unwrap();
-    socket.bind(&address.into()).unwrap();
-    let socket = UdpSocket::from_std(socket.into()).unwrap();
+fn roomy(socket: UdpSocket) -> UdpSocket {
     let options = SockRef::from(&socket);
     // The kernel grants what it will.
     let _ = options.set_recv_buffer_size(BUFFER_BYTES);
@@ -209,7 +205,7 @@ impl Relay {
             }
             flow.answers.abort();
         }
-        let inside = Arc::new(bind(SocketAddr::from(([127, 0, 0, 1], 0))));
+        let inside = Arc::new(roomy(UdpSocket::bind(("127.0.0.1", 0)).await.unwrap()));
         inside.connect(self.inside).await.unwrap();
         let answering = answers.spawn(answer(
             inside.clone(),
@@ -300,10 +296,11 @@ mod tests {
     async fn each_direction_is_cut_by_itself_and_by_its_owner() {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let server = UdpSocket::bind(any).await.unwrap();
-        // A port that was just free.
-        let outside = UdpSocket::bind(any).await.unwrap().local_addr().unwrap();
+        let socket = std::net::UdpSocket::bind(any).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let outside = socket.local_addr().unwrap();
         let inside = server.local_addr().unwrap();
-        let network = Network::before(&[(node(1), outside, inside)], 1);
+        let network = Network::before(vec![(node(1), socket, inside)], 1);
         let client = UdpSocket::bind(any).await.unwrap();
 
         let (to, from) = (

@@ -20,7 +20,7 @@ use super::history::{Promise, Tally, Violations};
 use super::network::{Network, Party};
 use super::schedule::{Hand, LinkFault, ProcessFault, Step, Target};
 use super::watch::{Leaders, Weight, Weights, tell};
-use crate::support::cluster::{Cluster, free_port, loopback};
+use crate::support::cluster::{Cluster, free_socket};
 use crate::support::workload::consume_all;
 use crate::support::{PATIENCE, until};
 
@@ -133,8 +133,9 @@ impl Run {
         let mut between = Vec::new();
         let mut controllers = Vec::new();
         for spec in &mut cluster.specs {
-            let outside = loopback(free_port());
-            between.push((spec.id, outside, spec.quic));
+            let socket = free_socket();
+            let outside = socket.local_addr().unwrap();
+            between.push((spec.id, socket, spec.quic));
             controllers.push(format!("{}@{outside}", spec.id));
             spec.advertise = Some(outside);
         }
@@ -151,7 +152,7 @@ impl Run {
             .with_full_disk
             .then(|| SmallDisk::below(&cluster))
             .flatten();
-        let network = Network::before(&between, settings.seed);
+        let network = Network::before(between, settings.seed);
         for id in cluster.ids() {
             spawn(&mut cluster, &network, id);
         }

@@ -58,10 +58,7 @@ pub fn free_port() -> u16 {
             .write(true)
             .open(locks.join(port.to_string()))
             .unwrap();
-        if lock.try_lock().is_ok()
-            && UdpSocket::bind(("127.0.0.1", port)).is_ok()
-            && TcpListener::bind(("127.0.0.1", port)).is_ok()
-        {
+        if lock.try_lock().is_ok() && is_free(port) {
             HELD.lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .push(lock);
@@ -69,6 +66,38 @@ pub fn free_port() -> u16 {
         }
     }
     panic!("no free port");
+}
+
+/// A datagram socket on a port like [`free_port`]'s, for what this process itself listens with: held from the beginning.
+pub fn free_socket() -> UdpSocket {
+    loop {
+        // Another program may take a port between the look at it and this.
+        if let Ok(socket) = UdpSocket::bind(("127.0.0.1", free_port())) {
+            socket.set_nonblocking(true).unwrap();
+            return socket;
+        }
+    }
+}
+
+/// Looked up where the system lists its sockets, and only elsewhere tried: a socket that is made to try the port lives on in
+/// every process that another thread forks meanwhile, until that executes its program, and then whoever was given the port
+/// finds it taken.
+fn is_free(port: u16) -> bool {
+    const TABLES: [&str; 4] = ["udp", "udp6", "tcp", "tcp6"];
+    let tables: Vec<_> = TABLES
+        .iter()
+        .filter_map(|table| fs::read_to_string(format!("/proc/net/{table}")).ok())
+        .collect();
+    if tables.is_empty() {
+        return UdpSocket::bind(("127.0.0.1", port)).is_ok()
+            && TcpListener::bind(("127.0.0.1", port)).is_ok();
+    }
+    let suffix = format!(":{port:04X}");
+    let holds = |line: &str| {
+        let local = line.split_whitespace().nth(1);
+        local.is_some_and(|local| local.ends_with(&suffix))
+    };
+    !tables.iter().any(|table| table.lines().any(holds))
 }
 
 /// Above the range of outgoing sockets if there is room, and below it otherwise.

@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Duration, Instant};
 
-use super::cluster::free_port;
+use super::cluster::free_socket;
 
 /// The longest datagram that UDP knows.
 const MAX_DATAGRAM: usize = 65_535;
@@ -23,8 +23,8 @@ pub struct Relay {
 }
 
 impl Relay {
-    pub async fn before(target: SocketAddr, port: u16) -> Relay {
-        let outside = Arc::new(UdpSocket::bind(("127.0.0.1", port)).await.unwrap());
+    pub async fn before(target: SocketAddr) -> Relay {
+        let outside = Arc::new(UdpSocket::from_std(free_socket()).unwrap());
         let address = outside.local_addr().unwrap();
         let datagrams = Arc::new(Mutex::new(Vec::new()));
         let mut tasks = JoinSet::new();
@@ -103,8 +103,8 @@ pub struct Link {
 }
 
 impl Link {
-    pub async fn before(target: SocketAddr, port: u16, impairment: Impairment) -> Link {
-        let outside = Arc::new(UdpSocket::bind(("127.0.0.1", port)).await.unwrap());
+    pub async fn before(target: SocketAddr, impairment: Impairment) -> Link {
+        let outside = Arc::new(UdpSocket::from_std(free_socket()).unwrap());
         let address = outside.local_addr().unwrap();
         let mut tasks = JoinSet::new();
         tasks.spawn(carry(outside, target, impairment));
@@ -206,12 +206,7 @@ pub enum Way {
 
 impl Gate {
     pub async fn before(target: SocketAddr) -> Gate {
-        // Another program may take a port between the look at it and this.
-        let outside = loop {
-            if let Ok(socket) = UdpSocket::bind(("127.0.0.1", free_port())).await {
-                break Arc::new(socket);
-            }
-        };
+        let outside = Arc::new(UdpSocket::from_std(free_socket()).unwrap());
         let address = outside.local_addr().unwrap();
         let state = Arc::new(GateState::default());
         let mut tasks = JoinSet::new();

@@ -141,6 +141,8 @@ struct Pending {
     refusals: u32,
     /// An attempt's outcome is unknown: the records may be in the log already.
     uncertain: bool,
+    /// Everything before it was acknowledged when it was last sent.
+    from_front: bool,
     /// Why it was not delivered so far.
     last: Option<ClientError>,
     done: oneshot::Sender<BatchResult>,
@@ -329,6 +331,7 @@ impl PartitionQueue {
             attempts: 0,
             refusals: 0,
             uncertain: false,
+            from_front: false,
             last: None,
             done,
             wait: wait.clone(),
@@ -375,6 +378,7 @@ impl PartitionQueue {
             State::InFlight => return None,
         }
         batch.state = State::InFlight;
+        batch.from_front = next == 0;
         self.in_flight += 1;
         batch.attempts += 1;
         let fresh = batch.sequence.is_none();
@@ -515,6 +519,7 @@ impl PartitionQueue {
                 attempts,
                 refusals: 0,
                 uncertain: false,
+                from_front: false,
                 last: None,
                 done,
                 wait: wait.shared(),
@@ -545,7 +550,9 @@ impl PartitionQueue {
     fn judge_refusal(&mut self, index: usize, code: ErrorCode, effects: &mut Effects) -> bool {
         let batch = &mut self.batches[index];
         match (code, self.sequencing) {
-            (ErrorCode::OutOfOrderSequenceNumber, Sequencing::Given(_)) => index > 0,
+            // Where it was sent behind others, it may have overtaken one that was acknowledged since: by another connection, say.
+            // Only what was sent with all before it acknowledged proves that those are not there.
+            (ErrorCode::OutOfOrderSequenceNumber, Sequencing::Given(_)) => !batch.from_front,
             // What it was to follow has failed; it gets new numbers.
             (ErrorCode::OutOfOrderSequenceNumber, Sequencing::Wanted { .. }) => true,
             (
@@ -1085,6 +1092,22 @@ mod tests {
         t.accept(b, 9);
         assert_eq!(result(certain).unwrap().unwrap(), Some(9));
         assert_eq!(t.queue.wants_identity(), None);
+    }
+
+    #[test]
+    fn a_batch_that_overtook_another_is_no_loss() {
+        let mut t = Test::new(true);
+        let (_first, done) = (t.batch(), t.batch());
+        let (a, b) = (t.take().unwrap(), t.take().unwrap());
+        // The second came first; the word of it comes last.
+        t.accept(a, 40);
+        t.refuse(b, ErrorCode::OutOfOrderSequenceNumber);
+        assert_eq!(t.queue.wants_identity(), None);
+        t.later(Duration::from_secs(1));
+        let again = t.take().unwrap();
+        assert_eq!(sequence(&again), (101, 1));
+        t.accept(again, 41);
+        assert_eq!(result(done).unwrap().unwrap(), Some(41));
     }
 
     #[test]
