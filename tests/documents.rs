@@ -89,6 +89,42 @@ fn every_transcript_is_told_of() {
 }
 
 #[test]
+fn every_fuzz_target_is_told_of_and_is_there() {
+    let read = |path: &str| fs::read_to_string(root().join(path)).unwrap();
+    let mut targets: Vec<String> = fs::read_dir(root().join("fuzz/fuzz_targets"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path().file_stem().unwrap().to_owned())
+        .map(|name| name.into_string().unwrap())
+        .collect();
+    targets.sort();
+    assert!(!targets.is_empty());
+    let what_each_takes = read("fuzz/README.md");
+    let mut told: Vec<&str> = what_each_takes
+        .lines()
+        .skip_while(|line| !line.starts_with("| target | what it takes |"))
+        .take_while(|line| line.starts_with('|'))
+        .filter_map(|line| line.strip_prefix("| `")?.split_once('`'))
+        .map(|(name, _)| name)
+        .collect();
+    told.sort_unstable();
+    assert_eq!(told, targets, "fuzz/README.md");
+    let testing = read("docs/testing.md");
+    let (_, fuzzing) = testing.split_once("\n## Fuzzing\n").unwrap();
+    for name in &targets {
+        for (file, text, words) in [
+            ("docs/testing.md", fuzzing, format!("`{name}`")),
+            (
+                "fuzz/Cargo.toml",
+                &read("fuzz/Cargo.toml"),
+                format!("name = \"{name}\""),
+            ),
+        ] {
+            assert!(text.contains(&words), "{file} has no {words}");
+        }
+    }
+}
+
+#[test]
 fn a_test_that_is_not_there_is_missed() {
     assert!(has_test(
         "tests/documents",
