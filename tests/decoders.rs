@@ -121,5 +121,13 @@ hold_all!(
     segment,
     data_dir,
     certificate,
-    text
+    text,
+    tcp_link,
+    controller_message,
+    controller_value,
+    controller_store,
+    admin,
+    groups_log,
+    consumer_protocol,
+    login
 );

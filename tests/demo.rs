@@ -169,6 +169,28 @@ fn a_demo_of_some_seconds_acknowledges_everything_and_leaves_no_process() {
 }
 
 #[test]
+fn records_get_through_links_that_lose_and_delay() {
+    let parent = tempfile::tempdir().unwrap();
+    let dir = parent.path().join("demo");
+    let path = dir.to_str().unwrap();
+    let words = ["--loss", "3%", "--delay", "40ms"];
+    let rest = ["--rate", "200", "--dir", path, "--output", "json"];
+    let mut command = demo(&words);
+    let output = command.args(rest).args(["--duration", "6s"]).output();
+    let output = output.unwrap();
+    expect_exit(&output, 0);
+    let summary: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let number = |name: &str| summary[name].as_u64().unwrap();
+    assert!(number("acknowledged") > 0, "{summary}");
+    assert_eq!(number("acknowledged"), number("produced"), "{summary}");
+    assert_eq!(number("failed"), 0, "{summary}");
+    assert_eq!(summary["replicas_agree"], true, "{summary}");
+    assert_eq!(summary["impairment"], "loss=3%,delay=40ms", "{summary}");
+    // An ack cannot come before the other node has been asked and has answered: twice 40 ms.
+    assert!(number("ack_p50_us") >= 80_000, "no delay: {summary}");
+}
+
+#[test]
 fn a_node_can_be_killed_and_started_again() {
     let parent = tempfile::tempdir().unwrap();
     let dir = parent.path().join("demo");

@@ -41,7 +41,8 @@ fn has_test(room: &str, name: &str) -> bool {
     has_transcript(room, name)
         || files_of(room).iter().any(|file| {
             let text = fs::read_to_string(file).unwrap();
-            text.contains(&format!("fn {name}("))
+            // Or by a macro, whose arguments are the names.
+            text.contains(&format!("fn {name}(")) || text.contains(&format!("\n    {name},\n"))
         })
 }
 
@@ -64,6 +65,17 @@ fn every_mistake_has_its_tests_and_they_are_there() {
 }
 
 #[test]
+fn every_test_that_is_named_is_there() {
+    let told = fs::read_to_string(root().join("docs/regressions.md")).unwrap();
+    let rows = told.lines().filter(|line| line.starts_with("| "));
+    let named: Vec<_> = rows.flat_map(tests_named_in).collect();
+    assert!(named.len() > MISTAKES);
+    for (room, name) in named {
+        assert!(has_test(room, name), "no {name} in {room}");
+    }
+}
+
+#[test]
 fn every_transcript_is_told_of() {
     let told = fs::read_to_string(root().join("docs/regressions.md")).unwrap();
     for entry in fs::read_dir(root().join("tests/replication")).unwrap() {
@@ -72,6 +84,42 @@ fn every_transcript_is_told_of() {
             let name = path.file_name().unwrap().to_str().unwrap();
             let link = format!("(../tests/replication/{name})");
             assert!(told.contains(&link), "docs/regressions.md has no {link}");
+        }
+    }
+}
+
+#[test]
+fn every_fuzz_target_is_told_of_and_is_there() {
+    let read = |path: &str| fs::read_to_string(root().join(path)).unwrap();
+    let mut targets: Vec<String> = fs::read_dir(root().join("fuzz/fuzz_targets"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path().file_stem().unwrap().to_owned())
+        .map(|name| name.into_string().unwrap())
+        .collect();
+    targets.sort();
+    assert!(!targets.is_empty());
+    let what_each_takes = read("fuzz/README.md");
+    let mut told: Vec<&str> = what_each_takes
+        .lines()
+        .skip_while(|line| !line.starts_with("| target | what it takes |"))
+        .take_while(|line| line.starts_with('|'))
+        .filter_map(|line| line.strip_prefix("| `")?.split_once('`'))
+        .map(|(name, _)| name)
+        .collect();
+    told.sort_unstable();
+    assert_eq!(told, targets, "fuzz/README.md");
+    let testing = read("docs/testing.md");
+    let (_, fuzzing) = testing.split_once("\n## Fuzzing\n").unwrap();
+    for name in &targets {
+        for (file, text, words) in [
+            ("docs/testing.md", fuzzing, format!("`{name}`")),
+            (
+                "fuzz/Cargo.toml",
+                &read("fuzz/Cargo.toml"),
+                format!("name = \"{name}\""),
+            ),
+        ] {
+            assert!(text.contains(&words), "{file} has no {words}");
         }
     }
 }

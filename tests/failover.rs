@@ -169,6 +169,29 @@ async fn a_leader_is_killed_and_acknowledgements_come_back() {
     print_table("a leader", &failovers);
 }
 
+/// Each time before anybody can have settled: what it led may be led by another by then, or by its next process in another epoch.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_comes_and_goes_loses_nothing() {
+    let mut cluster = Cluster::start().await;
+    let client = cluster.client().await;
+    let topic = cluster.create_topic(&client, "orders", 1).await;
+    let workload = produce(&client, &topic, 0);
+    workload.until_acknowledged(&[0], 100).await;
+    let flapping = cluster.until_led(&topic, 0, |_| true).await;
+    for _ in 0..6 {
+        cluster.kill(flapping);
+        cluster.spawn(flapping);
+        workload.until_acknowledged(&[0], 20).await;
+    }
+    cluster.until_healthy().await;
+    cluster.until_isr(&topic, 0, &cluster.ids()).await;
+    workload.until_acknowledged(&[0], 100).await;
+    let story = workload.finish().await;
+    assert_eq!(story.errors, NO_ERRORS);
+    let ends = check(&client, &topic, &story).await;
+    cluster.until_digests_agree(&topic, &ends).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_is_killed_that_is_the_active_controller_too() {
     let mut cluster = Cluster::start().await;

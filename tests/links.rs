@@ -365,3 +365,72 @@ async fn watching_goes_on_without_a_terminals_codes_where_there_is_none() {
     );
     assert!(lines.iter().any(|line| line.contains("→")), "{lines:#?}");
 }
+
+/// The keys of its endpoint outlive a process, so that the next one answers a packet of an old connection with a reset that is
+/// believed: otherwise the follower would wait for a timeout.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_leader_that_is_back_at_its_address_is_known_by_its_reset_at_the_first_packet() {
+    const RESET: &str = "has restarted, and with it went the connection";
+    const OVERTAKEN: &str = "a newer connection took its place";
+    let mut cluster = Cluster::start().await;
+    let client = cluster.client().await;
+    let topic = cluster.create_topic(&client, "t", 1).await;
+    // A dial may overtake the packet: then the old connection ends because there is a newer one, which is as good.
+    for round in 1.. {
+        assert!(round <= 10, "the old connection is always given up first");
+        let leader = cluster.until_led(&topic, 0, |_| true).await;
+        cluster.until_isr(&topic, 0, &cluster.ids()).await;
+        let others: Vec<NodeId> = cluster
+            .ids()
+            .into_iter()
+            .filter(|id| *id != leader)
+            .collect();
+        let lines = |cluster: &Cluster, id: NodeId| cluster.spec(id).log_text().lines().count();
+        let before: Vec<usize> = others.iter().map(|id| lines(&cluster, *id)).collect();
+        let starts = |cluster: &Cluster| {
+            cluster
+                .spec(leader)
+                .log_text()
+                .matches("node started")
+                .count()
+        };
+        let started = starts(&cluster);
+        // Asleep, the followers miss how their leader dies and comes back.
+        for id in &others {
+            cluster.freeze(*id);
+        }
+        cluster.kill(leader);
+        cluster.spawn(leader);
+        until("the leader listens again", async || {
+            match starts(&cluster) > started {
+                true => Ok(()),
+                false => Err(cluster.spec(leader).log_text()),
+            }
+        })
+        .await;
+        for id in &others {
+            cluster.thaw(*id);
+        }
+        cluster.until_healthy().await;
+        cluster.until_isr(&topic, 0, &cluster.ids()).await;
+        let mut resets = 0;
+        for (id, before) in others.iter().zip(&before) {
+            let log = cluster.spec(*id).log_text();
+            let of_leader = format!(" leader={leader} ");
+            let ended = log
+                .lines()
+                .skip(*before)
+                .filter(|line| line.contains("replication link down") && line.contains(&of_leader));
+            for line in ended {
+                assert!(line.contains(RESET) || line.contains(OVERTAKEN), "{line}");
+                for field in [" cause=", " lived_ms="] {
+                    assert!(line.contains(field), "{line}");
+                }
+                resets += usize::from(line.contains(RESET));
+            }
+        }
+        if resets > 0 {
+            break;
+        }
+    }
+}

@@ -1,4 +1,4 @@
-//! Disks that rot and disks that are full, under real nodes.
+//! Disks that rot, that are full, and that lose what they said they would keep, under real nodes.
 
 // A test that cannot go on panics, and what it measured goes to its output.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
@@ -6,7 +6,7 @@
 mod support;
 
 use std::fs;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -17,6 +17,7 @@ use quorate::storage::{FileSystem, RESERVED_BYTES, RealFileSystem};
 use quorate::types::{NodeId, TopicName};
 
 use support::cluster::{Cluster, quorate};
+use support::preload;
 use support::workload::{Workload, check};
 use support::{PATIENCE, until};
 
@@ -280,6 +281,128 @@ async fn a_killed_process_is_no_loss_of_power_for_a_log_that_is_not_synced() {
         }
         cluster.until_healthy().await;
         cluster.until_led(&topic, 0, |_| true).await;
+    }
+    workload.until_acknowledged(&[0], 100).await;
+    let story = workload.finish().await;
+    assert_eq!(story.errors, NO_ERRORS);
+    let ends = check(&client, &topic, &story).await;
+    cluster.until_digests_agree(&topic, &ends).await;
+}
+
+/// Stands before a node's syncs. While there is a file `armed` in the directory of its name, the next sync of a segment fails
+/// with EIO, that file goes, and the segment's name is written to `told`; whatever is synced of that segment afterwards succeeds, as
+/// Linux has it, which has given up the pages that it could not write, and is told as well.
+const FAILING_SYNCS: &str = r#"
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+static char failed[4096];
+
+static void tell(const char *what, const char *path) {
+    char at[4096], line[8300];
+    snprintf(at, sizeof at, "%s/told", getenv("SYNCS_OF"));
+    snprintf(line, sizeof line, "%s %s\n", what, path);
+    int fd = open(at, O_WRONLY | O_CREAT | O_APPEND, 0600);
+    if (fd >= 0) { if (write(fd, line, strlen(line)) < 0) abort(); close(fd); }
+}
+
+static int fails(int fd) {
+    char link[64], path[4096], armed[4096];
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    ssize_t length = readlink(link, path, sizeof path - 1);
+    if (length < 4) return 0;
+    path[length] = 0;
+    if (failed[0]) {
+        if (strcmp(failed, path) == 0) tell("again", path);
+        return 0;
+    }
+    snprintf(armed, sizeof armed, "%s/armed", getenv("SYNCS_OF"));
+    if (strcmp(path + length - 4, ".wal") != 0 || unlink(armed) != 0) return 0;
+    strcpy(failed, path);
+    tell("failed", path);
+    return 1;
+}
+
+int fdatasync(int fd) {
+    if (fails(fd)) { errno = EIO; return -1; }
+    return syscall(SYS_fdatasync, fd);
+}
+
+int fsync(int fd) {
+    if (fails(fd)) { errno = EIO; return -1; }
+    return syscall(SYS_fsync, fd);
+}
+"#;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_whose_sync_fails_says_so_and_ends_and_what_was_acknowledged_is_there() {
+    let mut cluster = Cluster::prepare(3).await;
+    let Some(library) = preload::library(cluster.dir(), "syncs", FAILING_SYNCS) else {
+        println!("NOT TESTED: A SYNC THAT FAILS: there is no C compiler here (cc)");
+        return;
+    };
+    let syncs_of = |dir: &Path, id: NodeId| dir.join(format!("syncs-{id}"));
+    let dir = cluster.dir().to_owned();
+    for spec in &mut cluster.specs {
+        let own = syncs_of(&dir, spec.id);
+        fs::create_dir(&own).unwrap();
+        spec.environment = vec![
+            preload::variable(&library),
+            ("SYNCS_OF".to_owned(), own.display().to_string()),
+        ];
+    }
+    cluster.start_all().await;
+    let client = cluster.client().await;
+    let topic = cluster.create_topic(&client, "orders", 1).await;
+    let workload = Workload::start(&client, &topic, &[0], 512, ProducerConfig::default());
+    let all = cluster.ids();
+
+    // A follower's disk, and then a leader's.
+    for leads in [false, true] {
+        workload.until_acknowledged(&[0], 100).await;
+        cluster.until_isr(&topic, 0, &all).await;
+        let leader = cluster.until_led(&topic, 0, |_| true).await;
+        let hit = all.iter().find(|id| (**id == leader) == leads).unwrap();
+        let own = syncs_of(&dir, *hit);
+        fs::write(own.join("armed"), "").unwrap();
+        let mut ended = Vec::new();
+        until("the node whose sync failed ends", async || {
+            ended.extend(cluster.ended());
+            match ended.is_empty() {
+                true => Err(cluster.spec(*hit).log_text()),
+                false => Ok(()),
+            }
+        })
+        .await;
+        let log = cluster.spec(*hit).log_text();
+        let [(id, status)] = ended[..] else {
+            panic!("{ended:?} have ended: {log}");
+        };
+        assert_eq!((id, status.code()), (*hit, Some(1)), "{log}");
+        // The kernel would have said that all is well, had it been asked once more.
+        let told = fs::read_to_string(own.join("told")).unwrap();
+        let path = told.strip_prefix("failed ").unwrap().trim_end();
+        assert!(path.ends_with(".wal") && !path.contains('\n'), "{told}");
+        let said = log.lines().rev().take(20).collect::<Vec<_>>().join("\n");
+        for words in [path, "Input/output error", "the node stopped by itself"] {
+            assert!(said.contains(words), "no {words:?} in {said}");
+        }
+
+        // The others go on without it.
+        workload.until_acknowledged(&[0], 100).await;
+        let inode = || fs::metadata(path).map(|it| it.ino()).unwrap_or_default();
+        let not_believed = inode();
+        assert_ne!(not_believed, 0, "{path}");
+        cluster.spawn(*hit);
+        cluster.until_healthy().await;
+        cluster.until_isr(&topic, 0, &all).await;
+        assert_ne!(inode(), not_believed, "its tail is written to a new file");
     }
     workload.until_acknowledged(&[0], 100).await;
     let story = workload.finish().await;

@@ -4,20 +4,29 @@
 //! mutations that a seed repeats. Where a format carries a checksum, a target also sets it right, or nothing behind it would
 //! ever be reached.
 
+mod cluster;
+mod groups;
+mod login;
+mod tcp_link;
+
 use std::io::IoSlice;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use bytes::{Bytes, BytesMut};
 use quorate::cli::{Delimiter, Format, parse_duration};
+use quorate::client::{Acks, Start};
 use quorate::record::{
-    Batch, BatchBuilder, BatchHeader, Compression, Limits, ProducerStamp, check_produced,
-    records_within,
+    Batch, BatchBuilder, BatchHeader, Compression, Limits, ProducerStamp, Rewrite, check_produced,
+    raw_records, records_within,
 };
 use quorate::storage::faulty::FaultyFileSystem;
 use quorate::storage::inspect::inspect;
 use quorate::storage::{DataDir, FileSystem, Flush, Log, LogConfig, LogOptions, OpenMode, Opener};
-use quorate::transport::{CertificateInfo, PeerAddress};
+use quorate::transport::{
+    CertificateHost, CertificateInfo, ClientName, Congestion, EndpointKeys, ImpairmentSpec,
+    LinkCongestion, PeerAddress,
+};
 use quorate::types::{
     ClusterId, DirectoryId, EpochEntry, EpochHistory, Incarnation, LeaderEpoch, LogPosition,
     NodeId, Offset, PartitionIndex, ProducerId, SessionId, TopicId, TopicName, TopicPartition,
@@ -82,6 +91,46 @@ pub(crate) const TARGETS: &[Target] = &[
         name: "text",
         run: text,
         seeds: text_seeds,
+    },
+    Target {
+        name: "tcp_link",
+        run: tcp_link::tcp_link,
+        seeds: tcp_link_seeds,
+    },
+    Target {
+        name: "controller_message",
+        run: cluster::controller_message,
+        seeds: cluster::controller_message_seeds,
+    },
+    Target {
+        name: "controller_value",
+        run: cluster::controller_value,
+        seeds: cluster::controller_value_seeds,
+    },
+    Target {
+        name: "controller_store",
+        run: cluster::controller_store,
+        seeds: cluster::controller_store_seeds,
+    },
+    Target {
+        name: "admin",
+        run: cluster::admin,
+        seeds: cluster::admin_seeds,
+    },
+    Target {
+        name: "groups_log",
+        run: groups::groups_log,
+        seeds: groups::groups_log_seeds,
+    },
+    Target {
+        name: "consumer_protocol",
+        run: groups::consumer_protocol,
+        seeds: groups::consumer_protocol_seeds,
+    },
+    Target {
+        name: "login",
+        run: login::login,
+        seeds: login::login_seeds,
     },
 ];
 
@@ -299,6 +348,10 @@ fn replication_seeds() -> Vec<Vec<u8>> {
     seeds
 }
 
+fn tcp_link_seeds() -> Vec<Vec<u8>> {
+    tcp_link::tcp_link_seeds(&replication_seeds())
+}
+
 // --- what is remembered of producers ---
 
 fn producers(input: &[u8]) {
@@ -398,8 +451,31 @@ fn record_batch(input: &[u8]) {
             // It ends at the first record that is none.
             let good = records.take_while(Result::is_ok).count();
             assert!(good <= MAX_EXPANDED_BYTES);
+            rewrite(&batch);
         }
     }
+}
+
+/// As compaction makes a batch again, which is then a batch with the same records.
+fn rewrite(batch: &Batch) {
+    let Ok(records) = raw_records(batch) else {
+        return;
+    };
+    let base = batch.header.base_offset;
+    let end = base.checked_add(i64::from(batch.header.last_offset_delta) + 1);
+    let (Some(base), Some(end)) = (Offset::from_wire(base), end.and_then(Offset::from_wire)) else {
+        return;
+    };
+    if records.is_empty() || end <= base {
+        return;
+    }
+    let mut rewrite = Rewrite::new(base, None);
+    for record in &records {
+        rewrite.push(record);
+    }
+    let sealed = rewrite.seal(end, epoch(1), Compression::None, None);
+    let again = Batch::decode(&sealed.expect("it needs no compression")).expect("a batch");
+    assert_eq!(raw_records(&again).expect("its records"), records);
 }
 
 /// Sets a batch's length and its CRC-32C right.
@@ -672,6 +748,16 @@ fn text(input: &[u8]) {
     let _ = text.parse::<PeerAddress>();
     let _ = text.parse::<NodeId>();
     let _ = TopicName::new(text);
+    let _ = text.parse::<Acks>();
+    let _ = text.parse::<Start>();
+    let _ = text.parse::<Congestion>();
+    let _ = text.parse::<LinkCongestion>();
+    let _ = text.parse::<ImpairmentSpec>();
+    let _ = text.parse::<CertificateHost>();
+    let _ = text.parse::<ClientName>();
+    if let Some(keys) = EndpointKeys::reread(input) {
+        assert_eq!(EndpointKeys::reread(&keys), Some(keys));
+    }
     if let Ok(duration) = parse_duration(text) {
         assert!(!text.is_empty(), "{duration:?} out of nothing");
     }
@@ -688,6 +774,11 @@ fn text_seeds() -> Vec<Vec<u8>> {
         "12",
         "db1:9292",
         "[::1]:9292",
+        "@1700000000000",
+        "-17",
+        "2=keel",
+        "loss=3%,delay=40ms,jitter=5ms,reorder=1%,duplicate=0.5%",
+        r#"{"version":1,"reset_key":"000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f","connection_id_key":"0001020304050607"}"#,
     ]
     .map(|text| text.as_bytes().to_vec())
     .to_vec()

@@ -236,3 +236,13 @@ pub(super) async fn exchange(
         response => Ok(response),
     }
 }
+
+/// A message as it is written once it was read: as a request, as an answer, or as both. Empty where nobody takes it. For tests
+/// and fuzzers, which hold that no bytes do harm and that what was written is read as it was.
+pub fn reread(message: &[u8]) -> Vec<Vec<u8>> {
+    let request = serde_json::from_slice::<AdminRequest>(message).ok();
+    let response = serde_json::from_slice::<AdminResponse>(message).ok();
+    let request = request.and_then(|request| serde_json::to_vec(&request).ok());
+    let response = response.and_then(|response| serde_json::to_vec(&response).ok());
+    request.into_iter().chain(response).collect()
+}

@@ -22,7 +22,7 @@ pub use health::{Readiness, readiness};
 pub use http::{MAX_CONNECTION_AGE, MAX_CONNECTIONS, Sources, serve_http};
 pub use message::{
     AdminError, AdminRequest, FollowerProgress, MAX_RESPONSE_BYTES, NodeLinks, NodeStatus,
-    NodeSummary, PartitionStatus, ReplicaRole, ask, ask_links, operate,
+    NodeSummary, PartitionStatus, ReplicaRole, ask, ask_links, operate, reread,
 };
 pub use serve::serve;
 pub use status::node_status;

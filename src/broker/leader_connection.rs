@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use quinn::SendStream;
+use quinn::{ConnectionError, SendStream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -98,7 +98,7 @@ pub(super) async fn serve(
             }
         }
     };
-    tokio::select! {
+    let cause = tokio::select! {
         cause = write_control(control, &mut send) => cause,
         cause = read_control => cause,
         cause = write_acks => cause,
@@ -109,6 +109,11 @@ pub(super) async fn serve(
         error = connection.closed() => dialled.explain(&error).to_string(),
         () = channel.broken.cancelled() => "the connection was given up".to_owned(),
         () = end.cancelled() => "it is closed here".to_owned(),
+    };
+    // All of them hear of a connection's end at once, and whoever is first has only QUIC's own word for it.
+    match connection.close_reason() {
+        None | Some(ConnectionError::LocallyClosed) => cause,
+        Some(error) => dialled.explain(&error).to_string(),
     }
 }
 

@@ -44,6 +44,7 @@ mod operation;
 mod operation_tests;
 mod peers;
 mod raft;
+mod reread;
 mod round_trip;
 mod runtime;
 #[expect(
@@ -68,5 +69,6 @@ pub use message::{
 pub use operation::{
     MAX_MOVES, Operation, OperationOutcome, OperationRefusal, PartitionOutcome, UncleanElection,
 };
+pub use reread::{STORED_VALUES, read_store, reread_message, reread_value, write_store};
 pub use store::StoreError;
 pub use submit::jittered;

@@ -21,7 +21,8 @@ use openraft::{
     RaftSnapshotBuilder, Snapshot,
 };
 use redb::{
-    Database, Durability, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction,
+    Database, Durability, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition,
+    WriteTransaction,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -124,12 +125,41 @@ pub(super) fn open(path: &Path, owner: Owner) -> Result<Opened, StoreError> {
         source: Box::new(source),
     };
     let existed = path.exists();
-    let mut builder = Database::builder();
-    builder.set_cache_size(CACHE_BYTES);
-    let database = builder.create(path).map_err(|e| failed(e.into()))?;
+    let database = builder().create(path).map_err(|e| failed(e.into()))?;
     if !existed {
         sync_parent(path)?;
     }
+    opened(database, path, owner)
+}
+
+/// The same for a store that is in memory; `path` is for errors.
+pub(super) fn open_in(
+    backend: impl StorageBackend,
+    path: &Path,
+    owner: Owner,
+) -> Result<Opened, StoreError> {
+    let database = builder().create_with_backend(backend);
+    let database = database.map_err(|error| StoreError::Database {
+        path: path.to_owned(),
+        source: Box::new(error.into()),
+    })?;
+    opened(database, path, owner)
+}
+
+fn builder() -> redb::Builder {
+    let mut builder = Database::builder();
+    builder.set_cache_size(CACHE_BYTES);
+    // A store that was closed in good order is believed otherwise, and one that has rotted since makes redb panic, at the
+    // start or later. It is small: reading all of it takes no time.
+    builder.set_check_integrity_on_open(true);
+    builder
+}
+
+fn opened(database: Database, path: &Path, owner: Owner) -> Result<Opened, StoreError> {
+    let failed = |source: redb::Error| StoreError::Database {
+        path: path.to_owned(),
+        source: Box::new(source),
+    };
     let (opened, open) = watch::channel(());
     let inner = Arc::new(Inner {
         database,
@@ -166,6 +196,60 @@ pub(super) fn open(path: &Path, owner: Owner) -> Result<Opened, StoreError> {
         image: watched,
         open,
     })
+}
+
+impl Opened {
+    /// Puts values in their places, whatever they are; see [`write_store`](super::reread::write_store).
+    pub(super) fn fill(&self, values: &[(&str, Vec<u8>)], path: &Path) -> Result<(), StoreError> {
+        let change = |transaction: &WriteTransaction| {
+            let mut meta = transaction.open_table(META)?;
+            let mut log = transaction.open_table(LOG)?;
+            for (name, value) in values {
+                if *name == "entry" {
+                    let next = log.last()?.map_or(0, |(index, _)| index.value() + 1);
+                    log.insert(next, value.as_slice())?;
+                } else {
+                    meta.insert(*name, value.as_slice())?;
+                }
+            }
+            Ok(())
+        };
+        let written = self.log.inner.write(Durability::Immediate, change);
+        written.map_err(|source| StoreError::Database {
+            path: path.to_owned(),
+            source: Box::new(source),
+        })
+    }
+
+    /// Reads what [`open`] leaves for later; see [`read_store`](super::reread::read_store).
+    pub(super) fn read_all(&self, path: &Path) -> Result<usize, StoreError> {
+        let failed = |source: redb::Error| StoreError::Database {
+            path: path.to_owned(),
+            source: Box::new(source),
+        };
+        let content = |what| {
+            move |source| StoreError::Content {
+                path: path.to_owned(),
+                what,
+                source,
+            }
+        };
+        let inner = &self.log.inner;
+        let _: Option<Vote> =
+            parse(inner.meta("vote").map_err(failed)?).map_err(content("vote"))?;
+        let _: Option<Option<LogId>> =
+            parse(inner.meta("committed").map_err(failed)?).map_err(content("committed index"))?;
+        let _: Option<LogId> =
+            parse(inner.meta("purged").map_err(failed)?).map_err(content("purged index"))?;
+        inner.last_entry().map_err(failed)?;
+        let all = (Bound::Unbounded, Bound::Unbounded);
+        let entries = inner.entries(all, usize::MAX).map_err(failed)?;
+        for entry in &entries {
+            let _: Entry<TypeConfig> =
+                serde_json::from_slice(entry).map_err(content("log entry"))?;
+        }
+        Ok(entries.len())
+    }
 }
 
 fn sync_parent(path: &Path) -> Result<(), StoreError> {
@@ -732,6 +816,41 @@ mod tests {
             open(&path, OWNER),
             Err(StoreError::Format { found: 2, .. })
         ));
+    }
+
+    #[tokio::test]
+    async fn a_store_that_has_rotted_is_refused_wherever_the_rot_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("controller.redb");
+        let vote = Vote::new(3, 1);
+        {
+            let mut opened = open(&path, OWNER).unwrap();
+            opened.log.save_vote(&vote).await.unwrap();
+            let entries = [entry(1, init(5)), entry(2, init(6))];
+            opened.log.blocking_append(entries).await.unwrap();
+        }
+        let sound = std::fs::read(&path).unwrap();
+        let written: Vec<usize> = (0..sound.len()).filter(|at| sound[*at] != 0).collect();
+        let mut refused = 0;
+        for at in written.iter().step_by(7) {
+            let mut rotten = sound.clone();
+            rotten[*at] ^= 0x11;
+            std::fs::write(&path, &rotten).unwrap();
+            match open(&path, OWNER) {
+                // What is not in use any more, or stands twice.
+                Ok(mut opened) => {
+                    assert_eq!(opened.log.read_vote().await.unwrap(), Some(vote), "{at}");
+                    let state = opened.log.get_log_state().await.unwrap();
+                    assert_eq!(state.last_log_id.map(|id| id.index), Some(2), "{at}");
+                }
+                Err(error) => {
+                    refused += 1;
+                    let told = error.to_string();
+                    assert!(told.contains("controller.redb"), "{told}");
+                }
+            }
+        }
+        assert!(refused > 0);
     }
 
     #[tokio::test]

@@ -209,6 +209,27 @@ pub(super) fn decode_group(value: &[u8]) -> Result<GroupValue, FormatError> {
     })
 }
 
+/// A record as it is written once it was read, in the present versions. `None` where a coordinator passes it over. For tests and
+/// fuzzers, which hold that what was written is read as it was.
+pub fn reread_record(key: &[u8], value: Option<&[u8]>) -> Option<(Bytes, Option<Bytes>)> {
+    match decode_key(key).ok()? {
+        LogKey::Offset {
+            group,
+            topic,
+            partition,
+        } => {
+            let value = value.map(decode_offset).transpose().ok()?;
+            let key = offset_key(&group, &topic, partition);
+            Some((key, value.as_ref().map(offset_value)))
+        }
+        LogKey::Group { group } => {
+            let value = value.map(decode_group).transpose().ok()?;
+            Some((group_key(&group), value.as_ref().map(group_value)))
+        }
+        LogKey::Unknown { .. } => None,
+    }
+}
+
 fn put_text(out: &mut BytesMut, text: &str) {
     // Every text that gets here is capped far below this.
     let text = super::limits::cut(text, i16::MAX as usize);

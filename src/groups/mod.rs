@@ -44,7 +44,7 @@ pub use limits::{
     MAX_ASSIGNMENT_BYTES, MAX_COMMIT_BYTES, MAX_GROUP_BYTES, MAX_GROUP_ID_BYTES, MAX_GROUPS,
     MAX_METADATA_BYTES, MAX_PROTOCOLS, MAX_STATE_BYTES, Settings,
 };
-pub use log_format::{FormatError, LogKey, decode_key};
+pub use log_format::{FormatError, LogKey, decode_key, reread_record};
 pub use names::{OFFSETS_TOPIC, is_internal, partition_of};
 pub use request::{
     Answer, CommitOffset, Description, FetchedOffset, GroupListing, Join, JoinMember, Joined,

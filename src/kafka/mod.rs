@@ -31,6 +31,7 @@ pub use connection::{Connection, Ended, Peer, Server};
 pub use context::{Config, ListenerKind};
 pub use login::Login;
 pub use meters::{Meters, RequestMeter};
+pub use scram::{read_plain, read_scram};
 pub use service::{
     Acks, CreatedTopic, FetchPartition, FetchRefusal, FetchedRecords, ListedOffset, NodeSetting,
     OffsetSpec, Produce, ProduceOutcome, ProduceReply, Refusal, Service, produce_replied,

@@ -39,7 +39,7 @@ pub(super) fn decoy(mechanism: ScramMechanism, secret: &[u8], user: &str) -> Scr
 }
 
 /// A PLAIN message: the user's name and the password. `None` where it is not one, or asks to act for somebody else.
-pub(super) fn read_plain(message: &[u8]) -> Option<(&str, &[u8])> {
+pub fn read_plain(message: &[u8]) -> Option<(&str, &[u8])> {
     if message.len() > MAX_MESSAGE_BYTES {
         return None;
     }
@@ -179,6 +179,23 @@ impl Exchange {
         let message = format!("v={}", BASE64.encode(signature));
         Some((self.first.user, message.into_bytes()))
     }
+}
+
+/// Whom a login by SCRAM names, and who has passed, if its messages are these two. For tests and fuzzers: a
+/// [`Server`](super::Server) asks its users for the verifier and draws `random`.
+pub fn read_scram(
+    mechanism: ScramMechanism,
+    verifier: ScramVerifier,
+    random: [u8; NONCE_BYTES / 4 * 3],
+    first: &[u8],
+    last: &[u8],
+) -> (Option<String>, Option<String>) {
+    let Some(first) = First::read(first) else {
+        return (None, None);
+    };
+    let named = first.user.clone();
+    let (exchange, _) = Exchange::begin(mechanism, first, verifier, true, random);
+    (Some(named), exchange.finish(last).map(|(user, _)| user))
 }
 
 #[cfg(test)]

@@ -879,6 +879,27 @@ fn a_failed_fsync_stops_the_process_and_the_next_one_neither_votes_nor_trusts_th
 }
 
 #[test]
+fn a_process_that_ends_after_a_failed_fsync_does_not_sync_once_more() {
+    let mut pair = Pair::new();
+    pair.tell();
+    pair.produce(0, 10);
+    pair.replicas[0].fs.fail_syncs(1);
+    pair.append(0, batch(7, 10, 100), Acks::All);
+    let all = pair.frames(0);
+    let (_, mut log) = pair.replicas[0].partition.take().unwrap().close();
+    // The disk would say that all is well, and the checkpoint that the tail need not be written again.
+    log.close().unwrap_err();
+    drop(log);
+    pair.kill(0);
+    pair.start(0);
+    assert!(pair.replicas[0].report.tail_rewritten);
+    pair.kill(0);
+    pair.replicas[0].fs.power_loss();
+    pair.start(0);
+    assert_eq!(pair.frames(0), all, "now the disk has it");
+}
+
+#[test]
 fn a_machine_that_lost_power_under_flush_os_waits_to_be_admitted() {
     let mut pair = Pair::with(LogConfig {
         flush: Flush::Os,

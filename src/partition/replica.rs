@@ -539,6 +539,8 @@ impl Partition {
 
     /// A sync has ended. An error ends the process: what the disk holds is unknown, and asking it again would only hide that.
     pub fn handle_synced(&mut self, ticket: SyncTicket, result: Result<(), SyncError>) {
+        // Also where it failed: the log then takes no more writes, and is not synced once more when it is closed.
+        self.log.finish_sync(ticket);
         if let Err(error) = result {
             self.fail(
                 format!("cannot make partition {} durable: {error}", self.id),
@@ -546,7 +548,6 @@ impl Partition {
             );
             return;
         }
-        self.log.finish_sync(ticket);
         self.durable_moved();
         self.sync();
         self.changed();

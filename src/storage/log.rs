@@ -16,8 +16,8 @@ use super::segment::segment_path;
 use super::snapshots::Snapshots;
 use super::space::DiskSpace;
 use super::sync::{
-    self, CHECKPOINT_BYTES, DurableMark, SealedUnsynced, SharedCheckpoint, SyncError, SyncTicket,
-    SyncWork,
+    self, CHECKPOINT_BYTES, DurableMark, FirstFailure, SealedUnsynced, SharedCheckpoint, SyncError,
+    SyncTicket, SyncWork,
 };
 use super::unsynced;
 use crate::types::{
@@ -161,6 +161,7 @@ pub struct Log {
     pub(super) poisoned: Option<String>,
     pub(super) impairment: Option<Impairment>,
     pub(super) checkpoint: SharedCheckpoint,
+    pub(super) first_failure: FirstFailure,
     pub(super) snapshots: Snapshots,
     /// Below it compaction has left one record of each key, as far as this process knows.
     pub(super) compacted_to: Offset,
@@ -420,6 +421,7 @@ impl Log {
             sync_dir: std::mem::take(&mut self.dir_unsynced),
             checkpoint_due,
             checkpoint: self.checkpoint.clone(),
+            first_failure: self.first_failure.clone(),
             snapshots: std::mem::take(&mut self.snapshots.waiting),
             outcome: OnceLock::new(),
         };
@@ -489,6 +491,7 @@ impl Log {
             sync_dir: true,
             checkpoint_due: true,
             checkpoint: self.checkpoint.clone(),
+            first_failure: self.first_failure.clone(),
             snapshots: std::mem::take(&mut self.snapshots.waiting),
             outcome: OnceLock::new(),
         };

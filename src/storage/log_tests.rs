@@ -806,6 +806,26 @@ fn a_failed_sync_stops_all_writing_and_the_next_start_rewrites_the_tail() {
 }
 
 #[test]
+fn a_log_that_is_closed_while_its_sync_fails_is_not_synced_by_the_close() {
+    let fs = disk(0);
+    let (mut log, mut all) = filled(&fs, 10);
+    let more = frames(log.end(), 5, 100);
+    log.append(&more).unwrap();
+    all.extend(more);
+    let ticket = log.begin_sync().unwrap();
+    fs.fail_syncs(1);
+    ticket.run().unwrap_err();
+    // Nobody has told the log yet.
+    log.close().unwrap_err();
+    fs.kill();
+    let (log, report) = open(&fs);
+    assert!(report.tail_rewritten);
+    drop(log);
+    fs.power_loss();
+    assert_eq!(contents(&open(&fs).0), all, "the disk has it");
+}
+
+#[test]
 fn a_full_disk_refuses_writes_and_nothing_else() {
     let fs = disk(0);
     let (mut log, all) = filled(&fs, 10);

@@ -312,6 +312,7 @@ pub(super) fn open(
         poisoned: None,
         impairment,
         checkpoint: Arc::new(Mutex::new(checkpoint)),
+        first_failure: Arc::default(),
         snapshots: Snapshots::default(),
         compacted_to: Offset::ZERO,
         space: options.space,

@@ -60,6 +60,10 @@ pub(super) struct Checkpoint {
 
 pub(super) type SharedCheckpoint = Arc<Mutex<Checkpoint>>;
 
+/// Held by whoever syncs a log, ticket or close: the first failure, after which nobody syncs it again. The kernel tells of a lost
+/// page once; who asks beside or after the one that was told hears that all is well, and would vouch for it in the checkpoint.
+pub(super) type FirstFailure = Arc<Mutex<Option<SyncError>>>;
+
 /// A sealed segment that waits for its last sync, after which its index is written.
 pub(super) struct SealedUnsynced {
     pub(super) path: PathBuf,
@@ -94,6 +98,7 @@ pub(super) struct SyncWork {
     /// Whether enough was appended for a new recovery checkpoint.
     pub(super) checkpoint_due: bool,
     pub(super) checkpoint: SharedCheckpoint,
+    pub(super) first_failure: FirstFailure,
     /// Of positions at or below `target`.
     pub(super) snapshots: Vec<Snapshot>,
     pub(super) outcome: OnceLock<Result<(), SyncError>>,
@@ -111,8 +116,16 @@ impl SyncWork {
     fn run(&self) -> Result<(), SyncError> {
         self.outcome
             .get_or_init(|| {
+                let mut failed = self
+                    .first_failure
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner);
+                if let Some(error) = &*failed {
+                    return Err(error.clone());
+                }
                 let outcome = self.sync();
                 if let Err(error) = &outcome {
+                    *failed = Some(error.clone());
                     // Where even this cannot be written, recovery still rewrites what no checkpoint covers.
                     let note = Impairment::sync_failed(error.to_string());
                     if let Err(failure) = impairment::write(&*self.fs, &self.dir, &note) {

@@ -116,6 +116,11 @@ impl EndpointKeys {
         serde_json::to_string(&stored).unwrap_or_default()
     }
 
+    /// A file of keys as it is written once it was read. For tests and fuzzers.
+    pub fn reread(file: &[u8]) -> Option<Vec<u8>> {
+        EndpointKeys::parse(file).map(|keys| keys.to_json().into_bytes())
+    }
+
     pub(super) fn endpoint_config(&self) -> EndpointConfig {
         let mut config =
             EndpointConfig::new(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, &self.reset_key)));

@@ -581,6 +581,44 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_leader_that_flaps_is_dialled_less_and_less_often_until_it_stays() {
+        for seed in 0..50 {
+            let mut keeper = LinkKeeper::new(at(0), ADDRESS.to_owned(), seed);
+            let mut dial = dials(&mut keeper)[0];
+            let mut pauses = Vec::new();
+            let mut now = 0;
+            let mut flap = |keeper: &mut LinkKeeper, lasts: u64| {
+                now += 5;
+                keeper.handle_dialled(at(now), dial);
+                now += lasts;
+                keeper.handle_closed(at(now), dial, "it died");
+                let closed = now;
+                dial = loop {
+                    if let [next] = dials(keeper)[..] {
+                        break next;
+                    }
+                    now += 1;
+                    keeper.handle_look(at(now));
+                };
+                now - closed
+            };
+            // It answers, welcomes its follower, and dies: each time, for minutes.
+            for _ in 0..8 {
+                pauses.push(flap(&mut keeper, 20));
+            }
+            for (pause, full) in pauses
+                .iter()
+                .zip([50, 100, 200, 400, 800, 1000, 1000, 1000])
+            {
+                let expected = full / 2..=full;
+                assert!(expected.contains(pause), "seed {seed}: {pauses:?}");
+            }
+            // Once it has stayed, its next loss is mended at once.
+            assert_eq!(flap(&mut keeper, LASTING.as_millis() as u64), 0);
+        }
+    }
+
     /// Whatever happens in whatever order: dials and connections stay bounded, one connection is in use at most and is one
     /// that was dialled, nothing is closed or given up that is not there, and a link that nobody has stopped is never left
     /// without a connection and without a dial to come.

@@ -63,6 +63,34 @@ impl TcpChannel {
             _ => return None,
         })
     }
+
+    /// Adds a chunk to what is to be written.
+    pub fn put(self, bytes: &[u8], out: &mut BytesMut) {
+        out.put_u8(self as u8);
+        // Longer ones are not queued: a lane's batches and control messages are bounded far below.
+        out.put_u32(u32::try_from(bytes.len()).unwrap_or(u32::MAX));
+        out.extend_from_slice(bytes);
+    }
+
+    /// Takes a chunk off the beginning of what has been read, if it is there whole.
+    pub fn take(buffer: &mut BytesMut) -> Result<Option<(TcpChannel, Bytes)>, String> {
+        let Some(header) = buffer.get(..HEADER_BYTES) else {
+            return Ok(None);
+        };
+        let channel = TcpChannel::of(header[0])
+            .ok_or_else(|| format!("the peer sent a chunk of the unknown channel {}", header[0]))?;
+        let length = (&header[1..]).get_u32() as usize;
+        if length > MAX_CHUNK_BYTES {
+            return Err(format!(
+                "the peer announced a chunk of {length} bytes and at most {MAX_CHUNK_BYTES} are taken"
+            ));
+        }
+        if buffer.len() < HEADER_BYTES + length {
+            return Ok(None);
+        }
+        buffer.advance(HEADER_BYTES);
+        Ok(Some((channel, buffer.split_to(length).freeze())))
+    }
 }
 
 /// One stream, not yet in use.
@@ -196,10 +224,7 @@ async fn write_chunks(
     while let Some(first) = queue.recv().await {
         let mut next = Some(first);
         while let Some((channel, bytes)) = next {
-            gathered.put_u8(channel as u8);
-            // Longer ones are not queued: a lane's batches and control messages are bounded far below.
-            gathered.put_u32(u32::try_from(bytes.len()).unwrap_or(u32::MAX));
-            gathered.extend_from_slice(&bytes);
+            channel.put(&bytes, &mut gathered);
             next = match gathered.len() < WRITE_BYTES {
                 true => queue.try_recv().ok(),
                 false => None,
@@ -231,7 +256,7 @@ impl TcpLinkReader {
     /// Cancel-safe: what has been read stays for the next call.
     pub async fn next(&mut self) -> Result<(TcpChannel, Bytes), String> {
         loop {
-            if let Some(chunk) = take_chunk(&mut self.buffer)? {
+            if let Some(chunk) = TcpChannel::take(&mut self.buffer)? {
                 return Ok(chunk);
             }
             self.buffer.reserve(READ_BYTES);
@@ -242,26 +267,6 @@ impl TcpLinkReader {
             }
         }
     }
-}
-
-/// A chunk that is there whole.
-fn take_chunk(buffer: &mut BytesMut) -> Result<Option<(TcpChannel, Bytes)>, String> {
-    let Some(header) = buffer.get(..HEADER_BYTES) else {
-        return Ok(None);
-    };
-    let channel = TcpChannel::of(header[0])
-        .ok_or_else(|| format!("the peer sent a chunk of the unknown channel {}", header[0]))?;
-    let length = (&header[1..]).get_u32() as usize;
-    if length > MAX_CHUNK_BYTES {
-        return Err(format!(
-            "the peer announced a chunk of {length} bytes and at most {MAX_CHUNK_BYTES} are taken"
-        ));
-    }
-    if buffer.len() < HEADER_BYTES + length {
-        return Ok(None);
-    }
-    buffer.advance(HEADER_BYTES);
-    Ok(Some((channel, buffer.split_to(length).freeze())))
 }
 
 #[cfg(test)]
@@ -283,15 +288,18 @@ mod tests {
         let whole = chunk(3, 4, b"acks+");
         for length in 0..9 {
             let mut part = BytesMut::from(&whole[..length]);
-            assert_eq!(take_chunk(&mut part), Ok(None), "{length}");
+            assert_eq!(TcpChannel::take(&mut part), Ok(None), "{length}");
             assert_eq!(part.len(), length);
         }
         let mut buffer = whole;
         let acks = Bytes::from_static(b"acks");
-        assert_eq!(take_chunk(&mut buffer), Ok(Some((TcpChannel::Acks, acks))));
+        assert_eq!(
+            TcpChannel::take(&mut buffer),
+            Ok(Some((TcpChannel::Acks, acks)))
+        );
         assert_eq!(&buffer[..], b"+");
         for (channel, length, told) in [(6, 0, "unknown channel 6"), (0, u32::MAX, "at most")] {
-            let error = take_chunk(&mut chunk(channel, length, b"")).unwrap_err();
+            let error = TcpChannel::take(&mut chunk(channel, length, b"")).unwrap_err();
             assert!(error.contains(told), "{error}");
         }
     }

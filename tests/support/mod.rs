@@ -11,6 +11,7 @@ pub mod cluster;
 pub mod kafka;
 #[cfg(target_os = "linux")]
 pub mod lab;
+pub mod preload;
 pub mod program;
 pub mod relay;
 pub mod workload;
