@@ -15,6 +15,7 @@ mod produce;
 mod producers;
 mod replica;
 mod resign;
+mod views;
 
 pub use hand_over::HandOverError;
 pub use output::{FenceAnswer, Frames, FramesReady, Hello, Output, PartitionView, RoleView};

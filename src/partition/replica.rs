@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use super::hand_over::HandOver;
-use super::output::{FenceAnswer, Frames, FramesReady, Output, PartitionView, RoleView};
+use super::output::{FenceAnswer, Frames, FramesReady, Output, PartitionView};
 use super::producers::{remember_producer, snapshot_roll};
 use super::resign::Resignation;
 use crate::replication::{
@@ -15,8 +15,8 @@ use crate::storage::{
     LogReader, ReadError, SyncError, SyncTicket,
 };
 use crate::types::{
-    Appointment, ErrorCode, Fill, IsrChange, LeaderEpoch, LogPosition, MonotonicTime, NodeId,
-    Offset, PartitionState, SessionId, TopicPartition,
+    Appointment, ErrorCode, IsrChange, LeaderEpoch, LogPosition, MonotonicTime, NodeId, Offset,
+    PartitionState, SessionId, TopicPartition,
 };
 use crate::wal::Frame;
 use crate::wire::{Ack, OpenSession, SessionAnswer, SessionRefusal};
@@ -69,7 +69,7 @@ pub struct Partition {
     /// The last append found no room on the disk.
     pub(super) found_no_room: bool,
     /// Records below it were deleted: they are not shown, and removed with their segments.
-    deleted_before: Offset,
+    pub(super) deleted_before: Offset,
     pub(super) resignation: Resignation,
     last_view: Option<PartitionView>,
     /// The durable end that the current role was last told of.
@@ -156,94 +156,6 @@ impl Partition {
 
     pub fn high_watermark(&self) -> Offset {
         self.high_watermark
-    }
-
-    /// The core of this replica while it leads, to be looked at.
-    pub fn leader(&self) -> Option<&Leader> {
-        match &self.role {
-            Role::Leader(leader) => Some(leader),
-            _ => None,
-        }
-    }
-
-    /// What is known of producers: a replay of the log, at any time (invariant 11).
-    pub fn producers(&self) -> &ProducerStates {
-        match &self.role {
-            Role::Leader(leader) => leader.producers(),
-            _ => &self.producers,
-        }
-    }
-
-    /// Shows how full each queue, buffer and map of this replica is (invariant 12). `see` is called once for each.
-    pub fn each_fill(&self, mut see: impl FnMut(Fill)) {
-        if let Some(leader) = self.leader() {
-            leader.fills().into_iter().for_each(&mut see);
-        }
-        if let Some(hand_over) = &self.hand_over {
-            hand_over.fills().into_iter().for_each(&mut see);
-        }
-        self.producers().fills().into_iter().for_each(&mut see);
-        self.log.fills().into_iter().for_each(&mut see);
-    }
-
-    /// Whether the partition has failed: it serves nothing until the process starts again.
-    pub fn has_failed(&self) -> bool {
-        matches!(self.role, Role::Failed)
-    }
-
-    /// The leader epoch of the present role; the promise without one.
-    pub fn role_epoch(&self) -> LeaderEpoch {
-        match &self.role {
-            Role::Leader(leader) => leader.epoch(),
-            Role::Follower(follower) => follower.epoch(),
-            Role::Idle | Role::Failed => self.promised,
-        }
-    }
-
-    pub fn view(&self) -> PartitionView {
-        let (is_leader, watermark_known) = match &self.role {
-            Role::Leader(leader) => (true, leader.epoch_started()),
-            _ => (false, false),
-        };
-        PartitionView {
-            leader_epoch: self
-                .state
-                .as_ref()
-                .map_or(LeaderEpoch::NONE, |state| state.leader_epoch),
-            is_leader,
-            watermark_known,
-            high_watermark: self.high_watermark,
-            // A new leader that does not know its watermark yet shows no start above it either.
-            log_start: self
-                .log
-                .start()
-                .offset
-                .max(self.deleted_before.min(self.high_watermark)),
-            log_end: self.log.end().offset,
-            is_short_of_space: self.is_short_of_space(),
-        }
-    }
-
-    pub fn role_view(&self, now: MonotonicTime) -> RoleView {
-        match &self.role {
-            Role::Idle => RoleView::Idle,
-            Role::Leader(leader) => {
-                let mut view = leader.view(now);
-                for follower in &mut view.followers {
-                    // What was not sent yet is counted from the log, roughly.
-                    if let (None, Some(durable)) = (follower.lag_bytes, follower.durable) {
-                        follower.lag_bytes = Some(self.log.bytes_from(durable.offset));
-                    }
-                }
-                RoleView::Leader(view)
-            }
-            Role::Follower(follower) => RoleView::Follower {
-                leader: follower.leader(),
-                epoch: follower.epoch(),
-                session: follower.session(),
-            },
-            Role::Failed => RoleView::Failed,
-        }
     }
 
     /// The controller's committed state of this partition. `connected` says whether there is a connection to the leader

@@ -15,6 +15,7 @@ mod in_sync;
 mod isr_changes;
 mod leader;
 mod leader_action;
+mod leader_view;
 mod peers;
 mod producer_state;
 mod progress;
@@ -24,10 +25,10 @@ pub use deliveries::Deliveries;
 pub use follower::{Follower, FollowerAction, FramesRefused, SessionState};
 pub use in_sync::{CountedSet, IsrOutcome};
 pub use leader::{
-    AckRefused, Acks, Admission, CountedAck, FollowerView, Leader, LeaderView, LogEnds,
-    ProduceOutcome, ProducerBatch, suspicion_time,
+    AckRefused, Acks, Admission, Leader, LogEnds, ProduceOutcome, ProducerBatch, suspicion_time,
 };
 pub use leader_action::LeaderAction;
+pub use leader_view::{CountedAck, FollowerView, LeaderView};
 pub use peers::{MINIMUM_SUSPICION, Peers};
 pub use producer_state::{BatchSequence, MAX_PRODUCERS, ProducerStates, SequenceCheck};
 pub use progress::Confirmed;
