@@ -88,6 +88,9 @@ async fn answer(
     }
 }
 
+/// Set in the first byte of the packets of a handshake, and of no others: RFC 9000, section 17.
+const LONG_HEADER: u8 = 0x80;
+
 /// What a [`Link`] does to datagrams, in each direction.
 #[derive(Clone, Copy, Debug)]
 pub struct Impairment {
@@ -195,6 +198,8 @@ struct GateState {
     stopped: [AtomicU64; 2],
     /// Raised by each rebinding.
     generation: AtomicU64,
+    /// Whether only who moves gets through.
+    moves_only: AtomicBool,
 }
 
 /// A direction through a [`Gate`].
@@ -243,6 +248,13 @@ impl Gate {
     pub fn rebind(&self) {
         self.state.generation.fetch_add(1, Ordering::SeqCst);
     }
+
+    /// From now on nothing passes to or from whoever has sent so far, and no handshake: only connections that stand and go on from
+    /// another port get through.
+    pub fn let_only_moves_through(&self) {
+        self.state.moves_only.store(true, Ordering::SeqCst);
+        self.rebind();
+    }
 }
 
 impl GateState {
@@ -264,9 +276,18 @@ async fn pass(outside: Arc<UdpSocket>, target: SocketAddr, state: Arc<GateState>
         let Ok((length, from)) = outside.recv_from(&mut buffer).await else {
             continue;
         };
+        let moves_only = state.moves_only.load(Ordering::SeqCst);
         let generation = state.generation.load(Ordering::SeqCst);
         if !state.lets_through(Way::There) {
             continue;
+        }
+        if moves_only {
+            let known = towards.get(&from);
+            let of_old = known.is_some_and(|(known, _)| *known != generation);
+            let handshake = length > 0 && buffer[0] & LONG_HEADER != 0;
+            if of_old || handshake {
+                continue;
+            }
         }
         let inside = match towards.get(&from) {
             Some((known, inside)) if *known == generation => inside.clone(),
