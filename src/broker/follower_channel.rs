@@ -37,9 +37,29 @@ const MAX_WAITING_CONTROL_MESSAGES: usize = 16_384;
 pub(super) struct CatchUpShare {
     /// Below zero for moments: a follower that is done may be counted off before it was counted.
     followers: AtomicIsize,
+    /// How many owner threads have clients whose answers are late. As long as there is one, no more is sent to those who catch up.
+    held_back_by: AtomicUsize,
 }
 
 impl CatchUpShare {
+    /// Whether anybody catches up.
+    pub(super) fn is_used(&self) -> bool {
+        self.followers.load(Ordering::Relaxed) > 0
+    }
+
+    /// An owner thread holds those who catch up back. It says [`CatchUpShare::let_go`] as often.
+    pub(super) fn hold_back(&self) {
+        self.held_back_by.fetch_add(1, Ordering::AcqRel);
+    }
+
+    pub(super) fn let_go(&self) {
+        self.held_back_by.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    fn is_held_back(&self) -> bool {
+        self.held_back_by.load(Ordering::Acquire) > 0
+    }
+
     fn bytes_each(&self) -> usize {
         let followers = self.followers.load(Ordering::Relaxed).max(1) as usize;
         (CATCH_UP_BYTES / followers).max(CATCH_UP_BYTES_EACH)
@@ -158,13 +178,24 @@ impl FollowerChannel {
         }
     }
 
-    /// Whether another order may go out. If not, [`FollowerChannel::release`] will say when there is room again.
+    /// Whether another order may go out. If not, [`FollowerChannel::release`] or [`FollowerChannel::takes_turned_away`] will say when
+    /// there is room again.
     pub(super) fn has_room(&self, catch_up: bool) -> bool {
         self.outstanding.has_room(FOLLOWER_BUDGET_BYTES)
             && (!catch_up || self.catching_up.has_room(self.catch_up_window()))
     }
 
+    /// True when somebody who wanted to send catch-up frames was turned away, and should come again: asked where they are held back
+    /// no longer.
+    pub(super) fn takes_turned_away(&self) -> bool {
+        self.catching_up.turned_away.swap(false, Ordering::AcqRel)
+    }
+
+    /// How many bytes of catch-up frames may be under way now.
     fn catch_up_window(&self) -> usize {
+        if self.share.is_held_back() {
+            return 0;
+        }
         let distance = self.catch_up_for_distance.load(Ordering::Relaxed);
         self.share.bytes_each().saturating_add(distance)
     }
@@ -314,6 +345,25 @@ mod tests {
         channel.count(FOLLOWER_BUDGET_BYTES, true);
         assert!(!channel.has_room(true));
         assert!(!channel.has_room(false));
+    }
+
+    #[test]
+    fn who_catches_up_is_held_back_while_anybody_says_so_and_then_told() {
+        let share = Arc::default();
+        let channel = channel(&share);
+        assert!(!share.is_used());
+        channel.count(1000, true);
+        assert!(share.is_used());
+        share.hold_back();
+        share.hold_back();
+        assert!(channel.has_room(false));
+        assert!(!channel.has_room(true));
+        share.let_go();
+        assert!(!channel.has_room(true));
+        share.let_go();
+        assert!(channel.takes_turned_away());
+        assert!(!channel.takes_turned_away());
+        assert!(channel.has_room(true));
     }
 
     #[test]

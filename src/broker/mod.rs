@@ -19,6 +19,7 @@ mod leader_channel;
 mod leader_connection;
 mod leader_link;
 mod links;
+mod live_answers;
 mod offsets;
 mod producer_ids;
 mod promises;

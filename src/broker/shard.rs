@@ -4,6 +4,7 @@
 //! holding up a network task. Everything else talks to them through a bounded mailbox.
 
 mod compaction;
+mod replies;
 mod session_lines;
 mod sessions;
 
@@ -11,8 +12,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 
+use self::replies::Replies;
 use self::session_lines::{Asked, SessionLines};
 use self::sessions::FollowerSession;
 use super::clock::{Clock, wall_clock_ms};
@@ -26,7 +28,7 @@ use crate::metadata::ElectionStart;
 use crate::partition::{
     FenceAnswer, FramesReady, HandOverError, Output, Partition, PartitionView, ProduceRequest,
 };
-use crate::replication::{AckRefused, FramesRefused, IsrOutcome, Peers, ProduceTicket};
+use crate::replication::{AckRefused, FramesRefused, IsrOutcome, Peers};
 use crate::storage::{Compacted, CompactionError, SyncError, SyncTicket};
 use crate::transport::{CloseReason, LogLimit};
 use crate::types::{ErrorCode, IsrChange, LeaderEpoch, NodeId, Offset, SessionId, TopicPartition};
@@ -82,9 +84,9 @@ struct Shard {
     shared: Arc<Shared>,
     clock: Clock,
     partitions: HashMap<TopicPartition, Owned>,
-    /// Produce requests that wait for an answer; each partition bounds its own.
-    replies: HashMap<ProduceTicket, oneshot::Sender<Result<ProduceOutcome, ErrorCode>>>,
-    next_ticket: u64,
+    replies: Replies,
+    /// Whether this thread holds back those who catch up, because answers are late.
+    holds_back: bool,
     peers: Peers,
     /// The current connection to each leader that is followed.
     leaders: HashMap<NodeId, Arc<LeaderChannel>>,
@@ -127,8 +129,8 @@ pub(super) fn spawn(
         shared,
         clock,
         partitions: HashMap::new(),
-        replies: HashMap::new(),
-        next_ticket: 0,
+        replies: Replies::default(),
+        holds_back: false,
         peers: Peers::new(),
         leaders: HashMap::new(),
         inbox: inbox.clone(),
@@ -166,6 +168,7 @@ impl Shard {
                 _ = tick.tick() => self.handle_tick(),
             }
             self.handle_inbox();
+            self.look_at_answers();
         }
     }
 
@@ -405,11 +408,12 @@ impl Shard {
                 ticket,
                 result: Err(error),
             } = output
-                && let Some(reply) = self.replies.remove(&ticket)
             {
-                let _ = reply.send(Err(error));
+                self.replies
+                    .answer(self.clock.now(), ticket, Err(error), true);
             }
         }
+        self.replies.forget(id);
     }
 
     fn handle_produce(&mut self, produce: ProduceEvent) {
@@ -422,18 +426,17 @@ impl Shard {
             let _ = produce.reply.send(Err(ErrorCode::NotLeaderOrFollower));
             return;
         }
-        self.next_ticket += 1;
-        let ticket = ProduceTicket(self.next_ticket);
-        self.replies.insert(ticket, produce.reply);
+        let now = self.clock.now();
+        let ticket = self
+            .replies
+            .wait(now, produce.id, produce.acks, produce.reply);
         let request = ProduceRequest {
             ticket,
             batch: produce.batch,
             acks: produce.acks,
             deadline: produce.deadline,
         };
-        owned
-            .partition
-            .handle_produce(self.clock.now(), request, &self.peers);
+        owned.partition.handle_produce(now, request, &self.peers);
         self.drain(produce.id);
     }
 
@@ -618,6 +621,7 @@ impl Shard {
     }
 
     fn handle_tick(&mut self) {
+        self.replies.handle_tick();
         let now = self.clock.now();
         let retention = self.last_retention.elapsed() >= RETENTION_EVERY;
         for id in self.ids() {
@@ -687,14 +691,15 @@ impl Shard {
                     }
                 }
                 Output::Complete { ticket, result } => {
-                    if let Some(reply) = self.replies.remove(&ticket) {
-                        let log_start_offset = owned.partition.view().log_start;
-                        let _ = reply.send(result.map(|outcome| ProduceOutcome {
-                            base_offset: outcome.base,
-                            log_append_time_ms: None,
-                            log_start_offset,
-                        }));
-                    }
+                    let log_start_offset = owned.partition.view().log_start;
+                    let result = result.map(|outcome| ProduceOutcome {
+                        base_offset: outcome.base,
+                        log_append_time_ms: None,
+                        log_start_offset,
+                    });
+                    let undisturbed = !self.holds_back && !self.shared.catch_up_share.is_used();
+                    self.replies
+                        .answer(self.clock.now(), ticket, result, undisturbed);
                 }
                 Output::ProposeIsr(change) => self.shared.isr_changes.push(change),
                 Output::HandedOver { to, result } => {
