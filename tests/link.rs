@@ -30,7 +30,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use quorate::transport::{DialId, KeeperAction, KeeperReport, LOOK_EVERY, LinkKeeper};
+use quorate::transport::{
+    DIAL_PATIENCE, DialId, KeeperAction, KeeperReport, LOOK_EVERY, LinkKeeper,
+};
 use quorate::types::MonotonicTime;
 
 const HEARTBEAT_EVERY: Duration = Duration::from_millis(100);
@@ -188,7 +190,14 @@ fn show(action: &KeeperAction) -> String {
             dial,
             address,
             cause,
-        } => format!("dial {dial} to {address}: {cause}"),
+            patience,
+        } => {
+            let patient = match *patience {
+                DIAL_PATIENCE => String::new(),
+                other => format!(", for {other:?}"),
+            };
+            format!("dial {dial} to {address}: {cause}{patient}")
+        }
         KeeperAction::GiveUp { dial, cause } => format!("give dial {dial} up: {cause}"),
         KeeperAction::Rebind { connection } => format!("move {connection} to another socket"),
         KeeperAction::Adopt { connection } => format!("use {connection}"),

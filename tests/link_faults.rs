@@ -28,7 +28,7 @@ use quorate::wire::{ControlMessage, Hello, PROTOCOL_VERSION};
 use tokio::sync::watch;
 
 use support::cluster::Cluster;
-use support::relay::{Gate, Way};
+use support::relay::{Gate, Impairment, Link, Way};
 use support::workload::{Workload, check};
 use support::{PATIENCE, node, topic, until};
 
@@ -384,6 +384,49 @@ async fn a_dead_path_is_left_for_another_socket() {
     assert_eq!(story.errors, Vec::<String>::new());
     let ends = check(&client, &topic, &story).await;
     assert_eq!(ends[&0], story.acknowledged[&0].len() as u64);
+}
+
+/// The ways between nodes have seconds of queue before them, and no handshake is over in the time that a dial ordinarily waits:
+/// followers find their leader all the same, stay, and commit.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_behind_seconds_of_queue_is_reached() {
+    let mut cluster = Cluster::prepare(3).await;
+    let mut ways = Vec::new();
+    for spec in &mut cluster.specs {
+        let impairment = Impairment {
+            delay: Duration::from_millis(1700),
+            loss: 0.0,
+        };
+        let way = Link::before(spec.quic, impairment).await;
+        spec.flags = vec!["--advertise".to_owned(), way.address.to_string()];
+        ways.push((way.address.to_string(), spec.quic.to_string(), way));
+    }
+    cluster.start_all().await;
+    let certs = &cluster.spec(node(1)).certs_dir;
+    let name = ClientName::new("tester").unwrap();
+    let dialer = Beside {
+        inner: IdentityDialer::new(CurrentIdentity::new(
+            Identity::load_client(certs, Some(&name)).unwrap(),
+        )),
+        ways: ways
+            .iter()
+            .map(|(way, node, _)| (way.clone(), node.clone()))
+            .collect(),
+    };
+    let client = Client::connect(cluster.client_config(), Arc::new(dialer))
+        .await
+        .unwrap();
+    let topic = cluster.create_topic(&client, "far", 1).await;
+    cluster.until_isr(&topic, 0, &cluster.ids()).await;
+    let workload = Workload::start(&client, &topic, &[0], 100, ProducerConfig::default());
+    workload.until_acknowledged(&[0], 100).await;
+    let story = workload.finish().await;
+    assert_eq!(story.errors, Vec::<String>::new());
+    check(&client, &topic, &story).await;
+    for spec in &cluster.specs {
+        let log = spec.log_text();
+        assert!(!log.contains("replication link down"), "{log}");
+    }
 }
 
 /// A hello of a follower by hand: with the certificate of `certs_of`, and whatever else is given. What it returns stands for as

@@ -27,8 +27,6 @@ use crate::transport::{
 use crate::types::{ClusterId, MonotonicTime, NodeId};
 use crate::wire::{ControlMessage, Hello, PROTOCOL_VERSION};
 
-/// How long a dial may take, and after it the hello's answer.
-pub(super) const DIAL_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long a close waits until the leader knows of it.
 const CLOSE_WAIT: Duration = Duration::from_millis(100);
 
@@ -164,12 +162,13 @@ impl Driver {
                     dial,
                     address,
                     cause,
+                    patience,
                 } => {
                     self.shared.links.count_dial(self.leader, &address);
                     if let Some(suppressed) = self.limits.dial.allow() {
                         tracing::info!(leader = %self.leader, %address, %dial, %cause, suppressed, "dialling");
                     }
-                    self.dial(dial, address, cause.to_string());
+                    self.dial(dial, (address, patience), cause.to_string());
                 }
                 KeeperAction::GiveUp { dial, cause } => {
                     let given_up = self.dialling.remove(&dial);
@@ -199,7 +198,7 @@ impl Driver {
         }
     }
 
-    fn dial(&mut self, dial: DialId, address: String, cause: String) {
+    fn dial(&mut self, dial: DialId, (address, patience): (String, Duration), cause: String) {
         let give_up = CancellationToken::new();
         let dialling = Dialling {
             give_up: give_up.clone(),
@@ -209,8 +208,10 @@ impl Driver {
         self.dialling.insert(dial, dialling);
         let (shared, options) = (self.shared.clone(), self.options.clone());
         let peer = PeerAddress::node(self.leader, address);
-        self.dials
-            .spawn(async move { (dial, connect(&shared, &options, &peer, &give_up).await) });
+        self.dials.spawn(async move {
+            let connected = connect(&shared, &options, (&peer, patience), &give_up).await;
+            (dial, connected)
+        });
     }
 
     fn handle_dialled(&mut self, dial: DialId, result: Result<Greeting, String>) {
@@ -467,17 +468,17 @@ impl Driver {
     }
 }
 
-/// One dial, the hello's answer included. Whatever stands when it is given up is closed with a reason.
+/// One dial, the hello's answer included; each of the two has the patience. Whatever stands when it is given up is closed with a reason.
 async fn connect(
     shared: &Shared,
     options: &LinkOptions,
-    peer: &PeerAddress,
+    (peer, patience): (&PeerAddress, Duration),
     give_up: &CancellationToken,
 ) -> Result<Greeting, String> {
     let given_up = || "the dial was given up".to_owned();
     let identity = options.identity.get();
     let sockets = &options.sockets;
-    let dialling = sockets.dial_unconfirmed(&identity, peer, Alpn::Replication, DIAL_TIMEOUT);
+    let dialling = sockets.dial_unconfirmed(&identity, peer, Alpn::Replication, patience);
     let dialled = tokio::select! {
         () = give_up.cancelled() => return Err(given_up()),
         dialled = dialling => {
@@ -490,7 +491,7 @@ async fn connect(
             CloseReason::Superseded.close(&connection, "the dial was given up");
             return Err(given_up());
         }
-        greeted = tokio::time::timeout(DIAL_TIMEOUT, greet(shared, options, dialled, peer)) => greeted,
+        greeted = tokio::time::timeout(patience, greet(shared, options, dialled, peer)) => greeted,
     };
     match greeted {
         Ok(Ok(greeting)) => Ok(greeting),
@@ -500,7 +501,7 @@ async fn connect(
         }
         Err(_) => {
             CloseReason::TimedOut.close(&connection, "no answer to the hello");
-            let seconds = DIAL_TIMEOUT.as_secs();
+            let seconds = patience.as_secs();
             Err(format!("no answer to the hello within {seconds} s"))
         }
     }

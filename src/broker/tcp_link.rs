@@ -18,11 +18,11 @@ use super::follower_link::{self, Sessions};
 use super::heartbeat::{HEARTBEAT_EVERY, LastHeard};
 use super::leader_channel::LeaderChannel;
 use super::leader_connection::{self, RECEIVE_BUDGET_BYTES, take_lane_messages};
-use super::leader_link::{self, DIAL_TIMEOUT, LinkOptions};
+use super::leader_link::{self, LinkOptions};
 use super::shared::Shared;
 use crate::transport::{
-    FIRST_REDIAL_PAUSE, LaneWriter, MAX_REDIAL_PAUSE, PeerAddress, TcpChannel, TcpLink,
-    TcpLinkReader, TcpLinkWriter,
+    DIAL_PATIENCE, FIRST_REDIAL_PAUSE, LaneWriter, MAX_REDIAL_PAUSE, PeerAddress, TcpChannel,
+    TcpLink, TcpLinkReader, TcpLinkWriter,
 };
 use crate::types::{Appointment, ClusterId, NodeId};
 use crate::wire::{
@@ -316,7 +316,7 @@ async fn connect(
     peer: &PeerAddress,
 ) -> Result<Greeted, String> {
     let identity = options.identity.get();
-    let link = TcpLink::dial(&identity, peer, congestion, DIAL_TIMEOUT).await?;
+    let link = TcpLink::dial(&identity, peer, congestion, DIAL_PATIENCE).await?;
     let (mut reader, writer) = link.split();
     let hello = ControlMessage::Hello(Hello {
         version: PROTOCOL_VERSION,
@@ -332,9 +332,14 @@ async fn connect(
         }
         first_message(&mut reader, &mut early).await
     };
-    let answer = tokio::time::timeout(DIAL_TIMEOUT, greeted)
+    let answer = tokio::time::timeout(DIAL_PATIENCE, greeted)
         .await
-        .map_err(|_| format!("no answer to the hello within {} s", DIAL_TIMEOUT.as_secs()))?;
+        .map_err(|_| {
+            format!(
+                "no answer to the hello within {} s",
+                DIAL_PATIENCE.as_secs()
+            )
+        })?;
     let ControlMessage::Welcome(welcome) = answer? else {
         return Err("the hello was answered with something else".to_owned());
     };

@@ -14,8 +14,8 @@ use tokio::time::Instant;
 use super::error::ConnectError;
 use super::link::{Link, Session};
 use crate::transport::{
-    CloseReason, DialId, Ear, KeeperAction, KeeperReport, LOOK_EVERY, LinkKeeper, LogLimit,
-    PathSigns, round_trip,
+    CloseReason, DIAL_PATIENCE, DialId, Ear, KeeperAction, KeeperReport, LOOK_EVERY, LinkKeeper,
+    LogLimit, PathSigns, round_trip,
 };
 use crate::types::MonotonicTime;
 
@@ -176,9 +176,16 @@ impl Keep {
         let mut old = None;
         while let Some(action) = self.keeper.poll_action() {
             match action {
-                KeeperAction::Dial { dial, .. } => {
+                KeeperAction::Dial { dial, patience, .. } => {
                     let link = link.clone();
-                    let task = async move { (dial, link.connect().await) };
+                    let task = async move {
+                        let reached = if patience > DIAL_PATIENCE {
+                            link.connect_patiently(patience).await
+                        } else {
+                            link.connect().await
+                        };
+                        (dial, reached)
+                    };
                     self.dialling.insert(dial, self.dials.spawn(task));
                 }
                 KeeperAction::GiveUp { dial, .. } => {

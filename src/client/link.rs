@@ -250,11 +250,21 @@ impl Link {
 
     /// One dial, and what the node offers.
     pub(super) async fn connect(&self) -> Result<Arc<Session>, ConnectError> {
+        self.connect_within(self.connect_timeout).await
+    }
+
+    /// Dials, and waits for an answer at least as long as is configured.
+    pub(super) async fn connect_patiently(
+        &self,
+        patience: Duration,
+    ) -> Result<Arc<Session>, ConnectError> {
+        self.connect_within(self.connect_timeout.max(patience))
+            .await
+    }
+
+    async fn connect_within(&self, within: Duration) -> Result<Arc<Session>, ConnectError> {
         self.count(|counts| counts.dials += 1);
-        let reached = self
-            .dialer
-            .dial(&self.address, self.connect_timeout)
-            .await?;
+        let reached = self.dialer.dial(&self.address, within).await?;
         let connection = &reached.connection;
         let awaited = Arc::new(Awaited::default());
         let control = self.open_lane_on(connection, &awaited).await?;

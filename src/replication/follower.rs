@@ -11,8 +11,10 @@ use crate::types::{
 use crate::wal::Frame;
 use crate::wire::{Ack, ProducerSnapshot, SessionAnswer, SessionOutcome, SessionRefusal};
 
-/// How long a hello may go unanswered on a live connection before another is sent.
+/// How long a hello may go unanswered on a live connection before another is sent. It doubles with each that does, up to
+/// [`MAX_ANSWER_TIMEOUT`], because a younger one has the same way before it and takes the older one's answer away.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
+const MAX_ANSWER_TIMEOUT: Duration = Duration::from_secs(24);
 /// The first pause after a refusal; it doubles up to [`MAX_RETRY_PAUSE`]. The link adds jitter to its own redials; these
 /// retries are spread by the refusals' own arrival.
 const FIRST_RETRY_PAUSE: Duration = Duration::from_millis(50);
@@ -81,6 +83,8 @@ pub struct Follower {
     /// The next session's id; the caller gives each follower a range of its own.
     next_session: u64,
     pause: Duration,
+    /// For how long an answer is waited for on this connection.
+    answer_timeout: Duration,
     /// The end of the log, durable or not.
     end: LogPosition,
     /// The end of what is durable. At or below `end`. Nothing above it is ever acknowledged.
@@ -114,6 +118,7 @@ impl Follower {
             session: SessionState::Disconnected,
             next_session: first_session,
             pause: FIRST_RETRY_PAUSE,
+            answer_timeout: ANSWER_TIMEOUT,
             end,
             durable,
             acknowledged: None,
@@ -152,6 +157,7 @@ impl Follower {
     /// There is a connection to the leader.
     pub fn handle_connected(&mut self, now: MonotonicTime) {
         self.pause = FIRST_RETRY_PAUSE;
+        self.answer_timeout = ANSWER_TIMEOUT;
         self.open(now);
     }
 
@@ -356,7 +362,8 @@ impl Follower {
     pub fn handle_tick(&mut self, now: MonotonicTime) {
         match self.session {
             SessionState::Pausing { until } if now >= until => self.open(now),
-            SessionState::Opening { since, .. } if now.since(since) >= ANSWER_TIMEOUT => {
+            SessionState::Opening { since, .. } if now.since(since) >= self.answer_timeout => {
+                self.answer_timeout = (self.answer_timeout * 2).min(MAX_ANSWER_TIMEOUT);
                 self.open(now);
             }
             _ => {}
@@ -591,6 +598,20 @@ mod tests {
         follower.handle_tick(at(2999));
         assert_eq!(actions(&mut follower), []);
         follower.handle_tick(at(3000));
+        assert_eq!(actions(&mut follower).len(), 1);
+        // The next one has more time, up to a limit, until another connection stands.
+        let mut now = 3000;
+        for waits in [6000, 12_000, 24_000, 24_000] {
+            follower.handle_tick(at(now + waits - 1));
+            assert_eq!(actions(&mut follower), [], "{waits}");
+            now += waits;
+            follower.handle_tick(at(now));
+            assert_eq!(actions(&mut follower).len(), 1, "{waits}");
+        }
+        follower.handle_disconnected();
+        follower.handle_connected(at(now));
+        actions(&mut follower);
+        follower.handle_tick(at(now + 3000));
         assert_eq!(actions(&mut follower).len(), 1);
     }
 

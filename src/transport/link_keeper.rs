@@ -31,8 +31,15 @@ pub const MAX_REDIAL_PAUSE: Duration = Duration::from_secs(1);
 /// A dial that is not answered is joined by another one after this, or after the pause if that is longer: the handshake's own
 /// probes come at doubling intervals, and after an outage the youngest dial is the first to get through.
 pub const JOIN_AFTER: Duration = Duration::from_millis(250);
-/// Dials under way at once. Beyond it the oldest, whose next probe is furthest away, is given up for the next one.
+/// Dials under way at once. Beyond it the oldest, whose next probe is furthest away, is given up for the next one; but not the
+/// patient one.
 pub const MAX_DIALS: usize = 4;
+/// How long a dial has to be answered, and then its hello.
+pub const DIAL_PATIENCE: Duration = Duration::from_secs(3);
+/// After so many dials in vain one at a time has [`LONG_DIAL_PATIENCE`]: on a path with seconds of queue before it no other would
+/// ever be answered in its time, however often it is tried.
+const PATIENT_AFTER: u32 = 4;
+pub(super) const LONG_DIAL_PATIENCE: Duration = Duration::from_secs(20);
 /// A connection that stood for less counts as a dial that failed: a peer that accepts and closes at once is not redialled
 /// without a pause.
 pub const LASTING: Duration = Duration::from_secs(1);
@@ -111,6 +118,8 @@ pub enum KeeperAction {
         dial: DialId,
         address: String,
         cause: DialCause,
+        /// For how long it is to wait for an answer.
+        patience: Duration,
     },
     /// Give a dial up. Nothing need be told of it.
     GiveUp { dial: DialId, cause: EndCause },
@@ -185,6 +194,8 @@ pub struct LinkKeeper {
 struct Dial {
     id: DialId,
     since: MonotonicTime,
+    /// It has [`LONG_DIAL_PATIENCE`]. At most one is.
+    is_patient: bool,
 }
 
 #[derive(Debug)]
@@ -459,24 +470,34 @@ impl LinkKeeper {
         if self.stopped || now < at {
             return;
         }
-        if self.dials.len() >= MAX_DIALS {
-            let oldest = self.dials.remove(0).id;
+        if self.dials.len() >= MAX_DIALS
+            && let Some(place) = self.dials.iter().position(|dial| !dial.is_patient)
+        {
+            let oldest = self.dials.remove(place).id;
             self.actions.push_back(KeeperAction::GiveUp {
                 dial: oldest,
                 cause: EndCause::Unanswered,
             });
         }
+        let is_patient =
+            self.fruitless >= PATIENT_AFTER && self.dials.iter().all(|dial| !dial.is_patient);
         let dial = DialId(self.next_dial);
         self.next_dial += 1;
         self.fruitless = self.fruitless.saturating_add(1);
         self.dials.push(Dial {
             id: dial,
             since: now,
+            is_patient,
         });
         self.actions.push_back(KeeperAction::Dial {
             dial,
             address: self.address.clone(),
             cause,
+            patience: if is_patient {
+                LONG_DIAL_PATIENCE
+            } else {
+                DIAL_PATIENCE
+            },
         });
         // A slow path must have the time to answer: two round trips for the handshake, one for the welcome, and one to spare.
         let patience = JOIN_AFTER.max(4 * self.round_trip);

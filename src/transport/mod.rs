@@ -65,8 +65,8 @@ pub use lanes::{
     Measure, PIECE_OVERHEAD, PushError,
 };
 pub use link_keeper::{
-    DialCause, DialId, EndCause, FIRST_REDIAL_PAUSE, JOIN_AFTER, KeeperAction, KeeperReport,
-    LASTING, LOOK_EVERY, LinkKeeper, MAX_DIALS, MAX_REDIAL_PAUSE,
+    DIAL_PATIENCE, DialCause, DialId, EndCause, FIRST_REDIAL_PAUSE, JOIN_AFTER, KeeperAction,
+    KeeperReport, LASTING, LOOK_EVERY, LinkKeeper, MAX_DIALS, MAX_REDIAL_PAUSE,
 };
 pub use log_limit::{LogLimit, LogLimits};
 pub use look::{LookFailure, Seen, look, look_for_protocol};

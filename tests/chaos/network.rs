@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use quorate::types::NodeId;
 use socket2::SockRef;
 use tokio::net::UdpSocket;
+use tokio::sync::oneshot;
 use tokio::task::{AbortHandle, JoinSet};
 
 /// The longest datagram that UDP knows.
@@ -78,7 +79,8 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 pub struct Network {
     faults: Arc<Faults>,
     pids: Pids,
-    _relays: JoinSet<()>,
+    /// The relays end when this does.
+    _stands: oneshot::Sender<()>,
 }
 
 impl Network {
@@ -89,22 +91,37 @@ impl Network {
             ..Faults::default()
         });
         let pids = Pids::default();
-        let mut relays = JoinSet::new();
-        for (node, outside, inside) in nodes {
-            let relay = Relay {
-                party: Party::Node(node),
-                inside,
-                outside: Arc::new(roomy(UdpSocket::from_std(outside).unwrap())),
-                faults: faults.clone(),
-                pids: pids.clone(),
-                flows: HashMap::new(),
-            };
-            relays.spawn(relay.run());
-        }
+        let (stands, ends) = oneshot::channel();
+        let (relayed_faults, relayed_pids) = (faults.clone(), pids.clone());
+        // On a thread of their own: a network that waits for its turn behind all clients of the run is one of seconds of delay.
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let carry = async move {
+            let mut relays = JoinSet::new();
+            for (node, outside, inside) in nodes {
+                let relay = Relay {
+                    party: Party::Node(node),
+                    inside,
+                    outside: Arc::new(roomy(UdpSocket::from_std(outside).unwrap())),
+                    faults: relayed_faults.clone(),
+                    pids: relayed_pids.clone(),
+                    flows: HashMap::new(),
+                };
+                relays.spawn(relay.run());
+            }
+            // It is never sent, only dropped.
+            let _ = ends.await;
+        };
+        std::thread::Builder::new()
+            .name("relays".to_owned())
+            .spawn(move || runtime.block_on(carry))
+            .unwrap();
         Network {
             faults,
             pids,
-            _relays: relays,
+            _stands: stands,
         }
     }
 
