@@ -13,6 +13,7 @@ mod simulation {
     pub mod faults;
     pub mod links;
     pub mod mirror;
+    pub mod mistakes;
     pub mod network;
     pub mod node;
     pub mod order;
@@ -37,7 +38,7 @@ use simulation::world::Figures;
 /// How many seeds an ordinary test run takes.
 const RUNS: u64 = 240;
 /// A planted mistake must be found within so many seeds.
-const PLANTED_RUNS: u64 = 400;
+const PLANTED_RUNS: u64 = 240;
 /// Failures that are shortened and shown before a long run gives up.
 const MAX_FAILURES: usize = 5;
 const TELL_EVERY: Duration = Duration::from_secs(20);

@@ -36,6 +36,8 @@ struct Disk {
     crash_at: Option<u64>,
     dead: bool,
     failing_syncs: u32,
+    /// Whether nobody is told of those.
+    fails_in_silence: bool,
     failing_writes: u32,
     /// By file: from where to where it cannot be read.
     unreadable: BTreeMap<u64, Range<usize>>,
@@ -109,6 +111,7 @@ impl FaultyFileSystem {
                 crash_at: None,
                 dead: false,
                 failing_syncs: 0,
+                fails_in_silence: false,
                 failing_writes: 0,
                 unreadable: BTreeMap::new(),
                 lying: false,
@@ -179,7 +182,16 @@ impl FaultyFileSystem {
     /// The next `count` syncs fail with EIO. As on Linux, what they should have written is then clean in the page cache
     /// and may never reach the disk: a later sync succeeds without it.
     pub fn fail_syncs(&self, count: u32) {
-        self.lock().failing_syncs = count;
+        let mut disk = self.lock();
+        disk.failing_syncs = count;
+        disk.fails_in_silence = false;
+    }
+
+    /// The same, and the caller is told that all is well: as if it never looked at the result.
+    pub fn fail_syncs_in_silence(&self, count: u32) {
+        let mut disk = self.lock();
+        disk.failing_syncs = count;
+        disk.fails_in_silence = true;
     }
 
     /// The next `count` writes fail with EIO, after a part of them is written.
@@ -265,6 +277,15 @@ impl Disk {
             return Err(crashed());
         }
         Ok(())
+    }
+
+    /// What the caller of a sync that failed hears.
+    fn sync_failed(&self) -> io::Result<()> {
+        if self.fails_in_silence {
+            Ok(())
+        } else {
+            Err(eio())
+        }
     }
 
     fn alive(&self) -> io::Result<()> {
@@ -496,7 +517,7 @@ impl FaultyFile {
             if let Some(Inode::File(contents)) = inodes.get_mut(&self.id) {
                 contents.failed_sync(random);
             }
-            return Err(eio());
+            return disk.sync_failed();
         }
         if !disk.lying {
             disk.contents(self.id)?.sync();
@@ -681,7 +702,7 @@ impl FileSystem for FaultyFileSystem {
         disk.change()?;
         if disk.failing_syncs > 0 {
             disk.failing_syncs -= 1;
-            return Err(eio());
+            return disk.sync_failed();
         }
         disk.dir(id)?.sync();
         Ok(())

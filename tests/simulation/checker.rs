@@ -519,6 +519,13 @@ impl PartitionChecker {
                     format!("epoch {epoch}: {leader:?} and {me:?}"),
                 );
             }
+            let appointed = self.states.get(&epoch).and_then(|state| state.leader);
+            if appointed != Some(me) {
+                return violated(
+                    "8 (not appointed)",
+                    format!("{me:?} leads in epoch {epoch}, and {appointed:?} was appointed"),
+                );
+            }
             if started {
                 self.check_commit(node, epoch, high_watermark, pending)?;
                 let newest = self.epochs_committed_in.last_key_value();
@@ -826,6 +833,19 @@ impl PartitionChecker {
                 < (before.leader_epoch, before.partition_epoch)
             {
                 return violated("8", "the controller's epochs fell".to_owned());
+            }
+            // A smaller set could commit nothing either, and fewer replicas could lead next.
+            let is_change = before.leader.is_some() && before.leader_epoch == state.leader_epoch;
+            let members = state.isr.len();
+            if is_change && members < before.isr.len() && members < state.min_insync as usize {
+                return violated(
+                    "1 (a set smaller than m)",
+                    format!(
+                        "the in-sync set becomes {} with m {}",
+                        names(&state.isr),
+                        state.min_insync
+                    ),
+                );
             }
             if before.isr != state.isr || before.min_insync != state.min_insync {
                 self.check_isr_change(before, state)?;

@@ -12,6 +12,7 @@ use quorate::types::{ErrorCode, LeaderEpoch, MonotonicTime, Offset, ProducerId};
 
 use super::checker::{Check, PartitionChecker, violated};
 use super::event::{Event, ProduceCall};
+use super::mistakes::without_sequence;
 use super::node::{PRODUCE_DEADLINE, Waiting, index_of, is_retriable, partition_id};
 use super::planted::Planted;
 use super::process::WALL_CLOCK_MS;
@@ -302,7 +303,14 @@ impl World {
         let Ok(batch) = Batch::decode(&call.bytes) else {
             return unexpected("a batch that was made cannot be decoded");
         };
-        let acks = call.acks;
+        let (batch, acks) = match self.planted {
+            Some(Planted::AnsweredAtAppend) => (batch, Acks::Leader),
+            Some(Planted::AnsweredAtWrite) if call.acks == Acks::Leader => (batch, Acks::None),
+            Some(Planted::SequenceLost) if call.attempt > 1 => {
+                (without_sequence(&batch).unwrap_or(batch), call.acks)
+            }
+            _ => (batch, call.acks),
+        };
         let Some(process) = &mut self.nodes[node].process else {
             return Ok(());
         };

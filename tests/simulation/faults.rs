@@ -10,6 +10,7 @@ use quorate::wal::{Decoded, Frame};
 use super::checker::{Check, violated};
 use super::event::Event;
 use super::node::{DATA_DIR, partition_dir, partition_id};
+use super::planted::Planted;
 use super::schedule::FaultKind;
 use super::world::World;
 
@@ -45,7 +46,7 @@ impl World {
                 if self.may_lose_disk(node) {
                     self.figures.of_kind[fault.kind.index()] += 1;
                     self.go_down(node, true, ends_after);
-                    let lying = self.planted == Some(super::planted::Planted::LyingDisk);
+                    let lying = self.planted == Some(Planted::LyingDisk);
                     let setup = self.setup.clone();
                     self.nodes[node].change_disk(&setup, lying);
                     for checker in &mut self.checkers {
@@ -89,6 +90,10 @@ impl World {
             FaultKind::SyncError { node } => {
                 if self.may_lose_disk(node) {
                     self.figures.of_kind[fault.kind.index()] += 1;
+                    if self.planted == Some(Planted::SyncFailureIgnored) {
+                        self.nodes[node].disk.fail_syncs_in_silence(1);
+                        return Ok(());
+                    }
                     self.nodes[node].errors_injected = true;
                     self.nodes[node].disk.fail_syncs(1);
                     for checker in &mut self.checkers {

@@ -13,10 +13,10 @@ use quorate::storage::{
 };
 use quorate::types::{
     Appointment, ClusterId, DirectoryId, ErrorCode, Incarnation, IsrChange, LeaderEpoch,
-    MonotonicTime, NodeId, Offset, PartitionIndex, PartitionState, SessionId, TopicId, TopicName,
-    TopicPartition,
+    LogPosition, MonotonicTime, NodeId, Offset, PartitionIndex, PartitionState, SessionId, TopicId,
+    TopicName, TopicPartition,
 };
-use quorate::wire::SessionAnswer;
+use quorate::wire::{Ack, SessionAnswer};
 
 use super::checker::Counting;
 use super::event::{Event, ProduceCall};
@@ -88,6 +88,10 @@ pub struct Replica {
     pub told: Option<PartitionState>,
     /// The change of the in-sync set that this leader counts by until it is settled.
     pub proposed: Option<IsrChange>,
+    /// For a planted mistake: the watermark that its leader told it last.
+    pub overheard: Option<Offset>,
+    /// For a planted mistake: the last ack of each follower that was counted, and the process that sent it.
+    pub last_acks: BTreeMap<usize, (Incarnation, Ack)>,
 }
 
 impl Replica {
@@ -119,6 +123,9 @@ pub struct FollowerSession {
     pub connection: u64,
     pub session: SessionId,
     pub outstanding: usize,
+    /// For a planted mistake: whether the last frames went out to catch up, and the place of one that was left out.
+    pub was_catching_up: bool,
+    pub skipped: Option<LogPosition>,
 }
 
 /// A connection to a leader, or the dialling of one.
@@ -369,6 +376,8 @@ impl Process {
             sessions: BTreeMap::new(),
             told: None,
             proposed: None,
+            overheard: None,
+            last_acks: BTreeMap::new(),
         });
         Ok(opened)
     }

@@ -11,6 +11,7 @@ use quorate::types::{LeaderEpoch, NodeId, TopicPartition};
 use super::checker::{Check, violated};
 use super::controller::fenced_partitions;
 use super::event::{Event, FenceReplied, ToController, ToNode};
+use super::mistakes::tamper_with_disk;
 use super::node::{index_of, partition_id};
 use super::planted::Planted;
 use super::world::{TICK, World, unexpected};
@@ -144,7 +145,14 @@ impl World {
             }
             replica.told = Some(state.clone());
             let before = replica.partition.followed_leader();
-            replica.partition.handle_state(self.now, state, connected);
+            let mut state = state.clone();
+            if self.planted == Some(Planted::LeadsAgain)
+                && let Some(leader) = &mut state.leader
+                && leader.node == me.node
+            {
+                *leader = me;
+            }
+            replica.partition.handle_state(self.now, &state, connected);
             if let Some(leader) = before
                 && replica.partition.followed_leader() != Some(leader)
             {
@@ -164,6 +172,11 @@ impl World {
         }
         let forget = self.planted == Some(Planted::PromiseForgotten);
         let verify_all = self.nodes[node].verify_all;
+        if let Some(planted) = self.planted
+            && self.nodes[node].boot > 1
+        {
+            tamper_with_disk(planted, &self.nodes[node].disk, partition);
+        }
         let process = match &mut self.nodes[node].process {
             Some(process) => process,
             None => return Ok(()),
