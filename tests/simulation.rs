@@ -71,6 +71,7 @@ fn add(sum: &mut Figures, one: Figures) {
     sum.quarantines += one.quarantines;
     sum.set_aside_running += one.set_aside_running;
     sum.tail_flips += one.tail_flips;
+    sum.unreadable_starts += one.unreadable_starts;
     sum.ineligible += one.ineligible;
     sum.stopped_by_disk += one.stopped_by_disk;
     sum.no_room += one.no_room;
@@ -103,6 +104,10 @@ fn assert_not_vacuous(sum: &Figures, runs: u64) {
         ("quarantines at a start", sum.quarantines),
         ("logs set aside while running", sum.set_aside_running),
         ("bits flipped in a synced tail", sum.tail_flips),
+        (
+            "starts on sectors that cannot be read",
+            sum.unreadable_starts,
+        ),
         ("ineligible answers", sum.ineligible),
         ("stops on a disk's error", sum.stopped_by_disk),
         ("appends without room", sum.no_room),

@@ -671,7 +671,9 @@ impl World {
         };
         let lost = |member: &&Appointment| {
             let i = index_of(member.node);
-            i == node || self.checkers[partition].is_void(i)
+            // What nobody has found yet is lost all the same.
+            let is_harmed = self.nodes[i].was_harmed[partition];
+            i == node || is_harmed || self.checkers[partition].is_void(i)
         };
         let survives = |isr: &[Appointment], min_insync: u32| {
             isr.iter().filter(lost).count() < quorum::commit_quorum(isr.len(), min_insync as usize)

@@ -352,6 +352,7 @@ impl Process {
         let mut options = LogOptions::from(log_config(setup));
         options.tail_cache_bytes = setup.tail_cache_bytes;
         options.verify_all = verify_all;
+        options.has_other_replicas = setup.nodes > 1;
         options.known_before = promised > LeaderEpoch::NONE || high_watermark > Offset::ZERO;
         let (log, report) = self
             .data_dir

@@ -155,6 +155,11 @@ pub enum FaultKind {
         node: usize,
         pick: u64,
     },
+    /// Some sectors of a segment cannot be read any more. Found by a reader, or at the start after the process is killed.
+    Unreadable {
+        node: usize,
+        pick: u64,
+    },
     ControllerPause,
     /// Another controller becomes active: it knows what is committed and nothing else.
     ControllerFailover,
@@ -169,7 +174,7 @@ pub enum FaultKind {
 }
 
 /// The names of the kinds, by [`FaultKind::index`].
-pub const KINDS: [&str; 21] = [
+pub const KINDS: [&str; 22] = [
     "kill",
     "power loss",
     "crash at an operation",
@@ -191,6 +196,7 @@ pub const KINDS: [&str; 21] = [
     "controller failover",
     "depose",
     "min.insync.replicas",
+    "unreadable",
 ];
 
 impl FaultKind {
@@ -217,6 +223,7 @@ impl FaultKind {
             FaultKind::ControllerFailover => 18,
             FaultKind::Depose { .. } => 19,
             FaultKind::MinInsync { .. } => 20,
+            FaultKind::Unreadable { .. } => 21,
         }
     }
 
@@ -228,6 +235,7 @@ impl FaultKind {
                 | FaultKind::SyncError { .. }
                 | FaultKind::WriteError { .. }
                 | FaultKind::BitFlip { .. }
+                | FaultKind::Unreadable { .. }
                 | FaultKind::ControllerFailover
                 | FaultKind::Depose { .. }
                 | FaultKind::MinInsync { .. }
@@ -371,7 +379,12 @@ fn draw_damage(setup: &Setup, random: &mut Random) -> Vec<Fault> {
         } else {
             let pick = random.next();
             let harmed_after = random.between(0, found_after);
-            push(harmed_after, 0, FaultKind::BitFlip { node, pick });
+            let kind = if random.permille(300) {
+                FaultKind::Unreadable { node, pick }
+            } else {
+                FaultKind::BitFlip { node, pick }
+            };
+            push(harmed_after, 0, kind);
             if random.permille(700) {
                 push(
                     found_after,
@@ -422,18 +435,19 @@ fn draw_kind(setup: &Setup, random: &mut Random) -> FaultKind {
     const CONTROLLER_PAUSE: usize = 16;
     const CONTROLLER_FAILOVER: usize = 17;
     const MIN_INSYNC: usize = 19;
+    const UNREADABLE: usize = 20;
     #[rustfmt::skip]
-    let weights: [u64; 20] = match setup.profile {
-        //                  ki po cr em pa cu cb is lo sl br sd se we fd bf cp cf de mi
-        Profile::Calm =>   [1, 0, 0, 0, 1, 0, 0, 0, 1, 2, 4, 1, 0, 0, 0, 0, 0, 0, 1, 1],
-        Profile::Lossy =>  [0, 0, 0, 0, 1, 6, 4, 3, 4, 4, 4, 1, 0, 0, 0, 0, 1, 0, 1, 1],
-        Profile::Crashy => [6, 6, 6, 0, 4, 1, 1, 1, 0, 1, 2, 1, 0, 0, 0, 0, 1, 1, 1, 1],
-        Profile::Disk =>   [2, 3, 3, 3, 1, 1, 1, 1, 0, 1, 1, 3, 3, 2, 4, 3, 0, 0, 1, 1],
-        Profile::Elections=>[2,2, 1, 0, 3, 2, 1, 2, 0, 2, 2, 1, 0, 0, 0, 0, 2, 3, 10, 1],
-        Profile::InSync => [3, 2, 1, 1, 3, 3, 3, 3, 1, 2, 2, 2, 0, 0, 0, 0, 2, 1, 2, 6],
-        Profile::Damaged=> [1, 1, 1, 0, 1, 1, 1, 2, 0, 1, 1, 1, 0, 0, 0, 4, 0, 0, 1, 1],
-        Profile::Mixed =>  [2, 2, 2, 1, 2, 2, 2, 2, 2, 2, 2, 2, 1, 1, 1, 1, 1, 1, 2, 2],
-        Profile::Rough =>  [2, 2, 1, 1, 2, 1, 1, 1, 0, 2, 4, 1, 0, 0, 0, 0, 0, 1, 4, 1],
+    let weights: [u64; 21] = match setup.profile {
+        //                  ki po cr em pa cu cb is lo sl br sd se we fd bf cp cf de mi ur
+        Profile::Calm =>   [1, 0, 0, 0, 1, 0, 0, 0, 1, 2, 4, 1, 0, 0, 0, 0, 0, 0, 1, 1, 0],
+        Profile::Lossy =>  [0, 0, 0, 0, 1, 6, 4, 3, 4, 4, 4, 1, 0, 0, 0, 0, 1, 0, 1, 1, 0],
+        Profile::Crashy => [6, 6, 6, 0, 4, 1, 1, 1, 0, 1, 2, 1, 0, 0, 0, 0, 1, 1, 1, 1, 0],
+        Profile::Disk =>   [2, 3, 3, 3, 1, 1, 1, 1, 0, 1, 1, 3, 3, 2, 4, 3, 0, 0, 1, 1, 3],
+        Profile::Elections=>[2,2, 1, 0, 3, 2, 1, 2, 0, 2, 2, 1, 0, 0, 0, 0, 2, 3, 10, 1, 0],
+        Profile::InSync => [3, 2, 1, 1, 3, 3, 3, 3, 1, 2, 2, 2, 0, 0, 0, 0, 2, 1, 2, 6, 0],
+        Profile::Damaged=> [1, 1, 1, 0, 1, 1, 1, 2, 0, 1, 1, 1, 0, 0, 0, 4, 0, 0, 1, 1, 3],
+        Profile::Mixed =>  [2, 2, 2, 1, 2, 2, 2, 2, 2, 2, 2, 2, 1, 1, 1, 1, 1, 1, 2, 2, 1],
+        Profile::Rough =>  [2, 2, 1, 1, 2, 1, 1, 1, 0, 2, 4, 1, 0, 0, 0, 0, 0, 1, 4, 1, 0],
     };
     let node = random.index(setup.nodes);
     // The same node is hit again more often than chance has it: that is what breaks recoveries that were not finished.
@@ -477,6 +491,10 @@ fn draw_kind(setup: &Setup, random: &mut Random) -> FaultKind {
             room_bytes: random.between(0, 2000),
         },
         BIT_FLIP => FaultKind::BitFlip {
+            node,
+            pick: random.next(),
+        },
+        UNREADABLE => FaultKind::Unreadable {
             node,
             pick: random.next(),
         },

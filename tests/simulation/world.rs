@@ -76,6 +76,8 @@ pub struct Figures {
     pub set_aside_running: u64,
     /// Bits that were flipped in what an active segment had synced, and found at the start that followed.
     pub tail_flips: u64,
+    /// Starts at which the active segment could not be read all through.
+    pub unreadable_starts: u64,
     /// Fences that were answered by a replica that had lost what it acknowledged.
     pub ineligible: u64,
     /// Processes that stopped because a write or a sync had failed.
