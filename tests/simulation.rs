@@ -14,8 +14,10 @@ mod simulation {
     pub mod links;
     pub mod mirror;
     pub mod mistakes;
+    pub mod moves;
     pub mod network;
     pub mod node;
+    pub mod operator;
     pub mod order;
     pub mod outputs;
     pub mod planted;
@@ -62,6 +64,11 @@ fn add(sum: &mut Figures, one: Figures) {
     sum.grown += one.grown;
     sum.renamed += one.renamed;
     sum.min_insync_changes += one.min_insync_changes;
+    sum.reassigned += one.reassigned;
+    sum.left += one.left;
+    sum.handed_over += one.handed_over;
+    sum.moved_away += one.moved_away;
+    sum.moved_to_preferred += one.moved_to_preferred;
     sum.restarts += one.restarts;
     sum.truncations += one.truncations;
     sum.resets += one.resets;
@@ -94,6 +101,14 @@ fn assert_not_vacuous(sum: &Figures, runs: u64) {
         ("in-sync sets that grow", sum.grown),
         ("new processes named in in-sync sets", sum.renamed),
         ("changes of m", sum.min_insync_changes),
+        ("reassignments that end", sum.reassigned),
+        ("replicas that leave a node", sum.left),
+        ("leaders that hand over", sum.handed_over),
+        ("leaderships that leave a node", sum.moved_away),
+        (
+            "leaderships that go to the preferred replica",
+            sum.moved_to_preferred,
+        ),
         ("restarts", sum.restarts),
         ("truncations", sum.truncations),
         ("resets", sum.resets),

@@ -435,9 +435,13 @@ impl Log {
     }
 
     /// Takes back a ticket that has run, and moves [`Log::durable_end`] if it succeeded and the log was not truncated
-    /// meanwhile. After a failure the log takes no more writes. A ticket that has not run counts as failed.
+    /// meanwhile. After a failure the log takes no more writes. A ticket that has not run counts as failed. One of another log says
+    /// nothing: a replica may have left this directory, and come back, while it was out.
     pub fn finish_sync(&mut self, ticket: SyncTicket) {
         let ticket = ticket.work;
+        if !Arc::ptr_eq(&ticket.checkpoint, &self.checkpoint) {
+            return;
+        }
         let outcome = ticket.outcome.get().cloned();
         let is_current = ticket.generation == self.generation;
         if is_current {

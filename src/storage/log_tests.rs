@@ -525,6 +525,28 @@ fn notes_that_cannot_be_read_are_taken_for_the_worst() {
     assert_eq!(contents(&log).len(), 41);
 }
 
+#[test]
+fn a_sync_of_the_log_that_was_here_before_makes_nothing_durable() {
+    let fs = disk(0);
+    let (mut before, _) = filled(&fs, 5);
+    before.append(&frames(before.end(), 20, 100)).unwrap();
+    // It waits for its turn at a busy disk while the partition is moved away and back.
+    let late = before.begin_sync().unwrap();
+    before.close().unwrap();
+    drop(before);
+    fs.remove_dir_all(Path::new(DIR)).unwrap();
+    let (mut log, _) = open(&fs);
+    log.append(&[start_frame(2, LogPosition::START)]).unwrap();
+    let own = log.begin_sync().unwrap();
+    let _ = late.run();
+    log.finish_sync(late);
+    assert_eq!(log.durable_end(), LogPosition::START);
+    assert!(log.begin_sync().is_none(), "its own is still out");
+    assert!(own.run().is_ok() && log.poisoned().is_none());
+    log.finish_sync(own);
+    assert_eq!(log.durable_end(), log.end());
+}
+
 fn marked(mark: Option<DurableMark>) -> LogOptions {
     LogOptions {
         durable_mark: mark,

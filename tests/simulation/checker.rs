@@ -462,6 +462,19 @@ impl PartitionChecker {
         replica.incarnation = None;
     }
 
+    /// The replica has left this node, and its log with it. It was in no set any more, so nobody counts on it.
+    pub fn left(&mut self, node: usize) {
+        let replica = &mut self.replicas[node];
+        replica.mirror = Mirror::default();
+        replica.voids.clear();
+        replica.known = Known::default();
+        replica.promise_told = LeaderEpoch::NONE;
+        replica.claimed = LogPosition::START;
+        replica.high_watermark = Offset::ZERO;
+        replica.cutting = None;
+        replica.sessions.clear();
+    }
+
     /// A replica says what it holds durably.
     pub fn claims(&mut self, node: usize, position: LogPosition) -> Check {
         let replica = &mut self.replicas[node];

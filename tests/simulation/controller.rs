@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quorate::metadata::{
-    Appointing, ClusterImage, Command, Election, ElectionStart, FenceReply, NewPartition, NewTopic,
-    Outcome, Rejection, can_elect, needs_election,
+    Appointing, ClusterImage, Command, Election, ElectionStart, FenceReply, METADATA_VERSION,
+    NewPartition, NewTopic, Outcome, Rejection, can_elect, needs_election,
 };
 use quorate::replication::IsrOutcome;
 use quorate::types::{
@@ -16,6 +16,7 @@ use quorate::types::{
 
 use super::checker::{Check, violated};
 use super::event::{Event, FenceReplied, Origin, ToController, ToNode};
+use super::moves::{CHOICE_GRACE, Transfer};
 use super::node::{
     CLUSTER, index_of, node_id, partition_id, partition_index, topic_id, topic_name,
 };
@@ -50,6 +51,10 @@ pub struct Controller {
     writing: bool,
     /// Changes of in-sync sets that are under way to it.
     pub proposals: Vec<IsrChange>,
+    /// Leaderships on their way to another node.
+    pub transfers: BTreeMap<TopicPartition, Transfer>,
+    /// When it is looked again which are to move.
+    pub next_moves: MonotonicTime,
 }
 
 #[derive(Clone, Copy)]
@@ -112,6 +117,7 @@ impl Controller {
             ("elections", self.elections.len(), partitions),
             ("calls", self.calls.len(), nodes),
             ("nodes heard", self.heard.len(), nodes),
+            ("transfers", self.transfers.len(), partitions),
         ];
         match kept.into_iter().find(|&(_, count, bound)| count > bound) {
             None => Ok(()),
@@ -135,6 +141,7 @@ impl Controller {
         self.listening_since = now;
         self.elections.clear();
         self.calls.clear();
+        self.transfers.clear();
         self.writing = false;
     }
 }
@@ -175,6 +182,9 @@ impl World {
                     .collect(),
                 min_insync: self.setup.min_insync,
             },
+        });
+        commands.push(Command::RaiseMetadataVersion {
+            version: METADATA_VERSION,
         });
         for command in &commands {
             if let Err(rejection) = self.controller.image.apply(command) {
@@ -224,6 +234,15 @@ impl World {
             } => {
                 self.controller.hear(node_id(node), incarnation, now);
                 self.take_fenced(call, node, Some((incarnation, answers)));
+                return self.step_controller();
+            }
+            ToController::HandedOver {
+                partition,
+                epoch,
+                done,
+                ..
+            } => {
+                self.take_handed_over(partition, epoch, done);
                 return self.step_controller();
             }
             ToController::FenceTimedOut { call, node } => self.take_fenced(call, node, None),
@@ -465,6 +484,9 @@ impl World {
             self.drive(Command::StartElections { elections: starts });
             return Ok(());
         }
+        if self.end_reassignments() || self.move_leaders() {
+            return Ok(());
+        }
         if !self.controller.elections.is_empty() {
             self.fence_members();
             self.appoint(&alive);
@@ -472,7 +494,7 @@ impl World {
         Ok(())
     }
 
-    fn drive(&mut self, command: Command) {
+    pub fn drive(&mut self, command: Command) {
         self.controller.writing = true;
         let reign = self.controller.reign;
         self.propose(command, Origin::Driver(reign));
@@ -594,7 +616,10 @@ impl World {
         let planted = self.planted;
         let mut appointments = Vec::new();
         let Controller {
-            image, elections, ..
+            image,
+            elections,
+            transfers,
+            ..
         } = &mut self.controller;
         for (&partition, running) in elections {
             let picked = match planted {
@@ -616,17 +641,33 @@ impl World {
                 running.quorum_since = None;
                 continue;
             }
-            let since = *running.quorum_since.get_or_insert(now);
-            let wait = now < since + ELECTION_GRACE
-                && running
-                    .election
-                    .missing(image)
-                    .any(|node| alive.contains(&node));
-            if wait {
+            let choice = transfers.get(&partition).and_then(Transfer::choice);
+            let chosen = choice
+                .and_then(|node| running.election.winner_by_choice(image, node))
+                .filter(|leader| alive.contains(&leader.node));
+            if let Some(leader) = chosen {
+                // It holds what the old leader did: there is nobody to wait for.
+                appointments.push(Appointing {
+                    partition,
+                    leader_epoch: running.election.epoch(),
+                    leader,
+                });
                 continue;
             }
-            let winner = running.election.winner(image, false);
-            if let Some(leader) = winner.filter(|leader| alive.contains(&leader.node)) {
+            let since = *running.quorum_since.get_or_insert(now);
+            let missing: BTreeSet<NodeId> = running
+                .election
+                .missing(image)
+                .filter(|node| alive.contains(node))
+                .collect();
+            let patience = match choice {
+                Some(node) if missing.contains(&node) => CHOICE_GRACE.max(ELECTION_GRACE),
+                _ => ELECTION_GRACE,
+            };
+            if now < since + patience && !missing.is_empty() {
+                continue;
+            }
+            if let Some(leader) = running.election.winner_among(image, alive) {
                 appointments.push(Appointing {
                     partition,
                     leader_epoch: running.election.epoch(),

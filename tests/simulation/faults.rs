@@ -132,6 +132,12 @@ impl World {
             FaultKind::ControllerFailover => self.controller.fail_over(self.now),
             FaultKind::Depose { partition } => self.depose(partition),
             FaultKind::MinInsync { min_insync } => self.min_insync = min_insync,
+            FaultKind::Reassign { partition, pick } => self.reassign(partition, pick),
+            FaultKind::Drain { node } => {
+                self.set_draining(node, true);
+                self.plan(ends_after, Event::FaultOver(i));
+            }
+            FaultKind::Prefer => self.prefer(),
         }
         Ok(())
     }
@@ -162,6 +168,7 @@ impl World {
             FaultKind::SlowDisk { node, factor } => self.nodes[node].slowness /= factor,
             FaultKind::FullDisk { node, .. } => self.make_room(node),
             FaultKind::ControllerPause => self.controller_goes_on(),
+            FaultKind::Drain { node } => self.set_draining(node, false),
             _ => {}
         }
         Ok(())

@@ -48,6 +48,8 @@ pub struct Node {
     pub was_harmed: Vec<bool>,
     /// By partition: whether this process has set its corrupt log aside.
     pub was_set_aside: Vec<bool>,
+    /// By partition: whether its log was removed here, because the replica went elsewhere, and no other was begun since.
+    pub was_left: Vec<bool>,
     /// The disk was replaced, and no process has begun on it yet.
     pub is_new_disk: bool,
     /// Whether reads or writes were made to fail in this process's time.
@@ -88,6 +90,8 @@ pub struct Replica {
     pub told: Option<PartitionState>,
     /// The change of the in-sync set that this leader counts by until it is settled.
     pub proposed: Option<IsrChange>,
+    /// The epoch in which it was last asked to hand over.
+    pub handing_over: Option<LeaderEpoch>,
     /// For a planted mistake: the watermark that its leader told it last.
     pub overheard: Option<Offset>,
     /// For a planted mistake: the last ack of each follower that was counted, and the process that sent it.
@@ -207,6 +211,7 @@ impl Node {
             slowness: 1,
             was_harmed: vec![false; setup.partitions],
             was_set_aside: vec![false; setup.partitions],
+            was_left: vec![false; setup.partitions],
             is_new_disk: true,
             errors_injected: false,
             full: 0,
@@ -339,6 +344,7 @@ impl Process {
         partition: usize,
         forget_promise: bool,
         verify_all: bool,
+        replicas: usize,
     ) -> Result<Opened, String> {
         let id = partition_id(partition);
         let promised = if forget_promise {
@@ -352,7 +358,7 @@ impl Process {
         let mut options = LogOptions::from(log_config(setup));
         options.tail_cache_bytes = setup.tail_cache_bytes;
         options.verify_all = verify_all;
-        options.has_other_replicas = setup.nodes > 1;
+        options.has_other_replicas = replicas > 1;
         options.known_before = promised > LeaderEpoch::NONE || high_watermark > Offset::ZERO;
         let (log, report) = self
             .data_dir
@@ -377,6 +383,7 @@ impl Process {
             sessions: BTreeMap::new(),
             told: None,
             proposed: None,
+            handing_over: None,
             overheard: None,
             last_acks: BTreeMap::new(),
         });

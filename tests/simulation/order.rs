@@ -55,16 +55,18 @@ impl World {
                     state.leader_epoch
                 ));
             };
-            let is_whole = state.isr.len() == self.setup.nodes
+            let min_insync = self.min_insync.min(state.replicas.len() as u32);
+            let is_whole = state.isr.len() == state.replicas.len()
+                && state.target_replicas.is_empty()
                 && state
                     .isr
                     .iter()
                     .all(|&member| self.controller.image.registered(member.node) == Some(member))
-                && state.min_insync == self.min_insync;
+                && state.min_insync == min_insync;
             if !is_whole {
                 return Some(format!(
                     "the in-sync set of partition {partition} is {:?} with m {}, to be {}",
-                    state.isr, state.min_insync, self.min_insync
+                    state.isr, state.min_insync, min_insync
                 ));
             }
             let node = index_of(leader.node);
@@ -87,7 +89,7 @@ impl World {
             };
             let end = led.reader.end();
             let high_watermark = led.partition.high_watermark();
-            for other in 0..self.setup.nodes {
+            for other in state.replicas.iter().map(|&node| index_of(node)) {
                 let equal = self.nodes[other]
                     .view_replica(partition)
                     .is_some_and(|replica| {

@@ -3,8 +3,8 @@
 use bytes::BytesMut;
 use quorate::metadata::ElectionStart;
 use quorate::partition::{Frames, FramesReady, Output};
-use quorate::replication::IsrOutcome;
-use quorate::types::{IsrChange, LogPosition, NodeId, PartitionState};
+use quorate::replication::{IsrOutcome, ProduceOutcome, ProduceTicket};
+use quorate::types::{ErrorCode, IsrChange, LogPosition, NodeId, PartitionState};
 use quorate::wire::{Ack, ControlMessage, LaneMessage, SessionAnswer, SessionOutcome};
 
 use super::checker::{Check, Session, violated};
@@ -166,22 +166,7 @@ impl World {
             } => self.send_answer(node, partition, index_of(to), &answer, catch_up),
             Output::FramesReady(order) => self.send_order(node, partition, order),
             Output::Watermark(frames) => self.send_frames(node, partition, frames),
-            Output::Complete { ticket, result } => {
-                let Some(process) = &mut self.nodes[node].process else {
-                    return Ok(());
-                };
-                let Some(waiting) = process.waiting.remove(&ticket) else {
-                    return unexpected(format!("node {} answers {ticket:?} twice", node + 1));
-                };
-                if let Ok(outcome) = result {
-                    self.check_answer(node, &waiting, outcome)?;
-                }
-                let clients = self.setup.clients();
-                if let Some(after) = self.network.send_call(node, clients) {
-                    let call = waiting.call;
-                    self.plan(after, Event::ProduceReply { call, result });
-                }
-            }
+            Output::Complete { ticket, result } => self.answer_produce(node, ticket, result)?,
             Output::ProposeIsr(change) => {
                 self.tell(|| format!("node {} proposes {change:?}", node + 1));
                 if let Some(replica) = self.nodes[node].replica(partition) {
@@ -203,7 +188,13 @@ impl World {
                     partition_epoch,
                 });
             }
-            Output::ViewChanged | Output::HandedOver { .. } => {}
+            Output::HandedOver { result, .. } => {
+                let replica = self.nodes[node].replica(partition);
+                if let Some(epoch) = replica.and_then(|replica| replica.handing_over) {
+                    self.say_handed_over(node, partition, epoch, result.is_ok());
+                }
+            }
+            Output::ViewChanged => {}
             Output::Failed {
                 cause,
                 stop_process,
@@ -226,6 +217,30 @@ impl World {
                     self.figures.no_room += u64::from(self.nodes[node].full > 0);
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// A produce is answered, and what is said is checked.
+    pub fn answer_produce(
+        &mut self,
+        node: usize,
+        ticket: ProduceTicket,
+        result: Result<ProduceOutcome, ErrorCode>,
+    ) -> Check {
+        let Some(process) = &mut self.nodes[node].process else {
+            return Ok(());
+        };
+        let Some(waiting) = process.waiting.remove(&ticket) else {
+            return unexpected(format!("node {} answers {ticket:?} twice", node + 1));
+        };
+        if let Ok(outcome) = result {
+            self.check_answer(node, &waiting, outcome)?;
+        }
+        let clients = self.setup.clients();
+        if let Some(after) = self.network.send_call(node, clients) {
+            let call = waiting.call;
+            self.plan(after, Event::ProduceReply { call, result });
         }
         Ok(())
     }

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use quorate::partition::FenceAnswer;
+use quorate::partition::{FenceAnswer, Output};
 use quorate::storage::{SyncError, SyncTicket};
 use quorate::types::{LeaderEpoch, NodeId, TopicPartition};
 
@@ -12,7 +12,7 @@ use super::checker::{Check, violated};
 use super::controller::fenced_partitions;
 use super::event::{Event, FenceReplied, ToController, ToNode};
 use super::mistakes::tamper_with_disk;
-use super::node::{index_of, partition_id};
+use super::node::{index_of, partition_dir, partition_id};
 use super::planted::Planted;
 use super::world::{TICK, World, unexpected};
 
@@ -125,9 +125,10 @@ impl World {
                 continue;
             };
             if !state.replicas.contains(&me.node) {
+                self.leave(node, partition)?;
                 continue;
             }
-            self.open_partition(node, partition)?;
+            self.open_partition(node, partition, state.replicas.len())?;
             let Some(process) = &mut self.nodes[node].process else {
                 return Ok(());
             };
@@ -163,7 +164,50 @@ impl World {
         Ok(())
     }
 
-    fn open_partition(&mut self, node: usize, partition: usize) -> Check {
+    /// The cluster has committed that nobody needs the replica on this node: it is closed, and its log removed. One that this
+    /// process never opened goes too, once the metadata is as new as everything before this process began.
+    fn leave(&mut self, node: usize, partition: usize) -> Check {
+        let Some(process) = &mut self.nodes[node].process else {
+            return Ok(());
+        };
+        let replica = process.replicas[partition].take();
+        let dir = partition_dir(partition);
+        let is_left_over = process.registered && self.nodes[node].disk.shared().list(&dir).is_ok();
+        if replica.is_none() && !is_left_over {
+            return Ok(());
+        }
+        self.tell(|| format!("node {} leaves partition {partition}", node + 1));
+        if let Some(mut replica) = replica {
+            for (from, session) in std::mem::take(&mut replica.sessions) {
+                self.release(node, from, session.connection, session.outstanding);
+            }
+            if let Some(leader) = replica.partition.followed_leader() {
+                self.close_session_at(node, index_of(leader), partition);
+            }
+            let (outputs, mut log) = replica.partition.close();
+            // What it could not sync is removed anyway.
+            let _ = log.close();
+            for output in outputs {
+                if let Output::Complete { ticket, result } = output {
+                    self.answer_produce(node, ticket, result)?;
+                }
+            }
+        }
+        self.figures.left += 1;
+        self.checkers[partition].left(node);
+        self.nodes[node].was_left[partition] = true;
+        self.nodes[node].was_harmed[partition] = false;
+        let Some(process) = &self.nodes[node].process else {
+            return Ok(());
+        };
+        let removed = process.data_dir.delete_partition(partition_id(partition));
+        if self.has_died(node) || removed.is_ok() || self.nodes[node].is_excused() {
+            return Ok(());
+        }
+        unexpected(format!("node {}: {removed:?}", node + 1))
+    }
+
+    fn open_partition(&mut self, node: usize, partition: usize, replicas: usize) -> Check {
         let Some(process) = &mut self.nodes[node].process else {
             return Ok(());
         };
@@ -181,7 +225,7 @@ impl World {
             Some(process) => process,
             None => return Ok(()),
         };
-        let opened = match process.open(&self.setup, partition, forget, verify_all) {
+        let opened = match process.open(&self.setup, partition, forget, verify_all, replicas) {
             Ok(opened) => opened,
             Err(cause) => {
                 if self.has_died(node) {
@@ -198,7 +242,8 @@ impl World {
             return Ok(());
         };
         let harmed = self.nodes[node].was_harmed[partition];
-        let may_have_lost = harmed || self.nodes[node].is_new_disk;
+        let was_left = std::mem::take(&mut self.nodes[node].was_left[partition]);
+        let may_have_lost = harmed || was_left || self.nodes[node].is_new_disk;
         if (opened.quarantined || (opened.created && boot > 1)) && !may_have_lost {
             return violated(
                 "durability",
@@ -274,6 +319,11 @@ impl World {
                 return Ok(());
             };
             if let Some(replica) = process.replicas[partition].as_mut() {
+                let wanted = replica
+                    .told
+                    .as_ref()
+                    .map(|told| told.wanted_replicas().len());
+                let min_insync = min_insync.min(wanted.unwrap_or(min_insync));
                 replica.partition.handle_min_insync(min_insync);
                 replica.partition.handle_tick(now, &process.peers);
                 if ticks.is_multiple_of(TICKS_BETWEEN_RETENTIONS) {
@@ -465,6 +515,11 @@ impl World {
                 }
                 Ok(())
             }
+            ToNode::HandOver {
+                partition,
+                epoch,
+                to,
+            } => self.hand_over(node, partition, epoch, to),
             ToNode::IsrOutcome {
                 boot,
                 change,

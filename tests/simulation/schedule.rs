@@ -23,13 +23,15 @@ pub enum Profile {
     /// One replica's log is found to be damaged while another is behind and the third goes away: what the damaged one once
     /// acknowledged must not be voted away.
     Damaged,
+    /// Replicas reassigned, nodes drained, leaders moved to where they are preferred.
+    Operator,
     /// Everything.
     Mixed,
     /// A transport that loses, doubles and reorders whole messages, which QUIC never does: safety must not depend on it.
     Rough,
 }
 
-pub const PROFILES: [Profile; 9] = [
+pub const PROFILES: [Profile; 10] = [
     Profile::Calm,
     Profile::Lossy,
     Profile::Crashy,
@@ -37,6 +39,7 @@ pub const PROFILES: [Profile; 9] = [
     Profile::Elections,
     Profile::InSync,
     Profile::Damaged,
+    Profile::Operator,
     Profile::Mixed,
     Profile::Rough,
 ];
@@ -160,6 +163,17 @@ pub enum FaultKind {
         node: usize,
         pick: u64,
     },
+    /// An operator gives a partition other replicas.
+    Reassign {
+        partition: usize,
+        pick: u64,
+    },
+    /// An operator says that a node is to lead nothing for a while.
+    Drain {
+        node: usize,
+    },
+    /// An operator wants the preferred replicas to lead.
+    Prefer,
     ControllerPause,
     /// Another controller becomes active: it knows what is committed and nothing else.
     ControllerFailover,
@@ -174,7 +188,7 @@ pub enum FaultKind {
 }
 
 /// The names of the kinds, by [`FaultKind::index`].
-pub const KINDS: [&str; 22] = [
+pub const KINDS: [&str; 25] = [
     "kill",
     "power loss",
     "crash at an operation",
@@ -197,6 +211,9 @@ pub const KINDS: [&str; 22] = [
     "depose",
     "min.insync.replicas",
     "unreadable",
+    "reassign",
+    "drain",
+    "preferred leaders",
 ];
 
 impl FaultKind {
@@ -224,6 +241,9 @@ impl FaultKind {
             FaultKind::Depose { .. } => 19,
             FaultKind::MinInsync { .. } => 20,
             FaultKind::Unreadable { .. } => 21,
+            FaultKind::Reassign { .. } => 22,
+            FaultKind::Drain { .. } => 23,
+            FaultKind::Prefer => 24,
         }
     }
 
@@ -236,6 +256,8 @@ impl FaultKind {
                 | FaultKind::WriteError { .. }
                 | FaultKind::BitFlip { .. }
                 | FaultKind::Unreadable { .. }
+                | FaultKind::Reassign { .. }
+                | FaultKind::Prefer
                 | FaultKind::ControllerFailover
                 | FaultKind::Depose { .. }
                 | FaultKind::MinInsync { .. }
@@ -269,6 +291,7 @@ impl Setup {
             Profile::Damaged => [0, 0, 90, 10],
             // Pairs, because their commits wait for both.
             Profile::InSync => [0, 45, 40, 15],
+            Profile::Operator => [0, 10, 60, 30],
             _ => [4, 16, 60, 20],
         };
         let nodes = [1, 2, 3, 5][random.weighted(&shapes)];
@@ -436,18 +459,22 @@ fn draw_kind(setup: &Setup, random: &mut Random) -> FaultKind {
     const CONTROLLER_FAILOVER: usize = 17;
     const MIN_INSYNC: usize = 19;
     const UNREADABLE: usize = 20;
+    const REASSIGN: usize = 21;
+    const DRAIN: usize = 22;
+    const PREFER: usize = 23;
     #[rustfmt::skip]
-    let weights: [u64; 21] = match setup.profile {
-        //                  ki po cr em pa cu cb is lo sl br sd se we fd bf cp cf de mi ur
-        Profile::Calm =>   [1, 0, 0, 0, 1, 0, 0, 0, 1, 2, 4, 1, 0, 0, 0, 0, 0, 0, 1, 1, 0],
-        Profile::Lossy =>  [0, 0, 0, 0, 1, 6, 4, 3, 4, 4, 4, 1, 0, 0, 0, 0, 1, 0, 1, 1, 0],
-        Profile::Crashy => [6, 6, 6, 0, 4, 1, 1, 1, 0, 1, 2, 1, 0, 0, 0, 0, 1, 1, 1, 1, 0],
-        Profile::Disk =>   [2, 3, 3, 3, 1, 1, 1, 1, 0, 1, 1, 3, 3, 2, 4, 3, 0, 0, 1, 1, 3],
-        Profile::Elections=>[2,2, 1, 0, 3, 2, 1, 2, 0, 2, 2, 1, 0, 0, 0, 0, 2, 3, 10, 1, 0],
-        Profile::InSync => [3, 2, 1, 1, 3, 3, 3, 3, 1, 2, 2, 2, 0, 0, 0, 0, 2, 1, 2, 6, 0],
-        Profile::Damaged=> [1, 1, 1, 0, 1, 1, 1, 2, 0, 1, 1, 1, 0, 0, 0, 4, 0, 0, 1, 1, 3],
-        Profile::Mixed =>  [2, 2, 2, 1, 2, 2, 2, 2, 2, 2, 2, 2, 1, 1, 1, 1, 1, 1, 2, 2, 1],
-        Profile::Rough =>  [2, 2, 1, 1, 2, 1, 1, 1, 0, 2, 4, 1, 0, 0, 0, 0, 0, 1, 4, 1, 0],
+    let weights: [u64; 24] = match setup.profile {
+        //                  ki po cr em pa cu cb is lo sl br sd se we fd bf cp cf de mi ur re dr pr
+        Profile::Calm =>   [1, 0, 0, 0, 1, 0, 0, 0, 1, 2, 4, 1, 0, 0, 0, 0, 0, 0, 1, 1, 0, 0, 0, 0],
+        Profile::Lossy =>  [0, 0, 0, 0, 1, 6, 4, 3, 4, 4, 4, 1, 0, 0, 0, 0, 1, 0, 1, 1, 0, 0, 0, 0],
+        Profile::Crashy => [6, 6, 6, 0, 4, 1, 1, 1, 0, 1, 2, 1, 0, 0, 0, 0, 1, 1, 1, 1, 0, 0, 0, 0],
+        Profile::Disk =>   [2, 3, 3, 3, 1, 1, 1, 1, 0, 1, 1, 3, 3, 2, 4, 3, 0, 0, 1, 1, 3, 0, 0, 0],
+        Profile::Elections=>[2,2, 1, 0, 3, 2, 1, 2, 0, 2, 2, 1, 0, 0, 0, 0, 2, 3, 10, 1, 0, 0, 0, 0],
+        Profile::InSync => [3, 2, 1, 1, 3, 3, 3, 3, 1, 2, 2, 2, 0, 0, 0, 0, 2, 1, 2, 6, 0, 0, 0, 0],
+        Profile::Damaged=> [1, 1, 1, 0, 1, 1, 1, 2, 0, 1, 1, 1, 0, 0, 0, 4, 0, 0, 1, 1, 3, 0, 0, 0],
+        Profile::Mixed =>  [2, 2, 2, 1, 2, 2, 2, 2, 2, 2, 2, 2, 1, 1, 1, 1, 1, 1, 2, 2, 1, 1, 1, 1],
+        Profile::Operator=>[2, 1, 1, 0, 1, 1, 1, 1, 0, 1, 1, 1, 0, 0, 0, 0, 1, 1, 0, 2, 0, 9, 6, 4],
+        Profile::Rough =>  [2, 2, 1, 1, 2, 1, 1, 1, 0, 2, 4, 1, 0, 0, 0, 0, 0, 1, 4, 1, 0, 0, 0, 0],
     };
     let node = random.index(setup.nodes);
     // The same node is hit again more often than chance has it: that is what breaks recoveries that were not finished.
@@ -498,6 +525,12 @@ fn draw_kind(setup: &Setup, random: &mut Random) -> FaultKind {
             node,
             pick: random.next(),
         },
+        REASSIGN => FaultKind::Reassign {
+            partition: random.index(setup.partitions),
+            pick: random.next(),
+        },
+        DRAIN => FaultKind::Drain { node },
+        PREFER => FaultKind::Prefer,
         CONTROLLER_PAUSE => FaultKind::ControllerPause,
         CONTROLLER_FAILOVER => FaultKind::ControllerFailover,
         MIN_INSYNC => FaultKind::MinInsync {

@@ -9,7 +9,7 @@ use super::clients::{Producer, Reader};
 use super::controller::Controller;
 use super::event::{Event, Queue};
 use super::network::Network;
-use super::node::Node;
+use super::node::{Node, index_of, partition_id};
 use super::planted::Planted;
 use super::random::Random;
 use super::schedule::{Fault, KINDS, Setup};
@@ -64,6 +64,14 @@ pub struct Figures {
     pub grown: u64,
     pub renamed: u64,
     pub min_insync_changes: u64,
+    /// Reassignments that were ended, and logs that were removed because their replica was elsewhere then.
+    pub reassigned: u64,
+    pub left: u64,
+    /// Leaders that handed over; leaderships that left a node that drains or a replica that goes, and that went to the
+    /// preferred one.
+    pub handed_over: u64,
+    pub moved_away: u64,
+    pub moved_to_preferred: u64,
     pub restarts: u64,
     pub truncations: u64,
     pub resets: u64,
@@ -275,10 +283,12 @@ impl World {
 
     fn finish(&mut self, healing_since: MonotonicTime) -> Result<Figures, Violation> {
         self.check_all()?;
-        let all: Vec<usize> = (0..self.setup.nodes).collect();
-        for checker in &self.checkers {
+        for (partition, checker) in self.checkers.iter().enumerate() {
             if self.figures.beyond_repair == 0 {
-                checker.check_equal(&all)?;
+                let state = self.controller.image.partition(partition_id(partition));
+                let replicas = state.map_or(&[][..], |state| &state.replicas);
+                let replicas: Vec<usize> = replicas.iter().map(|&node| index_of(node)).collect();
+                checker.check_equal(&replicas)?;
             }
             self.figures.committed += checker.committed.len() as u64;
             self.figures.epochs_committed_in += checker.epochs_committed_in.len() as u64;
