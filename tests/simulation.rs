@@ -12,6 +12,7 @@ mod simulation {
     pub mod event;
     pub mod faults;
     pub mod links;
+    pub mod lost;
     pub mod mirror;
     pub mod mistakes;
     pub mod moves;
@@ -27,6 +28,7 @@ mod simulation {
     pub mod runner;
     pub mod schedule;
     pub mod trace;
+    pub mod unclean;
     pub mod world;
 }
 
@@ -69,6 +71,8 @@ fn add(sum: &mut Figures, one: Figures) {
     sum.handed_over += one.handed_over;
     sum.moved_away += one.moved_away;
     sum.moved_to_preferred += one.moved_to_preferred;
+    sum.forced += one.forced;
+    sum.lost += one.lost;
     sum.restarts += one.restarts;
     sum.truncations += one.truncations;
     sum.resets += one.resets;
@@ -109,6 +113,8 @@ fn assert_not_vacuous(sum: &Figures, runs: u64) {
             "leaderships that go to the preferred replica",
             sum.moved_to_preferred,
         ),
+        ("unclean elections", sum.forced),
+        ("committed batches that an unclean election loses", sum.lost),
         ("restarts", sum.restarts),
         ("truncations", sum.truncations),
         ("resets", sum.resets),

@@ -21,6 +21,7 @@ use super::node::{
     CLUSTER, index_of, node_id, partition_id, partition_index, topic_id, topic_name,
 };
 use super::planted::Planted;
+use super::unclean::Unclean;
 use super::world::{World, unexpected};
 
 /// Silence after which a node is held for dead.
@@ -55,6 +56,8 @@ pub struct Controller {
     pub transfers: BTreeMap<TopicPartition, Transfer>,
     /// When it is looked again which are to move.
     pub next_moves: MonotonicTime,
+    /// Unclean elections that an operator waits for.
+    pub unclean: BTreeMap<TopicPartition, Unclean>,
 }
 
 #[derive(Clone, Copy)]
@@ -118,6 +121,7 @@ impl Controller {
             ("calls", self.calls.len(), nodes),
             ("nodes heard", self.heard.len(), nodes),
             ("transfers", self.transfers.len(), partitions),
+            ("unclean elections", self.unclean.len(), partitions),
         ];
         match kept.into_iter().find(|&(_, count, bound)| count > bound) {
             None => Ok(()),
@@ -142,6 +146,7 @@ impl Controller {
         self.elections.clear();
         self.calls.clear();
         self.transfers.clear();
+        self.unclean.clear();
         self.writing = false;
     }
 }
@@ -233,6 +238,7 @@ impl World {
                 answers,
             } => {
                 self.controller.hear(node_id(node), incarnation, now);
+                self.note_for_unclean(node_id(node), incarnation, &answers);
                 self.take_fenced(call, node, Some((incarnation, answers)));
                 return self.step_controller();
             }
@@ -313,6 +319,7 @@ impl World {
             if state != before
                 && let Some(state) = state
             {
+                let mut is_forced = false;
                 if let Some(before) = before {
                     let (was, is) = (before.isr.len(), state.isr.len());
                     let renamed = was == is && before.isr != state.isr;
@@ -321,8 +328,18 @@ impl World {
                     self.figures.renamed += u64::from(renamed);
                     self.figures.min_insync_changes +=
                         u64::from(before.min_insync != state.min_insync);
+                    is_forced = state.forced_epoch > before.forced_epoch;
+                    self.figures.forced += u64::from(is_forced);
                 }
                 self.checkers[partition].state_committed(&state)?;
+                if is_forced {
+                    let lost_from = self.checkers[partition].lost_from;
+                    for producer in &mut self.producers {
+                        if producer.partition == partition {
+                            producer.forget_lost(lost_from);
+                        }
+                    }
+                }
             }
         }
         match origin {
@@ -484,6 +501,7 @@ impl World {
             self.drive(Command::StartElections { elections: starts });
             return Ok(());
         }
+        self.step_unclean();
         if self.end_reassignments() || self.move_leaders() {
             return Ok(());
         }

@@ -201,6 +201,8 @@ pub struct ProduceCall {
     pub node: usize,
     pub bytes: Bytes,
     pub acks: Acks,
+    /// The epoch of the replica that answered it, once one has.
+    pub answered_in: LeaderEpoch,
 }
 
 impl Event {

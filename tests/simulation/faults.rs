@@ -138,6 +138,7 @@ impl World {
                 self.plan(ends_after, Event::FaultOver(i));
             }
             FaultKind::Prefer => self.prefer(),
+            FaultKind::Unclean { partition } => self.ask_for_unclean(partition),
         }
         Ok(())
     }

@@ -4,7 +4,7 @@ use bytes::BytesMut;
 use quorate::metadata::ElectionStart;
 use quorate::partition::{Frames, FramesReady, Output};
 use quorate::replication::{IsrOutcome, ProduceOutcome, ProduceTicket};
-use quorate::types::{ErrorCode, IsrChange, LogPosition, NodeId, PartitionState};
+use quorate::types::{ErrorCode, IsrChange, LeaderEpoch, LogPosition, NodeId, PartitionState};
 use quorate::wire::{Ack, ControlMessage, LaneMessage, SessionAnswer, SessionOutcome};
 
 use super::checker::{Check, Session, violated};
@@ -201,7 +201,9 @@ impl World {
             } => {
                 self.tell(|| format!("node {}: {cause} (stop: {stop_process})", node + 1));
                 let harmed = &self.nodes[node];
-                if !harmed.is_excused() && !harmed.was_set_aside[partition] {
+                // That a forced leader has others cut what it lacks is said, and no failure.
+                let is_lost = self.checkers[partition].is_of_lost_history(node) && !stop_process;
+                if !harmed.is_excused() && !harmed.was_set_aside[partition] && !is_lost {
                     return unexpected(format!("node {}: {cause}", node + 1));
                 }
                 let has_failed = self.has_failed(node);
@@ -239,7 +241,10 @@ impl World {
         }
         let clients = self.setup.clients();
         if let Some(after) = self.network.send_call(node, clients) {
-            let call = waiting.call;
+            let mut call = waiting.call;
+            call.answered_in = self.nodes[node]
+                .view_replica(waiting.partition)
+                .map_or(LeaderEpoch::NONE, |replica| replica.partition.role_epoch());
             self.plan(after, Event::ProduceReply { call, result });
         }
         Ok(())

@@ -174,6 +174,10 @@ pub enum FaultKind {
     },
     /// An operator wants the preferred replicas to lead.
     Prefer,
+    /// An operator would rather lose something than wait.
+    Unclean {
+        partition: usize,
+    },
     ControllerPause,
     /// Another controller becomes active: it knows what is committed and nothing else.
     ControllerFailover,
@@ -188,7 +192,7 @@ pub enum FaultKind {
 }
 
 /// The names of the kinds, by [`FaultKind::index`].
-pub const KINDS: [&str; 25] = [
+pub const KINDS: [&str; 26] = [
     "kill",
     "power loss",
     "crash at an operation",
@@ -214,6 +218,7 @@ pub const KINDS: [&str; 25] = [
     "reassign",
     "drain",
     "preferred leaders",
+    "unclean election",
 ];
 
 impl FaultKind {
@@ -244,6 +249,7 @@ impl FaultKind {
             FaultKind::Reassign { .. } => 22,
             FaultKind::Drain { .. } => 23,
             FaultKind::Prefer => 24,
+            FaultKind::Unclean { .. } => 25,
         }
     }
 
@@ -258,6 +264,7 @@ impl FaultKind {
                 | FaultKind::Unreadable { .. }
                 | FaultKind::Reassign { .. }
                 | FaultKind::Prefer
+                | FaultKind::Unclean { .. }
                 | FaultKind::ControllerFailover
                 | FaultKind::Depose { .. }
                 | FaultKind::MinInsync { .. }
@@ -351,6 +358,9 @@ pub fn draw(setup: &Setup) -> Vec<Fault> {
     let (mut faults, count) = match setup.profile {
         Profile::Calm => (Vec::new(), random.between(1, 4)),
         Profile::Damaged => (draw_damage(setup, &mut random), random.between(0, 2)),
+        Profile::Operator if random.permille(500) => {
+            (draw_disaster(setup, &mut random), random.between(1, 5))
+        }
         _ => (Vec::new(), random.between(4, 14)),
     };
     let short_permille = if setup.profile == Profile::InSync {
@@ -435,6 +445,42 @@ fn draw_damage(setup: &Setup, random: &mut Random) -> Vec<Fault> {
         at_ms += back_after + gone_for + random.between(200, 600);
     }
     faults.retain(|fault| fault.at_ms < setup.duration_ms);
+    faults
+}
+
+/// One replica falls behind, then so many of the others go away that nobody can be elected, and an operator forces the one that is
+/// left. The others come back to a history that is not theirs any more.
+fn draw_disaster(setup: &Setup, random: &mut Random) -> Vec<Fault> {
+    let survivor = random.index(setup.nodes);
+    let at_ms = random.between(200, 800);
+    let behind_for = random.between(50, 400);
+    let gone_after = random.between(0, behind_for);
+    let mut faults = vec![Fault {
+        at_ms,
+        for_ms: behind_for,
+        kind: FaultKind::Isolate { node: survivor },
+    }];
+    for node in (0..setup.nodes).filter(|&node| node != survivor) {
+        let kind = if random.permille(600) {
+            FaultKind::Kill { node }
+        } else {
+            FaultKind::Isolate { node }
+        };
+        faults.push(Fault {
+            at_ms: at_ms + gone_after,
+            for_ms: random.between(1400, 2400),
+            kind,
+        });
+    }
+    // Longer than it takes to hold a silent node for dead.
+    let asked_after = gone_after.max(behind_for) + random.between(700, 900);
+    for partition in 0..setup.partitions {
+        faults.push(Fault {
+            at_ms: at_ms + asked_after,
+            for_ms: 0,
+            kind: FaultKind::Unclean { partition },
+        });
+    }
     faults
 }
 

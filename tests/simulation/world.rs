@@ -72,6 +72,9 @@ pub struct Figures {
     pub handed_over: u64,
     pub moved_away: u64,
     pub moved_to_preferred: u64,
+    /// Unclean elections, and committed batches that were lost by them.
+    pub forced: u64,
+    pub lost: u64,
     pub restarts: u64,
     pub truncations: u64,
     pub resets: u64,
@@ -292,6 +295,7 @@ impl World {
             }
             self.figures.committed += checker.committed.len() as u64;
             self.figures.epochs_committed_in += checker.epochs_committed_in.len() as u64;
+            self.figures.lost += checker.lost_frames;
             self.figures.producers_compared += checker.producers_compared;
             self.figures.producers_incomplete += checker.producers_incomplete;
         }
