@@ -197,6 +197,12 @@ impl PartitionChecker {
                 .is_some_and(|void| void.holds_durably(position))
     }
 
+    /// Whether a member is without something that is committed.
+    pub fn lags(&self, member: &Appointment) -> bool {
+        let last = self.committed.last_key_value();
+        last.is_some_and(|(_, committed)| !self.counts(member, committed.held.end))
+    }
+
     fn quorum_holds(&self, isr: &[Appointment], min_insync: u32, position: LogPosition) -> bool {
         let holding = isr
             .iter()

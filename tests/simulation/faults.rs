@@ -91,13 +91,17 @@ impl World {
             FaultKind::Break { a, b } => self.break_connections(a, b),
             FaultKind::SlowDisk { node, factor } => {
                 self.nodes[node].slowness *= factor;
+                if self.planted == Some(Planted::SyncFailureIgnored) {
+                    // A disk that is slow is one that tries again and again; so that a power cut meets one more often.
+                    self.nodes[node].disk.fail_syncs_in_silence(20);
+                }
                 self.plan(ends_after, Event::FaultOver(i));
             }
             FaultKind::SyncError { node } => {
                 if self.may_lose_disk(node) {
                     self.figures.of_kind[fault.kind.index()] += 1;
                     if self.planted == Some(Planted::SyncFailureIgnored) {
-                        self.nodes[node].disk.fail_syncs_in_silence(1);
+                        self.nodes[node].disk.fail_syncs_in_silence(20);
                         return Ok(());
                     }
                     self.nodes[node].errors_injected = true;

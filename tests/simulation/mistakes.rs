@@ -93,7 +93,12 @@ fn moved_to(frame: &Frame, place: LogPosition) -> Option<Frame> {
 }
 
 /// What a leader asks for in place of a change by which one member leaves.
-pub fn tamper_with_change(planted: Planted, told: &PartitionState, change: &mut IsrChange) {
+pub fn tamper_with_change(
+    planted: Planted,
+    told: &PartitionState,
+    change: &mut IsrChange,
+    lags: impl Fn(&Appointment) -> bool,
+) {
     let leaves = |member: &&Appointment| {
         let is_same = |other: &Appointment| other.node == member.node;
         !change.new_isr.iter().any(is_same)
@@ -104,7 +109,7 @@ pub fn tamper_with_change(planted: Planted, told: &PartitionState, change: &mut 
     let Some(leader) = told.leader else { return };
     match planted {
         Planted::ShrinkBelowM => change.new_isr.retain(|member| *member == leader),
-        Planted::WrongOneLeaves => {
+        Planted::WrongOneLeaves if lags(&leaving) => {
             let stays = change.new_isr.iter_mut().find(|member| **member != leader);
             if let Some(stays) = stays {
                 *stays = leaving;

@@ -257,7 +257,8 @@ impl World {
             && let Some(replica) = self.nodes[node].replica(partition)
             && let Some(told) = replica.told.clone()
         {
-            tamper_with_change(planted, &told, &mut change);
+            let checker = &self.checkers[partition];
+            tamper_with_change(planted, &told, &mut change, |member| checker.lags(member));
             if planted == Planted::ShrinkNotSettled && change.new_isr.len() < told.isr.len() {
                 let settled = PartitionState {
                     isr: change.new_isr.clone(),

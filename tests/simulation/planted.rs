@@ -53,7 +53,7 @@ pub enum Planted {
     RecoveryCutsAtMark,
     /// What a follower's process has acknowledged is counted for the process that comes after it.
     OlderProcessAck,
-    /// A sync that failed is taken for one that did not.
+    /// Syncs that fail are taken for ones that do not.
     SyncFailureIgnored,
     /// A leader that has restarted takes up the appointment of the process before it.
     LeadsAgain,
@@ -63,11 +63,13 @@ pub enum Planted {
     RoomNotTold,
     /// `acks=1` is answered before the leader's disk has the records.
     AnsweredAtWrite,
+    /// A replica that is to go removes its log when that is asked for, and not once the others are in sync.
+    LeavesEarly,
     /// A follower dials a leader to which it has a connection.
     DialsTwice,
 }
 
-pub const ALL: [Planted; 30] = [
+pub const ALL: [Planted; 31] = [
     Planted::LyingDisk,
     Planted::OldSessionsAck,
     Planted::FenceNotPersisted,
@@ -97,5 +99,6 @@ pub const ALL: [Planted; 30] = [
     Planted::StampedByEach,
     Planted::RoomNotTold,
     Planted::AnsweredAtWrite,
+    Planted::LeavesEarly,
     Planted::DialsTwice,
 ];

@@ -124,7 +124,9 @@ impl World {
             let Some(state) = image.partition(partition_id(partition)) else {
                 continue;
             };
-            if !state.replicas.contains(&me.node) {
+            let early = self.planted == Some(Planted::LeavesEarly);
+            let is_to_go = early && !state.wanted_replicas().contains(&me.node);
+            if !state.replicas.contains(&me.node) || is_to_go {
                 self.leave(node, partition)?;
                 continue;
             }
