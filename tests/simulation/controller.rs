@@ -502,7 +502,7 @@ impl World {
             return Ok(());
         }
         self.step_unclean();
-        if self.end_reassignments() || self.move_leaders() {
+        if self.end_draining() || self.end_reassignments() || self.move_leaders() {
             return Ok(());
         }
         if !self.controller.elections.is_empty() {

@@ -47,6 +47,25 @@ impl World {
         }
     }
 
+    /// Whoever heals the cluster lets every node lead again: replicas that are to be on a draining node alone would wait for it.
+    /// True when a command is on its way.
+    pub fn end_draining(&mut self) -> bool {
+        if self.healing_since.is_none() {
+            return false;
+        }
+        let image = &self.controller.image;
+        let draining = image.draining().first().copied();
+        let Some(registered) = draining.and_then(|node| image.registered(node)) else {
+            return false;
+        };
+        self.drive(Command::SetDraining {
+            node: registered.node,
+            incarnation: registered.incarnation,
+            on: false,
+        });
+        true
+    }
+
     /// Has every leadership moved to the preferred replica, if that can take it over.
     pub fn prefer(&mut self) {
         let alive = self.controller.alive(self.now);
