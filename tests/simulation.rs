@@ -83,6 +83,7 @@ fn add(sum: &mut Figures, one: Figures) {
     sum.set_aside_running += one.set_aside_running;
     sum.tail_flips += one.tail_flips;
     sum.unreadable_starts += one.unreadable_starts;
+    sum.shut += one.shut;
     sum.ineligible += one.ineligible;
     sum.stopped_by_disk += one.stopped_by_disk;
     sum.no_room += one.no_room;

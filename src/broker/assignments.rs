@@ -218,7 +218,7 @@ impl Assignments {
         let me = self.shared.me;
         let data_dir = self.data_dir.clone();
         let mut options = LogOptions::from(news.config.clone());
-        options.has_other_replicas = news.state.replicas.len() > 1;
+        options.others_in_sync = news.state.isr.iter().any(|member| member.node != me.node);
         options.verify_all = self.verify_logs;
         options.known_before = promised > LeaderEpoch::NONE || high_watermark > Offset::ZERO;
         let topic = topic.clone();

@@ -740,7 +740,7 @@ fn sectors_that_cannot_be_read_are_damage_and_their_log_is_fetched_anew() {
 #[test]
 fn sectors_that_cannot_be_read_at_a_start_are_damage_too() {
     let mut pair = Pair::new();
-    pair.options.has_other_replicas = true;
+    pair.options.others_in_sync = true;
     pair.tell();
     pair.produce(0, 60);
     pair.pass(200);

@@ -87,9 +87,9 @@ pub struct LogOptions {
     /// This node has made a promise for the partition, or has known a high watermark of it: a missing log is a loss, and is
     /// noted as one.
     pub known_before: bool,
-    /// Other nodes hold the partition too: a log that the disk cannot read all through is set aside, to be fetched anew. The
-    /// only one there is stays where it is, and is not opened.
-    pub has_other_replicas: bool,
+    /// Other nodes are in sync: a log that the disk cannot read all through is set aside, to be fetched anew. One that may be the
+    /// only one with everything stays where it is, and is not opened.
+    pub others_in_sync: bool,
     /// Up to where the log was synced, as it was last written down outside it: a log that does not reach so far is corrupt,
     /// where it could otherwise be one whose tail was torn. [`super::DataDir::open_log`] sets it.
     pub durable_mark: Option<DurableMark>,
@@ -106,7 +106,7 @@ impl From<LogConfig> for LogOptions {
             verify_all: false,
             machine_restarted: false,
             known_before: false,
-            has_other_replicas: false,
+            others_in_sync: false,
             durable_mark: None,
             tail_cache_bytes: TAIL_CACHE_BYTES,
             space: DiskSpace::default(),

@@ -481,7 +481,7 @@ fn sectors_that_cannot_be_read_are_no_torn_tail_and_their_log_is_set_aside_where
         let len = fs.contents(&path).unwrap().len();
         fs.make_unreadable(&path, len - 10..len).unwrap();
         let mut options = LogOptions::from(config());
-        options.has_other_replicas = replicated;
+        options.others_in_sync = replicated;
         let opened = try_open(&fs, options);
         if replicated {
             let (log, report) = opened.unwrap();

@@ -13,7 +13,7 @@
 //! synced, and the mark counts.
 //!
 //! What the disk cannot read at all (EIO) may have been anything, so it is never taken for a torn tail: the log is set aside like
-//! a corrupt one where other nodes hold the partition ([`LogOptions::has_other_replicas`]), and is not opened where none does.
+//! a corrupt one where other nodes are in sync ([`LogOptions::others_in_sync`]), and is not opened where none is.
 //!
 //! A mark that is older than a truncation speaks of frames that were removed by right. So each truncation below what was
 //! synced, each reset, and each setting aside begins another *lineage* in the checkpoint before it removes anything, and a
@@ -75,8 +75,8 @@ pub enum OpenError {
     #[error(transparent)]
     SmallFile(#[from] SmallFileError),
     #[error(
-        "the disk cannot read {} from byte {byte} on, and no other node holds the partition: the log is left as it is; mend the disk, \
-         or copy what can be read of {} to another one, and start the node again",
+        "the disk cannot read {} from byte {byte} on, and no other replica is in sync: the log is left as it is, because it may be all \
+         that there is; mend the disk, or copy {} to another one, and start the node again",
         path.display(),
         path.parent().unwrap_or(path).display()
     )]
@@ -558,7 +558,7 @@ fn scan(
 
 /// What becomes of a log that cannot be read all through. Where recovery did not look, readers will find it.
 fn unreadable(at: &BadFrame, options: &LogOptions) -> Result<Scan, OpenError> {
-    if options.has_other_replicas {
+    if options.others_in_sync {
         return Ok(Scan::Corrupt(at.clone()));
     }
     Err(OpenError::Unreadable {

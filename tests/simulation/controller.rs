@@ -18,7 +18,7 @@ use super::checker::{Check, violated};
 use super::event::{Event, FenceReplied, Origin, ToController, ToNode};
 use super::moves::{CHOICE_GRACE, Transfer};
 use super::node::{
-    CLUSTER, index_of, node_id, partition_id, partition_index, topic_id, topic_name,
+    CLUSTER, TOPICS, index_of, node_id, partition_id, partition_index, topic_id, topic_name,
 };
 use super::planted::Planted;
 use super::unclean::Unclean;
@@ -36,7 +36,7 @@ const ELECTION_GRACE: Duration = Duration::from_millis(50);
 #[derive(Default)]
 pub struct Controller {
     pub image: ClusterImage,
-    /// The image after each command, from the first that has the topic: what nodes follow.
+    /// The image after each command, from the first that has the topics: what nodes follow.
     pub images: Vec<Arc<ClusterImage>>,
     heard: BTreeMap<NodeId, Heard>,
     listening_since: MonotonicTime,
@@ -152,7 +152,7 @@ impl Controller {
 }
 
 impl World {
-    /// The cluster as it is before anything happens: nodes registered, one topic, all replicas in sync.
+    /// The cluster as it is before anything happens: nodes registered, topics made, all replicas in sync.
     pub fn found_cluster(&mut self) -> Check {
         let keeps_name = self.planted == Some(Planted::EmptyDiskKeepsItsName);
         let partitions = self.setup.partitions;
@@ -174,20 +174,23 @@ impl World {
                 .map(|i| node_id((i + partition) % nodes))
                 .collect()
         };
-        commands.push(Command::CreateTopic {
-            topic: NewTopic {
-                id: topic_id(),
-                name: topic_name(),
-                config: BTreeMap::new(),
-                partitions: (0..partitions)
-                    .map(|partition| NewPartition {
-                        replicas: replicas(partition),
-                        in_sync: replicas(partition),
-                    })
-                    .collect(),
-                min_insync: self.setup.min_insync,
-            },
-        });
+        for topic in 0..partitions.min(TOPICS) {
+            commands.push(Command::CreateTopic {
+                topic: NewTopic {
+                    id: topic_id(topic),
+                    name: topic_name(topic),
+                    config: BTreeMap::new(),
+                    partitions: (topic..partitions)
+                        .step_by(TOPICS)
+                        .map(|partition| NewPartition {
+                            replicas: replicas(partition),
+                            in_sync: replicas(partition),
+                        })
+                        .collect(),
+                    min_insync: self.setup.min_insync,
+                },
+            });
+        }
         commands.push(Command::RaiseMetadataVersion {
             version: METADATA_VERSION,
         });
@@ -642,7 +645,10 @@ impl World {
         for (&partition, running) in elections {
             let picked = match planted {
                 Some(Planted::NoElectionQuorum) => first_answer(image, &running.election),
-                Some(Planted::LowestLogWins) if running.election.has_quorum(image) => {
+                Some(Planted::LowestLogWins)
+                    if running.election.has_quorum(image)
+                        && !transfers.contains_key(&partition) =>
+                {
                     lowest_answer(image, &running.election)
                 }
                 _ => None,

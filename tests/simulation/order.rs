@@ -6,8 +6,12 @@ use super::node::{Link, index_of, partition_id};
 use super::world::World;
 
 impl World {
-    /// A partition whose log failed serves nothing until its node is started again.
+    /// A partition whose log failed, or could not be opened, serves nothing until its node is started again.
     pub fn has_failed(&self, node: usize) -> bool {
+        let process = self.nodes[node].process.as_ref();
+        if process.is_some_and(|process| process.unopened.contains(&true)) {
+            return true;
+        }
         (0..self.setup.partitions).any(|partition| {
             self.nodes[node]
                 .view_replica(partition)

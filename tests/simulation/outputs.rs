@@ -58,7 +58,20 @@ impl World {
         let pending = replica.proposal_that_counts();
         let pending = pending.map(|change| (&change.new_isr[..], change.min_insync));
         let leader = replica.partition.leader();
-        let leads_in = leader.map(|leader| (leader.epoch(), me, leader.epoch_started()));
+        let mut leads_in = leader.map(|leader| (leader.epoch(), me, leader.epoch_started()));
+        if let Some((_, _, started)) = &mut leads_in {
+            let own = replica.partition.durable_end().offset;
+            match self.planted {
+                Some(Planted::OwnDiskCommits) if *started => high_watermark = own,
+                Some(Planted::StartNotAwaited)
+                    if replica.partition.durable_end().epoch == role_epoch =>
+                {
+                    *started = true;
+                    high_watermark = own;
+                }
+                _ => {}
+            }
+        }
         check_fills(node, replica)?;
         let checker = &mut self.checkers[partition];
         if let Some(counting) = replica.counting() {
@@ -276,6 +289,9 @@ impl World {
     /// An ack waits a moment for others on its connection, and a newer one takes its place.
     pub fn send_ack(&mut self, node: usize, partition: usize, to: NodeId, ack: Ack) -> Check {
         self.checkers[partition].ack_sent(node, &ack)?;
+        if let Some(replica) = self.nodes[node].replica(partition) {
+            replica.last_sent = Some((to, ack));
+        }
         let connection = self.connection_to(node, to);
         if let Some(id) = connection
             && let Some(connection) = self.network.connections.get_mut(&id)

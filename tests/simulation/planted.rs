@@ -65,11 +65,17 @@ pub enum Planted {
     AnsweredAtWrite,
     /// A replica that is to go removes its log when that is asked for, and not once the others are in sync.
     LeavesEarly,
+    /// A leader commits what its own disk has.
+    OwnDiskCommits,
+    /// A leader takes its epoch's start for committed as soon as its own disk has it.
+    StartNotAwaited,
+    /// A replica acknowledges once more to the leader that it followed before it was fenced.
+    AckAfterFence,
     /// A follower dials a leader to which it has a connection.
     DialsTwice,
 }
 
-pub const ALL: [Planted; 31] = [
+pub const ALL: [Planted; 34] = [
     Planted::LyingDisk,
     Planted::OldSessionsAck,
     Planted::FenceNotPersisted,
@@ -100,5 +106,8 @@ pub const ALL: [Planted; 31] = [
     Planted::RoomNotTold,
     Planted::AnsweredAtWrite,
     Planted::LeavesEarly,
+    Planted::OwnDiskCommits,
+    Planted::StartNotAwaited,
+    Planted::AckAfterFence,
     Planted::DialsTwice,
 ];

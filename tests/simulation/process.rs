@@ -69,6 +69,29 @@ impl World {
         Ok(())
     }
 
+    /// A partition cannot be opened. The node serves the others; whoever heals the cluster starts it again.
+    fn stays_shut(&mut self, node: usize, partition: usize, cause: &str) -> Check {
+        if !self.nodes[node].is_excused() {
+            return unexpected(format!(
+                "node {} cannot open partition {partition}: {cause}",
+                node + 1
+            ));
+        }
+        self.tell(|| {
+            format!(
+                "node {}: partition {partition} stays shut: {cause}",
+                node + 1
+            )
+        });
+        self.figures.shut += 1;
+        if self.healing_since.is_some() {
+            self.end_process(node, false);
+        } else if let Some(process) = &mut self.nodes[node].process {
+            process.unopened[partition] = true;
+        }
+        Ok(())
+    }
+
     /// The process ends without having meant to, and is started again after a while.
     pub fn end_process(&mut self, node: usize, power_loss: bool) {
         self.kill(node, power_loss);
@@ -130,7 +153,8 @@ impl World {
                 self.leave(node, partition)?;
                 continue;
             }
-            self.open_partition(node, partition, state.replicas.len())?;
+            let others_in_sync = state.isr.iter().any(|member| member.node != me.node);
+            self.open_partition(node, partition, others_in_sync)?;
             let Some(process) = &mut self.nodes[node].process else {
                 return Ok(());
             };
@@ -209,11 +233,11 @@ impl World {
         unexpected(format!("node {}: {removed:?}", node + 1))
     }
 
-    fn open_partition(&mut self, node: usize, partition: usize, replicas: usize) -> Check {
+    fn open_partition(&mut self, node: usize, partition: usize, others_in_sync: bool) -> Check {
         let Some(process) = &mut self.nodes[node].process else {
             return Ok(());
         };
-        if process.replicas[partition].is_some() {
+        if process.replicas[partition].is_some() || process.unopened[partition] {
             return Ok(());
         }
         let forget = self.planted == Some(Planted::PromiseForgotten);
@@ -227,13 +251,14 @@ impl World {
             Some(process) => process,
             None => return Ok(()),
         };
-        let opened = match process.open(&self.setup, partition, forget, verify_all, replicas) {
+        let opened = match process.open(&self.setup, partition, forget, verify_all, others_in_sync)
+        {
             Ok(opened) => opened,
             Err(cause) => {
                 if self.has_died(node) {
                     return Ok(());
                 }
-                return self.could_not_start(node, &cause);
+                return self.stays_shut(node, partition, &cause);
             }
         };
         if self.has_died(node) {
@@ -605,6 +630,14 @@ impl World {
             let told = self.checkers[partition].replicas[node].promise_told;
             if epoch > told {
                 self.checkers[partition].promise_told(node, epoch)?;
+            }
+            let last_sent = self.nodes[node]
+                .replica(partition)
+                .and_then(|r| r.last_sent);
+            if self.planted == Some(Planted::AckAfterFence)
+                && let Some((to, ack)) = last_sent
+            {
+                self.send_ack(node, partition, to, ack)?;
             }
             self.drain(node, partition)?;
         }

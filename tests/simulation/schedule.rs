@@ -316,7 +316,7 @@ impl Setup {
             seed,
             profile,
             nodes,
-            partitions: if random.permille(250) { 2 } else { 1 },
+            partitions: 1 + random.weighted(&[70, 20, 10]),
             min_insync,
             segment_bytes: if small_segments {
                 random.between(400, 3000)

@@ -89,6 +89,8 @@ pub struct Figures {
     pub tail_flips: u64,
     /// Starts at which the active segment could not be read all through.
     pub unreadable_starts: u64,
+    /// Partitions that could not be opened at a start.
+    pub shut: u64,
     /// Fences that were answered by a replica that had lost what it acknowledged.
     pub ineligible: u64,
     /// Processes that stopped because a write or a sync had failed.
