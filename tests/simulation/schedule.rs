@@ -358,7 +358,7 @@ pub fn draw(setup: &Setup) -> Vec<Fault> {
     let (mut faults, count) = match setup.profile {
         Profile::Calm => (Vec::new(), random.between(1, 4)),
         Profile::Damaged => (draw_damage(setup, &mut random), random.between(0, 2)),
-        Profile::Operator if random.permille(500) => {
+        Profile::Operator if random.permille(650) => {
             (draw_disaster(setup, &mut random), random.between(1, 5))
         }
         _ => (Vec::new(), random.between(4, 14)),
