@@ -12,9 +12,13 @@ mod simulation {
     pub mod event;
     pub mod faults;
     pub mod links;
+    pub mod lost;
     pub mod mirror;
+    pub mod mistakes;
+    pub mod moves;
     pub mod network;
     pub mod node;
+    pub mod operator;
     pub mod order;
     pub mod outputs;
     pub mod planted;
@@ -24,6 +28,7 @@ mod simulation {
     pub mod runner;
     pub mod schedule;
     pub mod trace;
+    pub mod unclean;
     pub mod world;
 }
 
@@ -37,7 +42,7 @@ use simulation::world::Figures;
 /// How many seeds an ordinary test run takes.
 const RUNS: u64 = 240;
 /// A planted mistake must be found within so many seeds.
-const PLANTED_RUNS: u64 = 400;
+const PLANTED_RUNS: u64 = 240;
 /// Failures that are shortened and shown before a long run gives up.
 const MAX_FAILURES: usize = 5;
 const TELL_EVERY: Duration = Duration::from_secs(20);
@@ -61,6 +66,13 @@ fn add(sum: &mut Figures, one: Figures) {
     sum.grown += one.grown;
     sum.renamed += one.renamed;
     sum.min_insync_changes += one.min_insync_changes;
+    sum.reassigned += one.reassigned;
+    sum.left += one.left;
+    sum.handed_over += one.handed_over;
+    sum.moved_away += one.moved_away;
+    sum.moved_to_preferred += one.moved_to_preferred;
+    sum.forced += one.forced;
+    sum.lost += one.lost;
     sum.restarts += one.restarts;
     sum.truncations += one.truncations;
     sum.resets += one.resets;
@@ -70,6 +82,8 @@ fn add(sum: &mut Figures, one: Figures) {
     sum.quarantines += one.quarantines;
     sum.set_aside_running += one.set_aside_running;
     sum.tail_flips += one.tail_flips;
+    sum.unreadable_starts += one.unreadable_starts;
+    sum.shut += one.shut;
     sum.ineligible += one.ineligible;
     sum.stopped_by_disk += one.stopped_by_disk;
     sum.no_room += one.no_room;
@@ -92,6 +106,16 @@ fn assert_not_vacuous(sum: &Figures, runs: u64) {
         ("in-sync sets that grow", sum.grown),
         ("new processes named in in-sync sets", sum.renamed),
         ("changes of m", sum.min_insync_changes),
+        ("reassignments that end", sum.reassigned),
+        ("replicas that leave a node", sum.left),
+        ("leaders that hand over", sum.handed_over),
+        ("leaderships that leave a node", sum.moved_away),
+        (
+            "leaderships that go to the preferred replica",
+            sum.moved_to_preferred,
+        ),
+        ("unclean elections", sum.forced),
+        ("committed batches that an unclean election loses", sum.lost),
         ("restarts", sum.restarts),
         ("truncations", sum.truncations),
         ("resets", sum.resets),
@@ -102,6 +126,10 @@ fn assert_not_vacuous(sum: &Figures, runs: u64) {
         ("quarantines at a start", sum.quarantines),
         ("logs set aside while running", sum.set_aside_running),
         ("bits flipped in a synced tail", sum.tail_flips),
+        (
+            "starts on sectors that cannot be read",
+            sum.unreadable_starts,
+        ),
         ("ineligible answers", sum.ineligible),
         ("stops on a disk's error", sum.stopped_by_disk),
         ("appends without room", sum.no_room),

@@ -14,7 +14,9 @@ use super::shared::{PartitionHandle, Shared};
 use super::tcp_link;
 use crate::metadata::{ClusterImage, FlushPolicy, Topic, TopicConfig};
 use crate::partition::{Partition, PartitionOptions};
-use crate::storage::{DataDir, Flush, Impairment, ImpairmentReason, LogConfig, LogOptions};
+use crate::storage::{
+    DataDir, Flush, FrameFault, Impairment, ImpairmentReason, LogConfig, LogOptions,
+};
 use crate::transport::{CurrentIdentity, Sockets};
 use crate::types::{
     Incarnation, LeaderEpoch, NodeId, Offset, PartitionState, TopicName, TopicPartition,
@@ -157,7 +159,7 @@ impl Assignments {
             return;
         }
         if !self.open.contains_key(&id) {
-            if let Err(cause) = self.open(id, topic, news.config.clone()).await {
+            if let Err(cause) = self.open(id, topic, &news).await {
                 tracing::error!(partition = %id, %topic, cause, "cannot open the partition; it stays shut");
                 self.unopened.insert(id);
                 self.boot_note_due = false;
@@ -207,7 +209,7 @@ impl Assignments {
         &mut self,
         id: TopicPartition,
         topic: &TopicName,
-        config: LogConfig,
+        news: &Told,
     ) -> Result<(), String> {
         let promised = self.data_dir.promises().get(id);
         let high_watermark = self.data_dir.last_high_watermark(id);
@@ -215,7 +217,8 @@ impl Assignments {
         self.next_session += SESSIONS_PER_PARTITION;
         let me = self.shared.me;
         let data_dir = self.data_dir.clone();
-        let mut options = LogOptions::from(config);
+        let mut options = LogOptions::from(news.config.clone());
+        options.others_in_sync = news.state.isr.iter().any(|member| member.node != me.node);
         options.verify_all = self.verify_logs;
         options.known_before = promised > LeaderEpoch::NONE || high_watermark > Offset::ZERO;
         let topic = topic.clone();
@@ -235,9 +238,13 @@ impl Assignments {
                 tracing::warn!(partition = %id, %topic, at = %cut.at, end = %cut.end, bytes = cut.bytes, "cut a torn tail");
             }
             if let Some(quarantine) = &report.quarantined {
+                let what = match quarantine.cause.cause {
+                    FrameFault::Unreadable => "cannot be read",
+                    _ => "is corrupt",
+                };
                 tracing::error!(
                     partition = %id, %topic, cause = %quarantine.cause, moved_to = %quarantine.moved_to.display(),
-                    "the log is corrupt and was set aside; it is fetched anew from the leader"
+                    "the log {what} and was set aside; it is fetched anew from the leader"
                 );
             }
             let options = PartitionOptions {

@@ -738,6 +738,28 @@ fn sectors_that_cannot_be_read_are_damage_and_their_log_is_fetched_anew() {
 }
 
 #[test]
+fn sectors_that_cannot_be_read_at_a_start_are_damage_too() {
+    let mut pair = Pair::new();
+    pair.options.others_in_sync = true;
+    pair.tell();
+    pair.produce(0, 60);
+    pair.pass(200);
+    // In the segment that is written, which every start reads.
+    let segment = pair.segments(0).last().unwrap().clone();
+    pair.kill(0);
+    let fs = &pair.replicas[0].fs;
+    fs.make_unreadable(&segment, 0..512).unwrap();
+    pair.start(0);
+    let quarantine = pair.replicas[0].report.quarantined.clone().unwrap();
+    assert_eq!(quarantine.cause.path, segment);
+    assert!(!pair.fence(0, 2).1, "it may have acknowledged what is gone");
+    assert!(pair.fence(1, 2).1);
+    pair.commit(Some(1), 2, &[1]);
+    pair.pass(2000);
+    pair.assert_equal_logs();
+}
+
+#[test]
 fn a_leader_that_was_alone_with_its_damage_gives_way_once_another_is_in_sync() {
     let mut pair = Pair::new();
     pair.tell();

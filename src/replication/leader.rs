@@ -1100,10 +1100,23 @@ mod tests {
     #[test]
     fn the_watermark_never_falls() {
         let mut leader = started();
-        open(&mut leader, TWO, 2, position(0, 0));
-        assert_eq!(leader.high_watermark(), offset(5));
-        ack(&mut leader, TWO, 2, position(3, 1));
-        assert_eq!(leader.high_watermark(), offset(5));
+        open(&mut leader, THREE, 1, position(5, 2));
+        produce(&mut leader, 1, 4, Acks::Leader);
+        leader.handle_durable(position(9, 2));
+        ack(&mut leader, TWO, 1, position(9, 2));
+        assert_eq!(leader.high_watermark(), offset(9));
+        actions(&mut leader);
+        // With its session what follower two has acknowledged is forgotten, and the quorum is left with what three holds: in
+        // this epoch, so nothing but the rule itself keeps the watermark where it is.
+        open(&mut leader, TWO, 2, position(9, 2));
+        ack(&mut leader, THREE, 1, position(7, 2));
+        assert_eq!(leader.high_watermark(), offset(9));
+        ack(&mut leader, TWO, 2, position(6, 2));
+        assert_eq!(leader.high_watermark(), offset(9));
+        let moved = actions(&mut leader).contains(&LeaderAction::WatermarkMoved);
+        assert!(!moved, "nobody is told of a watermark that stands still");
+        ack(&mut leader, TWO, 2, position(9, 2));
+        assert_eq!(leader.high_watermark(), offset(9));
     }
 
     #[test]

@@ -36,6 +36,8 @@ struct Disk {
     crash_at: Option<u64>,
     dead: bool,
     failing_syncs: u32,
+    /// Whether nobody is told of those.
+    fails_in_silence: bool,
     failing_writes: u32,
     /// By file: from where to where it cannot be read.
     unreadable: BTreeMap<u64, Range<usize>>,
@@ -109,6 +111,7 @@ impl FaultyFileSystem {
                 crash_at: None,
                 dead: false,
                 failing_syncs: 0,
+                fails_in_silence: false,
                 failing_writes: 0,
                 unreadable: BTreeMap::new(),
                 lying: false,
@@ -179,7 +182,16 @@ impl FaultyFileSystem {
     /// The next `count` syncs fail with EIO. As on Linux, what they should have written is then clean in the page cache
     /// and may never reach the disk: a later sync succeeds without it.
     pub fn fail_syncs(&self, count: u32) {
-        self.lock().failing_syncs = count;
+        let mut disk = self.lock();
+        disk.failing_syncs = count;
+        disk.fails_in_silence = false;
+    }
+
+    /// The same, and the caller is told that all is well: as if it never looked at the result.
+    pub fn fail_syncs_in_silence(&self, count: u32) {
+        let mut disk = self.lock();
+        disk.failing_syncs = count;
+        disk.fails_in_silence = true;
     }
 
     /// The next `count` writes fail with EIO, after a part of them is written.
@@ -188,6 +200,7 @@ impl FaultyFileSystem {
     }
 
     /// Bad sectors: from here on these bytes of the file cannot be read (EIO), over restarts too, whatever its name becomes.
+    /// What is written over them can be read: a disk gives such a sector another place.
     pub fn make_unreadable(&self, path: &Path, bytes: Range<usize>) -> io::Result<()> {
         let mut disk = self.lock();
         let file = disk.resolve(path)?;
@@ -265,6 +278,25 @@ impl Disk {
             return Err(crashed());
         }
         Ok(())
+    }
+
+    /// Nothing from `at` on is unreadable any more. More than a write needs to say, but files here are written at their ends.
+    fn give_another_place(&mut self, file: u64, at: usize) {
+        if let Some(bad) = self.unreadable.get_mut(&file) {
+            bad.end = bad.end.min(at);
+            if bad.start >= bad.end {
+                self.unreadable.remove(&file);
+            }
+        }
+    }
+
+    /// What the caller of a sync that failed hears.
+    fn sync_failed(&self) -> io::Result<()> {
+        if self.fails_in_silence {
+            Ok(())
+        } else {
+            Err(eio())
+        }
     }
 
     fn alive(&self) -> io::Result<()> {
@@ -496,7 +528,7 @@ impl FaultyFile {
             if let Some(Inode::File(contents)) = inodes.get_mut(&self.id) {
                 contents.failed_sync(random);
             }
-            return Err(eio());
+            return disk.sync_failed();
         }
         if !disk.lying {
             disk.contents(self.id)?.sync();
@@ -534,6 +566,7 @@ impl File for FaultyFile {
         let room = disk
             .capacity
             .map(|capacity| capacity.saturating_sub(disk.used()));
+        disk.give_another_place(self.id, at as usize);
         let contents = disk.contents(self.id)?;
         if let Some(room) = room {
             let end = at + bytes.len() as u64;
@@ -560,6 +593,7 @@ impl File for FaultyFile {
     fn set_len(&self, len: u64) -> io::Result<()> {
         let mut disk = self.disk_for_writing()?;
         disk.change()?;
+        disk.give_another_place(self.id, len as usize);
         disk.contents(self.id)?.apply(Change::SetLen(len));
         Ok(())
     }
@@ -681,7 +715,7 @@ impl FileSystem for FaultyFileSystem {
         disk.change()?;
         if disk.failing_syncs > 0 {
             disk.failing_syncs -= 1;
-            return Err(eio());
+            return disk.sync_failed();
         }
         disk.dir(id)?.sync();
         Ok(())
@@ -782,6 +816,28 @@ mod tests {
         assert!(super::super::file_system::is_no_space(&error));
         assert_eq!(fs.contents(Path::new("/f")).unwrap(), b"123");
         assert_eq!(fs.available_space(Path::new("/")).unwrap(), 0);
+    }
+
+    #[test]
+    fn a_bad_sector_can_be_read_again_once_it_is_written() {
+        let fs = FaultyFileSystem::new(1);
+        let path = Path::new("/f");
+        let file = fs.open(path, OpenMode::Create).unwrap();
+        write(&*file, 0, &[7; 2000]).unwrap();
+        fs.make_unreadable(path, 512..1024).unwrap();
+        let mut buffer = [0; 100];
+        let read = |at, buffer: &mut [u8]| file.read_at(at, buffer);
+        assert!(read(500, &mut buffer).is_err());
+        assert!(read(1024, &mut buffer).is_ok());
+        fs.kill();
+        let file = fs.open(path, OpenMode::Write).unwrap();
+        assert!(file.read_at(600, &mut buffer).is_err(), "over a restart");
+        write(&*file, 600, &[8; 1400]).unwrap();
+        assert!(file.read_at(600, &mut buffer).is_ok());
+        assert!(file.read_at(599, &mut buffer).is_err());
+        file.set_len(512).unwrap();
+        write(&*file, 512, &[9; 100]).unwrap();
+        assert!(file.read_at(512, &mut buffer).is_ok());
     }
 
     #[test]

@@ -108,6 +108,11 @@ pub fn is_no_space(error: &io::Error) -> bool {
     )
 }
 
+/// Whether the device itself could not read (EIO).
+pub(super) fn is_media_error(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
+}
+
 /// Reads up to `len` bytes at byte `at`; fewer only at the end of the file.
 pub(super) fn read_up_to(file: &dyn File, at: u64, len: usize) -> io::Result<Vec<u8>> {
     let mut buffer = vec![0; len];

@@ -87,6 +87,9 @@ pub struct LogOptions {
     /// This node has made a promise for the partition, or has known a high watermark of it: a missing log is a loss, and is
     /// noted as one.
     pub known_before: bool,
+    /// Other nodes are in sync: a log that the disk cannot read all through is set aside, to be fetched anew. One that may be the
+    /// only one with everything stays where it is, and is not opened.
+    pub others_in_sync: bool,
     /// Up to where the log was synced, as it was last written down outside it: a log that does not reach so far is corrupt,
     /// where it could otherwise be one whose tail was torn. [`super::DataDir::open_log`] sets it.
     pub durable_mark: Option<DurableMark>,
@@ -103,6 +106,7 @@ impl From<LogConfig> for LogOptions {
             verify_all: false,
             machine_restarted: false,
             known_before: false,
+            others_in_sync: false,
             durable_mark: None,
             tail_cache_bytes: TAIL_CACHE_BYTES,
             space: DiskSpace::default(),
@@ -431,9 +435,13 @@ impl Log {
     }
 
     /// Takes back a ticket that has run, and moves [`Log::durable_end`] if it succeeded and the log was not truncated
-    /// meanwhile. After a failure the log takes no more writes. A ticket that has not run counts as failed.
+    /// meanwhile. After a failure the log takes no more writes. A ticket that has not run counts as failed. One of another log says
+    /// nothing: a replica may have left this directory, and come back, while it was out.
     pub fn finish_sync(&mut self, ticket: SyncTicket) {
         let ticket = ticket.work;
+        if !Arc::ptr_eq(&ticket.checkpoint, &self.checkpoint) {
+            return;
+        }
         let outcome = ticket.outcome.get().cloned();
         let is_current = ticket.generation == self.generation;
         if is_current {

@@ -467,6 +467,86 @@ fn rot_below_the_synced_position_is_never_cut() {
     assert!(report.quarantined.is_some() && report.cut.is_none());
 }
 
+#[test]
+fn sectors_that_cannot_be_read_are_no_torn_tail_and_their_log_is_set_aside_where_there_are_others()
+{
+    for replicated in [false, true] {
+        let fs = disk(0);
+        let (mut log, written) = filled(&fs, 5);
+        // Above everything that is known to have been synced: a bad frame there would be cut.
+        log.append(&frames(log.end(), 1, 100)).unwrap();
+        drop(log);
+        fs.kill();
+        let path = segment_path(Path::new(DIR), Offset::ZERO);
+        let len = fs.contents(&path).unwrap().len();
+        fs.make_unreadable(&path, len - 10..len).unwrap();
+        let mut options = LogOptions::from(config());
+        options.others_in_sync = replicated;
+        let opened = try_open(&fs, options);
+        if replicated {
+            let (log, report) = opened.unwrap();
+            let quarantine = report.quarantined.unwrap();
+            assert_eq!(quarantine.cause.cause, FrameFault::Unreadable);
+            assert_eq!(quarantine.cause.path, path);
+            assert_eq!(report.cut, None);
+            assert_eq!(log.end(), LogPosition::START);
+            assert!(log.impairment().is_some(), "it may not vote");
+            assert_eq!(quarantine.moved_to, Path::new("/logs/p.quarantine-1"));
+        } else {
+            let refused = opened.err().map(|error| error.to_string()).unwrap();
+            assert!(refused.contains("00000000000000000000.wal"), "{refused}");
+            assert!(refused.contains("left as it is"), "{refused}");
+            // Nothing was touched: what the disk gives again is there.
+            fs.make_unreadable(&path, 0..0).unwrap();
+            let (log, report) = open(&fs);
+            assert_eq!((report.cut, report.quarantined), (None, None));
+            assert_eq!(contents(&log)[..written.len()], written[..]);
+        }
+    }
+}
+
+#[test]
+fn notes_that_cannot_be_read_are_taken_for_the_worst() {
+    let fs = disk(0);
+    let (mut log, _) = filled(&fs, 40);
+    log.note_bad_read("a read found it").unwrap();
+    log.close().unwrap();
+    drop(log);
+    for note in ["impaired", "recovery", "partition"] {
+        let path = Path::new(DIR).join(note);
+        let len = fs.contents(&path).unwrap().len();
+        fs.make_unreadable(&path, 0..len).unwrap();
+    }
+    let (log, report) = open(&fs);
+    let impairment = report.impairment.unwrap();
+    assert_eq!(impairment.reason, ImpairmentReason::SyncFailed);
+    assert!(impairment.detail.contains("impaired"), "{impairment:?}");
+    assert!(report.tail_rewritten && report.quarantined.is_none());
+    assert_eq!(contents(&log).len(), 41);
+}
+
+#[test]
+fn a_sync_of_the_log_that_was_here_before_makes_nothing_durable() {
+    let fs = disk(0);
+    let (mut before, _) = filled(&fs, 5);
+    before.append(&frames(before.end(), 20, 100)).unwrap();
+    // It waits for its turn at a busy disk while the partition is moved away and back.
+    let late = before.begin_sync().unwrap();
+    before.close().unwrap();
+    drop(before);
+    fs.remove_dir_all(Path::new(DIR)).unwrap();
+    let (mut log, _) = open(&fs);
+    log.append(&[start_frame(2, LogPosition::START)]).unwrap();
+    let own = log.begin_sync().unwrap();
+    let _ = late.run();
+    log.finish_sync(late);
+    assert_eq!(log.durable_end(), LogPosition::START);
+    assert!(log.begin_sync().is_none(), "its own is still out");
+    assert!(own.run().is_ok() && log.poisoned().is_none());
+    log.finish_sync(own);
+    assert_eq!(log.durable_end(), log.end());
+}
+
 fn marked(mark: Option<DurableMark>) -> LogOptions {
     LogOptions {
         durable_mark: mark,

@@ -17,6 +17,7 @@ mod group_commit;
 mod impairment;
 mod index;
 pub mod inspect;
+mod kept_tail;
 mod log;
 mod log_start;
 #[cfg(test)]

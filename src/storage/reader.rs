@@ -10,7 +10,7 @@ use bytes::Bytes;
 use thiserror::Error;
 
 use super::compaction::rest_of;
-use super::file_system::{File, FileSystem, IoFailure, OpenMode};
+use super::file_system::{File, FileSystem, IoFailure, OpenMode, is_media_error};
 use super::index::{IndexEntry, SealedSegment, SegmentIndex, max_timestamp};
 use super::segment::{BadFrame, CursorError, FrameCursor, SCAN_CHUNK, index_path, segment_path};
 use super::sync::DurableMark;
@@ -608,11 +608,6 @@ fn first_record_since(frame: &Frame, timestamp_ms: i64) -> Option<(Offset, i64)>
 
 /// A read holds at most this many bytes beyond what it was asked for.
 pub const READ_OVERHEAD_BYTES: usize = MAX_FRAME_BYTES + MAX_CHUNK;
-
-/// Whether the device itself could not read (EIO).
-fn is_media_error(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
-}
 
 /// Whether a failure says that the file is not there.
 pub(super) fn is_not_found(error: &io::Error) -> bool {

@@ -12,6 +12,9 @@
 //! that votes without what it acknowledged. Where the checkpoint itself is unusable, every segment but the last counts as
 //! synced, and the mark counts.
 //!
+//! What the disk cannot read at all (EIO) may have been anything, so it is never taken for a torn tail: the log is set aside like
+//! a corrupt one where other nodes are in sync ([`LogOptions::others_in_sync`]), and is not opened where none is.
+//!
 //! A mark that is older than a truncation speaks of frames that were removed by right. So each truncation below what was
 //! synced, each reset, and each setting aside begins another *lineage* in the checkpoint before it removes anything, and a
 //! mark of another lineage than the checkpoint's counts for nothing. The mark itself never cuts a log. Without a mark, because
@@ -24,16 +27,16 @@
 //! - when even the note could not be written, nobody can tell; so with `flush=fsync` the bytes above the checkpoint, at
 //!   most [`super::sync::CHECKPOINT_BYTES`] and what was not synced, are always written once more in place before the sync.
 
-use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::file_system::{DirEntry, File, FileSystem, IoFailure, OpenMode, read_up_to};
+use super::file_system::{DirEntry, File, FileSystem, IoFailure, OpenMode, is_media_error};
 use super::impairment::{self, Impairment, ImpairmentReason};
 use super::index::SegmentIndex;
+use super::kept_tail::{cut_tail, make_durable};
 use super::log::{Flush, Log, LogOptions, index_interval};
 use super::log_start::{LogStart, from_start};
 use super::quarantine::{has_quarantine, set_aside};
@@ -71,6 +74,13 @@ pub enum OpenError {
     Io(#[from] IoFailure),
     #[error(transparent)]
     SmallFile(#[from] SmallFileError),
+    #[error(
+        "the disk cannot read {} from byte {byte} on, and no other replica is in sync: the log is left as it is, because it may be all \
+         that there is; mend the disk, or copy {} to another one, and start the node again",
+        path.display(),
+        path.parent().unwrap_or(path).display()
+    )]
+    Unreadable { path: PathBuf, byte: u64 },
     #[error(
         "{} holds partition {found}, not {wanted}: it was moved by hand; move it back, or away",
         dir.display()
@@ -512,6 +522,9 @@ fn scan(
             }
         }
         if let Some(bad) = &bad {
+            if bad.cause == FrameFault::Unreadable {
+                return unreadable(bad, options);
+            }
             let end = expected.unwrap_or(LogPosition::START);
             let was_synced = match flushed {
                 Some(flushed) => end < flushed,
@@ -541,6 +554,17 @@ fn scan(
         cut: bad,
         report,
     })))
+}
+
+/// What becomes of a log that cannot be read all through. Where recovery did not look, readers will find it.
+fn unreadable(at: &BadFrame, options: &LogOptions) -> Result<Scan, OpenError> {
+    if options.others_in_sync {
+        return Ok(Scan::Corrupt(at.clone()));
+    }
+    Err(OpenError::Unreadable {
+        path: at.path.clone(),
+        byte: at.byte,
+    })
 }
 
 /// A sealed segment below the checkpoint whose index is there and matches is not read.
@@ -614,6 +638,14 @@ fn scan_segment(
                 bad = Some(found);
                 break;
             }
+            Err(CursorError::Io(error)) if is_media_error(&error.source) => {
+                bad = Some(BadFrame {
+                    path: path.to_owned(),
+                    byte,
+                    cause: FrameFault::Unreadable,
+                });
+                break;
+            }
             Err(CursorError::Io(error)) => return Err(error),
         }
     }
@@ -652,109 +684,6 @@ fn keep_index(
     if let Err(failure) = index.write(fs, &path, &sealed) {
         tracing::warn!(%failure, "cannot write a segment's index; it is rebuilt at the next start");
     }
-}
-
-/// Removes what lies behind the kept segments, newest first, and shortens the last of them. Returns the bytes removed.
-fn cut_tail(fs: &dyn FileSystem, dir: &Path, kept: &[Segment]) -> Result<u64, IoFailure> {
-    let entries = fs.list(dir).map_err(IoFailure::at("list", dir))?;
-    let last = kept.last();
-    let mut removed = 0;
-    let mut dropped: Vec<Offset> = entries
-        .iter()
-        .filter_map(|entry| parse_segment_name(&entry.name))
-        .filter(|base| last.is_none_or(|last| *base > last.base))
-        .collect();
-    dropped.sort_unstable();
-    for base in &dropped {
-        let path = segment_path(dir, *base);
-        let file = fs
-            .open(&path, OpenMode::Read)
-            .map_err(IoFailure::at("open", &path))?;
-        removed += file.len().map_err(IoFailure::at("read", &path))?;
-    }
-    remove_segments(fs, dir, &dropped)?;
-    if let Some(last) = last {
-        let path = segment_path(dir, last.base);
-        let file = fs
-            .open(&path, OpenMode::Write)
-            .map_err(IoFailure::at("open", &path))?;
-        let len = file.len().map_err(IoFailure::at("read", &path))?;
-        removed += len.saturating_sub(last.len);
-        file.set_len(last.len)
-            .map_err(IoFailure::at("truncate", &path))?;
-        file.sync_all().map_err(IoFailure::at("sync", &path))?;
-    }
-    Ok(removed)
-}
-
-fn make_durable(
-    fs: &dyn FileSystem,
-    dir: &Path,
-    segment: &Segment,
-    flushed: Option<LogPosition>,
-    to_new_file: bool,
-    flush: Flush,
-) -> Result<(), IoFailure> {
-    let path = segment_path(dir, segment.base);
-    let file = fs
-        .open(&path, OpenMode::Write)
-        .map_err(IoFailure::at("open", &path))?;
-    if to_new_file {
-        let copy_path = dir.join(format!("{:020}.wal.new", segment.base.get()));
-        let copy = fs
-            .open(&copy_path, OpenMode::Create)
-            .map_err(IoFailure::at("create", &copy_path))?;
-        copy.set_len(0)
-            .map_err(IoFailure::at("write", &copy_path))?;
-        copy_bytes(&*file, &*copy, 0, segment.len).map_err(IoFailure::at("copy to", &copy_path))?;
-        copy.sync_all().map_err(IoFailure::at("sync", &copy_path))?;
-        fs.rename(&copy_path, &path)
-            .map_err(IoFailure::at("replace", &path))?;
-        return fs.sync_dir(dir).map_err(IoFailure::at("sync", dir));
-    }
-    if flush == Flush::Fsync {
-        let from = match flushed {
-            Some(flushed) if flushed > segment.start => {
-                byte_of(&file, &path, segment, flushed).unwrap_or(0)
-            }
-            _ => 0,
-        };
-        copy_bytes(&*file, &*file, from, segment.len).map_err(IoFailure::at("write", &path))?;
-    }
-    file.sync_data().map_err(IoFailure::at("sync", &path))
-}
-
-/// Where the first frame at or after `position` begins.
-fn byte_of(
-    file: &Arc<dyn File>,
-    path: &Path,
-    segment: &Segment,
-    position: LogPosition,
-) -> Option<u64> {
-    let mut cursor = FrameCursor::new(
-        file.clone(),
-        path.to_owned(),
-        0,
-        segment.len,
-        Some(segment.start),
-        SCAN_CHUNK,
-    );
-    while cursor.skip_if(|header| header.end() <= position).ok()? {}
-    Some(cursor.byte())
-}
-
-fn copy_bytes(from: &dyn File, to: &dyn File, start: u64, end: u64) -> io::Result<()> {
-    let mut at = start;
-    while at < end {
-        let wanted = (end - at).min(4 * SCAN_CHUNK as u64) as usize;
-        let bytes = read_up_to(from, at, wanted)?;
-        if bytes.is_empty() {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        to.write_at(at, &[IoSlice::new(&bytes)])?;
-        at += bytes.len() as u64;
-    }
-    Ok(())
 }
 
 /// Newest first, so that what a crash leaves is a log without a gap; then the directory is synced.

@@ -73,6 +73,8 @@ pub enum FrameFault {
     },
     #[error("the file is missing: records from offset {from} on are gone")]
     Missing { from: Offset },
+    #[error("the disk cannot read it (EIO)")]
+    Unreadable,
     #[error("the log ends at {end} (offset@epoch), but it had been synced up to {flushed}")]
     Short {
         end: LogPosition,

@@ -14,7 +14,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
 
-use super::file_system::{FileSystem, IoFailure, OpenMode, read_small};
+use super::file_system::{FileSystem, IoFailure, OpenMode, is_media_error, read_small};
 
 /// The version of the envelope and of every body written in it.
 pub(super) const VERSION: u32 = 1;
@@ -42,12 +42,16 @@ pub(super) fn read<T: DeserializeOwned>(
     path: &Path,
     kind: &str,
 ) -> Result<Option<T>, SmallFileError> {
-    let Some(bytes) = read_small(fs, path, MAX_BYTES).map_err(IoFailure::at("read", path))? else {
-        return Ok(None);
-    };
     let corrupt = |cause: &str| SmallFileError::Corrupt {
         path: path.to_owned(),
         cause: cause.to_owned(),
+    };
+    let bytes = match read_small(fs, path, MAX_BYTES) {
+        Ok(None) => return Ok(None),
+        Ok(Some(bytes)) => bytes,
+        // What the disk cannot give is as good as rotten.
+        Err(error) if is_media_error(&error) => return Err(corrupt(&error.to_string())),
+        Err(error) => return Err(IoFailure::at("read", path)(error).into()),
     };
     let line_end = bytes
         .iter()

@@ -94,6 +94,8 @@ pub struct Replica {
     directory: Option<DirectoryId>,
     incarnation: Option<Incarnation>,
     high_watermark: Offset,
+    /// Its log was of a history that an unclean election has ended when it was last looked at.
+    pub was_lost: bool,
     /// The session that the leader on this node has open with each node.
     sessions: BTreeMap<usize, Session>,
 }
@@ -145,9 +147,14 @@ pub struct PartitionChecker {
     /// The controller's last state in each epoch.
     pub states: BTreeMap<LeaderEpoch, PartitionState>,
     /// What readers have read: a hash of the batch's bytes by base offset.
-    read: BTreeMap<Offset, u32>,
+    pub read: BTreeMap<Offset, u32>,
     /// The last committed sequence of each producer: (epoch, next sequence).
-    producers: BTreeMap<i64, (i16, i32)>,
+    pub producers: BTreeMap<i64, (i16, i32)>,
+    /// The epoch of the last leader that an operator forced, from where on what was committed before it is lost, and how many
+    /// batches were.
+    pub forced_epoch: LeaderEpoch,
+    pub lost_from: Offset,
+    pub lost_frames: u64,
     pub epochs_committed_in: BTreeMap<LeaderEpoch, u64>,
     /// How often what is kept of producers was compared with a replay, and how often it had to be taken for incomplete.
     pub producers_compared: u64,
@@ -165,6 +172,9 @@ impl PartitionChecker {
             states: BTreeMap::new(),
             read: BTreeMap::new(),
             producers: BTreeMap::new(),
+            forced_epoch: LeaderEpoch::NONE,
+            lost_from: Offset::ZERO,
+            lost_frames: 0,
             epochs_committed_in: BTreeMap::new(),
             producers_compared: 0,
             producers_incomplete: 0,
@@ -185,6 +195,12 @@ impl PartitionChecker {
                 .voids
                 .get(&member.directory)
                 .is_some_and(|void| void.holds_durably(position))
+    }
+
+    /// Whether a member is without something that is committed.
+    pub fn lags(&self, member: &Appointment) -> bool {
+        let last = self.committed.last_key_value();
+        last.is_some_and(|(_, committed)| !self.counts(member, committed.held.end))
     }
 
     fn quorum_holds(&self, isr: &[Appointment], min_insync: u32, position: LogPosition) -> bool {
@@ -221,7 +237,9 @@ impl PartitionChecker {
         for frame in &new {
             self.check_frame(node, frame)?;
         }
-        if change.is_reset || !change.dropped.is_empty() {
+        let is_lost = self.is_of_lost_history(node);
+        let was_lost = std::mem::replace(&mut self.replicas[node].was_lost, is_lost);
+        if change.is_reset || !change.dropped.is_empty() || was_lost {
             self.replay_producers(node)?;
         } else {
             for frame in &new {
@@ -246,6 +264,11 @@ impl PartitionChecker {
 
     /// What the log says of producers, from the beginning: what lies before its start is committed and known.
     fn replay_producers(&mut self, node: usize) -> Check {
+        if self.is_of_lost_history(node) {
+            // What lies before its start is known no more.
+            self.replicas[node].known = Known::default();
+            return Ok(());
+        }
         let mirror = &self.replicas[node].mirror;
         let mut known = Known::default();
         for (_, committed) in self.committed.range(..mirror.start.offset) {
@@ -268,6 +291,9 @@ impl PartitionChecker {
         role_epoch: LeaderEpoch,
         kept: &ProducerStates,
     ) -> Check {
+        if self.is_of_lost_history(node) {
+            return Ok(());
+        }
         let replica = &mut self.replicas[node];
         if !replica.known.is_new() && replica.compared_in == role_epoch {
             return Ok(());
@@ -462,6 +488,19 @@ impl PartitionChecker {
         replica.incarnation = None;
     }
 
+    /// The replica has left this node, and its log with it. It was in no set any more, so nobody counts on it.
+    pub fn left(&mut self, node: usize) {
+        let replica = &mut self.replicas[node];
+        replica.mirror = Mirror::default();
+        replica.voids.clear();
+        replica.known = Known::default();
+        replica.promise_told = LeaderEpoch::NONE;
+        replica.claimed = LogPosition::START;
+        replica.high_watermark = Offset::ZERO;
+        replica.cutting = None;
+        replica.sessions.clear();
+    }
+
     /// A replica says what it holds durably.
     pub fn claims(&mut self, node: usize, position: LogPosition) -> Check {
         let replica = &mut self.replicas[node];
@@ -499,6 +538,10 @@ impl PartitionChecker {
         leads_in: Option<(LeaderEpoch, Appointment, bool)>,
         pending: Option<(&[Appointment], u32)>,
     ) -> Check {
+        if self.is_of_lost_history(node) {
+            self.replicas[node].high_watermark = high_watermark;
+            return Ok(());
+        }
         let before = self.replicas[node].high_watermark;
         // A follower's watermark is no higher than its durable end, and a leader's may be: it falls to that when the leader
         // begins to follow.
@@ -517,6 +560,13 @@ impl PartitionChecker {
                 return violated(
                     "8 (two leaders)",
                     format!("epoch {epoch}: {leader:?} and {me:?}"),
+                );
+            }
+            let appointed = self.states.get(&epoch).and_then(|state| state.leader);
+            if appointed != Some(me) {
+                return violated(
+                    "8 (not appointed)",
+                    format!("{me:?} leads in epoch {epoch}, and {appointed:?} was appointed"),
                 );
             }
             if started {
@@ -827,6 +877,22 @@ impl PartitionChecker {
             {
                 return violated("8", "the controller's epochs fell".to_owned());
             }
+            // A smaller set could commit nothing either, and fewer replicas could lead next.
+            let is_change = before.leader.is_some() && before.leader_epoch == state.leader_epoch;
+            if state.forced_epoch > before.forced_epoch {
+                self.forced(state);
+            }
+            let members = state.isr.len();
+            if is_change && members < before.isr.len() && members < state.min_insync as usize {
+                return violated(
+                    "1 (a set smaller than m)",
+                    format!(
+                        "the in-sync set becomes {} with m {}",
+                        names(&state.isr),
+                        state.min_insync
+                    ),
+                );
+            }
             if before.isr != state.isr || before.min_insync != state.min_insync {
                 self.check_isr_change(before, state)?;
             }
@@ -991,7 +1057,15 @@ impl PartitionChecker {
     }
 
     /// A produce at acks=all is about to be answered: its record is committed.
-    pub fn acknowledged(&self, base: Offset, sequence: Option<(i64, i16, i32)>) -> Check {
+    pub fn acknowledged(
+        &self,
+        node: usize,
+        base: Offset,
+        sequence: Option<(i64, i16, i32)>,
+    ) -> Check {
+        if self.is_of_lost_history(node) {
+            return Ok(());
+        }
         let Some(committed) = self.committed.get(&base) else {
             return violated(
                 "1 (acknowledged, not committed)",
@@ -1065,7 +1139,10 @@ impl PartitionChecker {
     }
 
     /// A reader was given the batch from `base` to `end`.
-    pub fn read(&mut self, base: Offset, end: Offset, crc: u32) -> Check {
+    pub fn read(&mut self, node: usize, base: Offset, end: Offset, crc: u32) -> Check {
+        if self.is_of_lost_history(node) {
+            return Ok(());
+        }
         let known = *self.read.entry(base).or_insert(crc);
         if known != crc {
             return violated("10 (read bytes changed)", format!("offset {base}"));

@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use quorate::partition::ProduceRequest;
-use quorate::record::{Batch, BatchBuilder, Compression, ProducerStamp};
+use quorate::record::{Batch, BatchBuilder, Compression, ProducerStamp, restamp_producer};
 use quorate::replication::{Acks, ProduceOutcome};
 use quorate::storage::ReadError;
 use quorate::types::{ErrorCode, LeaderEpoch, MonotonicTime, Offset, ProducerId};
 
 use super::checker::{Check, PartitionChecker, violated};
 use super::event::{Event, ProduceCall};
+use super::mistakes::without_sequence;
 use super::node::{PRODUCE_DEADLINE, Waiting, index_of, is_retriable, partition_id};
 use super::planted::Planted;
 use super::process::WALL_CLOCK_MS;
@@ -35,6 +36,8 @@ pub struct Producer {
     pub acks: Acks,
     idempotent: bool,
     random: Random,
+    /// Rises when an unclean election has broken its sequence.
+    epoch: i16,
     next_sequence: i32,
     next_batch: u64,
     unacknowledged: VecDeque<Sent>,
@@ -77,6 +80,7 @@ impl Producer {
             acks,
             idempotent: acks == Acks::All && random.permille(750),
             random,
+            epoch: 0,
             next_sequence: 0,
             next_batch: 0,
             unacknowledged: VecDeque::new(),
@@ -113,7 +117,7 @@ impl Producer {
             .flatten();
         let bytes = sealed.stamp(stamp.map(|id| ProducerStamp {
             id,
-            epoch: 0,
+            epoch: self.epoch,
             base_sequence: self.next_sequence,
         }));
         self.unacknowledged.push_back(Sent {
@@ -126,6 +130,31 @@ impl Producer {
         });
         self.next_batch += 1;
         self.next_sequence += records;
+    }
+
+    /// Its sequence is broken by a loss: what is not acknowledged is numbered anew, in another epoch, as Kafka's clients do.
+    fn begin_anew(&mut self, now: MonotonicTime) {
+        self.epoch += 1;
+        self.next_sequence = 0;
+        let id = self.id();
+        for sent in &mut self.unacknowledged {
+            let stamp = ProducerId::new(id).map(|id| ProducerStamp {
+                id,
+                epoch: self.epoch,
+                base_sequence: self.next_sequence,
+            });
+            if let Ok(batch) = Batch::decode(&sent.bytes) {
+                sent.bytes = restamp_producer(&batch, stamp);
+            }
+            sent.sequence = self.next_sequence;
+            sent.state = SentState::Ready { not_before: now };
+            self.next_sequence += sent.records;
+        }
+    }
+
+    /// What may have been lost with the history that an unclean election has ended is asked for no more.
+    pub fn forget_lost(&mut self, lost_from: Offset) {
+        self.acknowledged.retain(|_, (base, _)| *base < lost_from);
     }
 
     pub fn has_unanswered(&self) -> bool {
@@ -265,6 +294,7 @@ impl World {
                         node,
                         bytes: sent.bytes.clone(),
                         acks,
+                        answered_in: LeaderEpoch::NONE,
                     });
                 }
             }
@@ -302,7 +332,14 @@ impl World {
         let Ok(batch) = Batch::decode(&call.bytes) else {
             return unexpected("a batch that was made cannot be decoded");
         };
-        let acks = call.acks;
+        let (batch, acks) = match self.planted {
+            Some(Planted::AnsweredAtAppend) => (batch, Acks::Leader),
+            Some(Planted::AnsweredAtWrite) if call.acks == Acks::Leader => (batch, Acks::None),
+            Some(Planted::SequenceLost) if call.attempt > 1 => {
+                (without_sequence(&batch).unwrap_or(batch), call.acks)
+            }
+            _ => (batch, call.acks),
+        };
         let Some(process) = &mut self.nodes[node].process else {
             return Ok(());
         };
@@ -331,7 +368,7 @@ impl World {
         let checker = &self.checkers[waiting.partition];
         let sequence = sequence_of(&waiting.call.bytes);
         match producer.acks {
-            Acks::All => checker.acknowledged(outcome.base, sequence),
+            Acks::All => checker.acknowledged(node, outcome.base, sequence),
             Acks::Leader => {
                 let mirror = &checker.replicas[node].mirror;
                 match mirror.records_at(outcome.base) {
@@ -362,6 +399,11 @@ impl World {
                 sequence_of(&call.bytes)
             )
         });
+        let partition = self.producers[call.producer].partition;
+        let checker = &self.checkers[partition];
+        let was_forced = checker.forced_epoch > LeaderEpoch::NONE;
+        let may_be_lost =
+            matches!(result, Ok(done) if checker.may_be_lost(call.answered_in, done.base));
         let producer = &mut self.producers[call.producer];
         let Some(place) = producer
             .unacknowledged
@@ -375,11 +417,18 @@ impl World {
             Ok(outcome) => {
                 producer.established = true;
                 let sequence = sequence_of(&call.bytes);
-                producer
-                    .acknowledged
-                    .insert(call.batch, (outcome.base, sequence));
+                if !may_be_lost {
+                    producer
+                        .acknowledged
+                        .insert(call.batch, (outcome.base, sequence));
+                }
                 let sent = producer.unacknowledged.remove(place);
                 debug_assert!(sent.is_some_and(|sent| sent.records > 0 && sent.sequence >= 0));
+            }
+            // Of what it has numbered anew since.
+            Err(_) if was_forced && producer.unacknowledged[place].bytes != call.bytes => {}
+            Err(ErrorCode::OutOfOrderSequenceNumber) if was_forced && place == 0 => {
+                producer.begin_anew(now);
             }
             Err(error) if is_retriable(error) => {
                 let sent = &mut producer.unacknowledged[place];
@@ -459,7 +508,7 @@ impl World {
                     };
                     let crc = crc32fast::hash(&bytes);
                     self.figures.read += 1;
-                    self.checkers[partition].read(base, next, crc)?;
+                    self.checkers[partition].read(node, base, next, crc)?;
                     self.readers[i].next = next;
                 }
                 Ok(())

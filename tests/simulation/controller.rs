@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quorate::metadata::{
-    Appointing, ClusterImage, Command, Election, ElectionStart, FenceReply, NewPartition, NewTopic,
-    Outcome, Rejection, can_elect, needs_election,
+    Appointing, ClusterImage, Command, Election, ElectionStart, FenceReply, METADATA_VERSION,
+    NewPartition, NewTopic, Outcome, Rejection, can_elect, needs_election,
 };
 use quorate::replication::IsrOutcome;
 use quorate::types::{
@@ -16,10 +16,12 @@ use quorate::types::{
 
 use super::checker::{Check, violated};
 use super::event::{Event, FenceReplied, Origin, ToController, ToNode};
+use super::moves::{CHOICE_GRACE, Transfer};
 use super::node::{
-    CLUSTER, index_of, node_id, partition_id, partition_index, topic_id, topic_name,
+    CLUSTER, TOPICS, index_of, node_id, partition_id, partition_index, topic_id, topic_name,
 };
 use super::planted::Planted;
+use super::unclean::Unclean;
 use super::world::{World, unexpected};
 
 /// Silence after which a node is held for dead.
@@ -34,7 +36,7 @@ const ELECTION_GRACE: Duration = Duration::from_millis(50);
 #[derive(Default)]
 pub struct Controller {
     pub image: ClusterImage,
-    /// The image after each command, from the first that has the topic: what nodes follow.
+    /// The image after each command, from the first that has the topics: what nodes follow.
     pub images: Vec<Arc<ClusterImage>>,
     heard: BTreeMap<NodeId, Heard>,
     listening_since: MonotonicTime,
@@ -50,6 +52,12 @@ pub struct Controller {
     writing: bool,
     /// Changes of in-sync sets that are under way to it.
     pub proposals: Vec<IsrChange>,
+    /// Leaderships on their way to another node.
+    pub transfers: BTreeMap<TopicPartition, Transfer>,
+    /// When it is looked again which are to move.
+    pub next_moves: MonotonicTime,
+    /// Unclean elections that an operator waits for.
+    pub unclean: BTreeMap<TopicPartition, Unclean>,
 }
 
 #[derive(Clone, Copy)]
@@ -112,6 +120,8 @@ impl Controller {
             ("elections", self.elections.len(), partitions),
             ("calls", self.calls.len(), nodes),
             ("nodes heard", self.heard.len(), nodes),
+            ("transfers", self.transfers.len(), partitions),
+            ("unclean elections", self.unclean.len(), partitions),
         ];
         match kept.into_iter().find(|&(_, count, bound)| count > bound) {
             None => Ok(()),
@@ -135,12 +145,14 @@ impl Controller {
         self.listening_since = now;
         self.elections.clear();
         self.calls.clear();
+        self.transfers.clear();
+        self.unclean.clear();
         self.writing = false;
     }
 }
 
 impl World {
-    /// The cluster as it is before anything happens: nodes registered, one topic, all replicas in sync.
+    /// The cluster as it is before anything happens: nodes registered, topics made, all replicas in sync.
     pub fn found_cluster(&mut self) -> Check {
         let keeps_name = self.planted == Some(Planted::EmptyDiskKeepsItsName);
         let partitions = self.setup.partitions;
@@ -162,19 +174,25 @@ impl World {
                 .map(|i| node_id((i + partition) % nodes))
                 .collect()
         };
-        commands.push(Command::CreateTopic {
-            topic: NewTopic {
-                id: topic_id(),
-                name: topic_name(),
-                config: BTreeMap::new(),
-                partitions: (0..partitions)
-                    .map(|partition| NewPartition {
-                        replicas: replicas(partition),
-                        in_sync: replicas(partition),
-                    })
-                    .collect(),
-                min_insync: self.setup.min_insync,
-            },
+        for topic in 0..partitions.min(TOPICS) {
+            commands.push(Command::CreateTopic {
+                topic: NewTopic {
+                    id: topic_id(topic),
+                    name: topic_name(topic),
+                    config: BTreeMap::new(),
+                    partitions: (topic..partitions)
+                        .step_by(TOPICS)
+                        .map(|partition| NewPartition {
+                            replicas: replicas(partition),
+                            in_sync: replicas(partition),
+                        })
+                        .collect(),
+                    min_insync: self.setup.min_insync,
+                },
+            });
+        }
+        commands.push(Command::RaiseMetadataVersion {
+            version: METADATA_VERSION,
         });
         for command in &commands {
             if let Err(rejection) = self.controller.image.apply(command) {
@@ -223,7 +241,17 @@ impl World {
                 answers,
             } => {
                 self.controller.hear(node_id(node), incarnation, now);
+                self.note_for_unclean(node_id(node), incarnation, &answers);
                 self.take_fenced(call, node, Some((incarnation, answers)));
+                return self.step_controller();
+            }
+            ToController::HandedOver {
+                partition,
+                epoch,
+                done,
+                ..
+            } => {
+                self.take_handed_over(partition, epoch, done);
                 return self.step_controller();
             }
             ToController::FenceTimedOut { call, node } => self.take_fenced(call, node, None),
@@ -294,6 +322,7 @@ impl World {
             if state != before
                 && let Some(state) = state
             {
+                let mut is_forced = false;
                 if let Some(before) = before {
                     let (was, is) = (before.isr.len(), state.isr.len());
                     let renamed = was == is && before.isr != state.isr;
@@ -302,8 +331,18 @@ impl World {
                     self.figures.renamed += u64::from(renamed);
                     self.figures.min_insync_changes +=
                         u64::from(before.min_insync != state.min_insync);
+                    is_forced = state.forced_epoch > before.forced_epoch;
+                    self.figures.forced += u64::from(is_forced);
                 }
                 self.checkers[partition].state_committed(&state)?;
+                if is_forced {
+                    let lost_from = self.checkers[partition].lost_from;
+                    for producer in &mut self.producers {
+                        if producer.partition == partition {
+                            producer.forget_lost(lost_from);
+                        }
+                    }
+                }
             }
         }
         match origin {
@@ -465,6 +504,10 @@ impl World {
             self.drive(Command::StartElections { elections: starts });
             return Ok(());
         }
+        self.step_unclean();
+        if self.end_draining() || self.end_reassignments() || self.move_leaders() {
+            return Ok(());
+        }
         if !self.controller.elections.is_empty() {
             self.fence_members();
             self.appoint(&alive);
@@ -472,7 +515,7 @@ impl World {
         Ok(())
     }
 
-    fn drive(&mut self, command: Command) {
+    pub fn drive(&mut self, command: Command) {
         self.controller.writing = true;
         let reign = self.controller.reign;
         self.propose(command, Origin::Driver(reign));
@@ -594,12 +637,18 @@ impl World {
         let planted = self.planted;
         let mut appointments = Vec::new();
         let Controller {
-            image, elections, ..
+            image,
+            elections,
+            transfers,
+            ..
         } = &mut self.controller;
         for (&partition, running) in elections {
             let picked = match planted {
                 Some(Planted::NoElectionQuorum) => first_answer(image, &running.election),
-                Some(Planted::LowestLogWins) if running.election.has_quorum(image) => {
+                Some(Planted::LowestLogWins)
+                    if running.election.has_quorum(image)
+                        && !transfers.contains_key(&partition) =>
+                {
                     lowest_answer(image, &running.election)
                 }
                 _ => None,
@@ -616,17 +665,33 @@ impl World {
                 running.quorum_since = None;
                 continue;
             }
-            let since = *running.quorum_since.get_or_insert(now);
-            let wait = now < since + ELECTION_GRACE
-                && running
-                    .election
-                    .missing(image)
-                    .any(|node| alive.contains(&node));
-            if wait {
+            let choice = transfers.get(&partition).and_then(Transfer::choice);
+            let chosen = choice
+                .and_then(|node| running.election.winner_by_choice(image, node))
+                .filter(|leader| alive.contains(&leader.node));
+            if let Some(leader) = chosen {
+                // It holds what the old leader did: there is nobody to wait for.
+                appointments.push(Appointing {
+                    partition,
+                    leader_epoch: running.election.epoch(),
+                    leader,
+                });
                 continue;
             }
-            let winner = running.election.winner(image, false);
-            if let Some(leader) = winner.filter(|leader| alive.contains(&leader.node)) {
+            let since = *running.quorum_since.get_or_insert(now);
+            let missing: BTreeSet<NodeId> = running
+                .election
+                .missing(image)
+                .filter(|node| alive.contains(node))
+                .collect();
+            let patience = match choice {
+                Some(node) if missing.contains(&node) => CHOICE_GRACE.max(ELECTION_GRACE),
+                _ => ELECTION_GRACE,
+            };
+            if now < since + patience && !missing.is_empty() {
+                continue;
+            }
+            if let Some(leader) = running.election.winner_among(image, alive) {
                 appointments.push(Appointing {
                     partition,
                     leader_epoch: running.election.epoch(),
@@ -671,7 +736,9 @@ impl World {
         };
         let lost = |member: &&Appointment| {
             let i = index_of(member.node);
-            i == node || self.checkers[partition].is_void(i)
+            // What nobody has found yet is lost all the same.
+            let is_harmed = self.nodes[i].was_harmed[partition];
+            i == node || is_harmed || self.checkers[partition].is_void(i)
         };
         let survives = |isr: &[Appointment], min_insync: u32| {
             isr.iter().filter(lost).count() < quorum::commit_quorum(isr.len(), min_insync as usize)

@@ -7,7 +7,8 @@ use quorate::metadata::Command;
 use quorate::replication::{Acks, IsrOutcome, ProduceOutcome};
 use quorate::storage::{SyncError, SyncTicket};
 use quorate::types::{
-    ErrorCode, Incarnation, IsrChange, LeaderEpoch, LogPosition, MonotonicTime, TopicPartition,
+    ErrorCode, Incarnation, IsrChange, LeaderEpoch, LogPosition, MonotonicTime, NodeId,
+    TopicPartition,
 };
 
 use super::network::StreamId;
@@ -126,6 +127,13 @@ pub enum ToController {
         incarnation: Incarnation,
         answers: Vec<FenceReplied>,
     },
+    /// A leader has handed over, or goes on leading.
+    HandedOver {
+        node: usize,
+        partition: TopicPartition,
+        epoch: LeaderEpoch,
+        done: bool,
+    },
     FenceTimedOut {
         call: u64,
         node: usize,
@@ -147,6 +155,12 @@ pub enum ToNode {
     },
     /// The image after this many commands is on its way.
     Metadata { index: usize },
+    /// The leader of `epoch` is to make way for `to`.
+    HandOver {
+        partition: usize,
+        epoch: LeaderEpoch,
+        to: NodeId,
+    },
     /// What became of a proposal, as far as its proposer learns.
     IsrOutcome {
         boot: u64,
@@ -187,6 +201,8 @@ pub struct ProduceCall {
     pub node: usize,
     pub bytes: Bytes,
     pub acks: Acks,
+    /// The epoch of the replica that answered it, once one has.
+    pub answered_in: LeaderEpoch,
 }
 
 impl Event {
@@ -268,6 +284,9 @@ impl Event {
                         .sum();
                     [17, *node as u64, *call, ends]
                 }
+                ToController::HandedOver {
+                    node, epoch, done, ..
+                } => [31, *node as u64, epoch.get().into(), u64::from(*done)],
                 ToController::FenceTimedOut { call, node } => [18, *node as u64, *call, 0],
                 ToController::ChangeIsr { node, change, .. } => [
                     19,
@@ -279,6 +298,9 @@ impl Event {
             Event::ToNode { node, message } => match message {
                 ToNode::Fence { call, .. } => [20, *node as u64, *call, 0],
                 ToNode::Metadata { index } => [21, *node as u64, *index as u64, 0],
+                ToNode::HandOver { epoch, to, .. } => {
+                    [32, *node as u64, epoch.get().into(), to.get().into()]
+                }
                 ToNode::IsrOutcome { outcome, .. } => [22, *node as u64, *outcome as u64, 0],
             },
             Event::ControllerTick => [23, 0, 0, 0],

@@ -10,8 +10,12 @@ use quorate::wal::{Decoded, Frame};
 use super::checker::{Check, violated};
 use super::event::Event;
 use super::node::{DATA_DIR, partition_dir, partition_id};
+use super::planted::Planted;
 use super::schedule::FaultKind;
 use super::world::World;
+
+/// What a disk loses at once.
+const SECTOR: usize = 512;
 
 impl World {
     pub fn begin_fault(&mut self, i: usize) -> Check {
@@ -23,7 +27,10 @@ impl World {
         // What a guard keeps from being made counts where it is made.
         let guarded = matches!(
             fault.kind,
-            FaultKind::Emptied { .. } | FaultKind::SyncError { .. } | FaultKind::BitFlip { .. }
+            FaultKind::Emptied { .. }
+                | FaultKind::SyncError { .. }
+                | FaultKind::BitFlip { .. }
+                | FaultKind::Unreadable { .. }
         );
         if !guarded {
             self.figures.of_kind[fault.kind.index()] += 1;
@@ -45,7 +52,7 @@ impl World {
                 if self.may_lose_disk(node) {
                     self.figures.of_kind[fault.kind.index()] += 1;
                     self.go_down(node, true, ends_after);
-                    let lying = self.planted == Some(super::planted::Planted::LyingDisk);
+                    let lying = self.planted == Some(Planted::LyingDisk);
                     let setup = self.setup.clone();
                     self.nodes[node].change_disk(&setup, lying);
                     for checker in &mut self.checkers {
@@ -84,11 +91,19 @@ impl World {
             FaultKind::Break { a, b } => self.break_connections(a, b),
             FaultKind::SlowDisk { node, factor } => {
                 self.nodes[node].slowness *= factor;
+                if self.planted == Some(Planted::SyncFailureIgnored) {
+                    // A disk that is slow is one that tries again and again; so that a power cut meets one more often.
+                    self.nodes[node].disk.fail_syncs_in_silence(20);
+                }
                 self.plan(ends_after, Event::FaultOver(i));
             }
             FaultKind::SyncError { node } => {
                 if self.may_lose_disk(node) {
                     self.figures.of_kind[fault.kind.index()] += 1;
+                    if self.planted == Some(Planted::SyncFailureIgnored) {
+                        self.nodes[node].disk.fail_syncs_in_silence(20);
+                        return Ok(());
+                    }
                     self.nodes[node].errors_injected = true;
                     self.nodes[node].disk.fail_syncs(1);
                     for checker in &mut self.checkers {
@@ -111,6 +126,7 @@ impl World {
                 self.go_down(node, false, ends_after);
             }
             FaultKind::BitFlip { node, pick } => return self.flip_bit(node, pick),
+            FaultKind::Unreadable { node, pick } => return self.lose_sectors(node, pick),
             FaultKind::ControllerPause => {
                 if self.controller.stopped.is_none() {
                     self.controller.stopped = Some(Vec::new());
@@ -120,6 +136,13 @@ impl World {
             FaultKind::ControllerFailover => self.controller.fail_over(self.now),
             FaultKind::Depose { partition } => self.depose(partition),
             FaultKind::MinInsync { min_insync } => self.min_insync = min_insync,
+            FaultKind::Reassign { partition, pick } => self.reassign(partition, pick),
+            FaultKind::Drain { node } => {
+                self.set_draining(node, true);
+                self.plan(ends_after, Event::FaultOver(i));
+            }
+            FaultKind::Prefer => self.prefer(),
+            FaultKind::Unclean { partition } => self.ask_for_unclean(partition),
         }
         Ok(())
     }
@@ -150,6 +173,7 @@ impl World {
             FaultKind::SlowDisk { node, factor } => self.nodes[node].slowness /= factor,
             FaultKind::FullDisk { node, .. } => self.make_room(node),
             FaultKind::ControllerPause => self.controller_goes_on(),
+            FaultKind::Drain { node } => self.set_draining(node, false),
             _ => {}
         }
         Ok(())
@@ -275,24 +299,12 @@ impl World {
     }
 
     fn flip_bit_of_sealed(&mut self, node: usize, partition: usize, pick: u64) {
-        let dir = partition_dir(partition);
-        let disk = self.nodes[node].disk.clone();
-        let Ok(entries) = disk.shared().list(&dir) else {
+        let sealed = self.sealed_segments(node, partition);
+        let Some((path, len)) = sealed.get(pick as usize % sealed.len().max(1)) else {
             return;
         };
-        let sealed: Vec<_> = entries
-            .iter()
-            .filter_map(|entry| entry.name.strip_suffix(".idx"))
-            .map(|base| dir.join(format!("{base}.wal")))
-            .filter(|path| disk.contents(path).is_ok())
-            .collect();
-        if sealed.is_empty() {
-            return;
-        }
-        let path = &sealed[pick as usize % sealed.len()];
-        let bits = disk
-            .contents(path)
-            .map_or(0, |bytes| bytes.len() as u64 * 8);
+        let disk = self.nodes[node].disk.clone();
+        let bits = *len as u64 * 8;
         if bits == 0 || disk.flip_bit(path, (pick >> 8) % bits).is_err() {
             return;
         }
@@ -300,6 +312,88 @@ impl World {
         self.figures.of_kind[FaultKind::BitFlip { node, pick }.index()] += 1;
         self.nodes[node].was_harmed[partition] = true;
         self.checkers[partition].mark_void(node);
+    }
+
+    /// Some sectors of a segment go bad: of a sealed one, for a reader to find; or of the active one, and the process is killed, so
+    /// that the next one finds it at its start.
+    fn lose_sectors(&mut self, node: usize, pick: u64) -> Check {
+        if !self.may_lose_disk(node) {
+            return Ok(());
+        }
+        let partition = (pick >> 32) as usize % self.setup.partitions;
+        let at_start = (pick >> 60) & 1 == 0;
+        let segments = if at_start {
+            if !self.nodes[node].is_running()
+                || self.nodes[node].is_excused()
+                || self.nodes[node].view_replica(partition).is_none()
+            {
+                return Ok(());
+            }
+            self.segments(node, partition).pop().into_iter().collect()
+        } else {
+            self.sealed_segments(node, partition)
+        };
+        let Some((path, len)) = segments.get(pick as usize % segments.len().max(1)) else {
+            return Ok(());
+        };
+        let sectors = len.div_ceil(SECTOR).max(1);
+        let from = (pick >> 8) as usize % sectors * SECTOR;
+        let bad = from..(from + SECTOR * (1 + (pick >> 40) as usize % 3)).min(*len);
+        let disk = self.nodes[node].disk.clone();
+        if bad.is_empty() || disk.make_unreadable(path, bad.clone()).is_err() {
+            return Ok(());
+        }
+        self.tell(|| {
+            format!(
+                "node {}: {bad:?} of {} cannot be read",
+                node + 1,
+                path.display()
+            )
+        });
+        self.figures.of_kind[FaultKind::Unreadable { node, pick }.index()] += 1;
+        self.nodes[node].was_harmed[partition] = true;
+        self.checkers[partition].mark_void(node);
+        if !at_start {
+            return Ok(());
+        }
+        self.kill(node, false);
+        self.restart(node)?;
+        if self.nodes[node].view_replica(partition).is_none() {
+            // Its metadata does not name the partition yet: it is found when it does.
+            return Ok(());
+        }
+        self.figures.unreadable_starts += 1;
+        if self.nodes[node].was_harmed[partition] {
+            return violated(
+                "durability",
+                format!(
+                    "node {}: partition {partition}'s log was opened though {bad:?} of {} cannot be read",
+                    node + 1,
+                    path.display()
+                ),
+            );
+        }
+        Ok(())
+    }
+
+    /// A partition's segments and their lengths, oldest first.
+    fn segments(&self, node: usize, partition: usize) -> Vec<(PathBuf, usize)> {
+        let dir = partition_dir(partition);
+        let disk = &self.nodes[node].disk;
+        let entries = disk.shared().list(&dir).unwrap_or_default();
+        let segments = entries.iter().filter(|entry| entry.name.ends_with(".wal"));
+        segments
+            .map(|entry| dir.join(&entry.name))
+            .filter_map(|path| Some((path.clone(), disk.contents(&path).ok()?.len())))
+            .collect()
+    }
+
+    /// Those that are known to have been synced: their index is the sign.
+    fn sealed_segments(&self, node: usize, partition: usize) -> Vec<(PathBuf, usize)> {
+        let mut segments = self.segments(node, partition);
+        let disk = &self.nodes[node].disk;
+        segments.retain(|(path, _)| disk.contents(&path.with_extension("idx")).is_ok());
+        segments
     }
 
     /// Everything is repaired, and an operator starts what is down.

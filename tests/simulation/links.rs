@@ -9,12 +9,13 @@ use quorate::replication::{AckRefused, FramesRefused, suspicion_time};
 use quorate::types::{Appointment, LogPosition, NodeId, Offset, SessionId};
 use quorate::wal::Frame;
 use quorate::wire::{
-    AckMessage, ControlMessage, Heartbeat, Hello, LaneBody, LaneMessage, OpenSession,
+    Ack, AckMessage, ControlMessage, Heartbeat, Hello, LaneBody, LaneMessage, OpenSession,
     PROTOCOL_VERSION, SessionAnswer, SessionOutcome, SessionRefusal, Welcome,
 };
 
 use super::checker::{Check, Cutting};
 use super::event::Event;
+use super::mistakes::tamper_with_answer;
 use super::network::StreamId;
 use super::node::{CLUSTER, FollowerSession, index_of, node_id, partition_index};
 use super::planted::Planted;
@@ -63,7 +64,8 @@ impl World {
             return;
         };
         let link = process.links.entry(leader).or_default();
-        if link.connection.is_some() || link.dial_planned {
+        let twice = self.planted == Some(Planted::DialsTwice);
+        if (link.connection.is_some() && !twice) || link.dial_planned {
             return;
         }
         link.dial_planned = true;
@@ -84,7 +86,7 @@ impl World {
             return Ok(());
         };
         link.dial_planned = false;
-        if link.connection.is_some() {
+        if link.connection.is_some() && self.planted != Some(Planted::DialsTwice) {
             return Ok(());
         }
         let connection = self.network.open(now, node, boot, leader);
@@ -685,6 +687,8 @@ impl World {
                     connection: id,
                     session: open.session,
                     outstanding: 0,
+                    was_catching_up: false,
+                    skipped: None,
                 },
             );
             replica.partition.handle_open_session(peer, open);
@@ -734,7 +738,7 @@ impl World {
     }
 
     pub fn room_came(&mut self, node: usize, boot: u64, follower: usize) -> Check {
-        if !self.is_current(node, boot) {
+        if !self.is_current(node, boot) || self.planted == Some(Planted::RoomNotTold) {
             return Ok(());
         }
         for partition in 0..self.setup.partitions {
@@ -819,6 +823,15 @@ impl World {
         partition: usize,
         answer: &SessionAnswer,
     ) -> Check {
+        let mut answer = answer.clone();
+        if let Some(planted) = self.planted
+            && let Some(replica) = self.nodes[node].view_replica(partition)
+        {
+            let mirror = &self.checkers[partition].replicas[node].mirror;
+            let known = mirror.position_at(replica.partition.high_watermark());
+            tamper_with_answer(planted, mirror, known, &mut answer.outcome);
+        }
+        let answer = &answer;
         let now = self.now;
         if self.planted == Some(Planted::OldSessionsAnswer)
             && let Some(process) = &mut self.nodes[node].process
@@ -909,6 +922,7 @@ impl World {
                     let Some(replica) = self.nodes[node].replica(partition) else {
                         return Ok(false);
                     };
+                    replica.last_acks.insert(from, (sender.incarnation, came));
                     if let Some(session) = replica.sessions.get_mut(&from)
                         && session.session == ack.session
                     {
@@ -970,7 +984,19 @@ impl World {
                 return Ok(false);
             }
         };
+        if self.planted == Some(Planted::AckBeforeWritten)
+            && let Some(last) = frames.last()
+        {
+            let ack = Ack {
+                session: message.session,
+                leader_epoch: message.leader_epoch,
+                durable: last.end(),
+                received: last.end_offset(),
+            };
+            self.send_ack(node, partition, node_id(leader), ack)?;
+        }
         if let Some(replica) = self.nodes[node].replica(partition) {
+            replica.overheard = Some(message.high_watermark);
             let refused = replica.partition.handle_frames(
                 now,
                 message.session,

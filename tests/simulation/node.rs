@@ -13,10 +13,10 @@ use quorate::storage::{
 };
 use quorate::types::{
     Appointment, ClusterId, DirectoryId, ErrorCode, Incarnation, IsrChange, LeaderEpoch,
-    MonotonicTime, NodeId, Offset, PartitionIndex, PartitionState, SessionId, TopicId, TopicName,
-    TopicPartition,
+    LogPosition, MonotonicTime, NodeId, Offset, PartitionIndex, PartitionState, SessionId, TopicId,
+    TopicName, TopicPartition,
 };
-use quorate::wire::SessionAnswer;
+use quorate::wire::{Ack, SessionAnswer};
 
 use super::checker::Counting;
 use super::event::{Event, ProduceCall};
@@ -25,7 +25,8 @@ use super::schedule::Setup;
 /// A session's ids begin here in each process, as in the broker.
 const SESSIONS_PER_PARTITION: u64 = 1 << 32;
 pub const CLUSTER: ClusterId = ClusterId::from_random_bits(7);
-const TOPIC: TopicId = TopicId::from_random_bits(1);
+/// Partitions are dealt to so many topics in turn.
+pub const TOPICS: usize = 2;
 pub const DATA_DIR: &str = "/data";
 
 pub struct Node {
@@ -48,6 +49,8 @@ pub struct Node {
     pub was_harmed: Vec<bool>,
     /// By partition: whether this process has set its corrupt log aside.
     pub was_set_aside: Vec<bool>,
+    /// By partition: whether its log was removed here, because the replica went elsewhere, and no other was begun since.
+    pub was_left: Vec<bool>,
     /// The disk was replaced, and no process has begun on it yet.
     pub is_new_disk: bool,
     /// Whether reads or writes were made to fail in this process's time.
@@ -65,6 +68,8 @@ pub struct Process {
     pub me: Appointment,
     pub data_dir: DataDir,
     pub replicas: Vec<Option<Replica>>,
+    /// Those that could not be opened: they stay shut for as long as the process lives.
+    pub unopened: Vec<bool>,
     pub peers: Peers,
     pub links: BTreeMap<usize, Link>,
     pub promises: Vec<(usize, LeaderEpoch)>,
@@ -88,6 +93,14 @@ pub struct Replica {
     pub told: Option<PartitionState>,
     /// The change of the in-sync set that this leader counts by until it is settled.
     pub proposed: Option<IsrChange>,
+    /// The epoch in which it was last asked to hand over.
+    pub handing_over: Option<LeaderEpoch>,
+    /// For a planted mistake: the watermark that its leader told it last.
+    pub overheard: Option<Offset>,
+    /// For a planted mistake: the last ack of each follower that was counted, and the process that sent it.
+    pub last_acks: BTreeMap<usize, (Incarnation, Ack)>,
+    /// And the last ack that it sent.
+    pub last_sent: Option<(NodeId, Ack)>,
 }
 
 impl Replica {
@@ -119,6 +132,9 @@ pub struct FollowerSession {
     pub connection: u64,
     pub session: SessionId,
     pub outstanding: usize,
+    /// For a planted mistake: whether the last frames went out to catch up, and the place of one that was left out.
+    pub was_catching_up: bool,
+    pub skipped: Option<LogPosition>,
 }
 
 /// A connection to a leader, or the dialling of one.
@@ -153,21 +169,22 @@ pub fn index_of(node: NodeId) -> usize {
 
 pub fn partition_id(partition: usize) -> TopicPartition {
     TopicPartition {
-        topic: TOPIC,
-        partition: PartitionIndex(partition as u32),
+        topic: topic_id(partition % TOPICS),
+        partition: PartitionIndex((partition / TOPICS) as u32),
     }
 }
 
 pub fn partition_index(id: TopicPartition) -> usize {
-    id.partition.0 as usize
+    let topic = (0..TOPICS).find(|&topic| topic_id(topic) == id.topic);
+    id.partition.0 as usize * TOPICS + topic.unwrap_or(0)
 }
 
-pub fn topic_id() -> TopicId {
-    TOPIC
+pub fn topic_id(topic: usize) -> TopicId {
+    TopicId::from_random_bits(topic as u128 + 1)
 }
 
-pub fn topic_name() -> TopicName {
-    TopicName::new("t").unwrap()
+pub fn topic_name(topic: usize) -> TopicName {
+    TopicName::new(&format!("t{topic}")).unwrap()
 }
 
 pub fn partition_dir(partition: usize) -> PathBuf {
@@ -200,6 +217,7 @@ impl Node {
             slowness: 1,
             was_harmed: vec![false; setup.partitions],
             was_set_aside: vec![false; setup.partitions],
+            was_left: vec![false; setup.partitions],
             is_new_disk: true,
             errors_injected: false,
             full: 0,
@@ -295,6 +313,7 @@ impl Node {
             me,
             data_dir,
             replicas: (0..partitions).map(|_| None).collect(),
+            unopened: vec![false; partitions],
             peers: Peers::new(),
             links: BTreeMap::new(),
             promises: Vec::new(),
@@ -332,6 +351,7 @@ impl Process {
         partition: usize,
         forget_promise: bool,
         verify_all: bool,
+        others_in_sync: bool,
     ) -> Result<Opened, String> {
         let id = partition_id(partition);
         let promised = if forget_promise {
@@ -345,10 +365,11 @@ impl Process {
         let mut options = LogOptions::from(log_config(setup));
         options.tail_cache_bytes = setup.tail_cache_bytes;
         options.verify_all = verify_all;
+        options.others_in_sync = others_in_sync;
         options.known_before = promised > LeaderEpoch::NONE || high_watermark > Offset::ZERO;
         let (log, report) = self
             .data_dir
-            .open_log(id, &topic_name(), options)
+            .open_log(id, &topic_name(partition % TOPICS), options)
             .map_err(|error| error.to_string())?;
         let opened = Opened {
             created: report.created,
@@ -369,6 +390,10 @@ impl Process {
             sessions: BTreeMap::new(),
             told: None,
             proposed: None,
+            handing_over: None,
+            overheard: None,
+            last_acks: BTreeMap::new(),
+            last_sent: None,
         });
         Ok(opened)
     }

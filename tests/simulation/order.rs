@@ -6,8 +6,12 @@ use super::node::{Link, index_of, partition_id};
 use super::world::World;
 
 impl World {
-    /// A partition whose log failed serves nothing until its node is started again.
+    /// A partition whose log failed, or could not be opened, serves nothing until its node is started again.
     pub fn has_failed(&self, node: usize) -> bool {
+        let process = self.nodes[node].process.as_ref();
+        if process.is_some_and(|process| process.unopened.contains(&true)) {
+            return true;
+        }
         (0..self.setup.partitions).any(|partition| {
             self.nodes[node]
                 .view_replica(partition)
@@ -55,16 +59,18 @@ impl World {
                     state.leader_epoch
                 ));
             };
-            let is_whole = state.isr.len() == self.setup.nodes
+            let min_insync = self.min_insync.min(state.replicas.len() as u32);
+            let is_whole = state.isr.len() == state.replicas.len()
+                && state.target_replicas.is_empty()
                 && state
                     .isr
                     .iter()
                     .all(|&member| self.controller.image.registered(member.node) == Some(member))
-                && state.min_insync == self.min_insync;
+                && state.min_insync == min_insync;
             if !is_whole {
                 return Some(format!(
                     "the in-sync set of partition {partition} is {:?} with m {}, to be {}",
-                    state.isr, state.min_insync, self.min_insync
+                    state.isr, state.min_insync, min_insync
                 ));
             }
             let node = index_of(leader.node);
@@ -87,7 +93,7 @@ impl World {
             };
             let end = led.reader.end();
             let high_watermark = led.partition.high_watermark();
-            for other in 0..self.setup.nodes {
+            for other in state.replicas.iter().map(|&node| index_of(node)) {
                 let equal = self.nodes[other]
                     .view_replica(partition)
                     .is_some_and(|replica| {

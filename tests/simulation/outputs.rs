@@ -3,12 +3,13 @@
 use bytes::BytesMut;
 use quorate::metadata::ElectionStart;
 use quorate::partition::{Frames, FramesReady, Output};
-use quorate::replication::IsrOutcome;
-use quorate::types::{IsrChange, LogPosition, NodeId};
-use quorate::wire::{ControlMessage, LaneMessage, SessionAnswer, SessionOutcome};
+use quorate::replication::{IsrOutcome, ProduceOutcome, ProduceTicket};
+use quorate::types::{ErrorCode, IsrChange, LeaderEpoch, LogPosition, NodeId, PartitionState};
+use quorate::wire::{Ack, ControlMessage, LaneMessage, SessionAnswer, SessionOutcome};
 
 use super::checker::{Check, Session, violated};
 use super::event::Event;
+use super::mistakes::{tamper_with_change, tamper_with_frames};
 use super::network::StreamId;
 use super::node::{Replica, index_of, partition_id, partition_index};
 use super::planted::Planted;
@@ -47,12 +48,30 @@ impl World {
         let Some(replica) = self.nodes[node].view_replica(partition) else {
             return Ok(());
         };
-        let view = replica.partition.view();
+        let mut high_watermark = replica.partition.view().high_watermark;
+        if self.planted == Some(Planted::WatermarkFalls)
+            && replica.partition.followed_leader().is_some()
+        {
+            high_watermark = replica.overheard.unwrap_or(high_watermark);
+        }
         let role_epoch = replica.partition.role_epoch();
         let pending = replica.proposal_that_counts();
         let pending = pending.map(|change| (&change.new_isr[..], change.min_insync));
         let leader = replica.partition.leader();
-        let leads_in = leader.map(|leader| (leader.epoch(), me, leader.epoch_started()));
+        let mut leads_in = leader.map(|leader| (leader.epoch(), me, leader.epoch_started()));
+        if let Some((_, _, started)) = &mut leads_in {
+            let own = replica.partition.durable_end().offset;
+            match self.planted {
+                Some(Planted::OwnDiskCommits) if *started => high_watermark = own,
+                Some(Planted::StartNotAwaited)
+                    if replica.partition.durable_end().epoch == role_epoch =>
+                {
+                    *started = true;
+                    high_watermark = own;
+                }
+                _ => {}
+            }
+        }
         check_fills(node, replica)?;
         let checker = &mut self.checkers[partition];
         if let Some(counting) = replica.counting() {
@@ -76,7 +95,7 @@ impl World {
         if is_sound {
             checker.look_at_producers(node, role_epoch, replica.partition.producers())?;
         }
-        checker.look_at_watermark(node, view.high_watermark, leads_in, pending)
+        checker.look_at_watermark(node, high_watermark, leads_in, pending)
     }
 
     /// After every step: the cluster as a whole.
@@ -152,24 +171,7 @@ impl World {
                     self.send(id, StreamId::ControlUp, message.encode());
                 }
             }
-            Output::Ack { to, ack } => {
-                self.checkers[partition].ack_sent(node, &ack)?;
-                let connection = self.connection_to(node, to);
-                if let Some(id) = connection
-                    && let Some(connection) = self.network.connections.get_mut(&id)
-                    && connection
-                        .follower_side
-                        .partitions
-                        .contains_key(&ack.session)
-                {
-                    let side = &mut connection.follower_side;
-                    side.acks.insert(ack.session, ack);
-                    if !std::mem::replace(&mut side.flush_planned, true) {
-                        let after = self.random.below(300);
-                        self.plan_us(after, Event::FlushAcks { connection: id });
-                    }
-                }
-            }
+            Output::Ack { to, ack } => self.send_ack(node, partition, to, ack)?,
             Output::Answer {
                 to,
                 answer,
@@ -177,22 +179,7 @@ impl World {
             } => self.send_answer(node, partition, index_of(to), &answer, catch_up),
             Output::FramesReady(order) => self.send_order(node, partition, order),
             Output::Watermark(frames) => self.send_frames(node, partition, frames),
-            Output::Complete { ticket, result } => {
-                let Some(process) = &mut self.nodes[node].process else {
-                    return Ok(());
-                };
-                let Some(waiting) = process.waiting.remove(&ticket) else {
-                    return unexpected(format!("node {} answers {ticket:?} twice", node + 1));
-                };
-                if let Ok(outcome) = result {
-                    self.check_answer(node, &waiting, outcome)?;
-                }
-                let clients = self.setup.clients();
-                if let Some(after) = self.network.send_call(node, clients) {
-                    let call = waiting.call;
-                    self.plan(after, Event::ProduceReply { call, result });
-                }
-            }
+            Output::Complete { ticket, result } => self.answer_produce(node, ticket, result)?,
             Output::ProposeIsr(change) => {
                 self.tell(|| format!("node {} proposes {change:?}", node + 1));
                 if let Some(replica) = self.nodes[node].replica(partition) {
@@ -201,7 +188,7 @@ impl World {
                         replica.proposed = Some(change.clone());
                     }
                 }
-                self.submit_isr_change(node, change);
+                self.propose_isr(node, partition, change)?;
             }
             Output::Resign {
                 leader_epoch,
@@ -214,14 +201,22 @@ impl World {
                     partition_epoch,
                 });
             }
-            Output::ViewChanged | Output::HandedOver { .. } => {}
+            Output::HandedOver { result, .. } => {
+                let replica = self.nodes[node].replica(partition);
+                if let Some(epoch) = replica.and_then(|replica| replica.handing_over) {
+                    self.say_handed_over(node, partition, epoch, result.is_ok());
+                }
+            }
+            Output::ViewChanged => {}
             Output::Failed {
                 cause,
                 stop_process,
             } => {
                 self.tell(|| format!("node {}: {cause} (stop: {stop_process})", node + 1));
                 let harmed = &self.nodes[node];
-                if !harmed.is_excused() && !harmed.was_set_aside[partition] {
+                // That a forced leader has others cut what it lacks is said, and no failure.
+                let is_lost = self.checkers[partition].is_of_lost_history(node) && !stop_process;
+                if !harmed.is_excused() && !harmed.was_set_aside[partition] && !is_lost {
                     return unexpected(format!("node {}: {cause}", node + 1));
                 }
                 let has_failed = self.has_failed(node);
@@ -236,6 +231,80 @@ impl World {
                 } else {
                     self.figures.no_room += u64::from(self.nodes[node].full > 0);
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// A produce is answered, and what is said is checked.
+    pub fn answer_produce(
+        &mut self,
+        node: usize,
+        ticket: ProduceTicket,
+        result: Result<ProduceOutcome, ErrorCode>,
+    ) -> Check {
+        let Some(process) = &mut self.nodes[node].process else {
+            return Ok(());
+        };
+        let Some(waiting) = process.waiting.remove(&ticket) else {
+            return unexpected(format!("node {} answers {ticket:?} twice", node + 1));
+        };
+        if let Ok(outcome) = result {
+            self.check_answer(node, &waiting, outcome)?;
+        }
+        let clients = self.setup.clients();
+        if let Some(after) = self.network.send_call(node, clients) {
+            let mut call = waiting.call;
+            call.answered_in = self.nodes[node]
+                .view_replica(waiting.partition)
+                .map_or(LeaderEpoch::NONE, |replica| replica.partition.role_epoch());
+            self.plan(after, Event::ProduceReply { call, result });
+        }
+        Ok(())
+    }
+
+    /// A leader's proposal leaves it; or what a planted mistake makes of it.
+    fn propose_isr(&mut self, node: usize, partition: usize, mut change: IsrChange) -> Check {
+        let now = self.now;
+        if let Some(planted) = self.planted
+            && let Some(replica) = self.nodes[node].replica(partition)
+            && let Some(told) = replica.told.clone()
+        {
+            let checker = &self.checkers[partition];
+            tamper_with_change(planted, &told, &mut change, |member| checker.lags(member));
+            if planted == Planted::ShrinkNotSettled && change.new_isr.len() < told.isr.len() {
+                let settled = PartitionState {
+                    isr: change.new_isr.clone(),
+                    min_insync: change.min_insync,
+                    partition_epoch: told.partition_epoch.next(),
+                    ..told
+                };
+                replica.partition.handle_state(now, &settled, false);
+            }
+        }
+        self.submit_isr_change(node, change);
+        Ok(())
+    }
+
+    /// An ack waits a moment for others on its connection, and a newer one takes its place.
+    pub fn send_ack(&mut self, node: usize, partition: usize, to: NodeId, ack: Ack) -> Check {
+        self.checkers[partition].ack_sent(node, &ack)?;
+        if let Some(replica) = self.nodes[node].replica(partition) {
+            replica.last_sent = Some((to, ack));
+        }
+        let connection = self.connection_to(node, to);
+        if let Some(id) = connection
+            && let Some(connection) = self.network.connections.get_mut(&id)
+            && connection
+                .follower_side
+                .partitions
+                .contains_key(&ack.session)
+        {
+            let side = &mut connection.follower_side;
+            side.acks.insert(ack.session, ack);
+            if !std::mem::replace(&mut side.flush_planned, true) {
+                let after = self.random.below(300);
+                self.plan_us(after, Event::FlushAcks { connection: id });
             }
         }
         Ok(())
@@ -284,6 +353,9 @@ impl World {
                 connection,
             };
             self.checkers[partition].session_opened(node, to, opened);
+            if self.planted == Some(Planted::OlderProcessAck) {
+                self.count_older_ack(node, partition, to, &opened);
+            }
         }
         let lane = if catch_up {
             StreamId::CatchUp
@@ -295,6 +367,23 @@ impl World {
             lane,
             LaneMessage::encode_answer(answer, watermark),
         );
+    }
+
+    /// A planted mistake: the process before has acknowledged something, and the present one is to have it.
+    fn count_older_ack(&mut self, node: usize, partition: usize, to: usize, opened: &Session) {
+        let now = self.now;
+        if let Some(replica) = self.nodes[node].replica(partition)
+            && let Some(&(incarnation, ack)) = replica.last_acks.get(&to)
+            && incarnation != opened.process.incarnation
+        {
+            let ack = Ack {
+                session: opened.id,
+                leader_epoch: opened.leader_epoch,
+                ..ack
+            };
+            // What the leader could not have sent, it does not take from anybody.
+            let _ = replica.partition.handle_ack(now, opened.process, &ack);
+        }
     }
 
     fn send_order(&mut self, node: usize, partition: usize, order: FramesReady) {
@@ -323,7 +412,10 @@ impl World {
             self.tell(|| format!("node {} has no room for node {}", node + 1, to + 1));
             return;
         }
-        if let Some(frames) = replica.partition.take_frames(order) {
+        if let Some(mut frames) = replica.partition.take_frames(order) {
+            if let Some(planted) = self.planted {
+                tamper_with_frames(planted, session, &mut frames);
+            }
             session.outstanding += frames.bytes;
             self.tell(|| {
                 format!(

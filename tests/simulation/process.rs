@@ -4,14 +4,15 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use quorate::partition::FenceAnswer;
+use quorate::partition::{FenceAnswer, Output};
 use quorate::storage::{SyncError, SyncTicket};
 use quorate::types::{LeaderEpoch, NodeId, TopicPartition};
 
 use super::checker::{Check, violated};
 use super::controller::fenced_partitions;
 use super::event::{Event, FenceReplied, ToController, ToNode};
-use super::node::{index_of, partition_id};
+use super::mistakes::tamper_with_disk;
+use super::node::{index_of, partition_dir, partition_id};
 use super::planted::Planted;
 use super::world::{TICK, World, unexpected};
 
@@ -65,6 +66,29 @@ impl World {
             return unexpected(format!("node {} cannot start: {cause}", node + 1));
         }
         self.end_process(node, false);
+        Ok(())
+    }
+
+    /// A partition cannot be opened. The node serves the others; whoever heals the cluster starts it again.
+    fn stays_shut(&mut self, node: usize, partition: usize, cause: &str) -> Check {
+        if !self.nodes[node].is_excused() {
+            return unexpected(format!(
+                "node {} cannot open partition {partition}: {cause}",
+                node + 1
+            ));
+        }
+        self.tell(|| {
+            format!(
+                "node {}: partition {partition} stays shut: {cause}",
+                node + 1
+            )
+        });
+        self.figures.shut += 1;
+        if self.healing_since.is_some() {
+            self.end_process(node, false);
+        } else if let Some(process) = &mut self.nodes[node].process {
+            process.unopened[partition] = true;
+        }
         Ok(())
     }
 
@@ -123,10 +147,14 @@ impl World {
             let Some(state) = image.partition(partition_id(partition)) else {
                 continue;
             };
-            if !state.replicas.contains(&me.node) {
+            let early = self.planted == Some(Planted::LeavesEarly);
+            let is_to_go = early && !state.wanted_replicas().contains(&me.node);
+            if !state.replicas.contains(&me.node) || is_to_go {
+                self.leave(node, partition)?;
                 continue;
             }
-            self.open_partition(node, partition)?;
+            let others_in_sync = state.isr.iter().any(|member| member.node != me.node);
+            self.open_partition(node, partition, others_in_sync)?;
             let Some(process) = &mut self.nodes[node].process else {
                 return Ok(());
             };
@@ -144,7 +172,14 @@ impl World {
             }
             replica.told = Some(state.clone());
             let before = replica.partition.followed_leader();
-            replica.partition.handle_state(self.now, state, connected);
+            let mut state = state.clone();
+            if self.planted == Some(Planted::LeadsAgain)
+                && let Some(leader) = &mut state.leader
+                && leader.node == me.node
+            {
+                *leader = me;
+            }
+            replica.partition.handle_state(self.now, &state, connected);
             if let Some(leader) = before
                 && replica.partition.followed_leader() != Some(leader)
             {
@@ -155,26 +190,75 @@ impl World {
         Ok(())
     }
 
-    fn open_partition(&mut self, node: usize, partition: usize) -> Check {
+    /// The cluster has committed that nobody needs the replica on this node: it is closed, and its log removed. One that this
+    /// process never opened goes too, once the metadata is as new as everything before this process began.
+    fn leave(&mut self, node: usize, partition: usize) -> Check {
         let Some(process) = &mut self.nodes[node].process else {
             return Ok(());
         };
-        if process.replicas[partition].is_some() {
+        let replica = process.replicas[partition].take();
+        let dir = partition_dir(partition);
+        let is_left_over = process.registered && self.nodes[node].disk.shared().list(&dir).is_ok();
+        if replica.is_none() && !is_left_over {
+            return Ok(());
+        }
+        self.tell(|| format!("node {} leaves partition {partition}", node + 1));
+        if let Some(mut replica) = replica {
+            for (from, session) in std::mem::take(&mut replica.sessions) {
+                self.release(node, from, session.connection, session.outstanding);
+            }
+            if let Some(leader) = replica.partition.followed_leader() {
+                self.close_session_at(node, index_of(leader), partition);
+            }
+            let (outputs, mut log) = replica.partition.close();
+            // What it could not sync is removed anyway.
+            let _ = log.close();
+            for output in outputs {
+                if let Output::Complete { ticket, result } = output {
+                    self.answer_produce(node, ticket, result)?;
+                }
+            }
+        }
+        self.figures.left += 1;
+        self.checkers[partition].left(node);
+        self.nodes[node].was_left[partition] = true;
+        self.nodes[node].was_harmed[partition] = false;
+        let Some(process) = &self.nodes[node].process else {
+            return Ok(());
+        };
+        let removed = process.data_dir.delete_partition(partition_id(partition));
+        if self.has_died(node) || removed.is_ok() || self.nodes[node].is_excused() {
+            return Ok(());
+        }
+        unexpected(format!("node {}: {removed:?}", node + 1))
+    }
+
+    fn open_partition(&mut self, node: usize, partition: usize, others_in_sync: bool) -> Check {
+        let Some(process) = &mut self.nodes[node].process else {
+            return Ok(());
+        };
+        if process.replicas[partition].is_some() || process.unopened[partition] {
             return Ok(());
         }
         let forget = self.planted == Some(Planted::PromiseForgotten);
         let verify_all = self.nodes[node].verify_all;
+        if let Some(planted) = self.planted
+            && self.nodes[node].boot > 1
+        {
+            tamper_with_disk(planted, &self.nodes[node].disk, partition);
+        }
         let process = match &mut self.nodes[node].process {
             Some(process) => process,
             None => return Ok(()),
         };
-        let opened = match process.open(&self.setup, partition, forget, verify_all) {
+        let opened = match process.open(&self.setup, partition, forget, verify_all, others_in_sync)
+        {
             Ok(opened) => opened,
             Err(cause) => {
                 if self.has_died(node) {
                     return Ok(());
                 }
-                return self.could_not_start(node, &cause);
+                return self.stays_shut(node, partition, &cause);
             }
         };
         if self.has_died(node) {
@@ -185,7 +269,8 @@ impl World {
             return Ok(());
         };
         let harmed = self.nodes[node].was_harmed[partition];
-        let may_have_lost = harmed || self.nodes[node].is_new_disk;
+        let was_left = std::mem::take(&mut self.nodes[node].was_left[partition]);
+        let may_have_lost = harmed || was_left || self.nodes[node].is_new_disk;
         if (opened.quarantined || (opened.created && boot > 1)) && !may_have_lost {
             return violated(
                 "durability",
@@ -261,6 +346,11 @@ impl World {
                 return Ok(());
             };
             if let Some(replica) = process.replicas[partition].as_mut() {
+                let wanted = replica
+                    .told
+                    .as_ref()
+                    .map(|told| told.wanted_replicas().len());
+                let min_insync = min_insync.min(wanted.unwrap_or(min_insync));
                 replica.partition.handle_min_insync(min_insync);
                 replica.partition.handle_tick(now, &process.peers);
                 if ticks.is_multiple_of(TICKS_BETWEEN_RETENTIONS) {
@@ -452,6 +542,11 @@ impl World {
                 }
                 Ok(())
             }
+            ToNode::HandOver {
+                partition,
+                epoch,
+                to,
+            } => self.hand_over(node, partition, epoch, to),
             ToNode::IsrOutcome {
                 boot,
                 change,
@@ -535,6 +630,14 @@ impl World {
             let told = self.checkers[partition].replicas[node].promise_told;
             if epoch > told {
                 self.checkers[partition].promise_told(node, epoch)?;
+            }
+            let last_sent = self.nodes[node]
+                .replica(partition)
+                .and_then(|r| r.last_sent);
+            if self.planted == Some(Planted::AckAfterFence)
+                && let Some((to, ack)) = last_sent
+            {
+                self.send_ack(node, partition, to, ack)?;
             }
             self.drain(node, partition)?;
         }

@@ -23,13 +23,15 @@ pub enum Profile {
     /// One replica's log is found to be damaged while another is behind and the third goes away: what the damaged one once
     /// acknowledged must not be voted away.
     Damaged,
+    /// Replicas reassigned, nodes drained, leaders moved to where they are preferred.
+    Operator,
     /// Everything.
     Mixed,
     /// A transport that loses, doubles and reorders whole messages, which QUIC never does: safety must not depend on it.
     Rough,
 }
 
-pub const PROFILES: [Profile; 9] = [
+pub const PROFILES: [Profile; 10] = [
     Profile::Calm,
     Profile::Lossy,
     Profile::Crashy,
@@ -37,6 +39,7 @@ pub const PROFILES: [Profile; 9] = [
     Profile::Elections,
     Profile::InSync,
     Profile::Damaged,
+    Profile::Operator,
     Profile::Mixed,
     Profile::Rough,
 ];
@@ -155,6 +158,26 @@ pub enum FaultKind {
         node: usize,
         pick: u64,
     },
+    /// Some sectors of a segment cannot be read any more. Found by a reader, or at the start after the process is killed.
+    Unreadable {
+        node: usize,
+        pick: u64,
+    },
+    /// An operator gives a partition other replicas.
+    Reassign {
+        partition: usize,
+        pick: u64,
+    },
+    /// An operator says that a node is to lead nothing for a while.
+    Drain {
+        node: usize,
+    },
+    /// An operator wants the preferred replicas to lead.
+    Prefer,
+    /// An operator would rather lose something than wait.
+    Unclean {
+        partition: usize,
+    },
     ControllerPause,
     /// Another controller becomes active: it knows what is committed and nothing else.
     ControllerFailover,
@@ -169,7 +192,7 @@ pub enum FaultKind {
 }
 
 /// The names of the kinds, by [`FaultKind::index`].
-pub const KINDS: [&str; 21] = [
+pub const KINDS: [&str; 26] = [
     "kill",
     "power loss",
     "crash at an operation",
@@ -191,6 +214,11 @@ pub const KINDS: [&str; 21] = [
     "controller failover",
     "depose",
     "min.insync.replicas",
+    "unreadable",
+    "reassign",
+    "drain",
+    "preferred leaders",
+    "unclean election",
 ];
 
 impl FaultKind {
@@ -217,6 +245,11 @@ impl FaultKind {
             FaultKind::ControllerFailover => 18,
             FaultKind::Depose { .. } => 19,
             FaultKind::MinInsync { .. } => 20,
+            FaultKind::Unreadable { .. } => 21,
+            FaultKind::Reassign { .. } => 22,
+            FaultKind::Drain { .. } => 23,
+            FaultKind::Prefer => 24,
+            FaultKind::Unclean { .. } => 25,
         }
     }
 
@@ -228,6 +261,10 @@ impl FaultKind {
                 | FaultKind::SyncError { .. }
                 | FaultKind::WriteError { .. }
                 | FaultKind::BitFlip { .. }
+                | FaultKind::Unreadable { .. }
+                | FaultKind::Reassign { .. }
+                | FaultKind::Prefer
+                | FaultKind::Unclean { .. }
                 | FaultKind::ControllerFailover
                 | FaultKind::Depose { .. }
                 | FaultKind::MinInsync { .. }
@@ -261,6 +298,7 @@ impl Setup {
             Profile::Damaged => [0, 0, 90, 10],
             // Pairs, because their commits wait for both.
             Profile::InSync => [0, 45, 40, 15],
+            Profile::Operator => [0, 10, 60, 30],
             _ => [4, 16, 60, 20],
         };
         let nodes = [1, 2, 3, 5][random.weighted(&shapes)];
@@ -278,7 +316,7 @@ impl Setup {
             seed,
             profile,
             nodes,
-            partitions: if random.permille(250) { 2 } else { 1 },
+            partitions: 1 + random.weighted(&[70, 20, 10]),
             min_insync,
             segment_bytes: if small_segments {
                 random.between(400, 3000)
@@ -320,6 +358,9 @@ pub fn draw(setup: &Setup) -> Vec<Fault> {
     let (mut faults, count) = match setup.profile {
         Profile::Calm => (Vec::new(), random.between(1, 4)),
         Profile::Damaged => (draw_damage(setup, &mut random), random.between(0, 2)),
+        Profile::Operator if random.permille(650) => {
+            (draw_disaster(setup, &mut random), random.between(1, 5))
+        }
         _ => (Vec::new(), random.between(4, 14)),
     };
     let short_permille = if setup.profile == Profile::InSync {
@@ -371,7 +412,12 @@ fn draw_damage(setup: &Setup, random: &mut Random) -> Vec<Fault> {
         } else {
             let pick = random.next();
             let harmed_after = random.between(0, found_after);
-            push(harmed_after, 0, FaultKind::BitFlip { node, pick });
+            let kind = if random.permille(300) {
+                FaultKind::Unreadable { node, pick }
+            } else {
+                FaultKind::BitFlip { node, pick }
+            };
+            push(harmed_after, 0, kind);
             if random.permille(700) {
                 push(
                     found_after,
@@ -402,6 +448,42 @@ fn draw_damage(setup: &Setup, random: &mut Random) -> Vec<Fault> {
     faults
 }
 
+/// One replica falls behind, then so many of the others go away that nobody can be elected, and an operator forces the one that is
+/// left. The others come back to a history that is not theirs any more.
+fn draw_disaster(setup: &Setup, random: &mut Random) -> Vec<Fault> {
+    let survivor = random.index(setup.nodes);
+    let at_ms = random.between(200, 800);
+    let behind_for = random.between(50, 400);
+    let gone_after = random.between(0, behind_for);
+    let mut faults = vec![Fault {
+        at_ms,
+        for_ms: behind_for,
+        kind: FaultKind::Isolate { node: survivor },
+    }];
+    for node in (0..setup.nodes).filter(|&node| node != survivor) {
+        let kind = if random.permille(600) {
+            FaultKind::Kill { node }
+        } else {
+            FaultKind::Isolate { node }
+        };
+        faults.push(Fault {
+            at_ms: at_ms + gone_after,
+            for_ms: random.between(1400, 2400),
+            kind,
+        });
+    }
+    // Longer than it takes to hold a silent node for dead.
+    let asked_after = gone_after.max(behind_for) + random.between(700, 900);
+    for partition in 0..setup.partitions {
+        faults.push(Fault {
+            at_ms: at_ms + asked_after,
+            for_ms: 0,
+            kind: FaultKind::Unclean { partition },
+        });
+    }
+    faults
+}
+
 fn draw_kind(setup: &Setup, random: &mut Random) -> FaultKind {
     const KILL: usize = 0;
     const POWER_LOSS: usize = 1;
@@ -422,18 +504,23 @@ fn draw_kind(setup: &Setup, random: &mut Random) -> FaultKind {
     const CONTROLLER_PAUSE: usize = 16;
     const CONTROLLER_FAILOVER: usize = 17;
     const MIN_INSYNC: usize = 19;
+    const UNREADABLE: usize = 20;
+    const REASSIGN: usize = 21;
+    const DRAIN: usize = 22;
+    const PREFER: usize = 23;
     #[rustfmt::skip]
-    let weights: [u64; 20] = match setup.profile {
-        //                  ki po cr em pa cu cb is lo sl br sd se we fd bf cp cf de mi
-        Profile::Calm =>   [1, 0, 0, 0, 1, 0, 0, 0, 1, 2, 4, 1, 0, 0, 0, 0, 0, 0, 1, 1],
-        Profile::Lossy =>  [0, 0, 0, 0, 1, 6, 4, 3, 4, 4, 4, 1, 0, 0, 0, 0, 1, 0, 1, 1],
-        Profile::Crashy => [6, 6, 6, 0, 4, 1, 1, 1, 0, 1, 2, 1, 0, 0, 0, 0, 1, 1, 1, 1],
-        Profile::Disk =>   [2, 3, 3, 3, 1, 1, 1, 1, 0, 1, 1, 3, 3, 2, 4, 3, 0, 0, 1, 1],
-        Profile::Elections=>[2,2, 1, 0, 3, 2, 1, 2, 0, 2, 2, 1, 0, 0, 0, 0, 2, 3, 10, 1],
-        Profile::InSync => [3, 2, 1, 1, 3, 3, 3, 3, 1, 2, 2, 2, 0, 0, 0, 0, 2, 1, 2, 6],
-        Profile::Damaged=> [1, 1, 1, 0, 1, 1, 1, 2, 0, 1, 1, 1, 0, 0, 0, 4, 0, 0, 1, 1],
-        Profile::Mixed =>  [2, 2, 2, 1, 2, 2, 2, 2, 2, 2, 2, 2, 1, 1, 1, 1, 1, 1, 2, 2],
-        Profile::Rough =>  [2, 2, 1, 1, 2, 1, 1, 1, 0, 2, 4, 1, 0, 0, 0, 0, 0, 1, 4, 1],
+    let weights: [u64; 24] = match setup.profile {
+        //                  ki po cr em pa cu cb is lo sl br sd se we fd bf cp cf de mi ur re dr pr
+        Profile::Calm =>   [1, 0, 0, 0, 1, 0, 0, 0, 1, 2, 4, 1, 0, 0, 0, 0, 0, 0, 1, 1, 0, 0, 0, 0],
+        Profile::Lossy =>  [0, 0, 0, 0, 1, 6, 4, 3, 4, 4, 4, 1, 0, 0, 0, 0, 1, 0, 1, 1, 0, 0, 0, 0],
+        Profile::Crashy => [6, 6, 6, 0, 4, 1, 1, 1, 0, 1, 2, 1, 0, 0, 0, 0, 1, 1, 1, 1, 0, 0, 0, 0],
+        Profile::Disk =>   [2, 3, 3, 3, 1, 1, 1, 1, 0, 1, 1, 3, 3, 2, 4, 3, 0, 0, 1, 1, 3, 0, 0, 0],
+        Profile::Elections=>[2,2, 1, 0, 3, 2, 1, 2, 0, 2, 2, 1, 0, 0, 0, 0, 2, 3, 10, 1, 0, 0, 0, 0],
+        Profile::InSync => [3, 2, 1, 1, 3, 3, 3, 3, 1, 2, 2, 2, 0, 0, 0, 0, 2, 1, 2, 6, 0, 0, 0, 0],
+        Profile::Damaged=> [1, 1, 1, 0, 1, 1, 1, 2, 0, 1, 1, 1, 0, 0, 0, 4, 0, 0, 1, 1, 3, 0, 0, 0],
+        Profile::Mixed =>  [2, 2, 2, 1, 2, 2, 2, 2, 2, 2, 2, 2, 1, 1, 1, 1, 1, 1, 2, 2, 1, 1, 1, 1],
+        Profile::Operator=>[2, 1, 1, 0, 1, 1, 1, 1, 0, 1, 1, 1, 0, 0, 0, 0, 1, 1, 0, 2, 0, 9, 6, 4],
+        Profile::Rough =>  [2, 2, 1, 1, 2, 1, 1, 1, 0, 2, 4, 1, 0, 0, 0, 0, 0, 1, 4, 1, 0, 0, 0, 0],
     };
     let node = random.index(setup.nodes);
     // The same node is hit again more often than chance has it: that is what breaks recoveries that were not finished.
@@ -480,6 +567,16 @@ fn draw_kind(setup: &Setup, random: &mut Random) -> FaultKind {
             node,
             pick: random.next(),
         },
+        UNREADABLE => FaultKind::Unreadable {
+            node,
+            pick: random.next(),
+        },
+        REASSIGN => FaultKind::Reassign {
+            partition: random.index(setup.partitions),
+            pick: random.next(),
+        },
+        DRAIN => FaultKind::Drain { node },
+        PREFER => FaultKind::Prefer,
         CONTROLLER_PAUSE => FaultKind::ControllerPause,
         CONTROLLER_FAILOVER => FaultKind::ControllerFailover,
         MIN_INSYNC => FaultKind::MinInsync {

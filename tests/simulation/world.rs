@@ -9,7 +9,7 @@ use super::clients::{Producer, Reader};
 use super::controller::Controller;
 use super::event::{Event, Queue};
 use super::network::Network;
-use super::node::Node;
+use super::node::{Node, index_of, partition_id};
 use super::planted::Planted;
 use super::random::Random;
 use super::schedule::{Fault, KINDS, Setup};
@@ -64,6 +64,17 @@ pub struct Figures {
     pub grown: u64,
     pub renamed: u64,
     pub min_insync_changes: u64,
+    /// Reassignments that were ended, and logs that were removed because their replica was elsewhere then.
+    pub reassigned: u64,
+    pub left: u64,
+    /// Leaders that handed over; leaderships that left a node that drains or a replica that goes, and that went to the
+    /// preferred one.
+    pub handed_over: u64,
+    pub moved_away: u64,
+    pub moved_to_preferred: u64,
+    /// Unclean elections, and committed batches that were lost by them.
+    pub forced: u64,
+    pub lost: u64,
     pub restarts: u64,
     pub truncations: u64,
     pub resets: u64,
@@ -76,6 +87,10 @@ pub struct Figures {
     pub set_aside_running: u64,
     /// Bits that were flipped in what an active segment had synced, and found at the start that followed.
     pub tail_flips: u64,
+    /// Starts at which the active segment could not be read all through.
+    pub unreadable_starts: u64,
+    /// Partitions that could not be opened at a start.
+    pub shut: u64,
     /// Fences that were answered by a replica that had lost what it acknowledged.
     pub ineligible: u64,
     /// Processes that stopped because a write or a sync had failed.
@@ -273,13 +288,16 @@ impl World {
 
     fn finish(&mut self, healing_since: MonotonicTime) -> Result<Figures, Violation> {
         self.check_all()?;
-        let all: Vec<usize> = (0..self.setup.nodes).collect();
-        for checker in &self.checkers {
+        for (partition, checker) in self.checkers.iter().enumerate() {
             if self.figures.beyond_repair == 0 {
-                checker.check_equal(&all)?;
+                let state = self.controller.image.partition(partition_id(partition));
+                let replicas = state.map_or(&[][..], |state| &state.replicas);
+                let replicas: Vec<usize> = replicas.iter().map(|&node| index_of(node)).collect();
+                checker.check_equal(&replicas)?;
             }
             self.figures.committed += checker.committed.len() as u64;
             self.figures.epochs_committed_in += checker.epochs_committed_in.len() as u64;
+            self.figures.lost += checker.lost_frames;
             self.figures.producers_compared += checker.producers_compared;
             self.figures.producers_incomplete += checker.producers_incomplete;
         }
