@@ -161,6 +161,10 @@ fn roomy(socket: UdpSocket) -> UdpSocket {
 /// Whoever sends from one address, and the way on to the node for it.
 struct Flow {
     party: Party,
+    /// The socket that sends, as the kernel numbers it.
+    inode: Option<u64>,
+    /// Whether its holder was looked up twice: the first time may have been before its process was known here.
+    is_sure: bool,
     inside: Arc<UdpSocket>,
     last: Instant,
     answers: AbortHandle,
@@ -187,8 +191,7 @@ impl Relay {
             let now = Instant::now();
             let known = self.flows.get(&from);
             if known.is_none_or(|flow| now - flow.last >= SILENCE) {
-                let party = owner(from, &self.pids);
-                self.meet(from, party, now, &mut answers).await;
+                self.meet(from, now, &mut answers).await;
             }
             let Some(flow) = self.flows.get_mut(&from) else {
                 continue;
@@ -202,13 +205,16 @@ impl Relay {
     }
 
     /// Somebody sends who was silent until now.
-    async fn meet(
-        &mut self,
-        from: SocketAddr,
-        party: Party,
-        now: Instant,
-        answers: &mut JoinSet<()>,
-    ) {
+    async fn meet(&mut self, from: SocketAddr, now: Instant, answers: &mut JoinSet<()>) {
+        let inode = socket_inode(from.port());
+        // Whoever holds a socket goes on holding it, and to find out who that is costs milliseconds: a hundred connections that
+        // send every other second would take all of a processor.
+        let known = self.flows.get(&from);
+        let is_same = inode.is_some() && known.is_some_and(|flow| flow.inode == inode);
+        if is_same && known.is_some_and(|flow| flow.is_sure) {
+            return;
+        }
+        let party = inode.map_or(Party::Clients, |inode| owner(inode, &self.pids));
         self.flows.retain(|_, flow| {
             let keep = now - flow.last < FORGET;
             if !keep {
@@ -216,8 +222,10 @@ impl Relay {
             }
             keep
         });
-        if let Some(flow) = self.flows.get(&from) {
+        if let Some(flow) = self.flows.get_mut(&from) {
             if flow.party == party {
+                flow.inode = inode;
+                flow.is_sure = is_same;
                 return;
             }
             flow.answers.abort();
@@ -233,6 +241,8 @@ impl Relay {
         ));
         let flow = Flow {
             party,
+            inode,
+            is_sure: false,
             inside,
             last: now,
             answers: answering,
@@ -260,11 +270,8 @@ async fn answer(
     }
 }
 
-/// Whose socket is bound to this loopback port.
-fn owner(address: SocketAddr, pids: &Pids) -> Party {
-    let Some(inode) = socket_inode(address.port()) else {
-        return Party::Clients;
-    };
+/// Whose socket this is.
+fn owner(inode: u64, pids: &Pids) -> Party {
     let link = format!("socket:[{inode}]");
     let pids = lock(pids).clone();
     let holder = pids.into_iter().find(|(_, pid)| {
