@@ -25,8 +25,11 @@ use tokio::task::{AbortHandle, JoinSet};
 const MAX_DATAGRAM: usize = 65_535;
 /// What a relay's socket may hold, in bytes: a frozen node's peers go on sending.
 const BUFFER_BYTES: usize = 4 << 20;
-/// A flow that was silent for this long may have come to be somebody else's: its port is looked up again.
+/// A new flow that was silent for this long is looked up once more: its process may not have been known here at first.
 const SILENCE: Duration = Duration::from_secs(1);
+/// Any flow that was silent for this long may have come to be somebody else's: its port is looked up again. A look costs
+/// milliseconds, because the kernel's list has all sockets of all flows.
+const LONG_SILENCE: Duration = Duration::from_secs(30);
 /// A flow that was silent for this long is forgotten. A node that was away finds its stateless reset's way back until then.
 const FORGET: Duration = Duration::from_secs(120);
 
@@ -190,7 +193,11 @@ impl Relay {
             };
             let now = Instant::now();
             let known = self.flows.get(&from);
-            if known.is_none_or(|flow| now - flow.last >= SILENCE) {
+            let is_due = |flow: &Flow| {
+                let after = if flow.is_sure { LONG_SILENCE } else { SILENCE };
+                now - flow.last >= after
+            };
+            if known.is_none_or(is_due) {
                 self.meet(from, now, &mut answers).await;
             }
             let Some(flow) = self.flows.get_mut(&from) else {
@@ -207,8 +214,7 @@ impl Relay {
     /// Somebody sends who was silent until now.
     async fn meet(&mut self, from: SocketAddr, now: Instant, answers: &mut JoinSet<()>) {
         let inode = socket_inode(from.port());
-        // Whoever holds a socket goes on holding it, and to find out who that is costs milliseconds: a hundred connections that
-        // send every other second would take all of a processor.
+        // Whoever holds a socket goes on holding it, and to find out who that is takes a look at all their files.
         let known = self.flows.get(&from);
         let is_same = inode.is_some() && known.is_some_and(|flow| flow.inode == inode);
         if is_same && known.is_some_and(|flow| flow.is_sure) {
