@@ -213,7 +213,8 @@ impl Relay {
 
     /// Somebody sends who was silent until now.
     async fn meet(&mut self, from: SocketAddr, now: Instant, answers: &mut JoinSet<()>) {
-        let inode = socket_inode(from.port());
+        let sockets = bound_sockets();
+        let inode = sockets.get(&from.port()).copied();
         // Whoever holds a socket goes on holding it, and to find out who that is takes a look at all their files.
         let known = self.flows.get(&from);
         let is_same = inode.is_some() && known.is_some_and(|flow| flow.inode == inode);
@@ -221,8 +222,11 @@ impl Relay {
             return;
         }
         let party = inode.map_or(Party::Clients, |inode| owner(inode, &self.pids));
-        self.flows.retain(|_, flow| {
-            let keep = now - flow.last < FORGET;
+        // Every dial and every move is a flow of its own. What their sockets leave behind makes the kernel's list longer, and each
+        // look at it dearer.
+        self.flows.retain(|from, flow| {
+            let is_gone = flow.inode.is_some() && flow.inode != sockets.get(&from.port()).copied();
+            let keep = !is_gone && now - flow.last < FORGET;
             if !keep {
                 flow.answers.abort();
             }
@@ -291,20 +295,21 @@ fn owner(inode: u64, pids: &Pids) -> Party {
     holder.map_or(Party::Clients, |(node, _)| Party::Node(node))
 }
 
-/// The inode of the UDP socket that is bound to `port`, by the kernel's own list:
+/// The inode of each UDP socket by the port that it is bound to, by the kernel's own list:
 ///
 /// ```text
 ///   sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode ref pointer drops
 /// 2101: 0100007F:2B67 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 31337 2 000000 0
 /// ```
-fn socket_inode(port: u16) -> Option<u64> {
-    let list = fs::read_to_string("/proc/net/udp").ok()?;
-    list.lines().skip(1).find_map(|line| {
-        let fields: Vec<&str> = line.split_whitespace().collect();
-        let (_, hex) = fields.get(1)?.split_once(':')?;
-        let bound = u16::from_str_radix(hex, 16).ok()?;
-        (bound == port).then(|| fields.get(9)?.parse().ok())?
-    })
+fn bound_sockets() -> HashMap<u16, u64> {
+    let list = fs::read_to_string("/proc/net/udp").unwrap_or_default();
+    let socket = |line: &str| {
+        let mut fields = line.split_ascii_whitespace();
+        let (_, hex) = fields.nth(1)?.split_once(':')?;
+        let port = u16::from_str_radix(hex, 16).ok()?;
+        Some((port, fields.nth(7)?.parse().ok()?))
+    };
+    list.lines().skip(1).filter_map(socket).collect()
 }
 
 mod tests {
