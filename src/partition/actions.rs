@@ -142,30 +142,37 @@ impl Partition {
     }
 
     /// Whether the leader may have this log end at `to` for now. Below what is committed it may only where an operator forced one
-    /// that did not have it: then the watermark falls with the log, so that nothing that comes in its place is taken for
-    /// committed before it is. Else the partition has failed.
+    /// that did not have it; else the partition has failed.
+    ///
+    /// Under a forced leader the watermark falls to the log's start, cut or not, until that leader has told its own: nothing that
+    /// comes in place of what is lost is taken for committed before it is, and what the leader has not made durable yet it may
+    /// lose too.
     fn may_fall_back_to(&mut self, to: LogPosition) -> bool {
         let Role::Follower(follower) = &mut self.role else {
             return false;
         };
-        if to.offset >= self.high_watermark {
-            return true;
-        }
         let leader = follower.leader();
+        let is_below = to.offset < self.high_watermark;
         let ends_before_forced_epoch = self
             .state
             .as_ref()
             .is_some_and(|state| self.log.end().epoch < state.forced_epoch);
         if ends_before_forced_epoch {
-            self.outputs.push_back(Output::Failed {
-                cause: format!(
-                    "partition {} is cut at {to}, below its committed offset {}: an operator forced a leader that did not have what is lost",
-                    self.id, self.high_watermark
-                ),
-                stop_process: false,
-            });
-            self.high_watermark = to.offset;
-            follower.forget_watermark(to.offset);
+            if is_below {
+                self.outputs.push_back(Output::Failed {
+                    cause: format!(
+                        "partition {} is cut at {to}, below its committed offset {}: an operator forced a leader that did not have what is lost",
+                        self.id, self.high_watermark
+                    ),
+                    stop_process: false,
+                });
+            }
+            let start = self.log.start().offset.min(to.offset);
+            self.high_watermark = self.high_watermark.min(start);
+            follower.forget_watermark(start);
+            return true;
+        }
+        if !is_below {
             return true;
         }
         // A leader at or above the committing epoch never asks for this (invariant 9).

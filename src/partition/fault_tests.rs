@@ -657,6 +657,28 @@ fn what_an_operator_gave_up_goes_also_where_the_log_starts_behind_it_and_the_wat
 }
 
 #[test]
+fn under_a_forced_leader_a_follower_knows_no_watermark_but_that_leaders() {
+    let mut pair = Pair::new();
+    pair.tell();
+    pair.produce(0, 3);
+    pair.pass(200);
+    let known = pair.partition(0).high_watermark();
+    // It holds everything, and does not know that it is committed; alone it cannot commit.
+    pair.partition(1).high_watermark = Offset::ZERO;
+    pair.state.forced_epoch = LeaderEpoch::new(2).unwrap();
+    pair.state.min_insync = 2;
+    pair.commit(Some(1), 2, &[1]);
+    pair.pass(500);
+    pair.assert_equal_logs();
+    assert_eq!(pair.partition(0).high_watermark(), Offset::ZERO);
+    let told = &pair.replicas[0].failures;
+    assert!(told.is_empty(), "nothing is lost: {told:?}");
+    pair.commit(Some(1), 2, &[1, 0]);
+    pair.pass(500);
+    assert_eq!(pair.partition(0).high_watermark(), known);
+}
+
+#[test]
 fn a_damaged_leader_that_nobody_could_follow_goes_on_leading() {
     let mut pair = Pair::new();
     pair.tell();
