@@ -145,9 +145,17 @@ fn nothing_acknowledged_is_lost_and_everything_heals_whatever_fails() {
     let runs = number("QUORATE_SIM_RUNS").unwrap_or(RUNS);
     let begin = Instant::now();
     let mut told = begin;
+    let mut made = 0u32;
     let mut sum = Figures::default();
     let mut failures: Vec<Box<Failure>> = Vec::new();
-    for seed in first..first + runs {
+    let profile = std::env::var("QUORATE_SIM_PROFILE").ok();
+    let is_wanted = |seed: u64| {
+        let is = format!("{:?}", Setup::of(seed).profile);
+        profile
+            .as_ref()
+            .is_none_or(|wanted| wanted.eq_ignore_ascii_case(&is))
+    };
+    for seed in (first..first + runs).filter(|&seed| is_wanted(seed)) {
         match run_and_shrink(seed, None) {
             Ok(figures) => add(&mut sum, figures),
             Err(failure) => {
@@ -155,12 +163,12 @@ fn nothing_acknowledged_is_lost_and_everything_heals_whatever_fails() {
                 failures.push(failure);
             }
         }
-        let done = seed + 1 - first;
-        if told.elapsed() > TELL_EVERY || done == runs {
+        made += 1;
+        if told.elapsed() > TELL_EVERY || seed + 1 == first + runs {
             told = Instant::now();
-            let per_minute = done as f64 / begin.elapsed().as_secs_f64() * 60.0;
+            let per_minute = f64::from(made) / begin.elapsed().as_secs_f64() * 60.0;
             println!(
-                "{done} runs (next: QUORATE_SIM_FIRST={}), {} violations, {per_minute:.0} runs a minute; {sum:?}",
+                "{made} runs (next: QUORATE_SIM_FIRST={}), {} violations, {per_minute:.0} runs a minute; {sum:?}",
                 seed + 1,
                 failures.len()
             );
@@ -170,7 +178,7 @@ fn nothing_acknowledged_is_lost_and_everything_heals_whatever_fails() {
         }
     }
     assert!(failures.is_empty(), "{} runs failed", failures.len());
-    if runs >= RUNS {
+    if runs >= RUNS && profile.is_none() {
         assert_not_vacuous(&sum, runs);
     }
 }

@@ -251,7 +251,7 @@ impl Assignments {
                 id,
                 me,
                 promised,
-                high_watermark,
+                high_watermark: data_dir.high_watermark_of(&log),
                 first_session,
             };
             Ok::<_, String>(Partition::new(options, log))

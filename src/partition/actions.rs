@@ -4,8 +4,8 @@ use super::Partition;
 use super::output::{Frames, FramesReady, Hello, Output};
 use super::replica::Role;
 use crate::replication::{FollowerAction, LeaderAction};
-use crate::types::{NodeId, SessionId};
-use crate::wire::{MAX_HELLO_EPOCHS, OpenSession, SessionOutcome};
+use crate::types::{EpochHistory, LogPosition, NodeId, SessionId};
+use crate::wire::{MAX_HELLO_EPOCHS, OpenSession, ProducerSnapshot, SessionOutcome};
 
 impl Partition {
     pub(super) fn drain_leader(&mut self) {
@@ -92,30 +92,12 @@ impl Partition {
                 }
                 FollowerAction::WatermarkMoved => self.high_watermark = follower.high_watermark(),
                 FollowerAction::Truncate { to } => {
-                    let ends_before_forced_epoch = self
-                        .state
-                        .as_ref()
-                        .is_some_and(|state| self.log.end().epoch < state.forced_epoch);
-                    if to.offset < self.high_watermark && ends_before_forced_epoch {
-                        self.outputs.push_back(Output::Failed {
-                            cause: format!(
-                                "partition {} is cut at {to}, below its committed offset {}: an operator forced a leader that did not have what is lost",
-                                self.id, self.high_watermark
-                            ),
-                            stop_process: false,
-                        });
-                        self.high_watermark = to.offset;
-                        follower.forget_watermark(to.offset);
+                    let start = self.log.start();
+                    if to.offset < start.offset || to.epoch < start.epoch {
+                        self.begin_before_start();
+                        continue;
                     }
-                    if to.offset < self.high_watermark {
-                        // A leader at or above the committing epoch never asks for this (invariant 9).
-                        self.fail(
-                            format!(
-                                "the leader, node {leader}, asks partition {} to be cut at {to}, below its committed offset {}",
-                                self.id, self.high_watermark
-                            ),
-                            false,
-                        );
+                    if !self.may_fall_back_to(to) {
                         return;
                     }
                     let before = self.log.end();
@@ -136,11 +118,72 @@ impl Partition {
                     epochs,
                     producers,
                 } => {
+                    if !self.may_fall_back_to(start) {
+                        return;
+                    }
                     let reset = self.log.reset(start, epochs, producers.encode());
                     self.handle_cut(true, reset.map_err(|error| error.to_string()));
                 }
             }
         }
+    }
+
+    /// The leader parts from this log before it starts. What lies before a log's start is committed, so an operator has forced a leader
+    /// without it: the log begins with nothing. The frames that come from where the two part do not fit that, so the next hello
+    /// says so, and they come from the leader's own start.
+    fn begin_before_start(&mut self) {
+        if self.may_fall_back_to(LogPosition::START) {
+            let nothing = ProducerSnapshot::default().encode();
+            let reset = self
+                .log
+                .reset(LogPosition::START, EpochHistory::new(), nothing);
+            self.handle_cut(true, reset.map_err(|error| error.to_string()));
+        }
+    }
+
+    /// Whether the leader may have this log end at `to` for now. Below what is committed it may only where an operator forced one
+    /// that did not have it; else the partition has failed.
+    ///
+    /// Under a forced leader the watermark falls to the log's start, cut or not, until that leader has told its own: nothing that
+    /// comes in place of what is lost is taken for committed before it is, and what the leader has not made durable yet it may
+    /// lose too.
+    fn may_fall_back_to(&mut self, to: LogPosition) -> bool {
+        let Role::Follower(follower) = &mut self.role else {
+            return false;
+        };
+        let leader = follower.leader();
+        let is_below = to.offset < self.high_watermark;
+        let ends_before_forced_epoch = self
+            .state
+            .as_ref()
+            .is_some_and(|state| self.log.end().epoch < state.forced_epoch);
+        if ends_before_forced_epoch {
+            if is_below {
+                self.outputs.push_back(Output::Failed {
+                    cause: format!(
+                        "partition {} is cut at {to}, below its committed offset {}: an operator forced a leader that did not have what is lost",
+                        self.id, self.high_watermark
+                    ),
+                    stop_process: false,
+                });
+            }
+            let start = self.log.start().offset.min(to.offset);
+            self.high_watermark = self.high_watermark.min(start);
+            follower.forget_watermark(start);
+            return true;
+        }
+        if !is_below {
+            return true;
+        }
+        // A leader at or above the committing epoch never asks for this (invariant 9).
+        self.fail(
+            format!(
+                "the leader, node {leader}, asks partition {} to be cut at {to}, below its committed offset {}",
+                self.id, self.high_watermark
+            ),
+            false,
+        );
+        false
     }
 
     /// The log was cut or begun anew, if it had to be: `has_changed`.

@@ -376,6 +376,16 @@ impl Pair {
     }
 
     /// Flips a bit in the middle of the frames of the log's second segment.
+    /// Retention leaves the last segment.
+    fn trim(&mut self, i: usize) {
+        let mut config = self.config.clone();
+        config.retention_bytes = Some(1);
+        self.partition(i).handle_config(config);
+        self.pass(200);
+        self.partition(i).handle_retention(0);
+        self.run();
+    }
+
     fn rot_sealed_segment(&mut self, i: usize) {
         let fs = &self.replicas[i].fs;
         let second = self.segments(i)[1].clone();
@@ -600,6 +610,72 @@ fn what_an_operator_gave_up_is_cut_even_where_it_was_committed_and_nothing_else_
             pair.assert_equal_logs();
         }
     }
+}
+
+#[test]
+fn what_an_operator_gave_up_goes_also_where_the_log_starts_behind_it_and_the_watermark_goes_too() {
+    for leader_is_trimmed in [false, true] {
+        let mut pair = Pair::new();
+        pair.tell();
+        pair.produce(0, 60);
+        let shared_sequence = pair.next_sequence;
+        pair.kill(1);
+        pair.commit(Some(0), 2, &[0]);
+        pair.produce(0, 60);
+        pair.trim(0);
+        let start = pair.partition(0).log.start();
+        assert_eq!(start.epoch, LeaderEpoch::new(2).unwrap(), "{start}");
+        let committed = pair.partition(0).high_watermark();
+        pair.stop(0);
+        pair.start(1);
+        pair.state.forced_epoch = LeaderEpoch::new(3).unwrap();
+        pair.next_sequence = shared_sequence;
+        pair.commit(Some(1), 3, &[1]);
+        pair.produce(1, 1);
+        if leader_is_trimmed {
+            pair.trim(1);
+        }
+        let trimmed = pair.partition(1).log.start() > LogPosition::START;
+        assert_eq!(trimmed, leader_is_trimmed);
+        pair.start(0);
+        pair.partition(0).high_watermark = committed;
+        pair.tell();
+        pair.pass(2000);
+        pair.assert_equal_logs();
+        let known = pair.partition(1).high_watermark();
+        assert_eq!(pair.partition(0).high_watermark(), known);
+        let told = &pair.replicas[0].failures;
+        assert!(told[0].0.contains("forced a leader"), "{told:?}");
+        // Were the old watermark still there, the next leader would answer at once for what it alone has.
+        pair.commit(Some(1), 3, &[1, 0]);
+        pair.commit(Some(0), 4, &[1, 0]);
+        pair.kill(1);
+        let sequence = pair.next_sequence;
+        let waits = pair.append(0, batch(7, sequence, 100), Acks::All);
+        assert_eq!(pair.answer(0, waits), None);
+    }
+}
+
+#[test]
+fn under_a_forced_leader_a_follower_knows_no_watermark_but_that_leaders() {
+    let mut pair = Pair::new();
+    pair.tell();
+    pair.produce(0, 3);
+    pair.pass(200);
+    let known = pair.partition(0).high_watermark();
+    // It holds everything, and does not know that it is committed; alone it cannot commit.
+    pair.partition(1).high_watermark = Offset::ZERO;
+    pair.state.forced_epoch = LeaderEpoch::new(2).unwrap();
+    pair.state.min_insync = 2;
+    pair.commit(Some(1), 2, &[1]);
+    pair.pass(500);
+    pair.assert_equal_logs();
+    assert_eq!(pair.partition(0).high_watermark(), Offset::ZERO);
+    let told = &pair.replicas[0].failures;
+    assert!(told.is_empty(), "nothing is lost: {told:?}");
+    pair.commit(Some(1), 2, &[1, 0]);
+    pair.pass(500);
+    assert_eq!(pair.partition(0).high_watermark(), known);
 }
 
 #[test]

@@ -33,7 +33,10 @@ use super::reader::is_not_found;
 use super::recovery::{IDENTITY_FILE, IDENTITY_KIND, Identity, OpenError, RecoveryReport};
 use super::small_file::{self, SmallFileError};
 use super::space::DiskSpace;
-use crate::types::{ClusterId, DirectoryId, NodeId, Offset, TopicName, TopicPartition};
+use super::sync::{Checkpoint, DurableMark};
+use crate::types::{
+    ClusterId, DirectoryId, LogPosition, NodeId, Offset, TopicName, TopicPartition,
+};
 
 const LOCK_FILE: &str = "lock";
 const META_FILE: &str = "meta";
@@ -315,6 +318,16 @@ impl DataDir {
         self.last_marks(partition).high_watermark
     }
 
+    /// The same, as far as it can speak of `log`, which was opened since: 0 where that was cut below what was synced after it was
+    /// written down. What was committed there may have been given up by an operator.
+    pub fn high_watermark_of(&self, log: &Log) -> Offset {
+        let marks = self.last_marks(log.id());
+        match (marks.durable, log.reader().durable_mark()) {
+            (Some(was), Some(is)) if was.lineage != is.lineage => Offset::ZERO,
+            _ => marks.high_watermark,
+        }
+    }
+
     fn last_marks(&self, partition: TopicPartition) -> Marks {
         let marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
         marks
@@ -391,6 +404,13 @@ impl DataDir {
         let dir = self.partition_dir(partition);
         let parent = self.path.join(PARTITIONS_DIR);
         let deleted = parent.join(format!("{partition}{DELETED_SUFFIX}"));
+        // Should it come back, it is another log, of which the marks that still stand in their file say nothing.
+        let known = self.last_marks(partition).durable;
+        let own = Checkpoint::read(&*self.fs, &dir).map_or(0, |checkpoint| checkpoint.lineage);
+        let nothing = DurableMark {
+            end: LogPosition::START,
+            lineage: known.map_or(own, |mark| mark.lineage.max(own)),
+        };
         match self.fs.rename(&dir, &deleted) {
             Ok(()) => {
                 self.fs
@@ -403,11 +423,14 @@ impl DataDir {
             Err(error) if is_not_found(&error) => {}
             Err(error) => return Err(IoFailure::at("remove", &dir)(error).into()),
         }
-        // Should it come back, it is another log.
+        let marks = Marks {
+            high_watermark: Offset::ZERO,
+            durable: Some(nothing),
+        };
         self.marks
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .remove(&partition.to_string());
+            .insert(partition.to_string(), marks);
         self.promises.forget(&[partition])?;
         Ok(())
     }
@@ -654,6 +677,69 @@ mod tests {
             assert_eq!(report.quarantined.is_some(), readable);
             assert_eq!(report.cut.is_some(), !readable);
         }
+    }
+
+    #[test]
+    fn a_watermark_of_what_was_cut_since_it_was_written_down_is_none() {
+        for cut in [false, true] {
+            let fs = FaultyFileSystem::new(0);
+            let dir = open(&fs, &opener(1)).unwrap();
+            let id = partition(0);
+            let topic = TopicName::new("t").unwrap();
+            let options = || LogOptions::from(LogConfig::default());
+            let (mut log, _) = dir.open_log(id, &topic, options()).unwrap();
+            log.append(&[start_frame(1, LogPosition::START)]).unwrap();
+            log.append(&frames(at(0, 1), 5, 0)).unwrap();
+            let ticket = log.begin_sync().unwrap();
+            ticket.run().unwrap();
+            log.finish_sync(ticket);
+            let marks = Marks {
+                high_watermark: at(5, 1).offset,
+                durable: log.reader().durable_mark(),
+            };
+            dir.write_high_watermarks([(id, marks)]).unwrap();
+            if cut {
+                log.truncate(at(3, 1)).unwrap();
+                log.append(&frames(at(3, 1), 4, 7)).unwrap();
+            }
+            drop((log, dir));
+            fs.kill();
+            let dir = open(&fs, &opener(1)).unwrap();
+            let (log, _) = dir.open_log(id, &topic, options()).unwrap();
+            assert_eq!(dir.last_high_watermark(id), at(5, 1).offset);
+            let expected = if cut { 0 } else { 5 };
+            assert_eq!(dir.high_watermark_of(&log).get(), expected);
+        }
+    }
+
+    #[test]
+    fn a_log_that_comes_back_is_not_measured_by_the_marks_of_the_one_before() {
+        let fs = FaultyFileSystem::new(0);
+        let dir = open(&fs, &opener(1)).unwrap();
+        let id = partition(0);
+        let topic = TopicName::new("t").unwrap();
+        let options = || LogOptions::from(LogConfig::default());
+        let (mut log, _) = dir.open_log(id, &topic, options()).unwrap();
+        log.append(&[start_frame(1, LogPosition::START)]).unwrap();
+        log.append(&frames(at(0, 1), 5, 0)).unwrap();
+        log.close().unwrap();
+        let marks = Marks {
+            high_watermark: at(5, 1).offset,
+            durable: log.reader().durable_mark(),
+        };
+        dir.write_high_watermarks([(id, marks)]).unwrap();
+        drop(log);
+        dir.delete_partition(id).unwrap();
+        let (mut log, _) = dir.open_log(id, &topic, options()).unwrap();
+        log.append(&[start_frame(1, LogPosition::START)]).unwrap();
+        drop((log, dir));
+        // Before the marks were written down anew.
+        fs.kill();
+        let dir = open(&fs, &opener(1)).unwrap();
+        let (log, report) = dir.open_log(id, &topic, options()).unwrap();
+        assert_eq!(report.quarantined, None);
+        assert_eq!(log.end(), at(0, 1));
+        assert_eq!(dir.high_watermark_of(&log), Offset::ZERO);
     }
 
     #[test]

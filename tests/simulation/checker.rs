@@ -538,7 +538,8 @@ impl PartitionChecker {
         leads_in: Option<(LeaderEpoch, Appointment, bool)>,
         pending: Option<(&[Appointment], u32)>,
     ) -> Check {
-        if self.is_of_lost_history(node) {
+        let is_early = leads_in.is_none() && !self.has_new_history_begun();
+        if is_early || self.is_of_lost_history(node) {
             self.replicas[node].high_watermark = high_watermark;
             return Ok(());
         }

@@ -12,6 +12,14 @@ impl PartitionChecker {
         self.replicas[node].mirror.durable.epoch < self.forced_epoch
     }
 
+    /// Whether anything was committed since the last unclean election. Until then a follower's watermark may speak of what the forced
+    /// leader holds too and has not committed anew, or had not made durable when it was forced.
+    pub fn has_new_history_begun(&self) -> bool {
+        let newest = self.epochs_committed_in.last_key_value();
+        self.forced_epoch == LeaderEpoch::NONE
+            || newest.is_some_and(|(&newest, _)| newest >= self.forced_epoch)
+    }
+
     /// Whether an answer that a leader of `epoch` gave at `base` speaks of what may be lost.
     pub fn may_be_lost(&self, epoch: LeaderEpoch, base: Offset) -> bool {
         epoch < self.forced_epoch && base >= self.lost_from

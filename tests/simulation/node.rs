@@ -380,7 +380,7 @@ impl Process {
             id,
             me: self.me,
             promised,
-            high_watermark,
+            high_watermark: self.data_dir.high_watermark_of(&log),
             first_session,
         };
         let partition_core = Partition::new(options, log);

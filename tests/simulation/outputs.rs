@@ -213,9 +213,10 @@ impl World {
                 stop_process,
             } => {
                 self.tell(|| format!("node {}: {cause} (stop: {stop_process})", node + 1));
-                let harmed = &self.nodes[node];
                 // That a forced leader has others cut what it lacks is said, and no failure.
-                let is_lost = self.checkers[partition].is_of_lost_history(node) && !stop_process;
+                let is_forced = self.checkers[partition].forced_epoch > LeaderEpoch::NONE;
+                let is_lost = is_forced && !stop_process && !self.has_failed(node);
+                let harmed = &self.nodes[node];
                 if !harmed.is_excused() && !harmed.was_set_aside[partition] && !is_lost {
                     return unexpected(format!("node {}: {cause}", node + 1));
                 }
