@@ -13,6 +13,7 @@ mod doctor;
 mod duration;
 mod exit;
 mod group;
+mod kafka_listeners;
 mod link;
 mod log;
 mod logging;

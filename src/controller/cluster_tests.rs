@@ -15,8 +15,8 @@ use crate::metadata::{
     Rejection,
 };
 use crate::types::{
-    Appointment, ClusterId, DirectoryId, Incarnation, LeaderEpoch, LogPosition, NodeId, Offset,
-    PartitionIndex, PartitionState, TopicId, TopicName, TopicPartition,
+    Appointment, ClusterId, DirectoryId, Incarnation, LeaderEpoch, ListenerName, LogPosition,
+    NodeId, Offset, PartitionIndex, PartitionState, TopicId, TopicName, TopicPartition,
 };
 
 /// Generous: the machine may be busy. Nothing waits for it when all is well.
@@ -163,6 +163,7 @@ impl Cluster {
                     port: 1,
                 },
                 kafka: None,
+                kafka_listeners: BTreeMap::new(),
                 boot_id: None,
                 metadata_version: METADATA_VERSION,
             },
@@ -669,14 +670,29 @@ async fn a_node_that_moves_registers_its_new_address() {
         host: "elsewhere".to_owned(),
         port: 2,
     };
-    two.set_endpoints(moved.clone(), Some(moved.clone()));
+    let internal = ListenerName::new("internal").unwrap();
+    two.set_endpoints(
+        moved.clone(),
+        BTreeMap::from([
+            (ListenerName::unnamed(), moved.clone()),
+            (internal.clone(), moved.clone()),
+        ]),
+    );
     // Those whom it answers need not wait until it has been told.
     let own = two.image_with_own_place();
     assert_eq!(own.quic_endpoint(node(2)), Some(&moved));
-    assert_eq!(own.kafka_endpoint(node(2)), Some(&moved));
-    wait_for(&one, "the new address", |image| {
+    let kafka = |image: &ClusterImage, listener: &ListenerName| {
+        image
+            .node(node(2))
+            .and_then(|node| node.kafka_endpoint(listener).cloned())
+    };
+    assert_eq!(kafka(&own, &ListenerName::unnamed()).as_ref(), Some(&moved));
+    assert_eq!(kafka(&own, &internal).as_ref(), Some(&moved));
+    // The named one is told once the cluster's version has risen.
+    wait_for(&one, "the new addresses", |image| {
         image.quic_endpoint(node(2)) == Some(&moved)
-            && image.kafka_endpoint(node(2)) == Some(&moved)
+            && kafka(image, &ListenerName::unnamed()).as_ref() == Some(&moved)
+            && kafka(image, &internal).as_ref() == Some(&moved)
     })
     .await;
     for id in 1..=2 {
