@@ -71,7 +71,7 @@ enum Security {
 #[error(
     "{text:?} is no security: write tls, sasl_tls, plaintext or sasl_plaintext (Kafka's SSL, SASL_SSL, PLAINTEXT and SASL_PLAINTEXT)"
 )]
-pub(super) struct UnknownSecurity {
+pub struct UnknownSecurity {
     text: String,
 }
 
@@ -100,14 +100,14 @@ impl TryFrom<String> for Security {
 /// The value of `--kafka-listener`: `NAME=SECURITY://HOST:PORT`, and after commas `advertise=HOST:PORT`, `client_auth=MODE` and
 /// `plaintext_beyond_loopback`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct NamedListener {
+pub struct NamedListener {
     name: ListenerName,
     written: Written,
 }
 
 /// Why a listener on the command line was refused.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub(super) enum InvalidListener {
+pub enum InvalidListener {
     #[error(
         "{text:?} is no listener: write NAME=SECURITY://HOST:PORT[,advertise=HOST:PORT], such as internal=tls://10.0.0.1:9094"
     )]
