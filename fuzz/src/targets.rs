@@ -14,7 +14,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use bytes::{Bytes, BytesMut};
-use quorate::cli::{Delimiter, Format, parse_duration};
+use quorate::cli::{Delimiter, Format, NamedListener, parse_duration};
 use quorate::client::{Acks, Start};
 use quorate::record::{
     Batch, BatchBuilder, BatchHeader, Compression, Limits, ProducerStamp, Rewrite, check_produced,
@@ -28,8 +28,9 @@ use quorate::transport::{
     LinkCongestion, PeerAddress,
 };
 use quorate::types::{
-    ClusterId, DirectoryId, EpochEntry, EpochHistory, Incarnation, LeaderEpoch, LogPosition,
-    NodeId, Offset, PartitionIndex, ProducerId, SessionId, TopicId, TopicName, TopicPartition,
+    ClusterId, DirectoryId, EpochEntry, EpochHistory, Incarnation, LeaderEpoch, ListenerName,
+    LogPosition, NodeId, Offset, PartitionIndex, ProducerId, SessionId, TopicId, TopicName,
+    TopicPartition,
 };
 use quorate::wal::{Decoded, Frame, FrameHeader, HEADER_LEN};
 use quorate::wire::{
@@ -755,6 +756,10 @@ fn text(input: &[u8]) {
     let _ = text.parse::<ImpairmentSpec>();
     let _ = text.parse::<CertificateHost>();
     let _ = text.parse::<ClientName>();
+    let _ = text.parse::<NamedListener>();
+    if let Ok(name) = ListenerName::new(text) {
+        assert_eq!(ListenerName::new(name.as_str()).as_ref(), Ok(&name));
+    }
     if let Some(keys) = EndpointKeys::reread(input) {
         assert_eq!(EndpointKeys::reread(&keys), Some(keys));
     }
@@ -777,6 +782,8 @@ fn text_seeds() -> Vec<Vec<u8>> {
         "@1700000000000",
         "-17",
         "2=keel",
+        "internal=sasl_tls://10.0.0.1:9094,advertise=db1:9094,client_auth=none",
+        "local=plaintext://127.0.0.1:9092,plaintext_beyond_loopback",
         "loss=3%,delay=40ms,jitter=5ms,reorder=1%,duplicate=0.5%",
         r#"{"version":1,"reset_key":"000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f","connection_id_key":"0001020304050607"}"#,
     ]

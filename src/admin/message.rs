@@ -13,7 +13,7 @@ use crate::controller::{Operation, OperationOutcome};
 use crate::doctor::{DiskReport, Finding, KnownNode, NodeVitals};
 use crate::transport::ImpairmentCounts;
 use crate::types::{
-    ClusterId, DirectoryId, Incarnation, LeaderEpoch, NodeId, Offset, PartitionEpoch,
+    ClusterId, DirectoryId, Incarnation, LeaderEpoch, ListenerName, NodeId, Offset, PartitionEpoch,
     PartitionIndex, TopicId, TopicName,
 };
 
@@ -83,7 +83,11 @@ pub struct NodeStatus {
 pub struct NodeSummary {
     pub node: NodeId,
     pub quic: String,
+    /// Of the listener without a name.
     pub kafka: Option<String>,
+    /// Of those with names. Empty from a node that is too old to have any.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub kafka_listeners: BTreeMap<ListenerName, String>,
     /// Whether the answering node holds it for alive. Only controllers hear everybody.
     pub alive: bool,
     /// It is about to stop, and is to lead nothing.

@@ -28,6 +28,11 @@ pub async fn node_status(broker: &Broker) -> NodeStatus {
             node: node.node,
             quic: node.quic.to_string(),
             kafka: node.kafka.as_ref().map(ToString::to_string),
+            kafka_listeners: node
+                .kafka_listeners
+                .iter()
+                .map(|(name, endpoint)| (name.clone(), endpoint.to_string()))
+                .collect(),
             alive: broker.is_live(node.node),
             draining: image.is_draining(node.node),
         })

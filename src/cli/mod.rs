@@ -13,6 +13,7 @@ mod doctor;
 mod duration;
 mod exit;
 mod group;
+mod kafka_listeners;
 mod link;
 mod log;
 mod logging;
@@ -38,6 +39,7 @@ pub use consume::Format;
 pub use delimiter::{Delimiter, InvalidDelimiter};
 pub use duration::{InvalidDuration, parse_duration};
 pub use exit::{Exit, ExitWith, OutputClosed};
+pub use kafka_listeners::{InvalidListener, NamedListener, UnknownSecurity};
 pub use options::{DEFAULT_CERTS_DIR, GlobalOptions};
 pub use output::{OutputFormat, Table, note, print_json, print_line};
 

@@ -11,13 +11,14 @@ use clap::{Args, FromArgMatches, Subcommand, ValueEnum};
 use serde::Deserialize;
 use tokio::sync::oneshot;
 
+use super::kafka_listeners::{self, KafkaClientAuth, NamedListener, Unnamed, Written};
 use super::{Exit, ExitWith, GlobalOptions, note};
 use crate::controller::LeaderBalance;
 use crate::kafka;
 use crate::metadata::{Endpoint, FlushPolicy};
-use crate::node::{AdminListener, KafkaListener, KafkaSecurity, Node, NodeConfig};
-use crate::transport::{ClientAuth, Congestion, CongestionPolicy, LinkCongestion, PeerAddress};
-use crate::types::NodeId;
+use crate::node::{AdminListener, Node, NodeConfig};
+use crate::transport::{Congestion, CongestionPolicy, LinkCongestion, PeerAddress};
+use crate::types::{ListenerName, NodeId};
 
 /// Where QUIC is served unless something else is said.
 const DEFAULT_LISTEN: &str = "127.0.0.1:9292";
@@ -44,7 +45,7 @@ enum ServerCommand {
 /// wins over the environment, the environment over the configuration file.
 ///
 /// On SIGHUP it reads the configuration file again and, if others are to reach it elsewhere now (advertise,
-/// kafka_advertise), tells the cluster at once. Other settings are read at the start only.
+/// kafka_advertise, a listener's advertise), tells the cluster at once. Other settings are read at the start only.
 #[derive(Args, Debug, Clone)]
 struct StartArgs {
     /// Configuration file in TOML; its keys are the flags' names with underscores
@@ -87,6 +88,16 @@ struct StartArgs {
     /// under TLS also PLAIN. Make users with `quorate user set`
     #[arg(long, env = "QUORATE_KAFKA_SASL")]
     kafka_sasl: bool,
+
+    /// A further listener for Kafka clients, with a name of its own; may be given several times. SECURITY is tls, sasl_tls,
+    /// plaintext or sasl_plaintext; the addresses that a client learns are those of the listener by which it came
+    #[arg(
+        long = "kafka-listener",
+        env = "QUORATE_KAFKA_LISTENERS",
+        value_name = "NAME=SECURITY://HOST:PORT[,advertise=HOST:PORT]",
+        value_delimiter = ' '
+    )]
+    kafka_listeners: Vec<NamedListener>,
 
     /// Address and TCP port for health, metrics and views over HTTPS; none without it
     #[arg(long, env = "QUORATE_ADMIN_LISTEN", value_name = "HOST:PORT")]
@@ -167,14 +178,6 @@ struct StartArgs {
 
 #[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
-enum KafkaClientAuth {
-    Required,
-    Requested,
-    None,
-}
-
-#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
 enum Flush {
     /// After fdatasync
     Fsync,
@@ -196,6 +199,8 @@ struct ConfigFile {
     kafka_plaintext: Option<bool>,
     kafka_sasl: Option<bool>,
     kafka_client_auth: Option<KafkaClientAuth>,
+    #[serde(default)]
+    kafka: KafkaTable,
     admin_listen: Option<String>,
     admin_plaintext: Option<bool>,
     #[serde(default)]
@@ -208,6 +213,14 @@ struct ConfigFile {
     congestion: Option<String>,
     #[serde(default)]
     congestion_links: Vec<String>,
+}
+
+/// The table `[kafka]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct KafkaTable {
+    #[serde(default)]
+    listeners: BTreeMap<String, Written>,
 }
 
 pub(super) fn run(options: &GlobalOptions, args: ServerArgs) -> anyhow::Result<Exit> {
@@ -241,8 +254,7 @@ fn serve(
         note(&format!(
             "listening on {} for QUIC{}{}",
             node.quic_address(),
-            node.kafka_address()
-                .map_or_else(String::new, |address| format!(", on {address} for Kafka")),
+            kafka_note(node.kafka_addresses()),
             node.admin_address()
                 .map_or_else(String::new, |address| format!(", on {address} for HTTP"))
         ));
@@ -250,7 +262,7 @@ fn serve(
             tokio::select! {
                 exit = signals.next() => break (exit, None),
                 cause = node.failed() => break (Exit::Failure, Some(cause)),
-                _ = hangup.recv() => match reload() {
+                _ = hangup.recv() => match reload().and_then(checked) {
                     Ok(config) => node.move_to(&config),
                     Err(error) => tracing::error!(
                         cause = format!("{error:#}"),
@@ -271,6 +283,23 @@ fn serve(
             None => Ok(exit),
         }
     })
+}
+
+/// What cannot work must not be told to others.
+fn checked(config: NodeConfig) -> anyhow::Result<NodeConfig> {
+    config.check()?;
+    Ok(config)
+}
+
+fn kafka_note(addresses: &BTreeMap<ListenerName, SocketAddr>) -> String {
+    let mut note = String::new();
+    for (name, address) in addresses {
+        note.push_str(&format!(", on {address} for Kafka"));
+        if !name.is_unnamed() {
+            note.push_str(&format!(" ({name})"));
+        }
+    }
+    note
 }
 
 /// SIGTERM is how a service is told to stop, so it ends well; Ctrl-C is an interruption, and a node that is stopped by it
@@ -362,35 +391,14 @@ fn resolve(options: &GlobalOptions, args: StartArgs) -> anyhow::Result<NodeConfi
         .or(file.listen)
         .unwrap_or_else(|| DEFAULT_LISTEN.to_owned());
     let advertise = args.advertise.or(file.advertise);
-    let kafka_listen = args.kafka_listen.or(file.kafka_listen);
-    let kafka_advertise = args.kafka_advertise.or(file.kafka_advertise);
-    let plaintext = args.kafka_plaintext || file.kafka_plaintext.unwrap_or(false);
-    let sasl = args.kafka_sasl || file.kafka_sasl.unwrap_or(false);
-    // With passwords, a certificate is one way of two.
-    let client_auth = args
-        .kafka_client_auth
-        .or(file.kafka_client_auth)
-        .unwrap_or(match sasl {
-            true => KafkaClientAuth::Requested,
-            false => KafkaClientAuth::Required,
-        });
-    let kafka = match kafka_listen {
-        None => None,
-        Some(listen) => Some(KafkaListener {
-            listen: socket_address("--kafka-listen", &listen)?,
-            advertise: advertised("--kafka-advertise", kafka_advertise.as_deref(), &listen)?,
-            sasl,
-            security: if plaintext {
-                KafkaSecurity::Plaintext
-            } else {
-                KafkaSecurity::Tls(match client_auth {
-                    KafkaClientAuth::Required => ClientAuth::Required,
-                    KafkaClientAuth::Requested => ClientAuth::Requested,
-                    KafkaClientAuth::None => ClientAuth::None,
-                })
-            },
-        }),
+    let unnamed = Unnamed {
+        listen: args.kafka_listen.or(file.kafka_listen),
+        advertise: args.kafka_advertise.or(file.kafka_advertise),
+        plaintext: args.kafka_plaintext || file.kafka_plaintext.unwrap_or(false),
+        sasl: args.kafka_sasl || file.kafka_sasl.unwrap_or(false),
+        client_auth: args.kafka_client_auth.or(file.kafka_client_auth),
     };
+    let kafka = kafka_listeners::resolve(&unnamed, file.kafka.listeners, args.kafka_listeners)?;
     let admin = match args.admin_listen.or(file.admin_listen) {
         None => None,
         Some(listen) => Some(AdminListener {
@@ -505,7 +513,7 @@ fn read_config(path: &Path) -> anyhow::Result<ConfigFile> {
     })
 }
 
-fn socket_address(flag: &str, text: &str) -> anyhow::Result<SocketAddr> {
+pub(super) fn socket_address(flag: &str, text: &str) -> anyhow::Result<SocketAddr> {
     text.to_socket_addrs()
         .ok()
         .and_then(|mut addresses| addresses.next())
@@ -517,7 +525,7 @@ fn socket_address(flag: &str, text: &str) -> anyhow::Result<SocketAddr> {
 }
 
 /// What others are told: what is said, or the very name that `listen` was given by, unless it stands for every address.
-fn advertised(
+pub(super) fn advertised(
     flag: &str,
     advertise: Option<&str>,
     listen: &str,
@@ -557,6 +565,6 @@ fn numbered(controllers: Vec<PeerAddress>) -> anyhow::Result<BTreeMap<NodeId, St
     Ok(numbered)
 }
 
-fn usage(message: String) -> anyhow::Error {
+pub(super) fn usage(message: String) -> anyhow::Error {
     ExitWith::new(Exit::Usage, message).into()
 }

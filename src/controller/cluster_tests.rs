@@ -11,12 +11,12 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::metadata::{
-    ClusterImage, Command, CreateTopicRequest, Endpoint, METADATA_VERSION, Outcome, Registration,
-    Rejection,
+    ClusterImage, Command, CreateTopicRequest, Endpoint, LISTENERS_SINCE, METADATA_VERSION,
+    Outcome, Registration, Rejection,
 };
 use crate::types::{
-    Appointment, ClusterId, DirectoryId, Incarnation, LeaderEpoch, LogPosition, NodeId, Offset,
-    PartitionIndex, PartitionState, TopicId, TopicName, TopicPartition,
+    Appointment, ClusterId, DirectoryId, Incarnation, LeaderEpoch, ListenerName, LogPosition,
+    NodeId, Offset, PartitionIndex, PartitionState, TopicId, TopicName, TopicPartition,
 };
 
 /// Generous: the machine may be busy. Nothing waits for it when all is well.
@@ -163,6 +163,7 @@ impl Cluster {
                     port: 1,
                 },
                 kafka: None,
+                kafka_listeners: BTreeMap::new(),
                 boot_id: None,
                 metadata_version: METADATA_VERSION,
             },
@@ -669,14 +670,75 @@ async fn a_node_that_moves_registers_its_new_address() {
         host: "elsewhere".to_owned(),
         port: 2,
     };
-    two.set_endpoints(moved.clone(), Some(moved.clone()));
+    let internal = ListenerName::new("internal").unwrap();
+    two.set_endpoints(
+        moved.clone(),
+        BTreeMap::from([
+            (ListenerName::unnamed(), moved.clone()),
+            (internal.clone(), moved.clone()),
+        ]),
+    );
     // Those whom it answers need not wait until it has been told.
     let own = two.image_with_own_place();
     assert_eq!(own.quic_endpoint(node(2)), Some(&moved));
-    assert_eq!(own.kafka_endpoint(node(2)), Some(&moved));
-    wait_for(&one, "the new address", |image| {
+    let kafka = |image: &ClusterImage, listener: &ListenerName| {
+        image
+            .node(node(2))
+            .and_then(|node| node.kafka_endpoint(listener).cloned())
+    };
+    assert_eq!(kafka(&own, &ListenerName::unnamed()).as_ref(), Some(&moved));
+    assert_eq!(kafka(&own, &internal).as_ref(), Some(&moved));
+    // The named one is told once the cluster's version has risen.
+    wait_for(&one, "the new addresses", |image| {
         image.quic_endpoint(node(2)) == Some(&moved)
-            && image.kafka_endpoint(node(2)) == Some(&moved)
+            && kafka(image, &ListenerName::unnamed()).as_ref() == Some(&moved)
+            && kafka(image, &internal).as_ref() == Some(&moved)
+    })
+    .await;
+    for id in 1..=2 {
+        cluster.kill(id).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn named_listeners_are_told_when_the_last_node_understands_them() {
+    let mut cluster = Cluster::new(1);
+    let internal = ListenerName::new("internal").unwrap();
+    let mut old = cluster.config(1, 1);
+    old.registration.metadata_version = LISTENERS_SINCE - 1;
+    let one = cluster.start_with(old).await;
+    registered(&one, 1).await;
+    let mut config = cluster.config(2, 2);
+    let endpoint = Endpoint {
+        host: "n2".to_owned(),
+        port: 2,
+    };
+    config
+        .registration
+        .set_kafka_endpoint(internal.clone(), endpoint.clone());
+    let two = cluster.start_with(config).await;
+    let told = |image: &ClusterImage| {
+        let own = image.node(node(2))?;
+        own.kafka_endpoint(&internal).cloned()
+    };
+    let image = wait_for(&two, "what both understand", |image| {
+        image.nodes().len() == 2 && image.metadata_version() == LISTENERS_SINCE - 1
+    })
+    .await;
+    assert_eq!(told(&image), None);
+    // It is as much registered as it can be, and does not ask again and again.
+    let mut state = two.registration();
+    let registered = state.wait_for(|state| *state == RegistrationState::Registered);
+    let registered = tokio::time::timeout(DEADLINE, registered).await;
+    assert!(registered.unwrap().is_ok());
+    let own = two.image_with_own_place();
+    assert_eq!(told(&own), Some(endpoint.clone()), "to its own clients");
+
+    cluster.kill(1).await;
+    drop(one);
+    let one = cluster.start(1).await;
+    wait_for(&one, "the listener", |image| {
+        told(image) == Some(endpoint.clone())
     })
     .await;
     for id in 1..=2 {

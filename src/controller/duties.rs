@@ -105,8 +105,11 @@ pub(super) async fn keep_registered(shared: Arc<Shared>) {
     let mut image = shared.image.clone();
     let mut wanted = shared.registration.subscribe();
     loop {
-        let registration = wanted.borrow_and_update().clone();
-        let registered = image.borrow_and_update().node(shared.me) == Some(&registration);
+        let own = wanted.borrow_and_update().clone();
+        let present = image.borrow_and_update().clone();
+        // More is told when the cluster's version has risen.
+        let registration = own.in_version(present.metadata_version());
+        let registered = present.node(shared.me) == Some(&registration);
         if registered {
             set_state(&shared, RegistrationState::Registered);
             tokio::select! {

@@ -32,7 +32,7 @@ use crate::metadata::{
     ClusterImage, Command, CreatePartitionsRequest, CreateTopicRequest, Endpoint, Outcome,
     Registration, Rejection,
 };
-use crate::types::{ClusterId, ErrorCode, NodeId, ProducerId, TopicId};
+use crate::types::{ClusterId, ErrorCode, ListenerName, NodeId, ProducerId, TopicId};
 
 /// Proposals that one active controller has under way. Further ones wait for their turn within their own timeouts.
 const MAX_PROPOSALS: usize = 256;
@@ -368,23 +368,25 @@ impl Controller {
     pub fn image_with_own_place(&self) -> Arc<ClusterImage> {
         let image = self.shared.image.borrow().clone();
         let own = self.shared.registration.borrow();
-        let node = own.node;
-        let is_known = image
-            .node(node)
-            .is_none_or(|known| known.quic == own.quic && known.kafka == own.kafka);
+        let is_known = image.node(own.node).is_none_or(|known| {
+            known.quic == own.quic
+                && known.kafka == own.kafka
+                && known.kafka_listeners == own.kafka_listeners
+        });
         if is_known {
             return image;
         }
-        let (quic, kafka) = (own.quic.clone(), own.kafka.clone());
-        drop(own);
-        Arc::new(image.with_endpoints(node, quic, kafka))
+        let own = own.clone();
+        Arc::new(image.with_endpoints_of(&own))
     }
 
-    /// This node is reached elsewhere now: registers that at once.
-    pub fn set_endpoints(&self, quic: Endpoint, kafka: Option<Endpoint>) {
+    /// This node is reached elsewhere now: registers that at once. Kafka listeners that are not named stay where they are.
+    pub fn set_endpoints(&self, quic: Endpoint, kafka: BTreeMap<ListenerName, Endpoint>) {
         self.shared.registration.send_modify(|registration| {
             registration.quic = quic;
-            registration.kafka = kafka;
+            for (listener, endpoint) in kafka {
+                registration.set_kafka_endpoint(listener, endpoint);
+            }
         });
     }
 

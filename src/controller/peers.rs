@@ -270,6 +270,7 @@ mod tests {
                 port: 1,
             },
             kafka: None,
+            kafka_listeners: BTreeMap::new(),
             boot_id: None,
             metadata_version: METADATA_VERSION,
         }

@@ -38,6 +38,8 @@ checks! {
     UdpSocket = "udp_socket", "UDP socket";
     /// The ports that a configuration names: free, or held, and by whom.
     ListenPort = "listen_port", "listen port";
+    /// A node's listener for Kafka clients: its port, whether it answers where clients are told to find it, and its certificate.
+    KafkaListener = "kafka_listener", "Kafka listener";
     HostName = "host_name", "host name";
     /// Whether anything answers on the UDP port.
     Reachable = "reachable", "reachable";

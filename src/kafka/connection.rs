@@ -222,7 +222,7 @@ impl<S: Service> Connection<S> {
         let context = Arc::new(Context {
             service: Arc::clone(&self.server.service),
             config: self.server.config,
-            listener: self.listener,
+            listener: self.listener.clone(),
             client_host: format!("/{}", self.peer.address.ip()),
             response_memory: self.server.response_memory.clone(),
             descriptions: Arc::clone(&self.server.descriptions),

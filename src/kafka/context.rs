@@ -14,25 +14,26 @@ use super::limits::{Limits, MAX_REQUEST_WAIT};
 use super::login::{Doorman, LoginState};
 use crate::metadata::{ClusterImage, Endpoint, Registration, Topic};
 use crate::types::{
-    ErrorCode, LeaderEpoch, NodeId, PartitionIndex, TopicId, TopicName, TopicPartition,
+    ErrorCode, LeaderEpoch, ListenerName, NodeId, PartitionIndex, TopicId, TopicName,
+    TopicPartition,
 };
 
 /// How a client reached the node. Metadata answers with the endpoints of the same kind, so that the client goes on as it
-/// came.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// came: a network that leads to one of a node's listeners need not lead to the others.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ListenerKind {
     /// A stream of a native client's QUIC connection.
     Quic,
-    /// Kafka's TCP listener, with TLS or without.
-    Kafka,
+    /// The TCP listener of this name, with TLS or without.
+    Kafka(ListenerName),
 }
 
 impl ListenerKind {
     /// Where clients of this kind reach a node; `None` if they cannot.
-    pub(super) fn endpoint(self, node: &Registration) -> Option<&Endpoint> {
+    pub(super) fn endpoint<'a>(&self, node: &'a Registration) -> Option<&'a Endpoint> {
         match self {
             ListenerKind::Quic => Some(&node.quic),
-            ListenerKind::Kafka => node.kafka.as_ref(),
+            ListenerKind::Kafka(name) => node.kafka_endpoint(name),
         }
     }
 }

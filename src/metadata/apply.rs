@@ -9,8 +9,9 @@ use super::command::{
     PartitionChange, Rejection,
 };
 use super::image::{
-    ClusterImage, Endpoint, MAX_CHANGES_PER_COMMAND, MAX_HOST_BYTES, MAX_NODES, MAX_PARTITIONS,
-    MAX_PARTITIONS_PER_TOPIC, MAX_PRODUCER_ID_BLOCK, MAX_REPLICAS, MAX_TOPICS, Registration, Topic,
+    ClusterImage, Endpoint, MAX_CHANGES_PER_COMMAND, MAX_HOST_BYTES, MAX_LISTENERS, MAX_NODES,
+    MAX_PARTITIONS, MAX_PARTITIONS_PER_TOPIC, MAX_PRODUCER_ID_BLOCK, MAX_REPLICAS, MAX_TOPICS,
+    Registration, Topic,
 };
 use super::topic_config::TopicConfig;
 use crate::types::{
@@ -500,6 +501,22 @@ fn check_registration(offered: &Registration) -> Result<(), Rejection> {
     endpoint("QUIC", &offered.quic)?;
     if let Some(kafka) = &offered.kafka {
         endpoint("Kafka", kafka)?;
+    }
+    for (listener, address) in &offered.kafka_listeners {
+        endpoint(&format!("Kafka {listener}"), address)?;
+        // It has a place of its own, and would be there twice.
+        if listener.is_unnamed() {
+            return Err(Rejection::Malformed(format!(
+                "the listener {listener} of node {} is among the named ones",
+                offered.node
+            )));
+        }
+    }
+    if offered.kafka_endpoints().count() > MAX_LISTENERS {
+        return Err(Rejection::Malformed(format!(
+            "node {} has more than {MAX_LISTENERS} Kafka listeners",
+            offered.node
+        )));
     }
     match &offered.boot_id {
         Some(boot_id) if boot_id.len() > MAX_HOST_BYTES => Err(Rejection::Malformed(format!(

@@ -8,7 +8,7 @@ use thiserror::Error;
 use super::Registration;
 use super::credentials::{ScramMechanism, ScramVerifier};
 use super::deletions::RecordDeletion;
-use super::image::FIRST_METADATA_VERSION;
+use super::image::{FIRST_METADATA_VERSION, LISTENERS_SINCE};
 use super::topic_config::ConfigError;
 use crate::types::{
     Appointment, ClusterId, DirectoryId, ErrorCode, Incarnation, IsrChange, LeaderEpoch, NodeId,
@@ -118,6 +118,9 @@ impl Command {
     /// The metadata version from which on the command may be in the log: a node that understands less could not read it.
     pub fn since_version(&self) -> u32 {
         match self {
+            Command::RegisterNode { registration } if !registration.kafka_listeners.is_empty() => {
+                LISTENERS_SINCE
+            }
             Command::InitCluster { .. }
             | Command::RegisterNode { .. }
             | Command::UnregisterNode { .. }

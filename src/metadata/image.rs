@@ -9,13 +9,13 @@ use thiserror::Error;
 
 use super::credentials::Credentials;
 use crate::types::{
-    Appointment, ClusterId, DirectoryId, Incarnation, NodeId, Offset, PartitionIndex,
+    Appointment, ClusterId, DirectoryId, Incarnation, ListenerName, NodeId, Offset, PartitionIndex,
     PartitionState, TopicId, TopicName, TopicPartition,
 };
 
 /// The metadata version that this build understands. A cluster begins at [`FIRST_METADATA_VERSION`] and rises when all of
 /// its nodes understand more; a node that understands less than the cluster's is refused.
-pub const METADATA_VERSION: u32 = 3;
+pub const METADATA_VERSION: u32 = 5;
 /// The version that a log begins with, whichever build reads it: a node that reads it from its start comes to the same image
 /// as those that wrote it.
 pub const FIRST_METADATA_VERSION: u32 = 1;
@@ -35,6 +35,11 @@ pub const MAX_REPLICAS: usize = 15;
 /// Length of one configuration value. A longer one is refused with INVALID_CONFIG. Names are those of a fixed list, so their
 /// number and length need no cap of their own.
 pub const MAX_CONFIG_VALUE_BYTES: usize = 256;
+/// Kafka listeners of one node. More are refused with INVALID_REQUEST.
+pub const MAX_LISTENERS: usize = 8;
+/// Since this metadata version a registration may name listeners besides the unnamed one: a node that understands less would
+/// read it without them, and its image would be another than everybody else's.
+pub const LISTENERS_SINCE: u32 = 5;
 /// Length of a host name or boot id in a registration; DNS allows 253. A longer one is refused with INVALID_REQUEST.
 pub const MAX_HOST_BYTES: usize = 255;
 /// Partitions that one command changes. More are refused with INVALID_REQUEST: the proposer splits them.
@@ -69,8 +74,12 @@ pub struct Registration {
     pub incarnation: Incarnation,
     /// Where other nodes and native clients reach it.
     pub quic: Endpoint,
-    /// Where Kafka clients reach it; `None` when it has no such listener.
+    /// Where Kafka clients reach its listener of the name [`ListenerName::unnamed`]; `None` when it has no such listener.
     pub kafka: Option<Endpoint>,
+    /// Where Kafka clients reach its other listeners. Never one of that name. Absent from what versions below
+    /// [`LISTENERS_SINCE`] wrote, and empty in their logs.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub kafka_listeners: BTreeMap<ListenerName, Endpoint>,
     /// The kernel's boot id, where it has one: with `flush=os` a changed one means that acknowledged records may be gone.
     pub boot_id: Option<String>,
     /// The highest metadata version that the node understands.
@@ -85,6 +94,42 @@ impl Registration {
             directory: self.directory,
             incarnation: self.incarnation,
         }
+    }
+
+    /// Where Kafka clients reach the listener of this name; `None` when the node has none.
+    pub fn kafka_endpoint(&self, listener: &ListenerName) -> Option<&Endpoint> {
+        match listener.is_unnamed() {
+            true => self.kafka.as_ref(),
+            false => self.kafka_listeners.get(listener),
+        }
+    }
+
+    /// Its Kafka listeners with where clients reach them, the unnamed one first.
+    pub fn kafka_endpoints(&self) -> impl Iterator<Item = (ListenerName, &Endpoint)> {
+        let unnamed = self.kafka.iter();
+        let named = self.kafka_listeners.iter();
+        unnamed
+            .map(|endpoint| (ListenerName::unnamed(), endpoint))
+            .chain(named.map(|(name, endpoint)| (name.clone(), endpoint)))
+    }
+
+    /// Kafka clients reach the listener of this name at `endpoint`.
+    pub fn set_kafka_endpoint(&mut self, listener: ListenerName, endpoint: Endpoint) {
+        match listener.is_unnamed() {
+            true => self.kafka = Some(endpoint),
+            false => {
+                self.kafka_listeners.insert(listener, endpoint);
+            }
+        }
+    }
+
+    /// As much of it as a cluster at this metadata version can be told.
+    pub fn in_version(&self, version: u32) -> Registration {
+        let mut told = self.clone();
+        if version < LISTENERS_SINCE {
+            told.kafka_listeners.clear();
+        }
+        told
     }
 }
 
@@ -203,13 +248,16 @@ impl ClusterImage {
         self.node(node).map(Registration::appointment)
     }
 
-    /// The same image, but for where `node` is reached, where it is registered at all.
-    pub fn with_endpoints(&self, node: NodeId, quic: Endpoint, kafka: Option<Endpoint>) -> Self {
+    /// The same image, but for where the node of `own` is reached: there where `own` says, if it is registered at all.
+    pub fn with_endpoints_of(&self, own: &Registration) -> Self {
         let mut image = self.clone();
-        if let Some(registration) = image.nodes.get_mut(&node) {
+        if let Some(registration) = image.nodes.get_mut(&own.node) {
             let registration = Arc::make_mut(registration);
-            registration.quic = quic;
-            registration.kafka = kafka;
+            registration.quic.clone_from(&own.quic);
+            registration.kafka.clone_from(&own.kafka);
+            registration
+                .kafka_listeners
+                .clone_from(&own.kafka_listeners);
         }
         image
     }
@@ -217,11 +265,6 @@ impl ClusterImage {
     /// Where `node` is reached over QUIC.
     pub fn quic_endpoint(&self, node: NodeId) -> Option<&Endpoint> {
         self.node(node).map(|registration| &registration.quic)
-    }
-
-    /// Where Kafka clients reach `node`.
-    pub fn kafka_endpoint(&self, node: NodeId) -> Option<&Endpoint> {
-        self.node(node)?.kafka.as_ref()
     }
 
     pub fn topic(&self, id: TopicId) -> Option<&Arc<Topic>> {
@@ -431,5 +474,38 @@ mod tests {
         assert_eq!((image.metadata_version, image.next_producer_id), (1, 7));
         assert!(image.draining.is_empty() && image.controllers.is_empty());
         assert!(image.deleted_before.is_empty() && image.credentials.is_empty());
+    }
+
+    #[test]
+    fn a_registration_without_named_listeners_is_written_and_read_as_ever() {
+        let json = r#"{"node":1,"directory":"e41332166d15ac4b91b31b2838f77d2f","incarnation":"9b45220aa1517dbe","quic":{"host":"a","port":1},"kafka":{"host":"a","port":2},"boot_id":null,"metadata_version":3}"#;
+        let mut registration: Registration = serde_json::from_str(json).unwrap();
+        assert_eq!(serde_json::to_string(&registration).unwrap(), json);
+        let internal = ListenerName::new("internal").unwrap();
+        assert_eq!(registration.kafka_endpoint(&internal), None);
+        let unnamed = registration.kafka_endpoint(&ListenerName::unnamed());
+        assert_eq!(unnamed.map(|endpoint| endpoint.port), Some(2));
+
+        let elsewhere = |port| Endpoint {
+            host: "b".to_owned(),
+            port,
+        };
+        registration.set_kafka_endpoint(internal.clone(), elsewhere(3));
+        registration.set_kafka_endpoint(ListenerName::unnamed(), elsewhere(4));
+        let told: Vec<_> = registration
+            .kafka_endpoints()
+            .map(|(name, endpoint)| (name.to_string(), endpoint.port))
+            .collect();
+        assert_eq!(
+            told,
+            [("default".to_owned(), 4), ("internal".to_owned(), 3)]
+        );
+        let written = serde_json::to_string(&registration).unwrap();
+        let read: Registration = serde_json::from_str(&written).unwrap();
+        assert_eq!(read, registration);
+        // What an older build cannot keep, it is not told.
+        let before = registration.in_version(LISTENERS_SINCE - 1);
+        assert!(before.kafka_listeners.is_empty() && before.kafka == registration.kafka);
+        assert_eq!(registration.in_version(LISTENERS_SINCE), registration);
     }
 }

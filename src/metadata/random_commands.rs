@@ -6,8 +6,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::types::{
-    Appointment, ClusterId, DirectoryId, Incarnation, IsrChange, LeaderEpoch, NodeId, Offset,
-    PartitionEpoch, PartitionIndex, TopicId, TopicName, TopicPartition,
+    Appointment, ClusterId, DirectoryId, Incarnation, IsrChange, LeaderEpoch, ListenerName, NodeId,
+    Offset, PartitionEpoch, PartitionIndex, TopicId, TopicName, TopicPartition,
 };
 
 pub(super) fn node(id: u32) -> NodeId {
@@ -28,6 +28,7 @@ pub(super) fn registration(id: u32, incarnation: u64) -> Registration {
             port: 9000,
         },
         kafka: None,
+        kafka_listeners: BTreeMap::new(),
         boot_id: None,
         metadata_version: METADATA_VERSION,
     }
@@ -78,6 +79,21 @@ fn shot() -> impl Strategy<Value = Shot> {
         })
 }
 
+/// Named listeners of a node, some of whose names no node may give them.
+fn listeners(shot: &Shot) -> BTreeMap<ListenerName, Endpoint> {
+    let count = if shot.kind == 2 { shot.nodes.len() } else { 0 };
+    ["internal", "external", "default"][..count]
+        .iter()
+        .map(|name| {
+            let endpoint = Endpoint {
+                host: format!("{name}-{}", shot.a),
+                port: 1,
+            };
+            (ListenerName::new(name).unwrap(), endpoint)
+        })
+        .collect()
+}
+
 fn command(image: &ClusterImage, shot: &Shot) -> Command {
     let topic = TopicId::from_random_bits(u128::from(shot.a % 3));
     let partition = TopicPartition {
@@ -115,6 +131,7 @@ fn command(image: &ClusterImage, shot: &Shot) -> Command {
         1 | 2 => Command::RegisterNode {
             registration: Registration {
                 directory: DirectoryId::from_random_bits(u128::from(shot.a + shot.aim)),
+                kafka_listeners: listeners(shot),
                 ..registration(shot.a, u64::from(shot.b))
             },
         },
@@ -795,4 +812,42 @@ fn producer_ids_are_given_once_and_end_before_they_wrap() {
     assert_eq!(first(image.apply(&ask)), 1000);
     image.next_producer_id = i64::MAX as u64 - 999;
     assert!(image.apply(&ask).is_err());
+}
+
+#[test]
+fn named_listeners_come_with_the_version_that_knows_them_and_are_checked() {
+    let mut image = ClusterImage::new();
+    let cluster_id = ClusterId::from_random_bits(1);
+    image.apply(&Command::InitCluster { cluster_id }).unwrap();
+    let own = registration(1, 1);
+    let with = |names: &[&str], port| {
+        let mut registration = own.clone();
+        for name in names {
+            let host = "a".to_owned();
+            let endpoint = Endpoint { host, port };
+            let name = ListenerName::new(name).unwrap();
+            registration.kafka_listeners.insert(name, endpoint);
+        }
+        Command::RegisterNode { registration }
+    };
+    image.apply(&with(&[], 1)).unwrap();
+    assert!(matches!(
+        image.apply(&with(&["internal"], 1)),
+        Err(Rejection::VersionTooLow {
+            needed: LISTENERS_SINCE,
+            ..
+        })
+    ));
+    let version = LISTENERS_SINCE;
+    image
+        .apply(&Command::RaiseMetadataVersion { version })
+        .unwrap();
+    assert_eq!(image.apply(&with(&["internal"], 1)), Ok(Outcome::Done));
+    assert_eq!(image.apply(&with(&["internal"], 1)), Ok(Outcome::Unchanged));
+    let eight = ["a", "b", "c", "d", "e", "f", "g", "h"];
+    assert_eq!(image.apply(&with(&eight, 1)), Ok(Outcome::Done));
+    let nine = [&eight[..], &["i"]].concat();
+    for bad in [with(&nine, 1), with(&["a"], 0), with(&["default"], 1)] {
+        assert!(matches!(image.apply(&bad), Err(Rejection::Malformed(_))));
+    }
 }

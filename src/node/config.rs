@@ -6,11 +6,12 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+use super::kafka_config::{self, KafkaListener, ListenersError};
 use crate::controller::{ALLOWED_CONTROLLERS, LeaderBalance};
 use crate::kafka::{self, NodeSetting};
 use crate::metadata::{Endpoint, FlushPolicy};
-use crate::transport::{ClientAuth, Congestion, CongestionPolicy, ImpairmentSpec};
-use crate::types::NodeId;
+use crate::transport::{Congestion, CongestionPolicy, ImpairmentSpec};
+use crate::types::{ListenerName, NodeId};
 
 /// One node's configuration, raw flags and files resolved.
 #[derive(Debug, Clone)]
@@ -23,7 +24,8 @@ pub struct NodeConfig {
     pub listen: SocketAddr,
     /// Where others reach that; `None`: `listen` itself, which then is no wildcard address.
     pub advertise: Option<Endpoint>,
-    pub kafka: Option<KafkaListener>,
+    /// The TCP listeners for Kafka clients; none: nowhere.
+    pub kafka: BTreeMap<ListenerName, KafkaListener>,
     /// Where health, metrics and views are served over HTTP; `None`: nowhere.
     pub admin: Option<AdminListener>,
     /// The controllers with their QUIC addresses: 1, 3 or 5. Empty: this node is its own.
@@ -49,23 +51,6 @@ pub struct NodeConfig {
 /// [`NodeConfig::impair`] for as long as it is there.
 pub const IMPAIR_FILE: &str = "impair";
 
-/// A TCP listener for Kafka clients.
-#[derive(Debug, Clone)]
-pub struct KafkaListener {
-    pub listen: SocketAddr,
-    pub advertise: Option<Endpoint>,
-    pub security: KafkaSecurity,
-    /// Whether clients that show no certificate must log in with a name and a password.
-    pub sasl: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum KafkaSecurity {
-    Tls(ClientAuth),
-    /// Only on a loopback address: whoever reaches the port may read and write every topic.
-    Plaintext,
-}
-
 /// A TCP listener for HTTP requests about the node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AdminListener {
@@ -78,18 +63,12 @@ pub struct AdminListener {
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum ConfigError {
     #[error(
-        "others cannot dial {address}, which stands for every address of this machine: add {flag} HOST:PORT, the name \
+        "others cannot dial {address}, which stands for every address of this machine: add --advertise HOST:PORT, the name \
          and port by which they reach this node"
     )]
-    WildcardAdvertised {
-        address: SocketAddr,
-        flag: &'static str,
-    },
-    #[error(
-        "a plaintext Kafka listener at {address} would be open to everyone who can reach it: listen on 127.0.0.1, or \
-         leave plaintext off and use TLS"
-    )]
-    PlaintextNotLoopback { address: SocketAddr },
+    WildcardAdvertised { address: SocketAddr },
+    #[error(transparent)]
+    Listeners(#[from] ListenersError),
     #[error(
         "a plaintext admin endpoint at {address} would show the cluster to everyone who can reach it: listen on 127.0.0.1, \
          or leave --admin-plaintext off and use TLS"
@@ -107,21 +86,13 @@ pub enum ConfigError {
 impl NodeConfig {
     /// Refuses what cannot work.
     pub fn check(&self) -> Result<(), ConfigError> {
-        let advertised = |address: SocketAddr, advertise: &Option<Endpoint>, flag| {
-            if address.ip().is_unspecified() && advertise.is_none() {
-                return Err(ConfigError::WildcardAdvertised { address, flag });
-            }
-            Ok(())
-        };
-        advertised(self.listen, &self.advertise, "--advertise")?;
-        if let Some(kafka) = &self.kafka {
-            advertised(kafka.listen, &kafka.advertise, "--kafka-advertise")?;
-            if kafka.security == KafkaSecurity::Plaintext && !kafka.listen.ip().is_loopback() {
-                return Err(ConfigError::PlaintextNotLoopback {
-                    address: kafka.listen,
-                });
-            }
+        if self.listen.ip().is_unspecified() && self.advertise.is_none() {
+            return Err(ConfigError::WildcardAdvertised {
+                address: self.listen,
+            });
         }
+        let admin = self.admin.map(|admin| admin.listen);
+        kafka_config::check(&self.kafka, admin)?;
         if let Some(admin) = &self.admin
             && admin.plaintext
             && !admin.listen.ip().is_loopback()
@@ -146,7 +117,22 @@ impl NodeConfig {
     }
 
     /// The settings that DescribeConfigs shows for this node.
-    pub(super) fn settings(&self, quic: SocketAddr, kafka: Option<SocketAddr>) -> Vec<NodeSetting> {
+    pub(super) fn settings(
+        &self,
+        quic: SocketAddr,
+        kafka: &BTreeMap<ListenerName, SocketAddr>,
+    ) -> Vec<NodeSetting> {
+        // In Kafka's form, in which a name is written in capitals.
+        let capitals = |name: &ListenerName| name.as_str().to_ascii_uppercase();
+        let mut listeners = format!("QUIC://{quic}");
+        for (name, address) in kafka {
+            listeners.push_str(&format!(",{}://{address}", capitals(name)));
+        }
+        let protocols: Vec<String> = self
+            .kafka
+            .iter()
+            .map(|(name, listener)| format!("{}:{}", capitals(name), listener.security_protocol()))
+            .collect();
         let balance = LeaderBalance::default();
         let setting = |name: &str, value: String, is_default, documentation: &str| NodeSetting {
             name: name.to_owned(),
@@ -167,14 +153,12 @@ impl NodeConfig {
                 false,
                 "The data directory.",
             ),
+            setting("listeners", listeners, false, "Where this node listens."),
             setting(
-                "listeners",
-                match kafka {
-                    Some(kafka) => format!("QUIC://{quic},KAFKA://{kafka}"),
-                    None => format!("QUIC://{quic}"),
-                },
+                "listener.security.protocol.map",
+                protocols.join(","),
                 false,
-                "Where this node listens.",
+                "What clients speak with each Kafka listener.",
             ),
             setting(
                 "auto.create.topics.enable",
@@ -236,7 +220,7 @@ mod tests {
             certs_dir: Some("certs".into()),
             listen: "127.0.0.1:0".parse().unwrap(),
             advertise: None,
-            kafka: None,
+            kafka: BTreeMap::new(),
             admin: None,
             controllers: BTreeMap::new(),
             flush: FlushPolicy::Fsync,
@@ -256,10 +240,7 @@ mod tests {
         config.listen = "0.0.0.0:9292".parse().unwrap();
         assert!(matches!(
             config.check(),
-            Err(ConfigError::WildcardAdvertised {
-                flag: "--advertise",
-                ..
-            })
+            Err(ConfigError::WildcardAdvertised { .. })
         ));
         config.advertise = Some(Endpoint {
             host: "node1.example".to_owned(),
@@ -269,17 +250,9 @@ mod tests {
     }
 
     #[test]
-    fn plaintext_stays_on_this_machine() {
+    fn a_plaintext_admin_endpoint_stays_on_this_machine() {
         let mut config = config();
         for (address, fine) in [("127.0.0.1:9092", true), ("192.0.2.1:9092", false)] {
-            config.kafka = Some(KafkaListener {
-                listen: address.parse().unwrap(),
-                advertise: None,
-                security: KafkaSecurity::Plaintext,
-                sasl: false,
-            });
-            assert_eq!(config.check().is_ok(), fine, "{address}");
-            config.kafka = None;
             let mut admin = AdminListener {
                 listen: address.parse().unwrap(),
                 plaintext: true,

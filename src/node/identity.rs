@@ -46,14 +46,15 @@ pub(super) fn create(config: &NodeConfig, dir: &Path) -> Result<Identity, NodeEr
         "127.0.0.1".to_owned(),
         "::1".to_owned(),
     ];
-    let own = [
-        config
-            .advertise
-            .as_ref()
-            .map(|endpoint| endpoint.host.clone()),
-        (!config.listen.ip().is_unspecified()).then(|| config.listen.ip().to_string()),
-    ];
-    for name in own.into_iter().flatten() {
+    let kafka = config.kafka.values();
+    let listeners = std::iter::once((&config.advertise, config.listen))
+        .chain(kafka.map(|listener| (&listener.advertise, listener.listen)));
+    let own = listeners.flat_map(|(advertise, listen)| {
+        let advertised = advertise.as_ref().map(|endpoint| endpoint.host.clone());
+        let own = (!listen.ip().is_unspecified()).then(|| listen.ip().to_string());
+        advertised.into_iter().chain(own)
+    });
+    for name in own {
         if !names.contains(&name) {
             names.push(name);
         }

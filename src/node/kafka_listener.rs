@@ -1,4 +1,4 @@
-//! The TCP listener for Kafka clients.
+//! A TCP listener for Kafka clients.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,6 +11,7 @@ use tokio_util::task::TaskTracker;
 use crate::broker::Broker;
 use crate::kafka::{self, ListenerKind};
 use crate::transport::TcpTls;
+use crate::types::ListenerName;
 
 /// The pause after a failed accept: most likely the process has no file handle left, and asking again at once would only
 /// burn time.
@@ -18,6 +19,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Accepts until `shutdown`. Without `tls` the listener is plaintext.
 pub(super) async fn run(
+    name: ListenerName,
     listener: TcpListener,
     tls: Option<Arc<TcpTls>>,
     login: kafka::Login,
@@ -33,7 +35,7 @@ pub(super) async fn run(
         let (stream, remote) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
-                tracing::warn!(cause = %error, "cannot accept a Kafka connection");
+                tracing::warn!(listener = %name, cause = %error, "cannot accept a Kafka connection");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
@@ -43,7 +45,7 @@ pub(super) async fn run(
             name: None,
         };
         // Admitted before the handshake, so that handshakes are bounded too.
-        let Some(admitted) = kafka.admit(peer, ListenerKind::Kafka) else {
+        let Some(admitted) = kafka.admit(peer, ListenerKind::Kafka(name.clone())) else {
             continue;
         };
         let admitted = admitted.wants(login);

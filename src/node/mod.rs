@@ -7,11 +7,14 @@ mod admin_listener;
 mod config;
 mod drain;
 mod identity;
+mod kafka_config;
 mod kafka_listener;
 mod network;
 mod quic_listener;
 mod tcp_link_listener;
 
+use std::collections::BTreeMap;
+use std::fmt;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
@@ -23,9 +26,8 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub use config::{
-    AdminListener, ConfigError, IMPAIR_FILE, KafkaListener, KafkaSecurity, NodeConfig,
-};
+pub use config::{AdminListener, ConfigError, IMPAIR_FILE, NodeConfig};
+pub use kafka_config::{KafkaListener, KafkaSecurity, ListenersError};
 
 use crate::admin;
 use crate::broker::{Broker, BrokerOptions, Starting};
@@ -41,7 +43,7 @@ use crate::transport::{
     ServerOptions, Sockets, TcpTls, TlsConfigError, bind_tcp, probe_tcp_congestion,
     watch_impairment,
 };
-use crate::types::{ClusterId, DirectoryId, Incarnation};
+use crate::types::{ClusterId, DirectoryId, Incarnation, ListenerName};
 
 /// How long a stop waits for peers to take note of it.
 const CLOSE_WAIT: Duration = Duration::from_secs(1);
@@ -92,7 +94,7 @@ pub struct Node {
     data_dir: Arc<DataDir>,
     server: Server,
     quic_address: SocketAddr,
-    kafka_address: Option<SocketAddr>,
+    kafka_addresses: BTreeMap<ListenerName, SocketAddr>,
     admin_address: Option<SocketAddr>,
     controller: Controller,
     broker: Arc<Broker>,
@@ -108,10 +110,10 @@ impl Node {
         let certs_dir = identity::certs_dir(&config);
         let given = identity::load(&config, &certs_dir)?;
         probe_udp(config.listen)?;
-        let kafka_socket = match &config.kafka {
-            Some(listener) => Some(bind_tcp(listener.listen)?),
-            None => None,
-        };
+        let mut kafka_sockets = BTreeMap::new();
+        for (name, listener) in &config.kafka {
+            kafka_sockets.insert(name.clone(), bind_tcp(listener.listen)?);
+        }
         let admin_socket = match &config.admin {
             Some(listener) => Some(bind_tcp(listener.listen)?),
             None => None,
@@ -135,14 +137,15 @@ impl Node {
         server.use_congestion(config.congestion.clone());
         let quic_address = server.local_addr().map_err(NodeError::Threads)?;
         let tcp_links = tcp_links(&config, quic_address, &identity.get())?;
-        let address_of = |socket: &Option<TcpListener>| {
-            let address = socket.as_ref().map(TcpListener::local_addr);
-            address.transpose().map_err(NodeError::Threads)
-        };
-        let kafka_address = address_of(&kafka_socket)?;
-        let admin_address = address_of(&admin_socket)?;
+        let admin_address = admin_socket.as_ref().map(TcpListener::local_addr);
+        let admin_address = admin_address.transpose().map_err(NodeError::Threads)?;
+        let mut kafka_addresses = BTreeMap::new();
+        for (name, socket) in &kafka_sockets {
+            let address = socket.local_addr().map_err(NodeError::Threads)?;
+            kafka_addresses.insert(name.clone(), address);
+        }
 
-        let registration = registration(&config, &data_dir, quic_address, kafka_address);
+        let registration = registration(&config, &data_dir, quic_address, &kafka_addresses);
         let me = registration.appointment();
         let group_commit = GroupCommit::start(SYNC_THREADS).map_err(NodeError::Threads)?;
         let starting = Starting::new(
@@ -154,7 +157,7 @@ impl Node {
                 data_dir: data_dir.clone(),
                 default_flush: config.flush,
                 verify_logs: config.verify_logs,
-                settings: config.settings(quic_address, kafka_address),
+                settings: config.settings(quic_address, &kafka_addresses),
             },
             group_commit,
         )
@@ -224,7 +227,10 @@ impl Node {
                 tasks.clone(),
             ));
         }
-        if let (Some(listener), Some(socket)) = (&config.kafka, kafka_socket) {
+        for (name, socket) in kafka_sockets {
+            let Some(listener) = config.kafka.get(&name) else {
+                continue;
+            };
             let tls = match listener.security {
                 KafkaSecurity::Tls(client_auth) => {
                     Some(Arc::new(TcpTls::new(&identity.get(), client_auth)?))
@@ -237,11 +243,18 @@ impl Node {
                 },
                 false => kafka::Login::None,
             };
+            if listener.plaintext_beyond_loopback {
+                tracing::warn!(
+                    listener = %name, address = %listener.listen,
+                    "this Kafka listener is plaintext for whoever reaches the machine, as its configuration says"
+                );
+            }
             tasks.spawn(kafka_listener::run(
+                name,
                 socket,
                 tls,
                 login,
-                kafka,
+                kafka.clone(),
                 shutdown.clone(),
                 tasks.clone(),
             ));
@@ -249,7 +262,7 @@ impl Node {
         tracing::info!(
             node = %me.node, incarnation = %me.incarnation, directory = %me.directory,
             data_dir = %data_dir.path().display(), quic = %quic_address,
-            kafka = kafka_address.map(|address| address.to_string()),
+            kafka = listed(&kafka_addresses),
             admin = admin_address.map(|address| address.to_string()),
             "node started"
         );
@@ -257,7 +270,7 @@ impl Node {
             data_dir,
             server,
             quic_address,
-            kafka_address,
+            kafka_addresses,
             admin_address,
             controller,
             broker,
@@ -272,8 +285,9 @@ impl Node {
         self.quic_address
     }
 
-    pub fn kafka_address(&self) -> Option<SocketAddr> {
-        self.kafka_address
+    /// Where each of the node's Kafka listeners listens, with the port that was chosen for port 0.
+    pub fn kafka_addresses(&self) -> &BTreeMap<ListenerName, SocketAddr> {
+        &self.kafka_addresses
     }
 
     pub fn admin_address(&self) -> Option<SocketAddr> {
@@ -335,13 +349,21 @@ impl Node {
     }
 
     /// Others are to reach this node where `config` says from now on: the cluster is told at once, and the node's followers
-    /// dial it there while they still use the connections that they have. Nothing else of `config` is looked at.
+    /// dial it there while they still use the connections that they have. Nothing else of `config` is looked at: Kafka listeners
+    /// that it has no more go on where they are, and those that it has besides come with the next start.
     pub fn move_to(&self, config: &NodeConfig) {
-        let (quic, kafka) = endpoints(config, self.quic_address, self.kafka_address);
-        tracing::info!(
-            %quic, kafka = kafka.as_ref().map(tracing::field::display),
-            "others are told where to reach this node"
-        );
+        let (quic, kafka) = endpoints(config, self.quic_address, &self.kafka_addresses);
+        tracing::info!(%quic, kafka = listed(&kafka), "others are told where to reach this node");
+        let differ = |name: &&ListenerName| {
+            config.kafka.contains_key(*name) != self.kafka_addresses.contains_key(*name)
+        };
+        let names = config.kafka.keys().chain(self.kafka_addresses.keys());
+        for listener in names.filter(differ) {
+            tracing::warn!(
+                %listener,
+                "a Kafka listener that was added or taken away takes effect when the node is started again"
+            );
+        }
         self.controller.set_endpoints(quic, kafka);
     }
 
@@ -411,34 +433,50 @@ fn registration(
     config: &NodeConfig,
     data_dir: &DataDir,
     quic: SocketAddr,
-    kafka: Option<SocketAddr>,
+    kafka: &BTreeMap<ListenerName, SocketAddr>,
 ) -> Registration {
     let (quic, kafka) = endpoints(config, quic, kafka);
-    Registration {
+    let mut registration = Registration {
         node: config.node_id,
         directory: data_dir.directory_id(),
         incarnation: Incarnation::from_random_bits(rand::random()),
         quic,
-        kafka,
+        kafka: None,
+        kafka_listeners: BTreeMap::new(),
         boot_id: boot_id(),
         metadata_version: METADATA_VERSION,
+    };
+    for (listener, endpoint) in kafka {
+        registration.set_kafka_endpoint(listener, endpoint);
     }
+    registration
 }
 
-/// Where others reach a node that listens at these addresses.
+/// Where others reach a node that listens at these addresses; of its Kafka listeners, those that `config` has.
 fn endpoints(
     config: &NodeConfig,
     quic: SocketAddr,
-    kafka: Option<SocketAddr>,
-) -> (Endpoint, Option<Endpoint>) {
+    kafka: &BTreeMap<ListenerName, SocketAddr>,
+) -> (Endpoint, BTreeMap<ListenerName, Endpoint>) {
     let advertised = config.advertise.clone();
-    let kafka = kafka.map(|address| {
-        let listener = config.kafka.as_ref();
-        listener
-            .and_then(|listener| listener.advertise.clone())
-            .unwrap_or_else(|| endpoint_of(address))
-    });
+    let kafka = kafka
+        .iter()
+        .filter_map(|(name, address)| {
+            let advertised = config.kafka.get(name)?.advertise.clone();
+            let endpoint = advertised.unwrap_or_else(|| endpoint_of(*address));
+            Some((name.clone(), endpoint))
+        })
+        .collect();
     (advertised.unwrap_or_else(|| endpoint_of(quic)), kafka)
+}
+
+/// For a line of the log; `None` where there are none.
+fn listed<T: fmt::Display>(listeners: &BTreeMap<ListenerName, T>) -> Option<String> {
+    let words: Vec<String> = listeners
+        .iter()
+        .map(|(name, address)| format!("{name} {address}"))
+        .collect();
+    (!words.is_empty()).then(|| words.join(", "))
 }
 
 /// What others can dial, where nothing was configured: the address itself. The configuration has refused a wildcard

@@ -16,7 +16,9 @@ use rustls::crypto::WebPkiSupportedAlgorithms;
 use rustls::server::ParsedCertificate;
 use rustls::{AlertDescription, ClientConfig, DigitallySignedStruct, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
 
 use super::certificate_info::{CertificateInfo, InvalidCertificate};
 use super::endpoint_keys::EndpointKeys;
@@ -93,6 +95,33 @@ pub async fn look_for_protocol(
     seen.ok()?.protocol
 }
 
+/// Looks at a server of TLS at the other end of a TCP connection, such as a node's Kafka listener. `host` is by what name it
+/// was dialled.
+pub async fn look_over_tcp(
+    identity: &Identity,
+    host: &str,
+    stream: TcpStream,
+    within: Duration,
+) -> Result<Seen, LookFailure> {
+    let other = |text: String| LookFailure::Other { text };
+    let config = tls_config(identity, Vec::new()).map_err(|error| other(error.to_string()))?;
+    let name = ServerName::try_from(host.to_owned())
+        .map_err(|_| other(format!("{host:?} is no name that a certificate could hold")))?;
+    let connecting = TlsConnector::from(Arc::new(config)).connect(name, stream);
+    let stream = match timeout(within, connecting).await {
+        Err(_) => return Err(LookFailure::Silent { waited: within }),
+        Ok(connected) => connected.map_err(|error| other(tame(&error.to_string())))?,
+    };
+    let chain = stream.get_ref().1.peer_certificates();
+    seen(identity, host, None, chain.unwrap_or_default())
+}
+
+/// Whether this end's own certificate is for this host.
+pub fn own_certificate_names(identity: &Identity, host: &str) -> bool {
+    let chain = &identity.certified_key().cert;
+    chain.first().is_some_and(|own| names(own, host))
+}
+
 async fn attempt(
     identity: &Identity,
     host: &str,
@@ -101,7 +130,9 @@ async fn attempt(
     within: Duration,
 ) -> Result<Seen, LookFailure> {
     let other = |text: String| LookFailure::Other { text };
-    let crypto = client_config(identity, offered).map_err(|error| other(error.to_string()))?;
+    let crypto = tls_config(identity, offered)
+        .and_then(|config| Ok(QuicClientConfig::try_from(config)?))
+        .map_err(|error| other(error.to_string()))?;
     let mut config = quinn::ClientConfig::new(Arc::new(crypto));
     config.transport_config(Arc::new(tuning::dialler(Alpn::Admin)));
     let socket = bind_udp_for(remote).map_err(|error| other(error.to_string()))?;
@@ -126,11 +157,20 @@ async fn attempt(
         .and_then(|chain| chain.downcast::<Chain>().ok());
     CloseReason::Done.close(&connection, "");
     let _ = timeout(CLOSE_WAIT, endpoint.wait_idle()).await;
-    let Some(chain) = chain else {
-        return Err(other("it showed no certificate".to_owned()));
-    };
+    let chain = chain.map(|chain| *chain).unwrap_or_default();
+    seen(identity, host, protocol, &chain)
+}
+
+fn seen(
+    identity: &Identity,
+    host: &str,
+    protocol: Option<String>,
+    chain: &[CertificateDer<'_>],
+) -> Result<Seen, LookFailure> {
     let Some((own, rest)) = chain.split_first() else {
-        return Err(other("it showed no certificate".to_owned()));
+        return Err(LookFailure::Other {
+            text: "it showed no certificate".to_owned(),
+        });
     };
     Ok(Seen {
         protocol,
@@ -141,10 +181,10 @@ async fn attempt(
 }
 
 /// With this end's certificate, as any client shows it, so that the server's log has no refusal that nobody meant.
-fn client_config(
+fn tls_config(
     identity: &Identity,
     offered: Vec<Vec<u8>>,
-) -> Result<QuicClientConfig, tls::TlsConfigError> {
+) -> Result<ClientConfig, tls::TlsConfigError> {
     let algorithms = tls::provider().signature_verification_algorithms;
     let mut config = ClientConfig::builder_with_provider(Arc::clone(tls::provider()))
         .with_protocol_versions(&[&rustls::version::TLS13])?
@@ -154,7 +194,7 @@ fn client_config(
     config.resumption = Resumption::disabled();
     config.enable_early_data = false;
     config.alpn_protocols = offered;
-    Ok(QuicClientConfig::try_from(config)?)
+    Ok(config)
 }
 
 fn names(certificate: &CertificateDer<'_>, host: &str) -> bool {

@@ -69,7 +69,7 @@ pub use link_keeper::{
     KeeperReport, LASTING, LOOK_EVERY, LinkKeeper, MAX_DIALS, MAX_REDIAL_PAUSE,
 };
 pub use log_limit::{LogLimit, LogLimits};
-pub use look::{LookFailure, Seen, look, look_for_protocol};
+pub use look::{LookFailure, Seen, look, look_for_protocol, look_over_tcp, own_certificate_names};
 pub use path_sample::{PathSample, sample_path};
 pub use path_watch::{Ear, PathSigns, round_trip};
 pub use private_file::{FileError, shell_word};

@@ -118,6 +118,7 @@ error_codes! {
     BrokerIdNotRegistered = 102, "this node id is not registered";
     UnknownTopicId = 100, "this node knows no topic with this id";
     FetchSessionTopicIdError = 106, "the fetch session names topics in another way";
+    ListenerNotFound = 72, "the node has no listener of the name by which the client came";
     FetchSessionIdNotFound = 70, "the fetch session is not known";
     InvalidFetchSessionEpoch = 71, "the fetch session epoch is not valid";
     TopicDeletionDisabled = 73, "deleting topics is disabled";
@@ -132,6 +133,7 @@ impl ErrorCode {
             CorruptMessage
                 | UnknownTopicOrPartition
                 | LeaderNotAvailable
+                | ListenerNotFound
                 | NotLeaderOrFollower
                 | RequestTimedOut
                 | NetworkException

@@ -8,6 +8,7 @@ mod epoch_history;
 mod error_code;
 mod fill;
 mod ids;
+mod listener_name;
 mod offset;
 mod partition;
 pub mod quorum;
@@ -21,6 +22,7 @@ pub use fill::Fill;
 pub use ids::{
     ClusterId, DirectoryId, Incarnation, NodeId, ParseIdError, ProducerId, SessionId, TopicId,
 };
+pub use listener_name::{InvalidListenerName, ListenerName};
 pub use offset::{LeaderEpoch, LogPosition, Offset, PartitionEpoch};
 pub use partition::{Appointment, IsrChange, PartitionIndex, PartitionState, TopicPartition};
 pub use time::MonotonicTime;

@@ -169,6 +169,7 @@ impl Node {
                 port: 9000,
             },
             kafka: None,
+            kafka_listeners: std::collections::BTreeMap::new(),
             boot_id: Some("machine".to_owned()),
             metadata_version: METADATA_VERSION,
         }

@@ -269,6 +269,7 @@ impl Node {
                 port: 9000,
             },
             kafka: None,
+            kafka_listeners: std::collections::BTreeMap::new(),
             boot_id: Some(self.power_ups.to_string()),
             metadata_version: METADATA_VERSION,
         }

@@ -12,8 +12,8 @@ use super::super::{Exit, GlobalOptions, Table, print_json, print_line};
 use crate::admin::{NodeStatus, PartitionStatus};
 use crate::broker::{LinkDirection, LinkState, LinkView};
 use crate::transport::PeerAddress;
-use crate::types::NodeId;
 use crate::types::quorum::election_quorum;
+use crate::types::{ListenerName, NodeId};
 
 /// How long one node may take to answer before it is shown as silent.
 const NODE_TIMEOUT: Duration = Duration::from_secs(3);
@@ -86,6 +86,8 @@ struct NodeRow {
     node: NodeId,
     quic: String,
     kafka: Option<String>,
+    /// Of listeners with names.
+    kafka_listeners: BTreeMap<ListenerName, String>,
     answers: bool,
     alive: bool,
     /// The active one.
@@ -131,6 +133,22 @@ pub(super) fn newest(statuses: &BTreeMap<NodeId, NodeStatus>) -> Option<&NodeSta
             status.nodes.len(),
         )
     })
+}
+
+impl NodeRow {
+    /// The one without a name first; each other behind its name.
+    fn kafka_column(&self) -> String {
+        let unnamed = self.kafka.iter().cloned();
+        let named = self
+            .kafka_listeners
+            .iter()
+            .map(|(name, address)| format!("{name}={address}"));
+        let listeners: Vec<String> = unnamed.chain(named).collect();
+        match listeners.is_empty() {
+            true => "-".to_owned(),
+            false => listeners.join(" "),
+        }
+    }
 }
 
 impl Report {
@@ -257,6 +275,7 @@ impl Report {
                 node: node.node,
                 quic: node.quic.clone(),
                 kafka: node.kafka.clone(),
+                kafka_listeners: node.kafka_listeners.clone(),
                 answers: status.is_some(),
                 alive: node.alive,
                 controller: self.controller == Some(node.node),
@@ -404,7 +423,7 @@ impl Report {
             table.row([
                 node.node.to_string(),
                 node.quic.clone(),
-                node.kafka.clone().unwrap_or_else(none),
+                node.kafka_column(),
                 state,
                 node.version.clone().unwrap_or_else(none),
             ]);

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::super::connect::in_one_line;
 use super::super::{GlobalOptions, server};
+use super::kafka_port::KafkaPort;
 use crate::doctor::{Check, Climb, Endpoint, Finding, HERE, Verdict};
 use crate::node::NodeConfig;
 use crate::types::NodeId;
@@ -20,6 +21,7 @@ pub(super) struct Configured {
     pub(super) certs_dir: Option<PathBuf>,
     pub(super) data_dir: Option<PathBuf>,
     listen: Option<Listen>,
+    pub(super) kafka: Vec<KafkaPort>,
 }
 
 #[derive(Debug)]
@@ -83,6 +85,11 @@ pub(super) fn examine(
         host_port,
         bound: UdpSocket::bind(config.listen).map(drop),
     });
+    configured.kafka = config
+        .kafka
+        .iter()
+        .map(|(name, listener)| KafkaPort::new(config.node_id, name.clone(), listener))
+        .collect();
     configured.certs_dir = Some(certs_dir(&config));
     // A directory that is not there yet is made by the node's first start.
     let exists = config.data_dir.is_dir();

@@ -1,6 +1,7 @@
 //! `quorate doctor`: what is wrong with a cluster, seen from here and from each node, and what to do about it.
 
 mod configured;
+mod kafka_port;
 mod report;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -104,6 +105,10 @@ async fn examine(options: &GlobalOptions, args: &DoctorArgs) -> Vec<Finding> {
     let climbs = climb_to_all(identity.as_ref(), first_endpoints(options, &configured)).await;
 
     findings.extend(configured.findings(&climbs));
+    for port in &configured.kafka {
+        let verdict = port.examine(identity.as_deref()).await;
+        findings.push(verdict.of(Check::KafkaListener, HERE, HERE));
+    }
     findings.sort_by_key(|finding| finding.check);
     let expected = most_common_cluster(
         climbs

@@ -25,6 +25,8 @@ use crate::types::{ErrorCode, NodeId, PartitionIndex, PartitionState, TopicId, T
 const OPERATIONS_OMITTED: i32 = i32::MIN;
 /// Since this version, a topic in an answer may be without a name; before, the name is empty.
 const NO_NAME_SINCE: i16 = 12;
+/// Since this version, a leader that has no listener of the client's name is told from one that is not there. Kafka's rule.
+const LISTENER_NOT_FOUND_SINCE: i16 = 6;
 
 pub(super) fn begin<S: Service>(
     context: &Arc<Context<S>>,
@@ -78,7 +80,7 @@ fn respond<S: Service>(
     let topics = match wanted {
         None => image
             .topics()
-            .map(|topic| describe(context, &image, topic))
+            .map(|topic| describe(context, &image, topic, version))
             .collect(),
         Some(wanted) => wanted
             .iter()
@@ -173,7 +175,7 @@ fn answer<S: Service>(
 ) -> MetadataResponseTopic {
     match wanted {
         Wanted::Id(id) => match image.topic(*id) {
-            Some(topic) => describe(context, image, topic),
+            Some(topic) => describe(context, image, topic, version),
             None => MetadataResponseTopic::default()
                 .with_name((version < NO_NAME_SINCE).then(TopicNameOnWire::default))
                 .with_topic_id(to_uuid(*id))
@@ -184,7 +186,7 @@ fn answer<S: Service>(
             let error = match TopicName::new(name) {
                 Err(_) => ErrorCode::InvalidTopicException,
                 Ok(legal) => match image.topic_by_name(&legal) {
-                    Some(topic) => return describe(context, image, topic),
+                    Some(topic) => return describe(context, image, topic, version),
                     None => refused
                         .get(name)
                         .copied()
@@ -203,10 +205,11 @@ fn describe<S: Service>(
     context: &Context<S>,
     image: &ClusterImage,
     topic: &Topic,
+    version: i16,
 ) -> MetadataResponseTopic {
     let partitions = topic
         .indexed_partitions()
-        .map(|(index, state)| describe_partition(context, image, index, state))
+        .map(|(index, state)| describe_partition(context, image, index, state, version))
         .collect();
     MetadataResponseTopic::default()
         .with_name(Some(text(topic.name.as_str()).into()))
@@ -221,21 +224,28 @@ fn describe_partition<S: Service>(
     image: &ClusterImage,
     index: PartitionIndex,
     state: &PartitionState,
+    version: i16,
 ) -> MetadataResponsePartition {
     let leader = state
         .leader_node()
-        .filter(|leader| context.reachable(image, *leader).is_some());
+        .filter(|leader| context.service.is_live(*leader));
+    let (leader, error) = match leader {
+        None => (None, Some(ErrorCode::LeaderNotAvailable)),
+        Some(leader) if context.reachable(image, leader).is_some() => (Some(leader), None),
+        Some(_) if version < LISTENER_NOT_FOUND_SINCE => {
+            (None, Some(ErrorCode::LeaderNotAvailable))
+        }
+        Some(_) => (None, Some(ErrorCode::ListenerNotFound)),
+    };
+    // A replica that this client cannot reach is none to read from, whatever the reason.
     let offline = state
         .replicas
         .iter()
-        .filter(|replica| !context.service.is_live(**replica))
+        .filter(|replica| context.reachable(image, **replica).is_none())
         .map(|replica| broker(*replica))
         .collect();
     MetadataResponsePartition::default()
-        .with_error_code(match leader {
-            Some(_) => 0,
-            None => ErrorCode::LeaderNotAvailable.code(),
-        })
+        .with_error_code(error.map_or(0, ErrorCode::code))
         .with_partition_index(index.to_wire())
         .with_leader_id(leader.map_or(BrokerId(-1), broker))
         .with_leader_epoch(state.leader_epoch.to_wire())

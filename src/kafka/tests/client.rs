@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::double::Double;
 use crate::kafka::{Config, Connection, Ended, ListenerKind, Login, Peer, Server};
+use crate::types::ListenerName;
 
 /// Bytes that each direction of the connection holds before a writer must wait.
 const PIPE_BYTES: usize = 64 << 10;
@@ -37,7 +38,7 @@ pub(super) fn peer() -> Peer {
 pub(super) fn connect(double: &Arc<Double>) -> Client {
     connect_to(
         &Server::new(Arc::clone(double), Config::default()),
-        ListenerKind::Kafka,
+        ListenerKind::Kafka(ListenerName::unnamed()),
     )
 }
 
@@ -51,7 +52,9 @@ pub(super) fn connect_as(
     certificate: Option<&str>,
     login: Login,
 ) -> Client {
-    let connection = server.admit(peer(), ListenerKind::Kafka).unwrap();
+    let connection = server
+        .admit(peer(), ListenerKind::Kafka(ListenerName::unnamed()))
+        .unwrap();
     let connection = connection.wants(login);
     run(match certificate {
         Some(name) => connection.is_known_as(name.into()),

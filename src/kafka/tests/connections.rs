@@ -12,6 +12,7 @@ use super::batch;
 use super::client::{connect, connect_to, encode, fetch, peer, produce};
 use super::double::Double;
 use crate::kafka::{Config, Ended, ListenerKind, Server, limits};
+use crate::types::ListenerName;
 
 #[tokio::test(start_paused = true)]
 async fn an_idle_connection_is_closed() {
@@ -32,7 +33,10 @@ async fn a_connection_that_waits_for_its_answer_is_not_idle() {
     let double = Double::new().with_topic("orders", 1);
     let mut config = Config::default();
     config.limits.max_idle = Duration::from_secs(10);
-    let mut client = connect_to(&Server::new(double, config), ListenerKind::Kafka);
+    let mut client = connect_to(
+        &Server::new(double, config),
+        ListenerKind::Kafka(ListenerName::unnamed()),
+    );
     let request = fetch("orders", &[0]).with_max_wait_ms(60_000);
     client.call(&request, 11).await;
     assert_eq!(client.expect_closed().await, Ended::Idle);
@@ -44,12 +48,20 @@ async fn connections_beyond_the_limit_are_not_admitted() {
     config.limits.max_connections = 2;
     let server = Server::new(Double::new(), config);
     let first = connect_to(&server, ListenerKind::Quic);
-    let _second = connect_to(&server, ListenerKind::Kafka);
-    assert!(server.admit(peer(), ListenerKind::Kafka).is_none());
+    let _second = connect_to(&server, ListenerKind::Kafka(ListenerName::unnamed()));
+    assert!(
+        server
+            .admit(peer(), ListenerKind::Kafka(ListenerName::unnamed()))
+            .is_none()
+    );
     assert_eq!(server.connection_count(), 2);
     drop(first.stream);
     assert_eq!(first.server.await.unwrap(), Ended::ByClient);
-    assert!(server.admit(peer(), ListenerKind::Kafka).is_some());
+    assert!(
+        server
+            .admit(peer(), ListenerKind::Kafka(ListenerName::unnamed()))
+            .is_some()
+    );
 }
 
 /// Ten thousand idle connections cost their futures and a read buffer each: not tens of kilobytes.
@@ -58,7 +70,9 @@ async fn an_idle_connection_is_small() {
     let server = Server::new(Double::new(), Config::default());
     let (stream, _client) = tokio::io::duplex(16);
     let (reader, writer) = tokio::io::split(stream);
-    let connection = server.admit(peer(), ListenerKind::Kafka).unwrap();
+    let connection = server
+        .admit(peer(), ListenerKind::Kafka(ListenerName::unnamed()))
+        .unwrap();
     let future = connection.run(reader, writer, CancellationToken::new());
     let size = size_of_val(&future);
     assert!(size < 4_096, "{size}");
@@ -72,7 +86,7 @@ async fn a_client_that_asks_on_without_reading_is_not_read() {
     config.limits.max_outstanding_requests = 4;
     let mut client = connect_to(
         &Server::new(Arc::clone(&double), config),
-        ListenerKind::Kafka,
+        ListenerKind::Kafka(ListenerName::unnamed()),
     );
     for _ in 0..20 {
         client
@@ -112,7 +126,7 @@ async fn requests_in_flight_share_a_bounded_memory() {
     let request = produce("orders", 0, batch(&[&"m".repeat(40_000)]), -1);
     let mut clients = Vec::new();
     for _ in 0..4 {
-        let mut client = connect_to(&server, ListenerKind::Kafka);
+        let mut client = connect_to(&server, ListenerKind::Kafka(ListenerName::unnamed()));
         client.send(&request, 9).await;
         clients.push(client);
     }
@@ -148,7 +162,7 @@ async fn half_read_requests_do_not_wait_for_one_another_for_ever() {
     frame.put_u32(body.len() as u32);
     frame.put_slice(&body);
     let mut clients: Vec<_> = (0..4)
-        .map(|_| connect_to(&server, ListenerKind::Kafka))
+        .map(|_| connect_to(&server, ListenerKind::Kafka(ListenerName::unnamed())))
         .collect();
     for client in &mut clients {
         client.stream.write_all(&frame[..50_000]).await.unwrap();
@@ -174,15 +188,15 @@ async fn the_elements_of_requests_in_flight_count_for_memory() {
     let mut request = fetch("orders", &[0]);
     let partition = request.topics[0].partitions[0].clone();
     request.topics[0].partitions = vec![partition; 300];
-    let mut first = connect_to(&server, ListenerKind::Kafka);
-    let mut second = connect_to(&server, ListenerKind::Kafka);
-    let mut third = connect_to(&server, ListenerKind::Kafka);
+    let mut first = connect_to(&server, ListenerKind::Kafka(ListenerName::unnamed()));
+    let mut second = connect_to(&server, ListenerKind::Kafka(ListenerName::unnamed()));
+    let mut third = connect_to(&server, ListenerKind::Kafka(ListenerName::unnamed()));
     for client in [&mut first, &mut second, &mut third] {
         client.send(&request, 11).await;
     }
     let started = Instant::now();
     // Producers have a memory of their own.
-    let mut producer = connect_to(&server, ListenerKind::Kafka);
+    let mut producer = connect_to(&server, ListenerKind::Kafka(ListenerName::unnamed()));
     producer
         .call(&produce("orders", 0, batch(&["x"]).slice(..9), 1), 9)
         .await;
@@ -205,10 +219,10 @@ async fn descriptions_that_nobody_reads_hold_a_bounded_amount_of_memory() {
     config.limits.response_memory_bytes = 300_000;
     let server = Server::new(double, config);
     let all = MetadataRequest::default().with_topics(None);
-    let mut deaf = connect_to(&server, ListenerKind::Kafka);
+    let mut deaf = connect_to(&server, ListenerKind::Kafka(ListenerName::unnamed()));
     deaf.send(&all, 9).await;
     tokio::time::sleep(Duration::from_millis(1)).await;
-    let mut other = connect_to(&server, ListenerKind::Kafka);
+    let mut other = connect_to(&server, ListenerKind::Kafka(ListenerName::unnamed()));
     other.send(&all, 9).await;
     let waits = timeout(Duration::from_secs(1), other.stream.read_u32()).await;
     assert!(

@@ -80,6 +80,7 @@ impl Double {
                 incarnation: Incarnation::from_random_bits(id.into()),
                 quic: endpoint("quic.example", port),
                 kafka: (id < 3).then(|| endpoint("kafka.example", port + 100)),
+                kafka_listeners: std::collections::BTreeMap::new(),
                 boot_id: None,
                 metadata_version: METADATA_VERSION,
             };

@@ -10,6 +10,7 @@ use super::client::{connect, connect_to, fetch};
 use super::double::Double;
 use super::values;
 use crate::kafka::{Config, ListenerKind, Server};
+use crate::types::ListenerName;
 
 fn partition(response: &FetchResponse, place: usize) -> &PartitionData {
     &response.responses[0].partitions[place]
@@ -243,14 +244,14 @@ async fn responses_that_nobody_reads_hold_a_bounded_amount_of_memory() {
     // These two hold 400 KB that do not fit their pipes.
     let mut deaf = Vec::new();
     for _ in 0..2 {
-        let mut client = connect_to(&server, ListenerKind::Kafka);
+        let mut client = connect_to(&server, ListenerKind::Kafka(ListenerName::unnamed()));
         client.send(&request, 11).await;
         deaf.push(client);
     }
     while double.reads.load(Ordering::SeqCst) < 2 {
         tokio::task::yield_now().await;
     }
-    let mut third = connect_to(&server, ListenerKind::Kafka);
+    let mut third = connect_to(&server, ListenerKind::Kafka(ListenerName::unnamed()));
     let started = Instant::now();
     let response = third.call(&request, 11).await;
     assert_eq!(started.elapsed(), crate::kafka::limits::FETCH_MEMORY_WAIT);

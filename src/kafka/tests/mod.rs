@@ -7,6 +7,7 @@ mod connections;
 mod double;
 mod fetch;
 mod groups;
+mod listeners;
 mod login;
 mod mutations;
 mod produce;
