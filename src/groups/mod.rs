@@ -1,6 +1,6 @@
 //! Floor 3: consumer groups, without I/O.
 //!
-//! A [`Coordinator`] looks after the groups of one partition of the internal topic [`OFFSETS_TOPIC`]: who is in them, in
+//! A [`Coordinator`] looks after the groups of one partition of the internal topic [`OFFSETS_TOPIC`](crate::types::OFFSETS_TOPIC): who is in them, in
 //! which generation, and which offsets they have committed. The leader of that partition runs it. Requests, time and
 //! randomness come in as arguments; answers, and records to write, are polled. What must survive a failover is answered
 //! only once it is written, so a coordinator that is rebuilt from the log knows everything that was ever acknowledged.
@@ -25,7 +25,6 @@ mod group;
 mod limits;
 mod log_format;
 mod member;
-mod names;
 mod rebalance;
 mod request;
 mod restore;
@@ -45,7 +44,7 @@ pub use limits::{
     MAX_METADATA_BYTES, MAX_PROTOCOLS, MAX_STATE_BYTES, Settings,
 };
 pub use log_format::{FormatError, LogKey, decode_key, reread_record};
-pub use names::{OFFSETS_TOPIC, is_internal, partition_of};
+pub use crate::types::{OFFSETS_TOPIC, is_internal, partition_of};
 pub use request::{
     Answer, CommitOffset, Description, FetchedOffset, GroupListing, Join, JoinMember, Joined,
     LeavingMember, MemberDescription, Now, OffsetCommit, Request, Sync, Synced, Who,

@@ -8,6 +8,7 @@ mod epoch_history;
 mod error_code;
 mod fill;
 mod ids;
+mod internal_topic;
 mod offset;
 mod partition;
 pub mod quorum;
@@ -21,6 +22,7 @@ pub use fill::Fill;
 pub use ids::{
     ClusterId, DirectoryId, Incarnation, NodeId, ParseIdError, ProducerId, SessionId, TopicId,
 };
+pub use internal_topic::{OFFSETS_TOPIC, TRANSACTIONS_TOPIC, is_internal, partition_of};
 pub use offset::{LeaderEpoch, LogPosition, Offset, PartitionEpoch};
 pub use partition::{Appointment, IsrChange, PartitionIndex, PartitionState, TopicPartition};
 pub use time::MonotonicTime;
