@@ -8,6 +8,7 @@ mod epoch_history;
 mod error_code;
 mod fill;
 mod ids;
+mod isolation;
 mod offset;
 mod partition;
 pub mod quorum;
@@ -21,6 +22,7 @@ pub use fill::Fill;
 pub use ids::{
     ClusterId, DirectoryId, Incarnation, NodeId, ParseIdError, ProducerId, SessionId, TopicId,
 };
+pub use isolation::{IsolationLevel, ParseIsolationError};
 pub use offset::{LeaderEpoch, LogPosition, Offset, PartitionEpoch};
 pub use partition::{Appointment, IsrChange, PartitionIndex, PartitionState, TopicPartition};
 pub use time::MonotonicTime;
