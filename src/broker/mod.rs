@@ -20,6 +20,7 @@ mod leader_connection;
 mod leader_link;
 mod links;
 mod offsets;
+mod partition_transactions;
 mod producer_ids;
 mod promises;
 mod resignations;

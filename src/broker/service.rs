@@ -19,9 +19,12 @@ use crate::metadata::{
     ScramMechanism, ScramVerifier,
 };
 use crate::partition::PartitionView;
-use crate::record::{BatchHeader, TimestampType};
-use crate::storage::ReadError;
-use crate::types::{ErrorCode, LeaderEpoch, NodeId, Offset, ProducerId, TopicId, TopicPartition};
+use crate::record::{BatchHeader, Marker, TimestampType};
+use crate::replication::{ProducerDescription, Verification};
+use crate::storage::{CommittedRecords, ReadError};
+use crate::types::{
+    ErrorCode, IsolationLevel, LeaderEpoch, NodeId, Offset, ProducerId, TopicId, TopicPartition,
+};
 
 impl Broker {
     /// The partition, if it is open here. A replica of another node is "not leader", one of nobody is unknown.
@@ -95,6 +98,7 @@ impl Service for Broker {
             acks: produce.acks,
             deadline: self.shared.clock.at(produce.deadline.into_std()),
             in_epoch: None,
+            guard: produce.guard,
             reply,
         }));
         match tokio::time::timeout_at(produce.deadline, shard.mailbox.send(event)).await {
@@ -102,6 +106,43 @@ impl Service for Broker {
             Ok(Err(_)) => produce_replied(Err(ErrorCode::NotLeaderOrFollower)),
             Err(_) => produce_replied(Err(ErrorCode::RequestTimedOut)),
         }
+    }
+
+    async fn verification(
+        &self,
+        partition: TopicPartition,
+        producer: (ProducerId, i16),
+        deadline: Instant,
+    ) -> Result<Verification, ErrorCode> {
+        self.ask_verification(partition, producer, deadline).await
+    }
+
+    async fn verify_transaction(
+        &self,
+        _transactional_id: &str,
+        _producer: (ProducerId, i16),
+        partitions: Vec<TopicPartition>,
+        _deadline: Instant,
+    ) -> Vec<Result<(), ErrorCode>> {
+        // No node coordinates transactions, so no partition belongs to one.
+        vec![Err(ErrorCode::InvalidTxnState); partitions.len()]
+    }
+
+    async fn write_marker(
+        &self,
+        partition: TopicPartition,
+        marker: Marker,
+        deadline: Instant,
+    ) -> Result<(), ErrorCode> {
+        self.append_marker(partition, marker, deadline).await
+    }
+
+    async fn describe_producers(
+        &self,
+        partition: TopicPartition,
+        deadline: Instant,
+    ) -> Result<Vec<ProducerDescription>, ErrorCode> {
+        self.ask_producers(partition, deadline).await
     }
 
     async fn fetch_partition(&self, read: FetchPartition) -> Result<FetchedRecords, FetchRefusal> {
@@ -117,20 +158,34 @@ impl Service for Broker {
             records: Vec::new(),
             next: read.from,
             high_watermark: view.watermark_known.then_some(view.high_watermark),
-            last_stable_offset: view.high_watermark,
+            last_stable_offset: view.last_stable_offset,
+            aborted: Vec::new(),
             log_start_offset: view.log_start,
         };
-        if read.max_bytes == 0 || read.from >= view.high_watermark {
+        let below = match read.isolation {
+            IsolationLevel::ReadUncommitted => view.high_watermark,
+            IsolationLevel::ReadCommitted => view.last_stable_offset,
+        };
+        if read.max_bytes == 0 || read.from >= below {
             return Ok(fetched);
         }
-        let below = view.high_watermark;
         let reader = handle.reader;
-        let records = tokio::task::spawn_blocking(move || {
-            reader.read_records(read.from, read.max_bytes, below)
+        let records = tokio::task::spawn_blocking(move || match read.isolation {
+            IsolationLevel::ReadCommitted => {
+                reader.read_committed(read.from, read.max_bytes, below)
+            }
+            IsolationLevel::ReadUncommitted => {
+                let records = reader.read_records(read.from, read.max_bytes, below)?;
+                Ok(CommittedRecords {
+                    records,
+                    aborted: Vec::new(),
+                })
+            }
         })
         .await;
         match records {
-            Ok(Ok(records)) => {
+            Ok(Ok(CommittedRecords { records, aborted })) => {
+                fetched.aborted = aborted;
                 if let Some(next) = records.last().and_then(end_of_batch) {
                     fetched.next = next;
                 }
@@ -155,9 +210,14 @@ impl Service for Broker {
         &self,
         partition: TopicPartition,
         spec: OffsetSpec,
+        isolation: IsolationLevel,
         current_leader_epoch: Option<LeaderEpoch>,
     ) -> Result<Option<ListedOffset>, ErrorCode> {
         let (handle, view) = self.led(partition, current_leader_epoch)?;
+        let end = match isolation {
+            IsolationLevel::ReadUncommitted => view.high_watermark,
+            IsolationLevel::ReadCommitted => view.last_stable_offset,
+        };
         let plain = |offset| ListedOffset {
             offset,
             timestamp_ms: None,
@@ -166,11 +226,11 @@ impl Service for Broker {
         let timestamp = match spec {
             OffsetSpec::Earliest => return Ok(Some(plain(view.log_start))),
             _ if !view.watermark_known => return Err(ErrorCode::OffsetNotAvailable),
-            OffsetSpec::Latest => return Ok(Some(plain(view.high_watermark))),
+            OffsetSpec::Latest => return Ok(Some(plain(end))),
             OffsetSpec::Timestamp(timestamp) => Some(timestamp),
             OffsetSpec::MaxTimestamp => None,
         };
-        let range = view.log_start..view.high_watermark;
+        let range = view.log_start..end;
         let found = tokio::task::spawn_blocking(move || match timestamp {
             Some(timestamp) => super::offsets::first_at_or_after(&handle.reader, timestamp, range),
             None => super::offsets::youngest(&handle.reader, range),

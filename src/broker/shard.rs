@@ -6,6 +6,7 @@
 mod compaction;
 mod session_lines;
 mod sessions;
+mod transactions;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -219,6 +220,17 @@ impl Shard {
                 }
             }
             Event::Produce(produce) => self.handle_produce(*produce),
+            Event::Marker(marker) => self.handle_marker(*marker),
+            Event::Verification {
+                id,
+                producer,
+                reply,
+            } => {
+                let _ = reply.send(self.verification(id, producer));
+            }
+            Event::Producers { id, reply } => {
+                let _ = reply.send(self.describe_producers(id));
+            }
             Event::OpenSession { channel, open } => self.handle_open_session(channel, &open),
             Event::CloseSession {
                 channel,
@@ -430,6 +442,7 @@ impl Shard {
             batch: produce.batch,
             acks: produce.acks,
             deadline: produce.deadline,
+            guard: produce.guard,
         };
         owned
             .partition

@@ -32,6 +32,7 @@ use super::login::{Doorman, Login, LoginState};
 use super::meters::Meters;
 use super::{Service, handlers};
 use crate::transport::LogLimit;
+use crate::types::NodeId;
 
 /// Lines a second about connections that were closed for what they sent. Further ones are counted.
 const MAX_COMPLAINTS: u32 = 20;
@@ -56,6 +57,8 @@ pub struct Peer {
     pub address: SocketAddr,
     /// The name in the client's certificate, where it has shown one.
     pub name: Option<Arc<str>>,
+    /// Which node of the cluster it is, by its certificate; `None` for a client. Some requests are for nodes alone.
+    pub node: Option<NodeId>,
 }
 
 impl fmt::Display for Peer {
@@ -223,6 +226,7 @@ impl<S: Service> Connection<S> {
             service: Arc::clone(&self.server.service),
             config: self.server.config,
             listener: self.listener,
+            peer_node: self.peer.node,
             client_host: format!("/{}", self.peer.address.ip()),
             response_memory: self.server.response_memory.clone(),
             descriptions: Arc::clone(&self.server.descriptions),

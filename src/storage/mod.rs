@@ -7,10 +7,12 @@
 //! Everything goes through [`FileSystem`], so that it can be run on a disk that fails on purpose ([`faulty`]).
 
 mod checkpoints;
+mod committed;
 mod compaction;
 #[cfg(test)]
 mod compaction_tests;
 mod data_dir;
+mod decided;
 pub mod faulty;
 mod file_system;
 mod group_commit;
@@ -39,6 +41,7 @@ mod truncate;
 mod unsynced;
 
 pub use checkpoints::{Marks, read_high_watermarks, write_high_watermarks};
+pub use committed::CommittedRecords;
 pub use compaction::{Compacted, CompactionError, CompactionJob, CompactionReport};
 pub use data_dir::{DataDir, DataDirError, FORMAT_VERSION, Meta, Opener, read_meta};
 pub use file_system::{

@@ -90,12 +90,13 @@ error_codes! {
     OutOfOrderSequenceNumber = 45, "the producer's sequence number is out of order";
     DuplicateSequenceNumber = 46, "the producer's sequence number was used already";
     InvalidProducerEpoch = 47, "the producer's epoch is older than the current one";
-    InvalidTxnState = 48, "the transaction is not in a state for this";
-    InvalidProducerIdMapping = 49, "the producer id is not the one that the transactional id belongs to";
-    InvalidTransactionTimeout = 50, "the transaction timeout is outside the range that the broker allows";
-    ConcurrentTransactions = 51, "another change of the transaction is under way: ask again";
-    TransactionCoordinatorFenced = 52, "a later transaction coordinator is at work";
-    OperationNotAttempted = 55, "not attempted, because another part of the request failed";
+    InvalidTxnState = 48, "the producer's transaction does not allow this now";
+    InvalidProducerIdMapping = 49, "the producer id does not belong to the transactional id";
+    InvalidTransactionTimeout = 50, "the transaction timeout is larger than the broker allows";
+    ConcurrentTransactions = 51, "the producer's last transaction has not ended yet; ask again";
+    TransactionCoordinatorFenced = 52, "the transaction coordinator is not the current one any more";
+    TransactionalIdAuthorizationFailed = 53, "not authorized for this transactional id";
+    OperationNotAttempted = 55, "not attempted, because another part of the request was refused";
     KafkaStorageError = 56, "the log on disk cannot be read or written";
     SaslAuthenticationFailed = 58, "the login failed: the user name or the password is wrong";
     UnknownProducerId = 59, "the broker has no state for this producer id";
@@ -124,6 +125,7 @@ error_codes! {
     BrokerIdNotRegistered = 102, "this node id is not registered";
     UnknownTopicId = 100, "this node knows no topic with this id";
     TransactionalIdNotFound = 105, "there is no such transactional id";
+    TransactionAbortable = 120, "the transaction can only be aborted";
     FetchSessionTopicIdError = 106, "the fetch session names topics in another way";
     FetchSessionIdNotFound = 70, "the fetch session is not known";
     InvalidFetchSessionEpoch = 71, "the fetch session epoch is not valid";

@@ -9,6 +9,7 @@ mod error_code;
 mod fill;
 mod ids;
 mod internal_topic;
+mod isolation;
 mod offset;
 mod partition;
 pub mod quorum;
@@ -23,6 +24,7 @@ pub use ids::{
     ClusterId, DirectoryId, Incarnation, NodeId, ParseIdError, ProducerId, SessionId, TopicId,
 };
 pub use internal_topic::{OFFSETS_TOPIC, TRANSACTIONS_TOPIC, is_internal, partition_of};
+pub use isolation::{IsolationLevel, ParseIsolationError};
 pub use offset::{LeaderEpoch, LogPosition, Offset, PartitionEpoch};
 pub use partition::{Appointment, IsrChange, PartitionIndex, PartitionState, TopicPartition};
 pub use time::MonotonicTime;

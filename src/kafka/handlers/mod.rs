@@ -28,6 +28,7 @@ mod offset_delete;
 mod offset_fetch;
 mod offset_for_leader_epoch;
 mod produce;
+mod produce_transactions;
 mod sasl;
 mod sync_group;
 mod user_scram_credentials;

@@ -30,6 +30,7 @@ pub(super) fn peer() -> Peer {
     Peer {
         address: "192.0.2.1:5000".parse().unwrap(),
         name: None,
+        node: None,
     }
 }
 

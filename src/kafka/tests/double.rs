@@ -351,6 +351,7 @@ impl Service for Double {
             next,
             high_watermark: Some(high_watermark),
             last_stable_offset: high_watermark,
+            aborted: Vec::new(),
             log_start_offset: Offset::ZERO,
         })
     }
@@ -363,6 +364,7 @@ impl Service for Double {
         &self,
         partition: TopicPartition,
         spec: OffsetSpec,
+        _isolation: IsolationLevel,
         _current_leader_epoch: Option<LeaderEpoch>,
     ) -> Result<Option<ListedOffset>, ErrorCode> {
         let partitions = self.lock();
