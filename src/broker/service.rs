@@ -22,6 +22,7 @@ use crate::partition::PartitionView;
 use crate::record::{BatchHeader, Marker, TimestampType};
 use crate::replication::{ProducerDescription, Verification};
 use crate::storage::{CommittedRecords, ReadError};
+use crate::transactions;
 use crate::types::{
     ErrorCode, IsolationLevel, LeaderEpoch, NodeId, Offset, ProducerId, TopicId, TopicPartition,
 };
@@ -119,13 +120,13 @@ impl Service for Broker {
 
     async fn verify_transaction(
         &self,
-        _transactional_id: &str,
-        _producer: (ProducerId, i16),
+        transactional_id: &str,
+        producer: (ProducerId, i16),
         partitions: Vec<TopicPartition>,
-        _deadline: Instant,
+        deadline: Instant,
     ) -> Vec<Result<(), ErrorCode>> {
-        // No node coordinates transactions, so no partition belongs to one.
-        vec![Err(ErrorCode::InvalidTxnState); partitions.len()]
+        self.verify_with_coordinator(transactional_id, producer, &partitions, deadline)
+            .await
     }
 
     async fn write_marker(
@@ -377,6 +378,33 @@ impl Service for Broker {
         deadline: Instant,
     ) -> (Vec<GroupListing>, Option<ErrorCode>) {
         self.groups.list(states, deadline).await
+    }
+
+    async fn transaction_coordinator(
+        &self,
+        transactional_id: &str,
+        deadline: Instant,
+    ) -> Result<NodeId, Refusal> {
+        self.find_transaction_coordinator(transactional_id, deadline)
+            .await
+    }
+
+    async fn ask_transaction(
+        &self,
+        transactional_id: &str,
+        request: transactions::Request,
+        taken_by: Instant,
+    ) -> Result<transactions::Answer, ErrorCode> {
+        self.ask_transaction_of(transactional_id, request, taken_by)
+            .await
+    }
+
+    async fn list_transactions(
+        &self,
+        filter: transactions::Filter,
+        deadline: Instant,
+    ) -> (Vec<transactions::Listing>, Option<ErrorCode>) {
+        self.list_transactions_here(filter, deadline).await
     }
 }
 

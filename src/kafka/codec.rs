@@ -2,13 +2,13 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 use kafka_protocol::messages::{
-    AlterUserScramCredentialsRequest, ApiKey, ApiVersionsRequest, CreatePartitionsRequest,
+    AddOffsetsToTxnRequest, AddPartitionsToTxnRequest, AlterUserScramCredentialsRequest, ApiKey, ApiVersionsRequest, CreatePartitionsRequest,
     CreateTopicsRequest, DeleteGroupsRequest, DeleteRecordsRequest, DeleteTopicsRequest,
     DescribeClientQuotasRequest, DescribeClusterRequest, DescribeConfigsRequest,
-    DescribeGroupsRequest, DescribeUserScramCredentialsRequest, FetchRequest,
+    DescribeGroupsRequest, DescribeTransactionsRequest, DescribeUserScramCredentialsRequest, EndTxnRequest, FetchRequest,
     FindCoordinatorRequest, HeartbeatRequest, IncrementalAlterConfigsRequest,
     InitProducerIdRequest, JoinGroupRequest, LeaveGroupRequest, ListGroupsRequest,
-    ListOffsetsRequest, MetadataRequest, OffsetCommitRequest, OffsetDeleteRequest,
+    ListOffsetsRequest, ListTransactionsRequest, MetadataRequest, OffsetCommitRequest, OffsetDeleteRequest,
     OffsetFetchRequest, OffsetForLeaderEpochRequest, ProduceRequest, SaslAuthenticateRequest,
     SaslHandshakeRequest, SyncGroupRequest,
 };
@@ -206,6 +206,11 @@ pub fn is_request(frame: Bytes) -> bool {
         ApiKey::OffsetDelete => request.decode::<OffsetDeleteRequest>().is_ok(),
         ApiKey::ListGroups => request.decode::<ListGroupsRequest>().is_ok(),
         ApiKey::DescribeGroups => request.decode::<DescribeGroupsRequest>().is_ok(),
+        ApiKey::AddPartitionsToTxn => request.decode::<AddPartitionsToTxnRequest>().is_ok(),
+        ApiKey::AddOffsetsToTxn => request.decode::<AddOffsetsToTxnRequest>().is_ok(),
+        ApiKey::EndTxn => request.decode::<EndTxnRequest>().is_ok(),
+        ApiKey::DescribeTransactions => request.decode::<DescribeTransactionsRequest>().is_ok(),
+        ApiKey::ListTransactions => request.decode::<ListTransactionsRequest>().is_ok(),
         ApiKey::DeleteGroups => request.decode::<DeleteGroupsRequest>().is_ok(),
         ApiKey::DescribeClientQuotas => request.decode::<DescribeClientQuotasRequest>().is_ok(),
         ApiKey::SaslHandshake => request.decode::<SaslHandshakeRequest>().is_ok(),

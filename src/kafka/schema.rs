@@ -87,6 +87,11 @@ pub(super) const fn of(key: ApiKey) -> Option<&'static Schema> {
         ApiKey::ListGroups => &LIST_GROUPS,
         ApiKey::DescribeGroups => &DESCRIBE_GROUPS,
         ApiKey::DeleteGroups => &DELETE_GROUPS,
+        ApiKey::AddPartitionsToTxn => &ADD_PARTITIONS_TO_TXN,
+        ApiKey::AddOffsetsToTxn => &ADD_OFFSETS_TO_TXN,
+        ApiKey::EndTxn => &END_TXN,
+        ApiKey::DescribeTransactions => &DESCRIBE_TRANSACTIONS,
+        ApiKey::ListTransactions => &LIST_TRANSACTIONS,
         ApiKey::SaslHandshake => &SASL_HANDSHAKE,
         ApiKey::SaslAuthenticate => &SASL_AUTHENTICATE,
         ApiKey::DescribeClientQuotas => &DESCRIBE_CLIENT_QUOTAS,
@@ -444,6 +449,58 @@ static LIST_GROUPS: Schema = Schema {
 static DESCRIBE_GROUPS: Schema = Schema {
     flexible_since: 5,
     fields: &[always(Kind::Items(&TEXT)), since(3, BOOL)],
+};
+
+static ADD_PARTITIONS_TO_TXN: Schema = Schema {
+    flexible_since: 3,
+    fields: &[
+        since(
+            4,
+            Kind::Structs(&[
+                // Transactional id, producer id and epoch, whether only to verify, topics.
+                always(TEXT),
+                always(I64),
+                always(I16),
+                always(BOOL),
+                always(Kind::Structs(&[always(TEXT), always(Kind::Items(&I32))])),
+            ]),
+        ),
+        // The same of the only transaction.
+        until(3, TEXT),
+        until(3, I64),
+        until(3, I16),
+        until(
+            3,
+            Kind::Structs(&[always(TEXT), always(Kind::Items(&I32))]),
+        ),
+    ],
+};
+
+static ADD_OFFSETS_TO_TXN: Schema = Schema {
+    flexible_since: 3,
+    // Transactional id, producer id and epoch, group.
+    fields: &[always(TEXT), always(I64), always(I16), always(TEXT)],
+};
+
+static END_TXN: Schema = Schema {
+    flexible_since: 3,
+    // Transactional id, producer id and epoch, whether to commit.
+    fields: &[always(TEXT), always(I64), always(I16), always(BOOL)],
+};
+
+static DESCRIBE_TRANSACTIONS: Schema = Schema {
+    flexible_since: 0,
+    fields: &[always(Kind::Items(&TEXT))],
+};
+
+static LIST_TRANSACTIONS: Schema = Schema {
+    flexible_since: 0,
+    fields: &[
+        // States, producer ids, least duration.
+        always(Kind::Items(&TEXT)),
+        always(Kind::Items(&I64)),
+        since(1, I64),
+    ],
 };
 
 static DELETE_GROUPS: Schema = Schema {

@@ -10,6 +10,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
 use crate::groups;
+use crate::transactions;
 use crate::metadata::{
     ClusterImage, ConfigChange, CreatePartitionsRequest, CreateTopicRequest, FlushPolicy,
     ScramMechanism, ScramVerifier,
@@ -212,6 +213,36 @@ pub trait Service: Send + Sync + 'static {
         states: Option<BTreeSet<groups::GroupState>>,
         deadline: Instant,
     ) -> impl Future<Output = (Vec<groups::GroupListing>, Option<ErrorCode>)> + Send;
+
+    /// The node that coordinates the transactions of a transactional id: the leader of the id's partition of the internal
+    /// topic, which is made when it is first asked for. The id is a legal one. `UnsupportedVersion` while the cluster has nodes
+    /// that do not know transactions.
+    fn transaction_coordinator(
+        &self,
+        transactional_id: &str,
+        deadline: Instant,
+    ) -> impl Future<Output = Result<NodeId, Refusal>> + Send;
+
+    /// Asks this node's coordinator of a transactional id. Where a producer id is needed, it is fetched: the answer is never
+    /// [`transactions::Answer::NeedsProducerId`]. The deadline is for the request to be taken in hand; the answer comes with a
+    /// write, and at the latest when the coordinator goes away.
+    ///
+    /// Errors besides the coordinator's own: `NotCoordinator`, `CoordinatorLoadInProgress`, `CoordinatorNotAvailable`,
+    /// `UnsupportedVersion`.
+    fn ask_transaction(
+        &self,
+        transactional_id: &str,
+        request: transactions::Request,
+        taken_by: Instant,
+    ) -> impl Future<Output = Result<transactions::Answer, ErrorCode>> + Send;
+
+    /// The transactional ids of all of this node's coordinators that fit the filter; and an error where some of them could not
+    /// be asked.
+    fn list_transactions(
+        &self,
+        filter: transactions::Filter,
+        deadline: Instant,
+    ) -> impl Future<Output = (Vec<transactions::Listing>, Option<ErrorCode>)> + Send;
 }
 
 /// One partition's share of a Produce request.

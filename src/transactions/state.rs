@@ -1,11 +1,6 @@
 //! The states of a transaction, by Kafka's names and numbers.
 
-/// How a transaction ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ending {
-    Commit,
-    Abort,
-}
+pub use crate::record::TransactionOutcome as Ending;
 
 /// Where a transactional id stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -6,7 +6,6 @@
 
 mod coordinate;
 mod load;
-mod spread;
 mod topic;
 mod write;
 
@@ -164,7 +163,6 @@ async fn ask(
 /// Keeps the coordinators' tasks in step with the metadata until the node stops, and ends them then.
 pub(super) async fn keep(shared: Arc<Shared>, controller: Controller, groups: Arc<Groups>) {
     let tasks = TaskTracker::new();
-    tasks.spawn(spread::keep(shared.clone(), controller.clone()));
     let mut images = controller.image();
     let mut known: BTreeMap<TopicId, TopicName> = BTreeMap::new();
     loop {
