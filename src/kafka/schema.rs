@@ -94,6 +94,8 @@ pub(super) const fn of(key: ApiKey) -> Option<&'static Schema> {
         ApiKey::AlterUserScramCredentials => &ALTER_USER_SCRAM_CREDENTIALS,
         ApiKey::DeleteRecords => &DELETE_RECORDS,
         ApiKey::OffsetForLeaderEpoch => &OFFSET_FOR_LEADER_EPOCH,
+        ApiKey::WriteTxnMarkers => &WRITE_TXN_MARKERS,
+        ApiKey::DescribeProducers => &DESCRIBE_PRODUCERS,
         _ => return None,
     })
 }
@@ -444,6 +446,26 @@ static LIST_GROUPS: Schema = Schema {
 static DESCRIBE_GROUPS: Schema = Schema {
     flexible_since: 5,
     fields: &[always(Kind::Items(&TEXT)), since(3, BOOL)],
+};
+
+static WRITE_TXN_MARKERS: Schema = Schema {
+    flexible_since: 1,
+    fields: &[always(Kind::Structs(&[
+        // Producer id and epoch, whether to commit, topics, epoch of the coordinator.
+        always(I64),
+        always(I16),
+        always(BOOL),
+        always(Kind::Structs(&[always(TEXT), always(Kind::Items(&I32))])),
+        always(I32),
+    ]))],
+};
+
+static DESCRIBE_PRODUCERS: Schema = Schema {
+    flexible_since: 0,
+    fields: &[always(Kind::Structs(&[
+        always(TEXT),
+        always(Kind::Items(&I32)),
+    ]))],
 };
 
 static DELETE_GROUPS: Schema = Schema {

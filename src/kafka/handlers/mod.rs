@@ -10,6 +10,7 @@ mod describe_client_quotas;
 mod describe_cluster;
 mod describe_configs;
 mod describe_groups;
+mod describe_producers;
 mod fetch;
 mod fetch_response;
 pub(super) mod fetch_session;
@@ -32,6 +33,7 @@ mod produce_transactions;
 mod sasl;
 mod sync_group;
 mod user_scram_credentials;
+mod write_txn_markers;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -73,6 +75,10 @@ pub(super) async fn begin<S: Service>(
         ApiKey::LeaveGroup => later(context, &request, leave_group::handle),
         ApiKey::OffsetCommit => later(context, &request, offset_commit::handle),
         ApiKey::OffsetDelete => later(context, &request, offset_delete::handle),
+        ApiKey::WriteTxnMarkers => later(context, &request, write_txn_markers::handle),
+        ApiKey::DescribeProducers => {
+            later_in_turn(context, &request, describe_producers::handle)
+        }
         ApiKey::DeleteGroups => later(context, &request, delete_groups::handle),
         ApiKey::DescribeClientQuotas => later(context, &request, describe_client_quotas::handle),
         ApiKey::SaslHandshake => sasl::handshake(context, &request),

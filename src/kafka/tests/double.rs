@@ -11,15 +11,16 @@ use tokio::time::Instant;
 use crate::groups::{self, Coordinator, Ticket};
 use crate::kafka::{
     CreatedTopic, FetchPartition, FetchRefusal, FetchedRecords, ListedOffset, NodeSetting,
-    OffsetSpec, Produce, ProduceOutcome, ProduceReply, Refusal, Service,
+    OffsetSpec, Produce, ProduceOutcome, ProduceReply, ProducerDescription, Refusal, Service,
+    Verification,
 };
 use crate::metadata::{
     ClusterImage, Command, ConfigChange, CreatePartitionsRequest, CreateTopicRequest, Endpoint,
     FlushPolicy, METADATA_VERSION, Registration, ScramMechanism, ScramVerifier, TopicConfig,
 };
-use crate::record::{STAMP_LEN, stamped_prefix};
+use crate::record::{Marker, STAMP_LEN, stamped_prefix};
 use crate::types::{
-    ClusterId, DirectoryId, ErrorCode, Incarnation, LeaderEpoch, MonotonicTime, NodeId, Offset,
+    ClusterId, DirectoryId, ErrorCode, Incarnation, IsolationLevel, LeaderEpoch, MonotonicTime, NodeId, Offset,
     PartitionIndex, ProducerId, TopicId, TopicName, TopicPartition,
 };
 
@@ -306,6 +307,47 @@ impl Service for Double {
             let _ = sender.send(Ok(outcome(base.unwrap())));
         }
         receiver
+    }
+
+    async fn verification(
+        &self,
+        _partition: TopicPartition,
+        _producer: (ProducerId, i16),
+        _deadline: Instant,
+    ) -> Result<Verification, ErrorCode> {
+        Ok(Verification::NotNeeded)
+    }
+
+    async fn verify_transaction(
+        &self,
+        _transactional_id: &str,
+        _producer: (ProducerId, i16),
+        partitions: Vec<TopicPartition>,
+        _deadline: Instant,
+    ) -> Vec<Result<(), ErrorCode>> {
+        vec![Ok(()); partitions.len()]
+    }
+
+    async fn write_marker(
+        &self,
+        partition: TopicPartition,
+        marker: Marker,
+        _deadline: Instant,
+    ) -> Result<(), ErrorCode> {
+        let batch = crate::record::Batch::decode(&marker.batch(0)).unwrap();
+        self.with(partition, |p| {
+            p.append(&batch);
+            p.commit();
+        });
+        Ok(())
+    }
+
+    async fn describe_producers(
+        &self,
+        _partition: TopicPartition,
+        _deadline: Instant,
+    ) -> Result<Vec<ProducerDescription>, ErrorCode> {
+        Ok(Vec::new())
     }
 
     async fn fetch_partition(&self, read: FetchPartition) -> Result<FetchedRecords, FetchRefusal> {

@@ -38,6 +38,9 @@ use kafka_protocol::messages::offset_for_leader_epoch_request::{
     OffsetForLeaderPartition, OffsetForLeaderTopic,
 };
 use kafka_protocol::messages::sync_group_request::SyncGroupRequestAssignment;
+use kafka_protocol::messages::write_txn_markers_request::{
+    WritableTxnMarker, WritableTxnMarkerTopic,
+};
 use kafka_protocol::messages::*;
 use kafka_protocol::protocol::{Request, StrBytes};
 use proptest::prelude::*;
@@ -348,6 +351,27 @@ fn group_sample(key: ApiKey, version: i16) -> BytesMut {
             DeleteGroupsRequest::default().with_groups_names(vec![group.clone(), group]),
             version,
         ),
+        ApiKey::WriteTxnMarkers => {
+            let topic = WritableTxnMarkerTopic::default()
+                .with_name(name("orders"))
+                .with_partition_indexes(vec![0, 1]);
+            let marker = WritableTxnMarker::default()
+                .with_producer_id(7.into())
+                .with_topics(vec![topic.clone(), topic]);
+            encoded(
+                WriteTxnMarkersRequest::default().with_markers(vec![marker.clone(), marker]),
+                version,
+            )
+        }
+        ApiKey::DescribeProducers => {
+            let topic = describe_producers_request::TopicRequest::default()
+                .with_name(name("orders"))
+                .with_partition_indexes(vec![0, 1]);
+            encoded(
+                DescribeProducersRequest::default().with_topics(vec![topic.clone(), topic]),
+                version,
+            )
+        }
         other => panic!("{other:?} is served and has no sample"),
     }
 }
