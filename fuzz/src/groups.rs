@@ -13,10 +13,10 @@ use quorate::types::MonotonicTime;
 // --- the log ---
 
 /// The length of a value that is absent.
-const ABSENT: u16 = u16::MAX;
+pub(crate) const ABSENT: u16 = u16::MAX;
 
 /// Records: length of the key (1), key, length of the value (2, big-endian; [`ABSENT`]), value.
-fn records(mut input: &[u8]) -> Vec<(Vec<u8>, Option<Vec<u8>>)> {
+pub(crate) fn records(mut input: &[u8]) -> Vec<(Vec<u8>, Option<Vec<u8>>)> {
     let mut records = Vec::new();
     let mut next = || {
         let (length, rest) = input.split_first()?;

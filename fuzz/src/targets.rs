@@ -8,6 +8,7 @@ mod cluster;
 mod groups;
 mod login;
 mod tcp_link;
+mod transactions;
 
 use std::io::IoSlice;
 use std::ops::ControlFlow;
@@ -121,6 +122,11 @@ pub(crate) const TARGETS: &[Target] = &[
         name: "groups_log",
         run: groups::groups_log,
         seeds: groups::groups_log_seeds,
+    },
+    Target {
+        name: "transactions_log",
+        run: transactions::transactions_log,
+        seeds: transactions::transactions_log_seeds,
     },
     Target {
         name: "consumer_protocol",

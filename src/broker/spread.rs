@@ -60,7 +60,11 @@ pub(super) async fn keep(shared: Arc<Shared>, controller: Controller) {
 /// One more replica for each partition of the internal topics that `me` leads, that has fewer than it should and for which
 /// there is another node: the one with the fewest replicas.
 fn wider(image: &ClusterImage, me: NodeId, alive: &BTreeSet<NodeId>) -> Vec<Reassignment> {
-    let internal = || image.topics().filter(|topic| is_internal(topic.name.as_str()));
+    let internal = || {
+        image
+            .topics()
+            .filter(|topic| is_internal(topic.name.as_str()))
+    };
     if internal().next().is_none() {
         return Vec::new();
     }
@@ -106,10 +110,7 @@ fn wider(image: &ClusterImage, me: NodeId, alive: &BTreeSet<NodeId>) -> Vec<Reas
         let mut target = replicas.to_vec();
         target.push(chosen);
         reassignments.push(Reassignment {
-            partition: TopicPartition {
-                topic,
-                partition,
-            },
+            partition: TopicPartition { topic, partition },
             partition_epoch: state.partition_epoch,
             target,
         });

@@ -31,6 +31,7 @@ mod restore;
 #[cfg(test)]
 mod tests;
 
+pub use crate::types::{OFFSETS_TOPIC, is_internal, partition_of};
 pub use committed::Committed;
 pub use consumer_protocol::{
     ASSIGNMENT_VERSION, Assignment, ProtocolError, SUBSCRIPTION_VERSION, Subscription,
@@ -44,7 +45,6 @@ pub use limits::{
     MAX_METADATA_BYTES, MAX_PROTOCOLS, MAX_STATE_BYTES, Settings,
 };
 pub use log_format::{FormatError, LogKey, decode_key, reread_record};
-pub use crate::types::{OFFSETS_TOPIC, is_internal, partition_of};
 pub use request::{
     Answer, CommitOffset, Description, FetchedOffset, GroupListing, Join, JoinMember, Joined,
     LeavingMember, MemberDescription, Now, OffsetCommit, Request, Sync, Synced, Who,

@@ -99,6 +99,8 @@ pub(super) const fn of(key: ApiKey) -> Option<&'static Schema> {
         ApiKey::AlterUserScramCredentials => &ALTER_USER_SCRAM_CREDENTIALS,
         ApiKey::DeleteRecords => &DELETE_RECORDS,
         ApiKey::OffsetForLeaderEpoch => &OFFSET_FOR_LEADER_EPOCH,
+        ApiKey::WriteTxnMarkers => &WRITE_TXN_MARKERS,
+        ApiKey::DescribeProducers => &DESCRIBE_PRODUCERS,
         _ => return None,
     })
 }
@@ -469,10 +471,7 @@ static ADD_PARTITIONS_TO_TXN: Schema = Schema {
         until(3, TEXT),
         until(3, I64),
         until(3, I16),
-        until(
-            3,
-            Kind::Structs(&[always(TEXT), always(Kind::Items(&I32))]),
-        ),
+        until(3, Kind::Structs(&[always(TEXT), always(Kind::Items(&I32))])),
     ],
 };
 
@@ -501,6 +500,26 @@ static LIST_TRANSACTIONS: Schema = Schema {
         always(Kind::Items(&I64)),
         since(1, I64),
     ],
+};
+
+static WRITE_TXN_MARKERS: Schema = Schema {
+    flexible_since: 1,
+    fields: &[always(Kind::Structs(&[
+        // Producer id and epoch, whether to commit, topics, epoch of the coordinator.
+        always(I64),
+        always(I16),
+        always(BOOL),
+        always(Kind::Structs(&[always(TEXT), always(Kind::Items(&I32))])),
+        always(I32),
+    ]))],
+};
+
+static DESCRIBE_PRODUCERS: Schema = Schema {
+    flexible_since: 0,
+    fields: &[always(Kind::Structs(&[
+        always(TEXT),
+        always(Kind::Items(&I32)),
+    ]))],
 };
 
 static DELETE_GROUPS: Schema = Schema {

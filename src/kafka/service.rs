@@ -10,13 +10,13 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
 use crate::groups;
-use crate::transactions;
 use crate::metadata::{
     ClusterImage, ConfigChange, CreatePartitionsRequest, CreateTopicRequest, FlushPolicy,
     ScramMechanism, ScramVerifier,
 };
 use crate::record::{AbortedTransaction, Batch, Marker};
 pub use crate::replication::{Acks, ProducerDescription, Verification, VerificationGuard};
+use crate::transactions;
 use crate::types::{
     ErrorCode, IsolationLevel, LeaderEpoch, NodeId, Offset, ProducerId, TopicId, TopicPartition,
 };

@@ -67,6 +67,8 @@ pub const SERVED_APIS: &[ServedApi] = &[
     api(ApiKey::AddOffsetsToTxn, 0, 4),
     api(ApiKey::EndTxn, 0, 4),
     api(ApiKey::OffsetForLeaderEpoch, 2, 4),
+    // For nodes alone; Kafka names it to clients too.
+    api(ApiKey::WriteTxnMarkers, 1, 1),
     api(ApiKey::DescribeConfigs, 1, 4),
     api(ApiKey::SaslAuthenticate, 0, 2),
     api(ApiKey::CreatePartitions, 0, 3),
@@ -79,6 +81,7 @@ pub const SERVED_APIS: &[ServedApi] = &[
     api(ApiKey::DescribeCluster, 0, 2),
     api(ApiKey::DescribeTransactions, 0, 0),
     api(ApiKey::ListTransactions, 0, 1),
+    api(ApiKey::DescribeProducers, 0, 0),
 ];
 
 /// The request with this number, if it is served in any version.

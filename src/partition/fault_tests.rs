@@ -243,6 +243,7 @@ impl Pair {
             batch,
             acks,
             deadline: self.now + Duration::from_secs(3600),
+            guard: None,
         };
         let (now, peers) = (self.now, self.peers());
         self.partition(i).handle_produce(now, request, &peers);

@@ -856,6 +856,7 @@ mod tests {
         let batch = ProducerBatch {
             records,
             sequence: None,
+            guard: None,
         };
         let Ok(Admission::Append { previous, end }) =
             leader.admit(at(1), batch, acks, &Peers::new())
@@ -1047,6 +1048,7 @@ mod tests {
         let batch = ProducerBatch {
             records: 1,
             sequence: None,
+            guard: None,
         };
         let mut peers = Peers::new();
         let late = at(5000);
@@ -1083,7 +1085,9 @@ mod tests {
                 producer_epoch: 0,
                 base_sequence: 0,
                 records: 2,
+                transactional: false,
             }),
+            guard: None,
         };
         leader.handle_appended(batch, offset(5), position(7, 2));
         let admitted = leader.admit(at(1), batch, Acks::All, &Peers::new());

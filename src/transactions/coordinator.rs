@@ -70,11 +70,11 @@ impl Coordinator {
         };
         if let LogKey::Id(id) = decode_key(record_key)? {
             match record.map(decode_value).transpose()? {
-                Some(details) if details.state != State::Dead => {
+                Some(details) => {
                     let transaction = Transaction::new(id.clone(), details);
                     self.transactions.insert(id, transaction);
                 }
-                _ => {
+                None => {
                     self.transactions.remove(&id);
                 }
             }
@@ -538,7 +538,8 @@ impl Coordinator {
             self.remove(id);
             return;
         };
-        let goes_on = (transaction.details.state, details.state) == (State::Ongoing, State::Ongoing);
+        let goes_on =
+            (transaction.details.state, details.state) == (State::Ongoing, State::Ongoing);
         transaction.details = details;
         self.bytes = (self.bytes + transaction.bytes()).saturating_sub(before);
         if !goes_on {

@@ -48,7 +48,9 @@ pub enum FormatError {
     BadLength(i64),
     #[error("text that is not UTF-8")]
     NotText,
-    #[error("a state of number {0}, which there is not")]
+    #[error("producer id {producer} and epoch {epoch}, which no producer has")]
+    BadProducer { producer: i64, epoch: i16 },
+    #[error("a state of number {0}, which is never written")]
     UnknownState(i8),
     #[error("a value of version {0}, which this version of the broker does not know")]
     UnknownVersion(i16),
@@ -125,9 +127,14 @@ pub(super) fn decode_value(value: &[u8]) -> Result<Details, FormatError> {
     }
     let flexible = version >= 1;
     let (producer, epoch) = (reader.i64()?, reader.i16()?);
+    if producer < 0 || epoch < 0 {
+        return Err(FormatError::BadProducer { producer, epoch });
+    }
     let timeout_ms = reader.i32()?;
     let number = reader.i8()?;
-    let state = State::from_number(number).ok_or(FormatError::UnknownState(number))?;
+    let state = State::from_number(number)
+        .filter(|state| !matches!(state, State::Dead | State::PrepareEpochFence))
+        .ok_or(FormatError::UnknownState(number))?;
     let mut partitions = Partitions::default();
     // Nothing is reserved by what a count says: each entry takes its own bytes, or the reader ends.
     for _ in 0..reader.count(flexible)? {
@@ -318,7 +325,10 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read() {
-        assert_eq!(decode_key(&key("some id")), Ok(LogKey::Id("some id".into())));
+        assert_eq!(
+            decode_key(&key("some id")),
+            Ok(LogKey::Id("some id".into()))
+        );
         assert_eq!(decode_value(&value(&details())), Ok(details()));
         let empty = Details {
             state: State::Empty,

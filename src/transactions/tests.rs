@@ -808,10 +808,7 @@ fn there_is_a_cap_on_partitions_on_ids_and_on_memory() {
     let ticket = Ticket(10);
     world.coordinator.handle(now, ticket, "one more", request);
     world.flush();
-    assert_eq!(
-        world.answer(ticket),
-        Some(Err(ErrorCode::PolicyViolation))
-    );
+    assert_eq!(world.answer(ticket), Some(Err(ErrorCode::PolicyViolation)));
     assert_eq!(world.coordinator.ids(), MAX_IDS);
 }
 

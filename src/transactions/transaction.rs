@@ -173,7 +173,8 @@ impl Transaction {
             state if state.is_at_rest() => wall_ms,
             _ => return Err(ErrorCode::ConcurrentTransactions),
         };
-        let is_known = |(topic, partition): &(String, i32)| now.partitions.contains(topic, *partition);
+        let is_known =
+            |(topic, partition): &(String, i32)| now.partitions.contains(topic, *partition);
         if now.state == State::Ongoing && added.iter().all(is_known) {
             return Ok(Judged::Done);
         }

@@ -173,12 +173,7 @@ impl Deliveries {
 }
 
 /// Sends one node its markers until this node stops.
-async fn run(
-    sender: Arc<Sender>,
-    node: NodeId,
-    mut jobs: mpsc::Receiver<Job>,
-    tasks: TaskTracker,
-) {
+async fn run(sender: Arc<Sender>, node: NodeId, mut jobs: mpsc::Receiver<Job>, tasks: TaskTracker) {
     let requests = Arc::new(Semaphore::new(MAX_REQUESTS));
     let stopping = sender.shared.stopping.clone();
     loop {

@@ -59,6 +59,10 @@ pub(super) fn load(
         }
         from = next;
     }
-    tracing::debug!(records = read, unreadable, "read the transactions of a partition");
+    tracing::debug!(
+        records = read,
+        unreadable,
+        "read the transactions of a partition"
+    );
     Ok(coordinator)
 }

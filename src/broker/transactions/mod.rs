@@ -27,7 +27,9 @@ use crate::controller::Controller;
 use crate::metadata::{ClusterImage, TRANSACTIONS_SINCE, Topic};
 use crate::transactions::{Answer, Filter, Listing, Request};
 use crate::transport::LogLimit;
-use crate::types::{ErrorCode, ProducerId, TRANSACTIONS_TOPIC, TopicName, TopicPartition, partition_of};
+use crate::types::{
+    ErrorCode, ProducerId, TRANSACTIONS_TOPIC, TopicName, TopicPartition, partition_of,
+};
 pub(super) use calls::Calls;
 use deliver::Deliveries;
 
@@ -73,7 +75,9 @@ impl Transactions {
         }
         if let Some(suppressed) = self.refusals.allow() {
             tracing::warn!(
-                metadata_version = image.metadata_version(), needed = TRANSACTIONS_SINCE, suppressed,
+                metadata_version = image.metadata_version(),
+                needed = TRANSACTIONS_SINCE,
+                suppressed,
                 "a transaction is refused: some nodes run a build that does not know transactions; upgrade all of them"
             );
         }

@@ -25,8 +25,11 @@ impl Broker {
                 .await?;
             image = self.image_now();
         }
-        let leader = transactions_topic(&image)
-            .and_then(|topic| topic.partition(place_of(topic, id).partition)?.leader_node());
+        let leader = transactions_topic(&image).and_then(|topic| {
+            topic
+                .partition(place_of(topic, id).partition)?
+                .leader_node()
+        });
         leader.ok_or_else(|| Refusal {
             error: ErrorCode::CoordinatorNotAvailable,
             message: Some(format!(

@@ -60,8 +60,11 @@ impl Broker {
         by: Instant,
     ) -> Result<Vec<Result<(), ErrorCode>>, ErrorCode> {
         self.transactions.check_served(image)?;
-        let leader: Option<NodeId> = transactions_topic(image)
-            .and_then(|topic| topic.partition(place_of(topic, id).partition)?.leader_node());
+        let leader: Option<NodeId> = transactions_topic(image).and_then(|topic| {
+            topic
+                .partition(place_of(topic, id).partition)?
+                .leader_node()
+        });
         let leader = leader.ok_or(ErrorCode::CoordinatorNotAvailable)?;
         if leader == self.shared.me.node {
             let request = Request::Verify {
@@ -171,7 +174,11 @@ mod tests {
 
     #[test]
     fn answers_are_found_by_name_in_whatever_order_they_come() {
-        let wanted = [("b".to_owned(), 1), ("a".to_owned(), 0), ("b".to_owned(), 0)];
+        let wanted = [
+            ("b".to_owned(), 1),
+            ("a".to_owned(), 0),
+            ("b".to_owned(), 0),
+        ];
         let producer = ProducerId::new(7).unwrap();
         let asked = request("id", producer, 3, &wanted);
         assert_eq!(asked.transactions[0].topics.len(), 2);

@@ -63,7 +63,12 @@ async fn find<S: Service>(
     let deadline = Instant::now() + TAKEN_WITHIN;
     let node = match key_type {
         GROUP => {
-            check(key, "a group's name", MAX_GROUP_ID_BYTES, ErrorCode::InvalidGroupId)?;
+            check(
+                key,
+                "a group's name",
+                MAX_GROUP_ID_BYTES,
+                ErrorCode::InvalidGroupId,
+            )?;
             context.service.group_coordinator(key, deadline).await?
         }
         TRANSACTION => {

@@ -12,6 +12,7 @@ mod describe_client_quotas;
 mod describe_cluster;
 mod describe_configs;
 mod describe_groups;
+mod describe_producers;
 mod describe_transactions;
 mod end_txn;
 mod fetch;
@@ -38,6 +39,7 @@ mod sasl;
 mod sync_group;
 mod transactions;
 mod user_scram_credentials;
+mod write_txn_markers;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -86,6 +88,8 @@ pub(super) async fn begin<S: Service>(
             later_in_turn(context, &request, describe_transactions::handle)
         }
         ApiKey::ListTransactions => later_in_turn(context, &request, list_transactions::handle),
+        ApiKey::WriteTxnMarkers => later(context, &request, write_txn_markers::handle),
+        ApiKey::DescribeProducers => later_in_turn(context, &request, describe_producers::handle),
         ApiKey::DeleteGroups => later(context, &request, delete_groups::handle),
         ApiKey::DescribeClientQuotas => later(context, &request, describe_client_quotas::handle),
         ApiKey::SaslHandshake => sasl::handshake(context, &request),

@@ -34,9 +34,7 @@ pub(super) async fn tell<S: Service>(
 }
 
 /// A producer by the number on the wire. No coordinator knows one of a number that there is not.
-pub(super) fn producer(
-    id: kafka_protocol::messages::ProducerId,
-) -> Result<ProducerId, ErrorCode> {
+pub(super) fn producer(id: kafka_protocol::messages::ProducerId) -> Result<ProducerId, ErrorCode> {
     ProducerId::new(id.0).ok_or(ErrorCode::InvalidProducerIdMapping)
 }
 

@@ -60,7 +60,7 @@ pub(super) fn connect_as(
     })
 }
 
-fn run(connection: Connection<Double>) -> Client {
+pub(super) fn run(connection: Connection<Double>) -> Client {
     let (stream, other) = tokio::io::duplex(PIPE_BYTES);
     let (reader, writer) = tokio::io::split(other);
     let shutdown = CancellationToken::new();

@@ -4,12 +4,14 @@ mod admin;
 mod bad_input;
 mod client;
 mod connections;
+mod coordinator_double;
 mod double;
 mod fetch;
 mod groups;
 mod login;
 mod mutations;
 mod produce;
+mod transactions;
 
 use bytes::Bytes;
 
