@@ -28,7 +28,7 @@ use crate::metadata::ClusterImage;
 use crate::record::{self, TransactionOutcome};
 use crate::transactions::{Marked, Marker};
 use crate::transport::LogLimit;
-use crate::types::{ErrorCode, NodeId, TopicPartition};
+use crate::types::{ErrorCode, NodeId, PartitionIndex, TopicName, TopicPartition};
 
 /// Markers that wait for one node. At the cap a marker goes back to its coordinator, and comes again after a pause.
 const MAX_QUEUED: usize = 4096;
@@ -91,10 +91,10 @@ pub(super) enum Route {
 /// at least the metadata by which it leads, which is newer than all that an earlier one has seen: so a partition that is missing
 /// was deleted.
 pub(super) fn route(image: &ClusterImage, topic: &str, partition: i32) -> Route {
-    let found = crate::types::TopicName::new(topic)
+    let found = TopicName::new(topic)
         .ok()
         .and_then(|name| image.topic_by_name(&name));
-    let index = crate::types::PartitionIndex::from_wire(partition);
+    let index = PartitionIndex::from_wire(partition);
     let (Some(topic), Some(index)) = (found, index) else {
         return Route::Gone;
     };
@@ -379,7 +379,12 @@ mod tests {
     };
 
     use super::*;
-    use crate::types::{PartitionIndex, ProducerId, TopicId};
+    use crate::metadata::{
+        Command, ElectionStart, Endpoint, FIRST_METADATA_VERSION, NewPartition, NewTopic, Registration,
+    };
+    use crate::types::{
+        ClusterId, DirectoryId, Incarnation, ProducerId, TopicId,
+    };
 
     fn job(id: &str, producer: i64, partition: i32, ends: &Ends) -> Job {
         Job {
@@ -399,6 +404,61 @@ mod tests {
             },
             ends: ends.clone(),
         }
+    }
+
+    #[test]
+    fn a_partition_that_is_not_there_is_gone_and_one_without_a_leader_is_not() {
+        let mut image = ClusterImage::new();
+        let mut apply = |command: &Command| image.apply(command).unwrap();
+        let cluster_id = ClusterId::from_random_bits(1);
+        apply(&Command::InitCluster { cluster_id });
+        let node = NodeId::new(1).unwrap();
+        let registration = Registration {
+            node,
+            directory: DirectoryId::from_random_bits(1),
+            incarnation: Incarnation::from_random_bits(1),
+            quic: Endpoint {
+                host: "localhost".to_owned(),
+                port: 1,
+            },
+            kafka: None,
+            boot_id: None,
+            metadata_version: FIRST_METADATA_VERSION,
+        };
+        apply(&Command::RegisterNode { registration });
+        let topic = TopicId::from_random_bits(1);
+        apply(&Command::CreateTopic {
+            topic: NewTopic {
+                id: topic,
+                name: "orders".parse().unwrap(),
+                config: BTreeMap::new(),
+                partitions: vec![NewPartition {
+                    replicas: vec![node],
+                    in_sync: vec![node],
+                }],
+                min_insync: 1,
+            },
+        });
+        let place = TopicPartition {
+            topic,
+            partition: PartitionIndex(0),
+        };
+        assert_eq!(route(&image, "orders", 0), Route::To(node, place));
+        for (topic, partition) in [("orders", 1), ("orders", -1), ("bills", 0), ("no/name", 0)] {
+            assert_eq!(route(&image, topic, partition), Route::Gone);
+        }
+        let state = image.partition(place).unwrap();
+        let start = ElectionStart {
+            partition: place,
+            leader_epoch: state.leader_epoch,
+            partition_epoch: state.partition_epoch,
+        };
+        image
+            .apply(&Command::StartElections {
+                elections: vec![start],
+            })
+            .unwrap();
+        assert_eq!(route(&image, "orders", 0), Route::Nobody);
     }
 
     #[test]

@@ -62,18 +62,12 @@ impl Transactions {
         }
     }
 
-    /// Whether the whole cluster knows what a transaction leaves in its logs. The one gate: without it no id gets a producer,
-    /// no partition is vouched for, and so nothing of a transaction is written anywhere.
+    /// The one gate, see [`gate`], with a line in the log where it is shut.
     fn check_served(&self, image: &ClusterImage) -> Result<(), ErrorCode> {
-        if image.metadata_version() >= TRANSACTIONS_SINCE {
-            return Ok(());
-        }
-        let understood = image.nodes().map(|node| node.metadata_version).min();
-        if understood.is_some_and(|version| version >= TRANSACTIONS_SINCE) {
-            // The version is about to rise: of a cluster that was just founded, or whose last node was just upgraded.
-            return Err(ErrorCode::CoordinatorNotAvailable);
-        }
-        if let Some(suppressed) = self.refusals.allow() {
+        let served = gate(image);
+        if served == Err(ErrorCode::UnsupportedVersion)
+            && let Some(suppressed) = self.refusals.allow()
+        {
             tracing::warn!(
                 metadata_version = image.metadata_version(),
                 needed = TRANSACTIONS_SINCE,
@@ -81,7 +75,7 @@ impl Transactions {
                 "a transaction is refused: some nodes run a build that does not know transactions; upgrade all of them"
             );
         }
-        Err(ErrorCode::UnsupportedVersion)
+        served
     }
 
     /// Asks the coordinator of a transactional id, if it is here.
@@ -181,6 +175,20 @@ impl Transactions {
             coordinators.insert(id, sender);
         }
         complete
+    }
+}
+
+/// Whether the whole cluster knows what a transaction leaves in its logs. While it does not, no id gets a producer and no
+/// partition is vouched for, and so nothing of a transaction is written anywhere.
+fn gate(image: &ClusterImage) -> Result<(), ErrorCode> {
+    if image.metadata_version() >= TRANSACTIONS_SINCE {
+        return Ok(());
+    }
+    let understood = image.nodes().map(|node| node.metadata_version).min();
+    match understood {
+        // About to rise: the cluster was just founded, or its last node just upgraded. Clients ask again.
+        Some(version) if version >= TRANSACTIONS_SINCE => Err(ErrorCode::CoordinatorNotAvailable),
+        _ => Err(ErrorCode::UnsupportedVersion),
     }
 }
 
@@ -291,5 +299,49 @@ fn place_of(topic: &Topic, id: &str) -> TopicPartition {
     TopicPartition {
         topic: topic.id,
         partition: partition_of(id, partitions),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metadata::{Command, Endpoint, Registration};
+    use crate::types::{ClusterId, DirectoryId, Incarnation, NodeId};
+
+    fn register(image: &mut ClusterImage, id: u32, metadata_version: u32) {
+        let registration = Registration {
+            node: NodeId::new(id).unwrap(),
+            directory: DirectoryId::from_random_bits(id.into()),
+            incarnation: Incarnation::from_random_bits(id.into()),
+            quic: Endpoint {
+                host: "localhost".to_owned(),
+                port: 1,
+            },
+            kafka: None,
+            boot_id: None,
+            metadata_version,
+        };
+        image
+            .apply(&Command::RegisterNode { registration })
+            .unwrap();
+    }
+
+    #[test]
+    fn transactions_are_served_once_every_node_knows_them() {
+        let mut image = ClusterImage::new();
+        let cluster_id = ClusterId::from_random_bits(1);
+        image.apply(&Command::InitCluster { cluster_id }).unwrap();
+        assert_eq!(gate(&image), Err(ErrorCode::UnsupportedVersion));
+        register(&mut image, 1, TRANSACTIONS_SINCE);
+        register(&mut image, 2, TRANSACTIONS_SINCE - 1);
+        assert_eq!(gate(&image), Err(ErrorCode::UnsupportedVersion));
+        // Upgraded: the version is about to rise.
+        register(&mut image, 2, TRANSACTIONS_SINCE);
+        assert_eq!(gate(&image), Err(ErrorCode::CoordinatorNotAvailable));
+        let version = TRANSACTIONS_SINCE;
+        image
+            .apply(&Command::RaiseMetadataVersion { version })
+            .unwrap();
+        assert_eq!(gate(&image), Ok(()));
     }
 }
