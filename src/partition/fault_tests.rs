@@ -2,6 +2,7 @@
 
 mod hand_over;
 mod resign;
+mod transactions;
 
 use std::path::Path;
 use std::time::Duration;

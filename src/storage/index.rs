@@ -401,6 +401,55 @@ mod tests {
     }
 
     #[test]
+    fn an_index_of_a_build_without_transactions_is_read() {
+        let (segment, index) = sample();
+        let mut bytes = index.encode(&segment);
+        bytes.truncate(bytes.len() - 8);
+        bytes[4..8].copy_from_slice(&WITHOUT_ABORTED.to_be_bytes());
+        let crc = crc32fast::hash(&bytes);
+        bytes.extend_from_slice(&crc.to_be_bytes());
+        assert_eq!(SegmentIndex::decode(&bytes), Some((segment, index)));
+    }
+
+    #[test]
+    fn aborted_transactions_are_found_by_what_is_read() {
+        let aborted = |first, last, stable| AbortedTransaction {
+            last: Offset::new(last).unwrap(),
+            first: Offset::new(first).unwrap(),
+            producer: ProducerId::new(1).unwrap(),
+            stable: Offset::new(stable).unwrap(),
+        };
+        let (segment, mut index) = sample();
+        index.aborted = vec![
+            aborted(0, 2, 1),
+            aborted(1, 5, 6),
+            aborted(7, 9, 8),
+            aborted(8, 20, 21),
+        ];
+        let bytes = index.encode(&segment);
+        assert_eq!(
+            SegmentIndex::decode(&bytes),
+            Some((segment, index.clone()))
+        );
+        let found = |from, to| {
+            let mut found = Vec::new();
+            let go_on = index.add_aborted(
+                Offset::new(from).unwrap(),
+                Offset::new(to).unwrap(),
+                &mut found,
+            );
+            let firsts: Vec<u64> = found.iter().map(|a| a.first.get()).collect();
+            (firsts, go_on)
+        };
+        assert_eq!(found(0, 1), (vec![0], false));
+        assert_eq!(found(0, 4), (vec![0, 1], false));
+        assert_eq!(found(3, 8), (vec![1, 7], false));
+        assert_eq!(found(10, 12), (vec![8], false));
+        assert_eq!(found(10, 22), (vec![8], true));
+        assert_eq!(found(21, 22), (vec![], true));
+    }
+
+    #[test]
     fn a_payload_that_is_no_batch_has_no_timestamp() {
         let end = start_frame(1, LogPosition::START).end();
         assert_eq!(max_timestamp(&frame_with_timestamp(end, 1, 77)), 77);

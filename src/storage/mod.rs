@@ -37,6 +37,8 @@ mod sync;
 mod tail_cache;
 #[cfg(test)]
 mod test_frames;
+#[cfg(test)]
+mod transaction_tests;
 mod truncate;
 mod unsynced;
 
