@@ -47,8 +47,9 @@ async fn what_is_committed_is_read_and_what_is_aborted_or_open_is_not() {
     let mut producer = Transactional::begin(&cluster, "clerk", MINUTE_MS).await;
 
     // A batch that the transaction does not reach begins none.
-    let stray = producer.produce(&cluster, "orders", 0, &values("stray", 1));
-    assert_eq!(stray.await, Err(INVALID_TXN_STATE));
+    let stray = values("stray", 1);
+    let refused = producer.produce(&cluster, "orders", 0, &stray).await;
+    assert_eq!(refused, Err(INVALID_TXN_STATE));
 
     let mut committed = Vec::new();
     let mut all = Vec::new();
@@ -104,8 +105,9 @@ async fn a_second_producer_fences_the_first_and_has_its_transaction_aborted() {
     let mut second = Transactional::begin(&cluster, "clerk", MINUTE_MS).await;
     assert_eq!(second.producer, first.producer);
     assert!(second.epoch > first.epoch);
-    let late = first.produce(&cluster, "orders", 0, &values("late", 1));
-    assert_eq!(late.await, Err(INVALID_PRODUCER_EPOCH));
+    let late = values("late", 1);
+    let refused = first.produce(&cluster, "orders", 0, &late).await;
+    assert_eq!(refused, Err(INVALID_PRODUCER_EPOCH));
     assert_eq!(first.end(&cluster, true).await, Err(PRODUCER_FENCED));
     let added = first.add(&cluster, "orders", &[0]).await;
     assert_eq!(added, Err(PRODUCER_FENCED));
@@ -139,8 +141,9 @@ async fn a_transaction_whose_producer_is_gone_is_aborted_in_its_time() {
         }
     })
     .await;
-    let late = gone.produce(&cluster, "orders", 0, &values("late", 1));
-    assert_eq!(late.await, Err(INVALID_PRODUCER_EPOCH));
+    let late = values("late", 1);
+    let refused = gone.produce(&cluster, "orders", 0, &late).await;
+    assert_eq!(refused, Err(INVALID_PRODUCER_EPOCH));
     assert_eq!(gone.end(&cluster, true).await, Err(PRODUCER_FENCED));
 }
 

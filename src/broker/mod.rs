@@ -53,7 +53,6 @@ use transactions::Transactions;
 
 pub use links::{FollowerLag, LinkDirection, LinkError, LinkState, LinkView};
 
-use crate::client::IdentityDialer;
 use crate::controller::{Controller, FenceHandler};
 use crate::kafka::{NodeSetting, Service};
 use crate::metadata::FlushPolicy;
@@ -157,8 +156,7 @@ impl Starting {
             groups.clone(),
         ));
         tasks.spawn(spread::keep(shared.clone(), controller.clone()));
-        let dialer = IdentityDialer::on(options.sockets.clone(), options.identity.clone());
-        let calls = transactions::Calls::new(Arc::new(dialer));
+        let calls = transactions::Calls::new(options.identity.clone(), options.sockets.clone());
         let transactions = Arc::new(Transactions::new(calls));
         let broker = Arc::new(Broker {
             options,

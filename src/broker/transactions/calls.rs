@@ -3,20 +3,23 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::client::{Dialer, NodeCalls};
+use crate::client::{IdentityDialer, NodeCalls};
 use crate::metadata::ClusterImage;
+use crate::transport::{CurrentIdentity, Sockets};
 use crate::types::NodeId;
 
 /// One way to each node that was ever called; at most as many as a cluster has nodes.
 pub(in crate::broker) struct Calls {
-    dialer: Arc<dyn Dialer>,
+    identity: Arc<CurrentIdentity>,
+    sockets: Sockets,
     ways: Mutex<HashMap<NodeId, Arc<NodeCalls>>>,
 }
 
 impl Calls {
-    pub(in crate::broker) fn new(dialer: Arc<dyn Dialer>) -> Calls {
+    pub(in crate::broker) fn new(identity: Arc<CurrentIdentity>, sockets: Sockets) -> Calls {
         Calls {
-            dialer,
+            identity,
+            sockets,
             ways: Mutex::default(),
         }
     }
@@ -32,8 +35,8 @@ impl Calls {
         {
             return Some(way.clone());
         }
-        let way = NodeCalls::new(address, self.dialer.clone(), rand::random());
-        let way = Arc::new(way);
+        let dialer = IdentityDialer::to_node(node, self.sockets.clone(), self.identity.clone());
+        let way = Arc::new(NodeCalls::new(address, Arc::new(dialer), rand::random()));
         ways.insert(node, way.clone());
         Some(way)
     }
