@@ -380,11 +380,10 @@ mod tests {
 
     use super::*;
     use crate::metadata::{
-        Command, ElectionStart, Endpoint, FIRST_METADATA_VERSION, NewPartition, NewTopic, Registration,
+        Command, ElectionStart, Endpoint, FIRST_METADATA_VERSION, NewPartition, NewTopic,
+        Registration,
     };
-    use crate::types::{
-        ClusterId, DirectoryId, Incarnation, ProducerId, TopicId,
-    };
+    use crate::types::{ClusterId, DirectoryId, Incarnation, ProducerId, TopicId};
 
     fn job(id: &str, producer: i64, partition: i32, ends: &Ends) -> Job {
         Job {

@@ -37,7 +37,7 @@ impl Broker {
         let answers = self.ask_about(&image, id, producer, wanted, by).await;
         let mut answers = match answers {
             Ok(answers) => answers.into_iter(),
-            Err(error) => return vec![Err(error); partitions.len()],
+            Err(error) => return vec![Err(producers(error)); partitions.len()],
         };
         named
             .into_iter()

@@ -11,7 +11,7 @@ mod groups;
 mod login;
 mod mutations;
 mod produce;
-mod transactions;
+mod transaction_coordinator;
 
 use bytes::Bytes;
 
