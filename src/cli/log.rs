@@ -490,7 +490,10 @@ impl Transaction {
         });
         if let (Some(marker), Some(object)) = (&self.marker, object.as_object_mut()) {
             object.insert("outcome".to_owned(), outcome(marker).into());
-            object.insert("coordinator_epoch".to_owned(), marker.coordinator_epoch.into());
+            object.insert(
+                "coordinator_epoch".to_owned(),
+                marker.coordinator_epoch.into(),
+            );
             let first = marker.aborted.map(|span| span.first.get());
             object.insert("first_offset".to_owned(), first.into());
         }

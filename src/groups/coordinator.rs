@@ -218,7 +218,11 @@ impl Coordinator {
     }
 
     /// Works on a group, if it is there, and keeps count of what it holds.
-    pub(super) fn change(&mut self, id: &str, work: impl FnOnce(&mut Group, &Settings, &mut Effects)) {
+    pub(super) fn change(
+        &mut self,
+        id: &str,
+        work: impl FnOnce(&mut Group, &Settings, &mut Effects),
+    ) {
         let Some(group) = self.groups.get_mut(id) else {
             return;
         };

@@ -43,14 +43,15 @@ pub use coordinator::Coordinator;
 pub use effects::{LogRecord, Ticket};
 pub use group::GroupState;
 pub use limits::{
-    MAX_ASSIGNMENT_BYTES, MAX_COMMIT_BYTES, MAX_ENDED_PRODUCERS, MAX_GROUP_BYTES, MAX_GROUP_ID_BYTES, MAX_GROUPS,
-    MAX_METADATA_BYTES, MAX_PENDING_BYTES, MAX_PROTOCOLS, MAX_STATE_BYTES, Settings,
+    MAX_ASSIGNMENT_BYTES, MAX_COMMIT_BYTES, MAX_ENDED_PRODUCERS, MAX_GROUP_BYTES,
+    MAX_GROUP_ID_BYTES, MAX_GROUPS, MAX_METADATA_BYTES, MAX_PENDING_BYTES, MAX_PROTOCOLS,
+    MAX_STATE_BYTES, Settings,
 };
 pub use log_format::{FormatError, LogKey, decode_key, reread_record};
 pub use names::{OFFSETS_TOPIC, is_internal, partition_of};
 pub use pending::OffsetsGuard;
 pub use request::{
-    Answer, CommitOffset, Description, EndTransaction, FetchedOffset, GroupListing, Join, JoinMember, Joined,
-    LeavingMember, MemberDescription, Now, OffsetCommit, OffsetsVerification, Request,
-    Sync, Synced, TransactionCommit, Who,
+    Answer, CommitOffset, Description, EndTransaction, FetchedOffset, GroupListing, Join,
+    JoinMember, Joined, LeavingMember, MemberDescription, Now, OffsetCommit, OffsetsVerification,
+    Request, Sync, Synced, TransactionCommit, Who,
 };

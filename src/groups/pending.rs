@@ -167,7 +167,8 @@ impl Transactions {
 
     /// The producer to forget before this one's end can be kept.
     pub(super) fn too_many_with(&self, producer: ProducerId) -> Option<ProducerId> {
-        let is_full = self.ended.len() >= MAX_ENDED_PRODUCERS && !self.ended.contains_key(&producer);
+        let is_full =
+            self.ended.len() >= MAX_ENDED_PRODUCERS && !self.ended.contains_key(&producer);
         let (_, oldest) = self.by_age.first().filter(|_| is_full)?;
         Some(*oldest)
     }

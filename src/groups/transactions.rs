@@ -6,9 +6,7 @@ use super::committed::Committed;
 use super::coordinator::Coordinator;
 use super::effects::{LogRecord, Then, Ticket, Write};
 use super::group::{Group, GroupState};
-use super::limits::{
-    ENTRY_BYTES, MAX_METADATA_BYTES, MAX_PENDING_BYTES, REMOVAL_BATCH_BYTES,
-};
+use super::limits::{ENTRY_BYTES, MAX_METADATA_BYTES, MAX_PENDING_BYTES, REMOVAL_BATCH_BYTES};
 use super::log_format::{
     ended_key, ended_value, offset_key, offset_value, pending_key, pending_value,
 };
@@ -112,9 +110,7 @@ impl Coordinator {
                 None if wanted.metadata.len() > MAX_METADATA_BYTES => {
                     Err(ErrorCode::OffsetMetadataTooLarge)
                 }
-                None if !has_room && !offsets.contains_key(&key) => {
-                    Err(ErrorCode::PolicyViolation)
-                }
+                None if !has_room && !offsets.contains_key(&key) => Err(ErrorCode::PolicyViolation),
                 None => Ok(()),
             };
             if judged.is_ok() {
@@ -312,7 +308,11 @@ impl Coordinator {
         Ok(())
     }
 
-    pub(super) fn transaction_ended(&mut self, end: TransactionEnded, result: Result<(), ErrorCode>) {
+    pub(super) fn transaction_ended(
+        &mut self,
+        end: TransactionEnded,
+        result: Result<(), ErrorCode>,
+    ) {
         self.transactions.ending.remove(&end.producer);
         for id in &end.groups {
             let pending = match result {

@@ -5,12 +5,12 @@ use kafka_protocol::messages::{
     AlterUserScramCredentialsRequest, ApiKey, ApiVersionsRequest, CreatePartitionsRequest,
     CreateTopicsRequest, DeleteGroupsRequest, DeleteRecordsRequest, DeleteTopicsRequest,
     DescribeClientQuotasRequest, DescribeClusterRequest, DescribeConfigsRequest,
-    DescribeGroupsRequest, DescribeProducersRequest, WriteTxnMarkersRequest, DescribeUserScramCredentialsRequest, FetchRequest,
-    FindCoordinatorRequest, HeartbeatRequest, IncrementalAlterConfigsRequest,
+    DescribeGroupsRequest, DescribeProducersRequest, DescribeUserScramCredentialsRequest,
+    FetchRequest, FindCoordinatorRequest, HeartbeatRequest, IncrementalAlterConfigsRequest,
     InitProducerIdRequest, JoinGroupRequest, LeaveGroupRequest, ListGroupsRequest,
     ListOffsetsRequest, MetadataRequest, OffsetCommitRequest, OffsetDeleteRequest,
     OffsetFetchRequest, OffsetForLeaderEpochRequest, ProduceRequest, SaslAuthenticateRequest,
-    SaslHandshakeRequest, SyncGroupRequest,
+    SaslHandshakeRequest, SyncGroupRequest, TxnOffsetCommitRequest, WriteTxnMarkersRequest,
 };
 use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, StrBytes};
 use thiserror::Error;
@@ -207,6 +207,7 @@ pub fn is_request(frame: Bytes) -> bool {
         ApiKey::ListGroups => request.decode::<ListGroupsRequest>().is_ok(),
         ApiKey::DescribeGroups => request.decode::<DescribeGroupsRequest>().is_ok(),
         ApiKey::DeleteGroups => request.decode::<DeleteGroupsRequest>().is_ok(),
+        ApiKey::TxnOffsetCommit => request.decode::<TxnOffsetCommitRequest>().is_ok(),
         ApiKey::WriteTxnMarkers => request.decode::<WriteTxnMarkersRequest>().is_ok(),
         ApiKey::DescribeProducers => request.decode::<DescribeProducersRequest>().is_ok(),
         ApiKey::DescribeClientQuotas => request.decode::<DescribeClientQuotasRequest>().is_ok(),

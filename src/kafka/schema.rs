@@ -94,6 +94,7 @@ pub(super) const fn of(key: ApiKey) -> Option<&'static Schema> {
         ApiKey::AlterUserScramCredentials => &ALTER_USER_SCRAM_CREDENTIALS,
         ApiKey::DeleteRecords => &DELETE_RECORDS,
         ApiKey::OffsetForLeaderEpoch => &OFFSET_FOR_LEADER_EPOCH,
+        ApiKey::TxnOffsetCommit => &TXN_OFFSET_COMMIT,
         ApiKey::WriteTxnMarkers => &WRITE_TXN_MARKERS,
         ApiKey::DescribeProducers => &DESCRIBE_PRODUCERS,
         _ => return None,
@@ -446,6 +447,30 @@ static LIST_GROUPS: Schema = Schema {
 static DESCRIBE_GROUPS: Schema = Schema {
     flexible_since: 5,
     fields: &[always(Kind::Items(&TEXT)), since(3, BOOL)],
+};
+
+static TXN_OFFSET_COMMIT: Schema = Schema {
+    flexible_since: 3,
+    fields: &[
+        // Transactional id, group, producer id and epoch, generation, member, instance.
+        always(TEXT),
+        always(TEXT),
+        always(I64),
+        always(I16),
+        since(3, I32),
+        since(3, TEXT),
+        since(3, TEXT),
+        always(Kind::Structs(&[
+            always(TEXT),
+            // Partition, offset, leader epoch, metadata.
+            always(Kind::Structs(&[
+                always(I32),
+                always(I64),
+                since(2, I32),
+                always(TEXT),
+            ])),
+        ])),
+    ],
 };
 
 static WRITE_TXN_MARKERS: Schema = Schema {

@@ -25,7 +25,8 @@ const fn api(key: ApiKey, min: i16, max: i16) -> ServedApi {
 
 /// Everything that is served.
 ///
-/// Ceilings below Kafka's, and why: OffsetCommit 9 and OffsetFetch 9 are the last that name topics and not their ids.
+/// Ceilings below Kafka's, and why: OffsetCommit 9 and OffsetFetch 9 are the last that name topics and not their ids;
+/// TxnOffsetCommit 5 leaves it to the broker to add the group to the transaction.
 pub const SERVED_APIS: &[ServedApi] = &[
     // Versions 0 to 2 carry older record formats and are not served. They are advertised all the same, as Kafka does:
     // some versions of librdkafka compress nothing for a broker that does not know them.
@@ -61,6 +62,7 @@ pub const SERVED_APIS: &[ServedApi] = &[
     api(ApiKey::DeleteRecords, 0, 2),
     api(ApiKey::InitProducerId, 0, 5),
     api(ApiKey::OffsetForLeaderEpoch, 2, 4),
+    api(ApiKey::TxnOffsetCommit, 0, 4),
     // For nodes alone; Kafka names it to clients too.
     api(ApiKey::WriteTxnMarkers, 1, 1),
     api(ApiKey::DescribeConfigs, 1, 4),

@@ -50,8 +50,8 @@ impl Partition {
         let Role::Leader(leader) = &mut self.role else {
             return Err(self.not_leading());
         };
-        let batch = producer_batch(&request.batch, request.guard)
-            .ok_or(ErrorCode::InvalidRecord)?;
+        let batch =
+            producer_batch(&request.batch, request.guard).ok_or(ErrorCode::InvalidRecord)?;
         let mut acks = request.acks;
         let (base, end) = match leader.admit(now, batch, acks, peers)? {
             Admission::Duplicate { base, end } => {

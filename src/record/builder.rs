@@ -207,27 +207,11 @@ impl BatchBuilder {
         put_at(out, 8, &length.to_be_bytes());
         put_at(out, EPOCH_AT, &(-1i32).to_be_bytes());
         put_at(out, MAGIC_AT, &MAGIC.to_be_bytes());
-        put_at(
-            out,
-            CRC_FROM,
-            &i16::from(compression.codec()).to_be_bytes(),
-        );
+        put_at(out, CRC_FROM, &i16::from(compression.codec()).to_be_bytes());
         let last_offset_delta = self.record_count - 1;
-        put_at(
-            out,
-            LAST_OFFSET_DELTA_AT,
-            &last_offset_delta.to_be_bytes(),
-        );
-        put_at(
-            out,
-            BASE_TIMESTAMP_AT,
-            &self.base_timestamp.to_be_bytes(),
-        );
-        put_at(
-            out,
-            MAX_TIMESTAMP_AT,
-            &self.max_timestamp.to_be_bytes(),
-        );
+        put_at(out, LAST_OFFSET_DELTA_AT, &last_offset_delta.to_be_bytes());
+        put_at(out, BASE_TIMESTAMP_AT, &self.base_timestamp.to_be_bytes());
+        put_at(out, MAX_TIMESTAMP_AT, &self.max_timestamp.to_be_bytes());
         put_at(out, RECORD_COUNT_AT, &self.record_count.to_be_bytes());
     }
 }

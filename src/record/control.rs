@@ -194,7 +194,10 @@ mod tests {
             batch.verify_crc().unwrap();
             assert!(batch.bytes.len() <= MAX_MARKER_BYTES);
             assert_eq!(batch.header.attributes, 0b11_0000);
-            assert_eq!((batch.header.record_count, batch.header.base_sequence), (1, -1));
+            assert_eq!(
+                (batch.header.record_count, batch.header.base_sequence),
+                (1, -1)
+            );
             assert_eq!(batch.header.max_timestamp, 1234);
             assert_eq!(Marker::read(&batch), Some(marker));
         }
@@ -203,7 +206,11 @@ mod tests {
     #[test]
     fn the_key_and_the_value_are_kafkas() {
         let batch = Batch::decode(&marker(TransactionOutcome::Commit, false).batch(0)).unwrap();
-        let record = crate::record::records(&batch).unwrap().next().unwrap().unwrap();
+        let record = crate::record::records(&batch)
+            .unwrap()
+            .next()
+            .unwrap()
+            .unwrap();
         assert_eq!(record.key.unwrap(), [0, 0, 0, 1][..]);
         assert_eq!(record.value.unwrap(), [0, 0, 0, 0, 0, 9][..]);
     }

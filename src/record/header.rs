@@ -79,7 +79,9 @@ pub enum BatchError {
     TooLarge { size: usize, max: usize },
     #[error("a client cannot write control batches")]
     Control,
-    #[error("the record batch is transactional and names no producer id; get one with InitProducerId")]
+    #[error(
+        "the record batch is transactional and names no producer id; get one with InitProducerId"
+    )]
     TransactionalWithoutProducer,
     #[error(
         "the record batch claims {record_count} records and a last offset delta of {last_offset_delta}"

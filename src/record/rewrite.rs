@@ -9,8 +9,8 @@ use super::batch::Batch;
 use super::builder::{ProducerStamp, stamp};
 use super::compression::{Compression, CompressionError, MAX_EXPANDED_BYTES};
 use super::header::{
-    BASE_TIMESTAMP_AT, CRC_AT, CRC_FROM, DELETE_HORIZON, EPOCH_AT, HEADER_LEN, LAST_OFFSET_DELTA_AT,
-    LENGTH_END, MAGIC, MAGIC_AT, MAX_TIMESTAMP_AT, RECORD_COUNT_AT,
+    BASE_TIMESTAMP_AT, CRC_AT, CRC_FROM, DELETE_HORIZON, EPOCH_AT, HEADER_LEN,
+    LAST_OFFSET_DELTA_AT, LENGTH_END, MAGIC, MAGIC_AT, MAX_TIMESTAMP_AT, RECORD_COUNT_AT,
     TRANSACTIONAL,
 };
 use super::records::RecordError;

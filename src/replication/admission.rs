@@ -93,7 +93,6 @@ impl Leader {
         self.pump();
     }
 
-
     /// Whether the producer's next batch may be appended without asking the coordinator of its transaction.
     pub fn verification(&self, producer: ProducerId, epoch: i16) -> Verification {
         if self.producers.open_transaction(producer, epoch).is_some() {

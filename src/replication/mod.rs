@@ -27,9 +27,7 @@ pub use admission::{Admission, MarkerAdmission, ProducerBatch};
 pub use deliveries::Deliveries;
 pub use follower::{Follower, FollowerAction, FramesRefused, SessionState};
 pub use in_sync::{CountedSet, IsrOutcome};
-pub use leader::{
-    AckRefused, Acks, Leader, LogEnds, ProduceOutcome, suspicion_time,
-};
+pub use leader::{AckRefused, Acks, Leader, LogEnds, ProduceOutcome, suspicion_time};
 pub use leader_action::LeaderAction;
 pub use leader_view::{CountedAck, FollowerView, LeaderView};
 pub use peers::{MINIMUM_SUSPICION, Peers};

@@ -74,7 +74,10 @@ impl EndedTransactions {
     /// The lowest first offset of those that end above `high_watermark`.
     pub(super) fn first_above(&self, high_watermark: Offset) -> Option<Offset> {
         let uncertain = |(_, end): &&(Offset, Offset)| *end > high_watermark;
-        self.by_first.iter().find(uncertain).map(|(first, _)| *first)
+        self.by_first
+            .iter()
+            .find(uncertain)
+            .map(|(first, _)| *first)
     }
 
     pub(super) fn entries(&self) -> Vec<EndedEntry> {

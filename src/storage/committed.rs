@@ -60,7 +60,9 @@ impl Shared {
         let mut found = Vec::new();
         let (sealed, active, interval) = {
             let state = self.state();
-            let after = state.segments.partition_point(|segment| segment.base <= from);
+            let after = state
+                .segments
+                .partition_point(|segment| segment.base <= from);
             let segments = &state.segments[after.saturating_sub(1)..];
             let sealed = &segments[..segments.len().saturating_sub(1)];
             let sealed: Vec<Segment> = sealed.iter().filter(|s| s.aborted > 0).copied().collect();

@@ -34,9 +34,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use thiserror::Error;
 
+use super::decided::Decided;
 use super::file_system::{File, IoFailure, OpenMode};
 use super::index::{MAX_ABORTED, SealedSegment, SegmentIndex};
-use super::decided::Decided;
 use super::log::{Log, index_interval};
 use super::reader::{ReadError, Segment, Shared};
 use super::recovery::remove_if_there;
@@ -415,9 +415,7 @@ impl CompactionJob {
         for segment in segments {
             let run = writer.run.as_ref().map_or(0, |run| run.bytes as u64);
             let many_aborted = writer.index.aborted.len() + segment.aborted as usize > MAX_ABORTED;
-            if taken > 0
-                && (writer.len + run + segment.len > self.segment_bytes || many_aborted)
-            {
+            if taken > 0 && (writer.len + run + segment.len > self.segment_bytes || many_aborted) {
                 break;
             }
             taken += 1;

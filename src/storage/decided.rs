@@ -2,9 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use super::compaction::{
-    CompactionError, CompactionJob, Judged, Survey, any_batch_of, stamp_of,
-};
+use super::compaction::{CompactionError, CompactionJob, Judged, Survey, any_batch_of, stamp_of};
 use super::reader::Segment;
 use crate::record::{
     AbortedTransaction, Batch, Compression, Marker, ProducerStamp, without_transaction,
@@ -46,7 +44,10 @@ impl CompactionJob {
             .aborted(segment.start.offset, segment.end.offset)?;
         let mut by_producer: HashMap<ProducerId, Vec<AbortedTransaction>> = HashMap::new();
         for aborted in found {
-            by_producer.entry(aborted.producer).or_default().push(aborted);
+            by_producer
+                .entry(aborted.producer)
+                .or_default()
+                .push(aborted);
         }
         Ok(AbortedIn(by_producer))
     }

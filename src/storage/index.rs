@@ -427,10 +427,7 @@ mod tests {
             aborted(8, 20, 21),
         ];
         let bytes = index.encode(&segment);
-        assert_eq!(
-            SegmentIndex::decode(&bytes),
-            Some((segment, index.clone()))
-        );
+        assert_eq!(SegmentIndex::decode(&bytes), Some((segment, index.clone())));
         let found = |from, to| {
             let mut found = Vec::new();
             let go_on = index.add_aborted(

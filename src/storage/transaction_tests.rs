@@ -31,8 +31,7 @@ fn open(fs: &FaultyFileSystem) -> Log {
         partition: PartitionIndex(0),
     };
     let topic = TopicName::new("t").unwrap();
-    let (mut log, report) =
-        Log::open(fs.shared(), Path::new("/t-0"), id, &topic, options).unwrap();
+    let (mut log, report) = Log::open(fs.shared(), Path::new("/t-0"), id, &topic, options).unwrap();
     assert!(report.quarantined.is_none());
     if log.end() == LogPosition::START {
         log.append(&[start_frame(1, log.end())]).unwrap();
@@ -170,7 +169,11 @@ fn an_aborted_transaction_is_named_wherever_a_read_meets_it() {
     end(&mut log, 7, TransactionOutcome::Commit, again);
     sync(&mut log);
     assert!(log.segment_count() > 3);
-    let expected = || (0..40).map(|i| i.to_string()).chain(["committed".to_owned()]);
+    let expected = || {
+        (0..40)
+            .map(|i| i.to_string())
+            .chain(["committed".to_owned()])
+    };
     assert_eq!(shown(&log, "k"), expected().collect::<Vec<_>>());
     let check = |log: &Log| {
         let reader = log.reader();
@@ -268,7 +271,10 @@ fn compaction_takes_what_was_aborted_and_leaves_what_was_committed_as_plain_reco
     assert!(!left.contains(&early.to_wire()), "{left:?}");
     assert!(left.contains(&late.to_wire()), "{left:?}");
     assert_eq!(left.len(), 2);
-    assert_eq!((shown(&log, "a"), shown(&log, "b")), (vec!["kept".to_owned()], vec!["new".to_owned()]));
+    assert_eq!(
+        (shown(&log, "a"), shown(&log, "b")),
+        (vec!["kept".to_owned()], vec!["new".to_owned()])
+    );
 }
 
 #[test]
@@ -287,7 +293,12 @@ fn what_is_not_decided_is_not_compacted() {
     compact(&mut log, 0, first);
     let held: Vec<String> = batches(&log)
         .iter()
-        .flat_map(|batch| records(batch).unwrap().map(Result::unwrap).collect::<Vec<_>>())
+        .flat_map(|batch| {
+            records(batch)
+                .unwrap()
+                .map(Result::unwrap)
+                .collect::<Vec<_>>()
+        })
         .filter(|record| record.key.as_deref() == Some(b"a"))
         .map(|record| String::from_utf8(record.value.unwrap().to_vec()).unwrap())
         .collect();

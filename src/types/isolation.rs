@@ -70,7 +70,10 @@ mod tests {
 
     #[test]
     fn names_and_numbers_come_back() {
-        for level in [IsolationLevel::ReadUncommitted, IsolationLevel::ReadCommitted] {
+        for level in [
+            IsolationLevel::ReadUncommitted,
+            IsolationLevel::ReadCommitted,
+        ] {
             assert_eq!(level.to_string().parse(), Ok(level));
             assert_eq!(IsolationLevel::from_wire(level.to_wire()), level);
         }

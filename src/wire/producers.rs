@@ -28,8 +28,7 @@ pub const MAX_SNAPSHOT_BATCHES: usize = 5;
 pub const MAX_SNAPSHOT_ENDED: usize = 4_096;
 /// The most bytes of an encoded snapshot: 1.5 MB.
 pub const MAX_SNAPSHOT_BYTES: usize = HEADER_BYTES
-    + MAX_SNAPSHOT_PRODUCERS
-        * (PRODUCER_BYTES + STATE_BYTES + MAX_SNAPSHOT_BATCHES * BATCH_BYTES)
+    + MAX_SNAPSHOT_PRODUCERS * (PRODUCER_BYTES + STATE_BYTES + MAX_SNAPSHOT_BATCHES * BATCH_BYTES)
     + 4
     + MAX_SNAPSHOT_ENDED * ENDED_BYTES;
 
@@ -145,7 +144,11 @@ impl ProducerSnapshot {
             out.put_u8(entry.batches.len() as u8);
             if with_transactions {
                 let state = &entry.transaction;
-                out.put_u32(state.coordinator_epoch.map_or(NO_EPOCH, |epoch| epoch as u32));
+                out.put_u32(
+                    state
+                        .coordinator_epoch
+                        .map_or(NO_EPOCH, |epoch| epoch as u32),
+                );
                 out.put_u64(state.open.map_or(NO_OFFSET, Offset::get));
                 out.put_u64(state.last_marker.map_or(NO_OFFSET, Offset::get));
                 out.put_u64(state.end.get());
@@ -437,10 +440,7 @@ mod tests {
                     s.producers[0].transaction.last_marker = None;
                 }),
             ),
-            (
-                "ends that do not rise",
-                wrong(|s| s.ended[1] = s.ended[0]),
-            ),
+            ("ends that do not rise", wrong(|s| s.ended[1] = s.ended[0])),
             (
                 "a transaction that ends where it begins",
                 wrong(|s| s.ended[0].first = s.ended[0].end),

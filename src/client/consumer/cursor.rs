@@ -266,10 +266,7 @@ mod tests {
         for _ in 0..count {
             builder.append(None, Some(b"v"), &[], 0).unwrap();
         }
-        placed(
-            base,
-            &builder.seal(Compression::None).unwrap().stamp(None),
-        )
+        placed(base, &builder.seal(Compression::None).unwrap().stamp(None))
     }
 
     fn placed(base: u64, bytes: &Bytes) -> Vec<u8> {

@@ -76,9 +76,9 @@ pub(super) fn answers(
                     // Where it cannot say the one it cannot say the other.
                     high_watermark: match isolation {
                         IsolationLevel::ReadUncommitted => partition.high_watermark,
-                        IsolationLevel::ReadCommitted => partition
-                            .last_stable_offset
-                            .min(partition.high_watermark),
+                        IsolationLevel::ReadCommitted => {
+                            partition.last_stable_offset.min(partition.high_watermark)
+                        }
                     },
                     aborted: partition
                         .aborted_transactions

@@ -27,7 +27,12 @@ pub(super) async fn handle<S: Service>(
         let mut partitions = Vec::with_capacity(asked.partition_indexes.len());
         for index in asked.partition_indexes {
             let found = match find_partition(topic, index) {
-                Ok(partition) => context.service.describe_producers(partition, deadline).await,
+                Ok(partition) => {
+                    context
+                        .service
+                        .describe_producers(partition, deadline)
+                        .await
+                }
                 Err(error) => Err(error),
             };
             let response = PartitionResponse::default().with_partition_index(index);

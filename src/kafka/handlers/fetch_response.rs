@@ -165,11 +165,7 @@ impl PartitionAnswer {
     }
 }
 
-fn put_aborted(
-    out: &mut BytesMut,
-    aborted: &[AbortedTransaction],
-    flexible: bool,
-) -> Option<()> {
+fn put_aborted(out: &mut BytesMut, aborted: &[AbortedTransaction], flexible: bool) -> Option<()> {
     put_count(out, aborted.len(), flexible)?;
     // Clients go through it beside the records.
     let mut aborted: Vec<_> = aborted.iter().map(|a| (a.first, a.producer)).collect();

@@ -32,6 +32,7 @@ mod produce;
 mod produce_transactions;
 mod sasl;
 mod sync_group;
+mod txn_offset_commit;
 mod user_scram_credentials;
 mod write_txn_markers;
 
@@ -75,10 +76,9 @@ pub(super) async fn begin<S: Service>(
         ApiKey::LeaveGroup => later(context, &request, leave_group::handle),
         ApiKey::OffsetCommit => later(context, &request, offset_commit::handle),
         ApiKey::OffsetDelete => later(context, &request, offset_delete::handle),
+        ApiKey::TxnOffsetCommit => later(context, &request, txn_offset_commit::handle),
         ApiKey::WriteTxnMarkers => later(context, &request, write_txn_markers::handle),
-        ApiKey::DescribeProducers => {
-            later_in_turn(context, &request, describe_producers::handle)
-        }
+        ApiKey::DescribeProducers => later_in_turn(context, &request, describe_producers::handle),
         ApiKey::DeleteGroups => later(context, &request, delete_groups::handle),
         ApiKey::DescribeClientQuotas => later(context, &request, describe_client_quotas::handle),
         ApiKey::SaslHandshake => sasl::handshake(context, &request),

@@ -63,8 +63,9 @@ pub(super) async fn verify<S: Service>(
     // One producer's transaction has one coordinator; a request has one producer, and whatever else comes is asked for alone.
     while let Some((producer, ..)) = begin.first() {
         let producer = *producer;
-        let (mine, others): (Vec<_>, Vec<_>) =
-            begin.into_iter().partition(|(other, ..)| *other == producer);
+        let (mine, others): (Vec<_>, Vec<_>) = begin
+            .into_iter()
+            .partition(|(other, ..)| *other == producer);
         begin = others;
         let partitions: Vec<TopicPartition> = mine
             .iter()

@@ -20,8 +20,8 @@ use crate::metadata::{
 };
 use crate::record::{Marker, STAMP_LEN, stamped_prefix};
 use crate::types::{
-    ClusterId, DirectoryId, ErrorCode, Incarnation, IsolationLevel, LeaderEpoch, MonotonicTime, NodeId, Offset,
-    PartitionIndex, ProducerId, TopicId, TopicName, TopicPartition,
+    ClusterId, DirectoryId, ErrorCode, Incarnation, IsolationLevel, LeaderEpoch, MonotonicTime,
+    NodeId, Offset, PartitionIndex, ProducerId, TopicId, TopicName, TopicPartition,
 };
 
 pub(super) struct Double {

@@ -10,6 +10,7 @@ mod groups;
 mod login;
 mod mutations;
 mod produce;
+mod transactions;
 
 use bytes::Bytes;
 

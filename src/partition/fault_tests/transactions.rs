@@ -22,7 +22,11 @@ fn in_transaction(id: i64, epoch: i16, sequence: i32) -> Batch {
 
 impl Pair {
     /// A batch of a transaction that its coordinator knows.
-    fn transact(&mut self, i: usize, (id, epoch, sequence): (i64, i16, i32)) -> Result<u64, ErrorCode> {
+    fn transact(
+        &mut self,
+        i: usize,
+        (id, epoch, sequence): (i64, i16, i32),
+    ) -> Result<u64, ErrorCode> {
         let guard = match self.partition(i).verification(producer(id), epoch)? {
             Verification::NotNeeded => None,
             Verification::Needed(guard) => Some(guard),
@@ -48,7 +52,8 @@ impl Pair {
         let (now, peers) = (self.now, self.peers());
         self.partition(i).handle_produce(now, request, &peers);
         self.run();
-        self.answer(i, ticket).unwrap_or(Err(ErrorCode::RequestTimedOut))
+        self.answer(i, ticket)
+            .unwrap_or(Err(ErrorCode::RequestTimedOut))
     }
 
     fn end(
@@ -74,7 +79,8 @@ impl Pair {
         let (now, peers) = (self.now, self.peers());
         self.partition(i).handle_marker(now, request, &peers);
         self.run();
-        self.answer(i, ticket).unwrap_or(Err(ErrorCode::RequestTimedOut))
+        self.answer(i, ticket)
+            .unwrap_or(Err(ErrorCode::RequestTimedOut))
     }
 
     fn stable(&mut self, i: usize) -> u64 {
@@ -188,7 +194,10 @@ fn a_marker_that_is_cut_off_leaves_its_transaction_open() {
     // The follower is gone; the marker stays on the first replica alone.
     pair.kill(1);
     let epoch = pair.state.leader_epoch;
-    assert_eq!(pair.end(0, (8, 0, 0), Abort), Err(ErrorCode::RequestTimedOut));
+    assert_eq!(
+        pair.end(0, (8, 0, 0), Abort),
+        Err(ErrorCode::RequestTimedOut)
+    );
     assert_eq!(pair.stable(0), 0, "the marker is not committed");
     pair.kill(0);
     pair.start(1);
