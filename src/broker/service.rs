@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::Broker;
 use super::event::{Event, ProduceEvent};
 use super::shared::PartitionHandle;
-use crate::groups::{self, GroupListing, GroupState};
+use crate::groups::{self, EndTransaction, GroupListing, GroupState};
 use crate::kafka::{
     CreatedTopic, FetchPartition, FetchRefusal, FetchedRecords, ListedOffset, NodeSetting,
     OffsetSpec, Produce, ProduceReply, Refusal, Service, produce_replied,
@@ -19,7 +19,7 @@ use crate::metadata::{
     ScramMechanism, ScramVerifier,
 };
 use crate::partition::PartitionView;
-use crate::record::{BatchHeader, Marker, TimestampType};
+use crate::record::{BatchHeader, Marker, TimestampType, TransactionOutcome};
 use crate::replication::{ProducerDescription, Verification};
 use crate::storage::{CommittedRecords, ReadError};
 use crate::transactions;
@@ -135,7 +135,20 @@ impl Service for Broker {
         marker: Marker,
         deadline: Instant,
     ) -> Result<(), ErrorCode> {
-        self.append_marker(partition, marker, deadline).await
+        let end = EndTransaction {
+            producer: marker.producer,
+            producer_epoch: marker.producer_epoch,
+            coordinator_epoch: marker.coordinator_epoch,
+            is_commit: marker.outcome == TransactionOutcome::Commit,
+        };
+        let image = self.image();
+        let of_groups = self
+            .groups
+            .end_transaction(&image, partition, end, deadline);
+        match of_groups.await {
+            Some(ended) => ended,
+            None => self.append_marker(partition, marker, deadline).await,
+        }
     }
 
     async fn describe_producers(

@@ -11,7 +11,8 @@ use kafka_protocol::messages::{
     InitProducerIdRequest, JoinGroupRequest, LeaveGroupRequest, ListGroupsRequest,
     ListOffsetsRequest, ListTransactionsRequest, MetadataRequest, OffsetCommitRequest,
     OffsetDeleteRequest, OffsetFetchRequest, OffsetForLeaderEpochRequest, ProduceRequest,
-    SaslAuthenticateRequest, SaslHandshakeRequest, SyncGroupRequest, WriteTxnMarkersRequest,
+    SaslAuthenticateRequest, SaslHandshakeRequest, SyncGroupRequest, TxnOffsetCommitRequest,
+    WriteTxnMarkersRequest,
 };
 use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, StrBytes};
 use thiserror::Error;
@@ -210,6 +211,7 @@ pub fn is_request(frame: Bytes) -> bool {
         ApiKey::AddPartitionsToTxn => request.decode::<AddPartitionsToTxnRequest>().is_ok(),
         ApiKey::AddOffsetsToTxn => request.decode::<AddOffsetsToTxnRequest>().is_ok(),
         ApiKey::EndTxn => request.decode::<EndTxnRequest>().is_ok(),
+        ApiKey::TxnOffsetCommit => request.decode::<TxnOffsetCommitRequest>().is_ok(),
         ApiKey::WriteTxnMarkers => request.decode::<WriteTxnMarkersRequest>().is_ok(),
         ApiKey::DescribeProducers => request.decode::<DescribeProducersRequest>().is_ok(),
         ApiKey::DescribeTransactions => request.decode::<DescribeTransactionsRequest>().is_ok(),

@@ -99,6 +99,7 @@ pub(super) const fn of(key: ApiKey) -> Option<&'static Schema> {
         ApiKey::AlterUserScramCredentials => &ALTER_USER_SCRAM_CREDENTIALS,
         ApiKey::DeleteRecords => &DELETE_RECORDS,
         ApiKey::OffsetForLeaderEpoch => &OFFSET_FOR_LEADER_EPOCH,
+        ApiKey::TxnOffsetCommit => &TXN_OFFSET_COMMIT,
         ApiKey::WriteTxnMarkers => &WRITE_TXN_MARKERS,
         ApiKey::DescribeProducers => &DESCRIBE_PRODUCERS,
         _ => return None,
@@ -499,6 +500,30 @@ static LIST_TRANSACTIONS: Schema = Schema {
         always(Kind::Items(&TEXT)),
         always(Kind::Items(&I64)),
         since(1, I64),
+    ],
+};
+
+static TXN_OFFSET_COMMIT: Schema = Schema {
+    flexible_since: 3,
+    fields: &[
+        // Transactional id, group, producer id and epoch, generation, member, instance.
+        always(TEXT),
+        always(TEXT),
+        always(I64),
+        always(I16),
+        since(3, I32),
+        since(3, TEXT),
+        since(3, TEXT),
+        always(Kind::Structs(&[
+            always(TEXT),
+            // Partition, offset, leader epoch, metadata.
+            always(Kind::Structs(&[
+                always(I32),
+                always(I64),
+                since(2, I32),
+                always(TEXT),
+            ])),
+        ])),
     ],
 };
 

@@ -26,8 +26,8 @@ const fn api(key: ApiKey, min: i16, max: i16) -> ServedApi {
 /// Everything that is served.
 ///
 /// Ceilings below Kafka's, and why: OffsetCommit 9 and OffsetFetch 9 are the last that name topics and not their ids;
-/// EndTxn 5 begins a producer's next epoch with each transaction (KIP-890, second part), and ListTransactions 2 filters by a
-/// regular expression: neither is served yet.
+/// TxnOffsetCommit 5 leaves it to the broker to add the group to the transaction, and EndTxn 5 begins a producer's next epoch
+/// with each transaction (KIP-890, second part); ListTransactions 2 filters by a regular expression.
 pub const SERVED_APIS: &[ServedApi] = &[
     // Versions 0 to 2 carry older record formats and are not served. They are advertised all the same, as Kafka does:
     // some versions of librdkafka compress nothing for a broker that does not know them.
@@ -67,6 +67,7 @@ pub const SERVED_APIS: &[ServedApi] = &[
     api(ApiKey::AddOffsetsToTxn, 0, 4),
     api(ApiKey::EndTxn, 0, 4),
     api(ApiKey::OffsetForLeaderEpoch, 2, 4),
+    api(ApiKey::TxnOffsetCommit, 0, 4),
     // For nodes alone; Kafka names it to clients too.
     api(ApiKey::WriteTxnMarkers, 1, 1),
     api(ApiKey::DescribeConfigs, 1, 4),

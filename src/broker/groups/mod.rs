@@ -19,7 +19,9 @@ use tokio_util::task::TaskTracker;
 
 use super::shared::Shared;
 use crate::controller::Controller;
-use crate::groups::{Answer, GroupListing, GroupState, OFFSETS_TOPIC, Request, partition_of};
+use crate::groups::{
+    Answer, EndTransaction, GroupListing, GroupState, OFFSETS_TOPIC, Request, partition_of,
+};
 use crate::metadata::ClusterImage;
 use crate::types::{ErrorCode, TopicId, TopicName, TopicPartition};
 
@@ -65,6 +67,30 @@ impl Groups {
             .ok_or(ErrorCode::NotCoordinator)?;
         let coordinator = self.coordinator(id).ok_or(ErrorCode::NotCoordinator)?;
         ask(&coordinator, group, request, taken_by).await
+    }
+
+    /// Tells the coordinator of a partition of the internal topic that a transaction has ended; `None` where the partition is of
+    /// another topic. Ends once it is committed.
+    pub(super) async fn end_transaction(
+        &self,
+        image: &ClusterImage,
+        partition: TopicPartition,
+        end: EndTransaction,
+        deadline: Instant,
+    ) -> Option<Result<(), ErrorCode>> {
+        offsets_topic(image).filter(|topic| topic.id == partition.topic)?;
+        let Some(coordinator) = self.coordinator(partition) else {
+            return Some(Err(ErrorCode::NotLeaderOrFollower));
+        };
+        let asked = ask(&coordinator, "", Request::EndTransaction(end), deadline);
+        let answer = tokio::time::timeout_at(deadline, asked).await;
+        Some(match answer {
+            Ok(Ok(_)) => Ok(()),
+            // What a partition's leader would say.
+            Ok(Err(ErrorCode::NotCoordinator)) => Err(ErrorCode::NotLeaderOrFollower),
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(ErrorCode::RequestTimedOut),
+        })
     }
 
     /// The groups of all coordinators here, and an error if one of them is still loading.

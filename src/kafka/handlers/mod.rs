@@ -38,6 +38,7 @@ mod produce_transactions;
 mod sasl;
 mod sync_group;
 mod transactions;
+mod txn_offset_commit;
 mod user_scram_credentials;
 mod write_txn_markers;
 
@@ -88,6 +89,7 @@ pub(super) async fn begin<S: Service>(
             later_in_turn(context, &request, describe_transactions::handle)
         }
         ApiKey::ListTransactions => later_in_turn(context, &request, list_transactions::handle),
+        ApiKey::TxnOffsetCommit => later(context, &request, txn_offset_commit::handle),
         ApiKey::WriteTxnMarkers => later(context, &request, write_txn_markers::handle),
         ApiKey::DescribeProducers => later_in_turn(context, &request, describe_producers::handle),
         ApiKey::DeleteGroups => later(context, &request, delete_groups::handle),

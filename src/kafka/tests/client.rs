@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::double::Double;
 use crate::kafka::{Config, Connection, Ended, ListenerKind, Login, Peer, Server};
+use crate::types::NodeId;
 
 /// Bytes that each direction of the connection holds before a writer must wait.
 const PIPE_BYTES: usize = 64 << 10;
@@ -40,6 +41,16 @@ pub(super) fn connect(double: &Arc<Double>) -> Client {
         &Server::new(Arc::clone(double), Config::default()),
         ListenerKind::Kafka,
     )
+}
+
+/// A connection of another node of the cluster.
+pub(super) fn connect_node(double: &Arc<Double>, node: NodeId) -> Client {
+    let server = Server::new(Arc::clone(double), Config::default());
+    let peer = Peer {
+        node: Some(node),
+        ..peer()
+    };
+    run(server.admit(peer, ListenerKind::Quic).unwrap())
 }
 
 pub(super) fn connect_to(server: &Arc<Server<Double>>, listener: ListenerKind) -> Client {

@@ -12,6 +12,7 @@ mod login;
 mod mutations;
 mod produce;
 mod transaction_coordinator;
+mod transactions;
 
 use bytes::Bytes;
 

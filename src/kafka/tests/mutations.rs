@@ -41,6 +41,9 @@ use kafka_protocol::messages::offset_for_leader_epoch_request::{
     OffsetForLeaderPartition, OffsetForLeaderTopic,
 };
 use kafka_protocol::messages::sync_group_request::SyncGroupRequestAssignment;
+use kafka_protocol::messages::txn_offset_commit_request::{
+    TxnOffsetCommitRequestPartition, TxnOffsetCommitRequestTopic,
+};
 use kafka_protocol::messages::write_txn_markers_request::{
     WritableTxnMarker, WritableTxnMarkerTopic,
 };
@@ -354,6 +357,24 @@ fn group_sample(key: ApiKey, version: i16) -> BytesMut {
             DeleteGroupsRequest::default().with_groups_names(vec![group.clone(), group]),
             version,
         ),
+        ApiKey::TxnOffsetCommit => {
+            let partition =
+                TxnOffsetCommitRequestPartition::default().with_committed_metadata(Some(text("m")));
+            let topic = TxnOffsetCommitRequestTopic::default()
+                .with_name(name("orders"))
+                .with_partitions(vec![partition.clone(), partition]);
+            let request = TxnOffsetCommitRequest::default()
+                .with_transactional_id(TransactionalId(text("t")))
+                .with_group_id(group)
+                .with_topics(vec![topic.clone(), topic]);
+            let request = match version {
+                3.. => request
+                    .with_member_id(text("m"))
+                    .with_group_instance_id(Some(text("i"))),
+                _ => request,
+            };
+            encoded(request, version)
+        }
         ApiKey::WriteTxnMarkers => {
             let topic = WritableTxnMarkerTopic::default()
                 .with_name(name("orders"))
