@@ -33,7 +33,6 @@ mod restore;
 mod tests;
 mod transactions;
 
-pub use crate::types::{OFFSETS_TOPIC, is_internal, partition_of};
 pub use committed::Committed;
 pub use consumer_protocol::{
     ASSIGNMENT_VERSION, Assignment, ProtocolError, SUBSCRIPTION_VERSION, Subscription,

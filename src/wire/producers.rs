@@ -208,7 +208,7 @@ impl ProducerSnapshot {
             }
             producers.push(entry);
         }
-        Ok(ProducerSnapshot {
+        let snapshot = ProducerSnapshot {
             incomplete: flags & INCOMPLETE != 0,
             producers,
             ended: if with_transactions {
@@ -216,7 +216,12 @@ impl ProducerSnapshot {
             } else {
                 Vec::new()
             },
-        })
+        };
+        // One value has one encoding.
+        if with_transactions != snapshot.has_transactions() {
+            return Err(reader.invalid(flags.into()));
+        }
+        Ok(snapshot)
     }
 }
 

@@ -19,11 +19,9 @@ use tokio_util::task::TaskTracker;
 
 use super::shared::Shared;
 use crate::controller::Controller;
-use crate::groups::{
-    Answer, EndTransaction, GroupListing, GroupState, OFFSETS_TOPIC, Request, partition_of,
-};
+use crate::groups::{Answer, EndTransaction, GroupListing, GroupState, Request};
 use crate::metadata::ClusterImage;
-use crate::types::{ErrorCode, TopicId, TopicName, TopicPartition};
+use crate::types::{ErrorCode, OFFSETS_TOPIC, TopicId, TopicName, TopicPartition, partition_of};
 
 /// Requests that wait for one coordinator. At the cap they wait outside, until their deadlines.
 const MAILBOX_REQUESTS: usize = 1024;

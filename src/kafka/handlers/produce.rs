@@ -12,14 +12,13 @@ use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
 use super::produce_transactions::{Prepared, verify};
-use crate::groups::is_internal;
 use crate::kafka::codec::{BadRequest, RawRequest, text};
 use crate::kafka::connection::{Pending, Reply};
 use crate::kafka::context::{Context, TopicKey, deadline};
 use crate::kafka::{Acks, Produce, ProduceOutcome, ProduceReply, Refusal, Service};
 use crate::metadata::{ClusterImage, Topic, TopicConfig};
 use crate::record::{Batch, Limits, check_produced, raw_records};
-use crate::types::{ErrorCode, LeaderEpoch, NodeId, TopicPartition};
+use crate::types::{ErrorCode, LeaderEpoch, NodeId, TopicPartition, is_internal};
 
 /// From this version on an error comes with words.
 const MESSAGE_SINCE: i16 = 8;

@@ -10,12 +10,11 @@ use tokio::time::{Instant, timeout_at};
 
 use super::groups::{TAKEN_WITHIN, ask, code, unexpected, who};
 use crate::groups::{
-    Answer, CommitOffset, OFFSETS_TOPIC, OffsetsGuard, OffsetsVerification, Request,
-    TransactionCommit, partition_of,
+    Answer, CommitOffset, OffsetsGuard, OffsetsVerification, Request, TransactionCommit,
 };
 use crate::kafka::Service;
 use crate::kafka::context::{Context, find_partition, find_topic};
-use crate::types::{ErrorCode, ProducerId};
+use crate::types::{ErrorCode, OFFSETS_TOPIC, ProducerId, partition_of};
 
 /// From this version on a client knows that it can abort and go on.
 const ABORTABLE_SINCE: i16 = 4;

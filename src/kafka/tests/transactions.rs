@@ -15,10 +15,10 @@ use tokio::time::{Duration, Instant};
 
 use super::client::{connect, connect_node, name, produce};
 use super::double::{Double, node};
-use crate::groups::{self, OFFSETS_TOPIC};
+use crate::groups::{self};
 use crate::kafka::Service;
 use crate::record::{BatchBuilder, Compression, ProducerStamp};
-use crate::types::{ErrorCode, ProducerId};
+use crate::types::{ErrorCode, OFFSETS_TOPIC, ProducerId};
 
 fn text(text: &str) -> StrBytes {
     StrBytes::from_string(text.to_owned())
