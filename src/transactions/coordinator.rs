@@ -58,8 +58,8 @@ impl Coordinator {
         }
     }
 
-    /// One record of the partition, in order. After an error go on with the next: a record that cannot be read concerns its
-    /// own id alone.
+    /// One record of the partition, in order. An error means that this coordinator cannot do its work: what is known of the
+    /// record's id is out of date, and to act on it could abort what is committed.
     pub fn replay(
         &mut self,
         record_key: Option<&[u8]>,

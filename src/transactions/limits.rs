@@ -7,7 +7,7 @@ use std::time::Duration;
 pub const MAX_TRANSACTIONAL_ID_BYTES: usize = 255;
 /// Transactional ids of one coordinator, which looks after one partition of the internal topic. A new one is refused with
 /// POLICY_VIOLATION.
-pub const MAX_IDS: usize = 10_000;
+pub const MAX_IDS: usize = 50_000;
 /// Partitions of one transaction, those of `__consumer_offsets` included. A transaction that would have more is refused
 /// further ones with POLICY_VIOLATION. Its state is one record, which so stays far below what a batch takes.
 pub const MAX_PARTITIONS: usize = 5_000;

@@ -309,6 +309,20 @@ fn a_retried_end_is_answered_as_the_first_and_another_end_is_refused() {
         world.end(who, Ending::Abort),
         Err(ErrorCode::InvalidTxnState)
     );
+    // A coordinator that was deposed and does not know it cannot write, and so does not say that it is done.
+    world.take_marked();
+    world.holds_writes = true;
+    let retried = world.ask(World::end_request(who, Ending::Commit));
+    assert_eq!(world.answer(retried), None);
+    world.failing = Some(ErrorCode::NotEnoughReplicas);
+    world.flush();
+    let failed = Err(ErrorCode::CoordinatorNotAvailable);
+    assert_eq!(world.answer(retried), Some(failed));
+    world.holds_writes = false;
+    world.failing = None;
+    assert_eq!(world.end(who, Ending::Commit), Ok(Answer::Done));
+    assert_eq!(world.state(), State::CompleteCommit);
+    assert_eq!(world.take_marked(), [], "nobody is told twice");
 }
 
 #[test]

@@ -233,9 +233,10 @@ impl Transaction {
                 ..now.clone()
             }));
         }
-        // A retry.
+        // A retry. What is known here may be out of date: there may be a later coordinator, with which the producer has begun its
+        // next transaction. So the same is written once more, which that makes impossible.
         if now.state.ended() == Some(ending) {
-            return Ok(Judged::Done);
+            return Ok(Judged::Write(now.clone()));
         }
         match now.state.ending() == Some(ending) {
             true => Err(ErrorCode::ConcurrentTransactions),

@@ -17,7 +17,7 @@ use crate::broker::shared::{PartitionHandle, Shared};
 use crate::controller::jittered;
 use crate::metadata::ClusterImage;
 use crate::partition::PartitionView;
-use crate::transactions::{Answer, Coordinator, Marker, Now, Settings, Ticket};
+use crate::transactions::{Answer, Coordinator, Marked, Marker, Now, Settings, Ticket};
 use crate::types::{ErrorCode, LeaderEpoch, Offset, TopicPartition};
 
 /// How often timeouts, and markers that are to be sent again, are looked at.
@@ -47,6 +47,7 @@ pub(super) async fn run(place: Place) {
         place,
         view,
         pause: FIRST_PAUSE,
+        sent: Sent::new(LeaderEpoch::NONE),
     };
     loop {
         let ended = match task.until_leading().await {
@@ -69,6 +70,52 @@ struct Task {
     place: Place,
     view: watch::Receiver<PartitionView>,
     pause: Duration,
+    sent: Sent,
+}
+
+/// The markers that a coordinator has sent. They outlive it: one that is read anew in the same epoch sends them again, and the
+/// partitions could not tell a late one of the first time from one of the producer's next transaction. So that begins only
+/// when all of these have ended.
+struct Sent {
+    epoch: LeaderEpoch,
+    ends: mpsc::UnboundedSender<(Marker, Marked)>,
+    ended: mpsc::UnboundedReceiver<(Marker, Marked)>,
+    /// How many have not ended.
+    out: usize,
+}
+
+impl Sent {
+    fn new(epoch: LeaderEpoch) -> Sent {
+        let (ends, ended) = mpsc::unbounded_channel();
+        Sent {
+            epoch,
+            ends,
+            ended,
+            out: 0,
+        }
+    }
+
+    /// Those of an earlier epoch are forgotten: what is still queued of them is dropped, and partitions that have heard of a
+    /// later epoch refuse the others.
+    fn enter(&mut self, epoch: LeaderEpoch) {
+        if self.epoch != epoch {
+            *self = Sent::new(epoch);
+        }
+    }
+
+    /// The next that has ended. Waits for ever while none is out.
+    async fn next(&mut self) -> Option<(Marker, Marked)> {
+        let ended = self.ended.recv().await;
+        self.out = self.out.saturating_sub(1);
+        ended
+    }
+
+    /// The next that has ended already.
+    fn take(&mut self) -> Option<(Marker, Marked)> {
+        let ended = self.ended.try_recv().ok()?;
+        self.out = self.out.saturating_sub(1);
+        Some(ended)
+    }
 }
 
 impl Task {
@@ -112,6 +159,10 @@ impl Task {
         let Some(end) = self.until_committed(epoch).await? else {
             return Ok(());
         };
+        self.sent.enter(epoch);
+        if !self.until_all_ended(epoch).await? {
+            return Ok(());
+        }
         let id = self.place.id;
         let reader = self.place.handle.reader.clone();
         let mut loading =
@@ -156,6 +207,24 @@ impl Task {
         }
     }
 
+    /// Waits until every marker that was sent in this epoch has ended, which each does within seconds. False when the reign ended
+    /// before.
+    async fn until_all_ended(&mut self, epoch: LeaderEpoch) -> Result<bool, Ended> {
+        while self.sent.out > 0 {
+            if !self.leads(epoch) {
+                return Ok(false);
+            }
+            let mut sent = std::mem::replace(&mut self.sent, Sent::new(epoch));
+            let idled = tokio::select! {
+                _ = sent.next() => Ok(()),
+                idled = self.idle(ErrorCode::CoordinatorLoadInProgress) => idled,
+            };
+            self.sent = sent;
+            idled?;
+        }
+        Ok(true)
+    }
+
     /// A pause before the next attempt.
     async fn rest(&mut self) -> Result<(), Ended> {
         let pause = jittered(self.pause);
@@ -186,8 +255,6 @@ impl Task {
         let mut waiting: HashMap<Ticket, Reply> = HashMap::new();
         let mut tickets = 0;
         let mut writing: Option<Writing> = None;
-        // Dropped with this reign: markers that are still queued then are not sent any more.
-        let (ends, mut ended) = mpsc::unbounded_channel();
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -197,7 +264,7 @@ impl Task {
                 let wall_ms = self.now().wall_ms;
                 writing = Some(Box::pin(write(shared.clone(), id, epoch, records, wall_ms)));
             }
-            self.send_markers(&mut coordinator, &ends);
+            self.send_markers(&mut coordinator);
             while let Some((ticket, answer)) = coordinator.poll_answer() {
                 if let Some(reply) = waiting.remove(&ticket) {
                     let _ = reply.send(answer);
@@ -217,13 +284,13 @@ impl Task {
                         take(self, ask);
                     }
                 }
-                Some(first) = ended.recv() => {
+                Some(first) = self.sent.next() => {
                     let mut next = Some(first);
                     let mut taken = 0;
                     while let Some((marker, marked)) = next {
                         coordinator.handle_marked(self.now(), rand::random(), marker, marked);
                         taken += 1;
-                        next = (taken < MARKERS_PER_TURN).then(|| ended.try_recv().ok()).flatten();
+                        next = (taken < MARKERS_PER_TURN).then(|| self.sent.take()).flatten();
                     }
                     if coordinator.is_fenced() {
                         tracing::warn!(
@@ -272,17 +339,15 @@ impl Task {
         }
     }
 
-    fn send_markers(
-        &self,
-        coordinator: &mut Coordinator,
-        ends: &mpsc::UnboundedSender<(Marker, crate::transactions::Marked)>,
-    ) {
+    fn send_markers(&mut self, coordinator: &mut Coordinator) {
         let markers = coordinator.take_markers(self.now(), MARKERS_PER_TURN);
         if markers.is_empty() {
             return;
         }
         let image = self.place.images.borrow().clone();
+        self.sent.out += markers.len();
         for marker in markers {
+            let ends = &self.sent.ends;
             self.place.deliveries.deliver(&image, marker, ends);
         }
     }
@@ -291,5 +356,46 @@ impl Task {
 fn refuse(waiting: HashMap<Ticket, Reply>, error: ErrorCode) {
     for reply in waiting.into_values() {
         let _ = reply.send(Err(error));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transactions::Ending;
+    use crate::types::ProducerId;
+
+    fn marker(partition: i32) -> Marker {
+        Marker {
+            id: "id".into(),
+            topic: "orders".into(),
+            partition,
+            producer: ProducerId::new(1).unwrap(),
+            producer_epoch: 0,
+            ending: Ending::Commit,
+            coordinator_epoch: 1,
+            attempts: 0,
+        }
+    }
+
+    #[tokio::test]
+    async fn markers_are_out_until_they_end_and_those_of_an_earlier_epoch_are_forgotten() {
+        let epoch = |epoch| LeaderEpoch::new(epoch).unwrap();
+        let mut sent = Sent::new(epoch(1));
+        sent.out = 2;
+        sent.ends.send((marker(0), Marked::Failed)).unwrap();
+        assert_eq!(sent.take(), Some((marker(0), Marked::Failed)));
+        assert_eq!((sent.take(), sent.out), (None, 1));
+        // Read anew in the same epoch: the other one is still out.
+        sent.enter(epoch(1));
+        assert_eq!(sent.out, 1);
+        sent.ends.send((marker(1), Marked::Written)).unwrap();
+        assert_eq!(sent.next().await, Some((marker(1), Marked::Written)));
+        assert_eq!(sent.out, 0);
+        sent.out = 1;
+        let queued = sent.ends.clone();
+        sent.enter(epoch(2));
+        assert_eq!(sent.out, 0);
+        assert!(queued.is_closed(), "what is queued for it is dropped");
     }
 }

@@ -1,8 +1,10 @@
 //! Markers to the leaders of partitions, here and on other nodes.
 //!
-//! Each node has a queue of its own, with a task that sends what is in it, many markers in one request and a few requests at a
-//! time: a node that is slow or gone fills its own queue and nobody else's. A marker that finds no room, or fails, goes back to
-//! its coordinator, which tries it again after a pause.
+//! Each node has two queues of its own, for markers that are sent for the first time and for those that have failed before, each
+//! with a task that sends what is in it, many markers in one request and a few requests at a time. So a node that is slow or gone
+//! fills its own queues and nobody else's, and a partition that cannot commit keeps waiting what has failed too. A marker
+//! that finds no room, that fails, or whose partition is led elsewhere by now goes back to its coordinator, which tries it again
+//! after a pause.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -30,18 +32,24 @@ use crate::transactions::{Marked, Marker};
 use crate::transport::LogLimit;
 use crate::types::{ErrorCode, NodeId, PartitionIndex, TopicName, TopicPartition};
 
-/// Markers that wait for one node. At the cap a marker goes back to its coordinator, and comes again after a pause.
+/// Markers that wait in one queue. At the cap a marker goes back to its coordinator, and comes again after a pause.
 const MAX_QUEUED: usize = 4096;
 /// Markers in one request: as many as a node writes at a time.
 const MAX_BATCH: usize = 256;
-/// Requests to one node that wait for their answers: far below half of what a connection may have.
-const MAX_REQUESTS: usize = 4;
+/// Requests to one node with markers that are sent for the first time, which wait for their answers.
+const MAX_FIRST: usize = 3;
+/// The same for markers that have failed before. They may be for partitions that cannot commit, and an answer waits for all
+/// that it speaks of: so they keep each other waiting and no others. All together take far less than half of what a
+/// connection may have.
+const MAX_AGAIN: usize = 1;
 /// How long a node has for one request. It answers within 5 s itself, that something timed out if need be, so that what is
 /// tried again is most often known to be over.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(10);
+/// How long a node has when it leads a partition of the request no more. One that runs answers at once; one that is dead never.
+const ANSWERED_AFTER_MOVE: Duration = Duration::from_secs(1);
 
-/// Where a coordinator hears what became of its markers. Bounded by what is queued and under way; once its task has gone, what
-/// waits for it is dropped.
+/// Where a coordinator hears what became of its markers: each ends once, unless the node stops. Bounded by what is queued and
+/// under way; once its task has gone, what waits for it is dropped.
 pub(super) type Ends = mpsc::UnboundedSender<(Marker, Marked)>;
 
 /// A marker on its way.
@@ -53,6 +61,13 @@ struct Job {
 }
 
 impl Job {
+    /// Whether the node still leads the partition that the marker is for.
+    fn is_for(&self, image: &ClusterImage, node: NodeId) -> bool {
+        image
+            .partition(self.place)
+            .is_some_and(|state| state.leader_node() == Some(node))
+    }
+
     fn end(self, marked: Marked) {
         // A coordinator that has gone does not need to know.
         let _ = self.ends.send((self.marker, marked));
@@ -62,8 +77,9 @@ impl Job {
 /// The queues of all nodes.
 pub(super) struct Deliveries {
     sender: Arc<Sender>,
-    /// At most one for each node that the cluster ever had while this process ran.
-    queues: Mutex<HashMap<NodeId, mpsc::Sender<Job>>>,
+    /// Of a node, for markers that failed before and for others; of at most as many nodes as the cluster ever had while this
+    /// process ran.
+    queues: Mutex<HashMap<(NodeId, bool), mpsc::Sender<Job>>>,
     tasks: TaskTracker,
 }
 
@@ -159,10 +175,12 @@ impl Deliveries {
     }
 
     fn queue(&self, node: NodeId, job: Job) -> Result<(), Job> {
+        let again = job.marker.attempts > 0;
         let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
-        let queue = queues.entry(node).or_insert_with(|| {
+        let queue = queues.entry((node, again)).or_insert_with(|| {
             let (queue, jobs) = mpsc::channel(MAX_QUEUED);
-            let run = run(self.sender.clone(), node, jobs, self.tasks.clone());
+            let most = if again { MAX_AGAIN } else { MAX_FIRST };
+            let run = run(self.sender.clone(), node, jobs, most, self.tasks.clone());
             self.tasks.spawn(run);
             queue
         });
@@ -172,9 +190,15 @@ impl Deliveries {
     }
 }
 
-/// Sends one node its markers until this node stops.
-async fn run(sender: Arc<Sender>, node: NodeId, mut jobs: mpsc::Receiver<Job>, tasks: TaskTracker) {
-    let requests = Arc::new(Semaphore::new(MAX_REQUESTS));
+/// Sends one node its markers, `most` requests at a time, until this node stops.
+async fn run(
+    sender: Arc<Sender>,
+    node: NodeId,
+    mut jobs: mpsc::Receiver<Job>,
+    most: usize,
+    tasks: TaskTracker,
+) {
+    let requests = Arc::new(Semaphore::new(most));
     let stopping = sender.shared.stopping.clone();
     loop {
         // Room first: what comes meanwhile goes in the same request.
@@ -196,6 +220,10 @@ async fn run(sender: Arc<Sender>, node: NodeId, mut jobs: mpsc::Receiver<Job>, t
         }
         // Those of a coordinator that is one no more: the next one sends its own.
         batch.retain(|job| !job.ends.is_closed());
+        let image = sender.images.borrow().clone();
+        let (batch, moved): (Vec<Job>, Vec<Job>) =
+            batch.into_iter().partition(|job| job.is_for(&image, node));
+        moved.into_iter().for_each(|job| job.end(Marked::Failed));
         if batch.is_empty() {
             continue;
         }
@@ -222,23 +250,40 @@ impl Sender {
             return;
         };
         let request = request(&batch);
-        match way.write_markers(&request, ANSWERED_WITHIN).await {
+        let answer = tokio::select! {
+            answer = way.write_markers(&request, Instant::now() + ANSWERED_WITHIN) => {
+                answer.map_err(|error| error.to_string())
+            }
+            () = self.overdue(node, &batch) => {
+                Err("it leads some of the partitions no more, and does not answer".to_owned())
+            }
+        };
+        match answer {
             Ok(response) => {
                 let results = read(response, &batch);
                 for (job, result) in batch.into_iter().zip(results) {
                     self.judge(node, job, result);
                 }
             }
-            Err(error) => {
+            Err(cause) => {
                 if let Some(suppressed) = self.lines.allow() {
                     tracing::info!(
-                        %node, markers = batch.len(), cause = %error, suppressed,
+                        %node, markers = batch.len(), cause, suppressed,
                         "cannot tell a node how transactions end; trying again"
                     );
                 }
                 batch.into_iter().for_each(|job| job.end(Marked::Failed));
             }
         }
+    }
+
+    /// Ends when the node leads a partition of the batch no more, and has had the time to say so.
+    async fn overdue(&self, node: NodeId, batch: &[Job]) {
+        let mut images = self.images.clone();
+        let here = |image: &Arc<ClusterImage>| batch.iter().all(|job| job.is_for(image, node));
+        // A closed channel is a node that stops.
+        let _ = images.wait_for(|image| !here(image)).await;
+        tokio::time::sleep(ANSWERED_AFTER_MOVE).await;
     }
 
     /// Each waits for its own commit; none for another's.

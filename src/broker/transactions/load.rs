@@ -4,7 +4,7 @@ use thiserror::Error;
 
 use crate::record::{BatchError, Batches, RecordError, records};
 use crate::storage::{LogReader, ReadError};
-use crate::transactions::{Coordinator, Settings};
+use crate::transactions::{Coordinator, FormatError, Settings};
 use crate::types::{LeaderEpoch, Offset};
 
 /// Bytes that are read at a time.
@@ -19,6 +19,9 @@ pub(super) enum LoadError {
     Batch(#[from] BatchError),
     #[error(transparent)]
     Record(#[from] RecordError),
+    /// To pass it over would leave an earlier state of its id in force.
+    #[error("the record at offset {offset}: {source}")]
+    Format { offset: i64, source: FormatError },
 }
 
 /// Reads everything below `end`, for a coordinator that leads in `epoch`. Blocks; takes as long as the log is.
@@ -30,7 +33,7 @@ pub(super) fn load(
 ) -> Result<Coordinator, LoadError> {
     let mut coordinator = Coordinator::new(settings, epoch);
     let mut from = reader.earliest();
-    let (mut read, mut unreadable) = (0_u64, 0_u64);
+    let mut read = 0_u64;
     while from < end {
         let chunks = reader.read_records(from, READ_BYTES, end)?;
         let mut next = from;
@@ -45,10 +48,11 @@ pub(super) fn load(
                     }
                     read += 1;
                     let key = record.key.as_deref();
-                    if let Err(error) = coordinator.replay(key, record.value.as_deref()) {
-                        unreadable += 1;
-                        tracing::warn!(offset = record.offset, cause = %error, "a record of a transaction cannot be read");
-                    }
+                    let replayed = coordinator.replay(key, record.value.as_deref());
+                    replayed.map_err(|source| LoadError::Format {
+                        offset: record.offset,
+                        source,
+                    })?;
                 }
                 next = Offset::from_wire(batch.header.next_offset()).unwrap_or(end);
             }
@@ -59,10 +63,6 @@ pub(super) fn load(
         }
         from = next;
     }
-    tracing::debug!(
-        records = read,
-        unreadable,
-        "read the transactions of a partition"
-    );
+    tracing::debug!(records = read, "read the transactions of a partition");
     Ok(coordinator)
 }

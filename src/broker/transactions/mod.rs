@@ -37,6 +37,8 @@ use deliver::Deliveries;
 const MAILBOX_REQUESTS: usize = 1024;
 /// How soon it is looked again for a partition that is about to be opened.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
+/// How often it is looked whether every task still runs, when nothing else happens.
+const LOOK_AFTER: Duration = Duration::from_secs(2);
 
 /// How requests reach the coordinators of this node, and this node's reach those of others.
 pub(super) struct Transactions {
@@ -283,7 +285,7 @@ pub(super) async fn keep(
                     break;
                 }
             }
-            () = tokio::time::sleep(LOOK_AGAIN), if !complete => {}
+            () = tokio::time::sleep(if complete { LOOK_AFTER } else { LOOK_AGAIN }) => {}
         }
     }
     tasks.close();

@@ -86,8 +86,7 @@ impl Broker {
             .to(image, leader)
             .ok_or(ErrorCode::CoordinatorNotAvailable)?;
         let request = request(id, producer, epoch, &wanted);
-        let left = by.saturating_duration_since(Instant::now());
-        match way.add_partitions(&request, left).await {
+        match way.add_partitions(&request, by).await {
             Ok(response) => read(response, &wanted),
             Err(error) => {
                 tracing::debug!(node = %leader, cause = %error, "a transaction coordinator cannot be asked");

@@ -10,8 +10,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::batch;
 use super::client::{connect, connect_to, encode, fetch, peer, produce};
-use super::double::Double;
-use crate::kafka::{Config, Ended, ListenerKind, Server, limits};
+use super::double::{Double, node};
+use crate::kafka::{Config, Ended, ListenerKind, Peer, Server, limits};
 
 #[tokio::test(start_paused = true)]
 async fn an_idle_connection_is_closed() {
@@ -47,6 +47,12 @@ async fn connections_beyond_the_limit_are_not_admitted() {
     let _second = connect_to(&server, ListenerKind::Kafka);
     assert!(server.admit(peer(), ListenerKind::Kafka).is_none());
     assert_eq!(server.connection_count(), 2);
+    // However many clients there are, nodes hear each other.
+    let of_a_node = Peer {
+        node: Some(node(2)),
+        ..peer()
+    };
+    assert!(server.admit(of_a_node, ListenerKind::Quic).is_some());
     drop(first.stream);
     assert_eq!(first.server.await.unwrap(), Ended::ByClient);
     assert!(server.admit(peer(), ListenerKind::Kafka).is_some());

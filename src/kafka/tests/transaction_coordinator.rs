@@ -5,10 +5,13 @@ use std::sync::Arc;
 use kafka_protocol::messages::add_partitions_to_txn_request::{
     AddPartitionsToTxnTopic, AddPartitionsToTxnTransaction,
 };
+use kafka_protocol::messages::incremental_alter_configs_request::{
+    AlterConfigsResource, AlterableConfig,
+};
 use kafka_protocol::messages::{
     AddOffsetsToTxnRequest, AddPartitionsToTxnRequest, DescribeTransactionsRequest, EndTxnRequest,
-    FindCoordinatorRequest, GroupId, InitProducerIdRequest, ListTransactionsRequest, ProducerId,
-    TransactionalId,
+    FindCoordinatorRequest, GroupId, IncrementalAlterConfigsRequest, InitProducerIdRequest,
+    ListTransactionsRequest, ProducerId, TransactionalId,
 };
 use kafka_protocol::protocol::StrBytes;
 
@@ -185,6 +188,29 @@ async fn only_nodes_ask_whether_a_transaction_reaches_a_partition() {
             })
             .collect();
         assert_eq!(codes, [[0, 48], [90, 90]]);
+    }
+}
+
+#[tokio::test]
+async fn the_topic_of_transactions_stays_compacted() {
+    let double = Double::new().with_topic("__transaction_state", 1);
+    let mut client = connect(&double);
+    for (setting, operation, code) in [
+        ("cleanup.policy", 0, 44),
+        ("cleanup.policy", 1, 44),
+        ("segment.bytes", 1, 0),
+    ] {
+        let config = AlterableConfig::default()
+            .with_name(text(setting))
+            .with_config_operation(operation)
+            .with_value((operation == 0).then(|| text("delete")));
+        let resource = AlterConfigsResource::default()
+            .with_resource_type(2)
+            .with_resource_name(text("__transaction_state"))
+            .with_configs(vec![config]);
+        let request = IncrementalAlterConfigsRequest::default().with_resources(vec![resource]);
+        let response = client.call(&request, 1).await;
+        assert_eq!(response.responses[0].error_code, code, "{setting}");
     }
 }
 
