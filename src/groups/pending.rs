@@ -152,9 +152,13 @@ impl Transactions {
     }
 
     pub(super) fn set_ended(&mut self, producer: ProducerId, ended: Ended) {
-        self.forget_ended(producer);
         self.by_age.insert((ended.at_ms, producer));
-        self.ended.insert(producer, ended);
+        // It stays known, and so does its last marker: nothing is forgotten.
+        if let Some(before) = self.ended.insert(producer, ended)
+            && before.at_ms != ended.at_ms
+        {
+            self.by_age.remove(&(before.at_ms, producer));
+        }
     }
 
     pub(super) fn forget_ended(&mut self, producer: ProducerId) {
@@ -184,9 +188,14 @@ impl Transactions {
         }
     }
 
-    /// Whether a marker of the producer may have come since `markers` had.
+    /// Whether a marker of the producer has come since `markers` had.
     pub(super) fn has_ended_since(&self, producer: ProducerId, markers: u64) -> bool {
         let last = self.last_marker.get(&producer).copied().unwrap_or(0);
-        last > markers || self.forgotten_marker > markers
+        last > markers
+    }
+
+    /// Whether one may have come and was forgotten since.
+    pub(super) fn has_forgotten_since(&self, markers: u64) -> bool {
+        self.forgotten_marker > markers
     }
 }

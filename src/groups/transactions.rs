@@ -174,8 +174,8 @@ impl Coordinator {
                 return Err(ErrorCode::InvalidProducerEpoch);
             }
             if epoch > known.epoch {
-                // The marker of the older one is still to come.
-                return Err(ErrorCode::ConcurrentTransactions);
+                // The marker of the older one is still to come, and the client asks again.
+                return Err(ErrorCode::CoordinatorLoadInProgress);
             }
             if known.writing.is_some() {
                 // One request after another: each adds to what the one before has written.
@@ -189,6 +189,10 @@ impl Coordinator {
         }
         if self.transactions.has_ended_since(producer, guard.markers) {
             return Err(ErrorCode::InvalidTxnState);
+        }
+        if self.transactions.has_forgotten_since(guard.markers) {
+            // Nobody can tell any more; the client asks again, and so does who asks for it.
+            return Err(ErrorCode::CoordinatorLoadInProgress);
         }
         Ok(())
     }
