@@ -235,6 +235,10 @@ impl Coordinator {
         end: EndTransaction,
     ) -> Result<(), ErrorCode> {
         let producer = end.producer;
+        if self.transactions.forgetting.contains(&producer) {
+            // Its removal is being written, and must not come behind what this would write. The marker comes again.
+            return Err(ErrorCode::CoordinatorNotAvailable);
+        }
         let known = self.transactions.ended(producer).copied();
         if known.is_some_and(|known| end.producer_epoch < known.epoch) {
             return Err(ErrorCode::InvalidProducerEpoch);
@@ -292,6 +296,7 @@ impl Coordinator {
             value: Some(ended_value(&ended)),
         });
         let forgotten = self.transactions.too_many_with(producer);
+        self.transactions.forgetting.extend(forgotten);
         records.extend(forgotten.map(|forgotten| LogRecord {
             key: ended_key(forgotten),
             value: None,
@@ -318,6 +323,9 @@ impl Coordinator {
         result: Result<(), ErrorCode>,
     ) {
         self.transactions.ending.remove(&end.producer);
+        if let Some(forgotten) = &end.forgotten {
+            self.transactions.forgetting.remove(forgotten);
+        }
         for id in &end.groups {
             let pending = match result {
                 Ok(()) => self.transactions.take(id, end.producer),
