@@ -247,6 +247,13 @@ pub(crate) fn groups_log_seeds() -> Vec<Vec<u8>> {
         at(13),
         Request::DeleteOffsets(vec![("orders".to_owned(), 1)]),
     );
+    let end = EndTransaction {
+        producer,
+        producer_epoch: 1,
+        coordinator_epoch: 3,
+        is_commit: false,
+    };
+    ask(&mut coordinator, at(15), Request::EndTransaction(end));
     ask(&mut coordinator, at(16), Request::Delete);
     assert!(log.len() >= 12, "{log:?}");
     assert!(log.iter().any(|record| record.value.is_none()), "{log:?}");

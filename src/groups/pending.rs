@@ -45,12 +45,14 @@ pub(super) struct Transactions {
     pending: BTreeMap<(Arc<str>, ProducerId), Pending>,
     /// The groups of each producer in `pending`. Always what that says.
     groups: BTreeMap<ProducerId, BTreeSet<Arc<str>>>,
-    /// At most [`MAX_ENDED_PRODUCERS`], and one more until its removal is written.
+    /// At most [`MAX_ENDED_PRODUCERS`], those not counted whose removal is being written.
     ended: BTreeMap<ProducerId, Ended>,
     /// The same by age.
     by_age: BTreeSet<(i64, ProducerId)>,
     /// Producers whose marker is being written.
     pub(super) ending: BTreeSet<ProducerId>,
+    /// Producers in `ended` whose removal is being written.
+    pub(super) forgetting: BTreeSet<ProducerId>,
     /// Which marker was the last of each producer in `ended`, counted since the coordinator began; none before.
     last_marker: BTreeMap<ProducerId, u64>,
     /// The last marker of any producer that was forgotten.
@@ -152,9 +154,13 @@ impl Transactions {
     }
 
     pub(super) fn set_ended(&mut self, producer: ProducerId, ended: Ended) {
-        self.forget_ended(producer);
         self.by_age.insert((ended.at_ms, producer));
-        self.ended.insert(producer, ended);
+        // It stays known, and so does its last marker: nothing is forgotten.
+        if let Some(before) = self.ended.insert(producer, ended)
+            && before.at_ms != ended.at_ms
+        {
+            self.by_age.remove(&(before.at_ms, producer));
+        }
     }
 
     pub(super) fn forget_ended(&mut self, producer: ProducerId) {
@@ -167,10 +173,13 @@ impl Transactions {
 
     /// The producer to forget before this one's end can be kept.
     pub(super) fn too_many_with(&self, producer: ProducerId) -> Option<ProducerId> {
-        let is_full =
-            self.ended.len() >= MAX_ENDED_PRODUCERS && !self.ended.contains_key(&producer);
-        let (_, oldest) = self.by_age.first().filter(|_| is_full)?;
-        Some(*oldest)
+        // Each that is ending may come to be one more.
+        let count = (self.ended.len() + self.ending.len()).saturating_sub(self.forgetting.len());
+        if count < MAX_ENDED_PRODUCERS || self.ended.contains_key(&producer) {
+            return None;
+        }
+        let mut by_age = self.by_age.iter().map(|(_, producer)| *producer);
+        by_age.find(|oldest| !self.forgetting.contains(oldest) && !self.ending.contains(oldest))
     }
 
     /// A marker of the producer has come, whether it changes anything or not.
@@ -184,9 +193,14 @@ impl Transactions {
         }
     }
 
-    /// Whether a marker of the producer may have come since `markers` had.
+    /// Whether a marker of the producer has come since `markers` had.
     pub(super) fn has_ended_since(&self, producer: ProducerId, markers: u64) -> bool {
         let last = self.last_marker.get(&producer).copied().unwrap_or(0);
-        last > markers || self.forgotten_marker > markers
+        last > markers
+    }
+
+    /// Whether one may have come and was forgotten since.
+    pub(super) fn has_forgotten_since(&self, markers: u64) -> bool {
+        self.forgotten_marker > markers
     }
 }

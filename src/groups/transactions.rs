@@ -174,8 +174,8 @@ impl Coordinator {
                 return Err(ErrorCode::InvalidProducerEpoch);
             }
             if epoch > known.epoch {
-                // The marker of the older one is still to come.
-                return Err(ErrorCode::ConcurrentTransactions);
+                // The marker of the older one is still to come, and the client asks again.
+                return Err(ErrorCode::CoordinatorLoadInProgress);
             }
             if known.writing.is_some() {
                 // One request after another: each adds to what the one before has written.
@@ -189,6 +189,10 @@ impl Coordinator {
         }
         if self.transactions.has_ended_since(producer, guard.markers) {
             return Err(ErrorCode::InvalidTxnState);
+        }
+        if self.transactions.has_forgotten_since(guard.markers) {
+            // Nobody can tell any more; the client asks again, and so does who asks for it.
+            return Err(ErrorCode::CoordinatorLoadInProgress);
         }
         Ok(())
     }
@@ -231,6 +235,10 @@ impl Coordinator {
         end: EndTransaction,
     ) -> Result<(), ErrorCode> {
         let producer = end.producer;
+        if self.transactions.forgetting.contains(&producer) {
+            // Its removal is being written, and must not come behind what this would write. The marker comes again.
+            return Err(ErrorCode::CoordinatorNotAvailable);
+        }
         let known = self.transactions.ended(producer).copied();
         if known.is_some_and(|known| end.producer_epoch < known.epoch) {
             return Err(ErrorCode::InvalidProducerEpoch);
@@ -288,6 +296,7 @@ impl Coordinator {
             value: Some(ended_value(&ended)),
         });
         let forgotten = self.transactions.too_many_with(producer);
+        self.transactions.forgetting.extend(forgotten);
         records.extend(forgotten.map(|forgotten| LogRecord {
             key: ended_key(forgotten),
             value: None,
@@ -314,6 +323,9 @@ impl Coordinator {
         result: Result<(), ErrorCode>,
     ) {
         self.transactions.ending.remove(&end.producer);
+        if let Some(forgotten) = &end.forgotten {
+            self.transactions.forgetting.remove(forgotten);
+        }
         for id in &end.groups {
             let pending = match result {
                 Ok(()) => self.transactions.take(id, end.producer),

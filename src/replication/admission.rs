@@ -121,11 +121,15 @@ impl Leader {
         if guard.leader_epoch != self.epoch {
             return Err(ErrorCode::NotLeaderOrFollower);
         }
-        // The coordinator may have ended the transaction after it gave its word. Then the marker is here, or its producer was
-        // forgotten together with it.
+        // The coordinator may have ended the transaction after it gave its word. Then the marker is here.
         let ended = self.producers.last_marker(batch.producer);
-        if ended.is_some_and(|marker| marker >= guard.end) || self.forgotten_to > guard.end {
+        if ended.is_some_and(|marker| marker >= guard.end) {
             return Err(ErrorCode::InvalidTxnState);
+        }
+        if self.forgotten_to > guard.end {
+            // Or its producer was forgotten together with it, which nobody can tell any more. The client tries again, and so
+            // the coordinator is asked again.
+            return Err(ErrorCode::NotEnoughReplicas);
         }
         if self.producers.open_transactions() >= MAX_OPEN_TRANSACTIONS {
             return Err(ErrorCode::ThrottlingQuotaExceeded);

@@ -9,6 +9,11 @@ use crate::types::{ErrorCode, ProducerId, TopicPartition};
 
 impl Shard {
     pub(super) fn handle_marker(&mut self, event: MarkerEvent) {
+        // Who has given it up asks again, and this one could come behind the next transaction of the same epoch and end that.
+        if event.reply.is_closed() || event.deadline <= self.clock.now() {
+            let _ = event.reply.send(Err(ErrorCode::RequestTimedOut));
+            return;
+        }
         let Some(owned) = self.partitions.get_mut(&event.id) else {
             let _ = event.reply.send(Err(ErrorCode::UnknownTopicOrPartition));
             return;

@@ -94,6 +94,27 @@ fn offsets_hold_from_the_commit_of_their_transaction_on_and_over_a_failover_at_e
 }
 
 #[test]
+fn the_ends_of_one_producers_transactions_are_no_concern_of_anothers() {
+    let mut world = World::new();
+    let other = |epoch| {
+        Request::EndTransaction(EndTransaction {
+            producer: ProducerId::new(8).unwrap(),
+            producer_epoch: epoch,
+            coordinator_epoch: 0,
+            is_commit: true,
+        })
+    };
+    assert_eq!(world.call(other(0)), Ok(Answer::Done));
+    let guard = world.guard(0);
+    for epoch in [0, 1, 1, 2] {
+        world.pass(Duration::from_millis(100));
+        assert_eq!(world.call(other(epoch)), Ok(Answer::Done));
+    }
+    let commit = in_transaction(0, guard, 9);
+    assert_eq!(world.call(Request::CommitInTransaction(commit)), accepted());
+}
+
+#[test]
 fn what_comes_after_the_end_of_its_transaction_is_refused() {
     let mut world = World::new();
     // Verified, and then the transaction ended before anything of it had come.

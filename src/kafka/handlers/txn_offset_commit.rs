@@ -95,9 +95,18 @@ async fn commit<S: Service>(
         guard,
         offsets,
     });
-    match ask(context, group, commit).await? {
-        Answer::Results(results) => Ok(results),
-        other => unexpected(other),
+    match ask(context, group, commit).await {
+        Ok(Answer::Results(results)) => Ok(results),
+        Ok(other) => unexpected(other),
+        Err(error) => Err(told(error, version)),
+    }
+}
+
+/// That the transaction is over is told to a client that knows that it can abort and go on.
+fn told(error: ErrorCode, version: i16) -> ErrorCode {
+    match error {
+        ErrorCode::InvalidTxnState if version >= ABORTABLE_SINCE => ErrorCode::TransactionAbortable,
+        error => error,
     }
 }
 
@@ -124,14 +133,11 @@ async fn verified<S: Service>(
     let verdicts = timeout_at(deadline, asked).await.unwrap_or_default();
     match verdicts.first() {
         Some(Ok(())) => Ok(guard),
-        Some(Err(ErrorCode::InvalidTxnState)) if version >= ABORTABLE_SINCE => {
-            Err(ErrorCode::TransactionAbortable)
-        }
         // The client would look for another coordinator of the group; it is the transaction's that is not at hand.
         Some(Err(ErrorCode::NotCoordinator | ErrorCode::ConcurrentTransactions)) => {
             Err(ErrorCode::CoordinatorLoadInProgress)
         }
-        Some(Err(error)) => Err(*error),
+        Some(Err(error)) => Err(told(*error, version)),
         None => Err(ErrorCode::CoordinatorLoadInProgress),
     }
 }
