@@ -16,7 +16,7 @@
 //!  5  partition    one partition's core joined to its log
 //!  4  storage      segments, recovery, group commit, promises   transport  QUIC, TLS identity, lanes, calls
 //!  3  replication  leader, follower, ack tracker, sans-IO   metadata  the cluster image, and who leads next
-//!     groups       consumer groups and their offsets, sans-IO
+//!     groups       consumer groups and their offsets, sans-IO   transactions  who writes what, and how it ends, sans-IO
 //!  2  record       Kafka record batches   wal  the frame, on disk and on the wire   wire  replication messages
 //!  1  types        ids, offsets, epochs, quorum arithmetic, error codes
 //! ```
@@ -57,6 +57,7 @@ pub mod proxy;
 pub mod record;
 pub mod replication;
 pub mod storage;
+pub mod transactions;
 pub mod transport;
 pub mod types;
 pub mod wal;

@@ -14,7 +14,7 @@ use proc_macro2::{Delimiter, TokenStream, TokenTree};
 const FLOORS: &[&[&str]] = &[
     &["types"],
     &["record", "wal", "wire"],
-    &["replication", "metadata", "groups"],
+    &["replication", "metadata", "groups", "transactions"],
     &["storage", "transport"],
     &["partition"],
     &["kafka", "client", "controller", "doctor"],
@@ -34,6 +34,7 @@ const DETERMINISTIC_ROOMS: &[&str] = &[
     "replication",
     "metadata",
     "groups",
+    "transactions",
     "partition",
 ];
 

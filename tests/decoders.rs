@@ -128,6 +128,7 @@ hold_all!(
     controller_store,
     admin,
     groups_log,
+    transactions_log,
     consumer_protocol,
     login
 );

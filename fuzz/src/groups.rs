@@ -4,19 +4,20 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use quorate::groups::{
-    Answer, Assignment, CommitOffset, Coordinator, Join, LeavingMember, LogRecord, Now,
-    OffsetCommit, Request, Settings, Subscription, Sync, Ticket, Who, decode_assignment,
-    decode_subscription, encode_assignment, encode_subscription, reread_record,
+    Answer, Assignment, CommitOffset, Coordinator, EndTransaction, Join, LeavingMember, LogRecord,
+    Now, OffsetCommit, OffsetsVerification, Request, Settings, Subscription, Sync, Ticket,
+    TransactionCommit, Who, decode_assignment, decode_subscription, encode_assignment,
+    encode_subscription, reread_record,
 };
-use quorate::types::MonotonicTime;
+use quorate::types::{MonotonicTime, ProducerId};
 
 // --- the log ---
 
 /// The length of a value that is absent.
-const ABSENT: u16 = u16::MAX;
+pub(crate) const ABSENT: u16 = u16::MAX;
 
 /// Records: length of the key (1), key, length of the value (2, big-endian; [`ABSENT`]), value.
-fn records(mut input: &[u8]) -> Vec<(Vec<u8>, Option<Vec<u8>>)> {
+pub(crate) fn records(mut input: &[u8]) -> Vec<(Vec<u8>, Option<Vec<u8>>)> {
     let mut records = Vec::new();
     let mut next = || {
         let (length, rest) = input.split_first()?;
@@ -77,7 +78,8 @@ pub(crate) fn groups_log(input: &[u8]) {
             assert_eq!(again, found, "what was written is read");
             if let Ok(
                 quorate::groups::LogKey::Offset { group, .. }
-                | quorate::groups::LogKey::Group { group },
+                | quorate::groups::LogKey::Group { group }
+                | quorate::groups::LogKey::Pending { group, .. },
             ) = quorate::groups::decode_key(key)
             {
                 names.push(group.to_string());
@@ -198,12 +200,46 @@ pub(crate) fn groups_log_seeds() -> Vec<Vec<u8>> {
         metadata: "so far".to_owned(),
         refused: None,
     };
-    let commit = OffsetCommit {
+    let plain = OffsetCommit {
         who: who(),
         generation: joined.generation,
         offsets: vec![commit(0, 17), commit(1, 4)],
     };
-    ask(&mut coordinator, at(7), Request::Commit(commit));
+    ask(&mut coordinator, at(7), Request::Commit(plain));
+    // The same in a transaction that commits, and in one that is still open.
+    let producer = ProducerId::new(7).expect("not negative");
+    for (seconds, epoch) in [(8, 0), (9, 1)] {
+        let verify = Request::VerifyOffsets {
+            producer,
+            producer_epoch: epoch,
+        };
+        let answers = ask(&mut coordinator, at(seconds), verify);
+        let Some(Answer::Verification(OffsetsVerification::Needed(guard))) = answers.first() else {
+            panic!("no guard: {answers:?}");
+        };
+        let commit = TransactionCommit {
+            producer,
+            producer_epoch: epoch,
+            who: who(),
+            generation: joined.generation,
+            guard: Some(*guard),
+            offsets: vec![commit(0, 18), commit(1, 5)],
+        };
+        ask(
+            &mut coordinator,
+            at(seconds),
+            Request::CommitInTransaction(commit),
+        );
+        if epoch == 0 {
+            let end = EndTransaction {
+                producer,
+                producer_epoch: epoch,
+                coordinator_epoch: 3,
+                is_commit: true,
+            };
+            ask(&mut coordinator, at(seconds), Request::EndTransaction(end));
+        }
+    }
     let leaving = LeavingMember { who: who() };
     ask(&mut coordinator, at(10), Request::Leave(vec![leaving]));
     ask(
@@ -211,8 +247,15 @@ pub(crate) fn groups_log_seeds() -> Vec<Vec<u8>> {
         at(13),
         Request::DeleteOffsets(vec![("orders".to_owned(), 1)]),
     );
+    let end = EndTransaction {
+        producer,
+        producer_epoch: 1,
+        coordinator_epoch: 3,
+        is_commit: false,
+    };
+    ask(&mut coordinator, at(15), Request::EndTransaction(end));
     ask(&mut coordinator, at(16), Request::Delete);
-    assert!(log.len() >= 6, "{log:?}");
+    assert!(log.len() >= 12, "{log:?}");
     assert!(log.iter().any(|record| record.value.is_none()), "{log:?}");
     // What an older broker wrote: an offset without an epoch, with an expiry time; a group of version 0.
     let key = |tail: &[u8]| [&[0, 1, 0, 1, b'g', 0, 1, b't'], tail].concat();

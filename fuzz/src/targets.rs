@@ -8,6 +8,7 @@ mod cluster;
 mod groups;
 mod login;
 mod tcp_link;
+mod transactions;
 
 use std::io::IoSlice;
 use std::ops::ControlFlow;
@@ -34,9 +35,9 @@ use quorate::types::{
 };
 use quorate::wal::{Decoded, Frame, FrameHeader, HEADER_LEN};
 use quorate::wire::{
-    Ack, AckMessage, BatchEntry, ControlMessage, Heartbeat, Hello, LaneHeader, LaneMessage,
-    OpenSession, PROTOCOL_VERSION, ProducerEntry, ProducerSnapshot, SessionAnswer, SessionOutcome,
-    SessionRefusal, Welcome,
+    Ack, AckMessage, BatchEntry, ControlMessage, EndedEntry, Heartbeat, Hello, LaneHeader,
+    LaneMessage, OpenSession, PROTOCOL_VERSION, ProducerEntry, ProducerSnapshot, SessionAnswer,
+    SessionOutcome, SessionRefusal, TransactionEntry, Welcome,
 };
 
 /// One decoder, or a few that take the same bytes.
@@ -122,6 +123,11 @@ pub(crate) const TARGETS: &[Target] = &[
         name: "groups_log",
         run: groups::groups_log,
         seeds: groups::groups_log_seeds,
+    },
+    Target {
+        name: "transactions_log",
+        run: transactions::transactions_log,
+        seeds: transactions::transactions_log_seeds,
     },
     Target {
         name: "consumer_protocol",
@@ -374,16 +380,41 @@ fn snapshot() -> ProducerSnapshot {
         producer: ProducerId::new(id).expect("not negative"),
         epoch: 1,
         batches: (0..3).map(batch).collect(),
+        transaction: TransactionEntry::none(batch(2).end),
     };
     ProducerSnapshot {
         incomplete: true,
         producers: (0..4).map(entry).collect(),
+        ended: Vec::new(),
     }
+}
+
+/// The same with transactions: one that is open, one that has ended, and a producer of which nothing but a marker is known.
+fn snapshot_with_transactions() -> ProducerSnapshot {
+    let mut snapshot = snapshot();
+    for (id, entry) in snapshot.producers.iter_mut().enumerate() {
+        entry.transaction = TransactionEntry {
+            coordinator_epoch: Some(4),
+            open: Some(offset(10 + id as u64)),
+            last_marker: Some(offset(5)),
+            end: offset(30),
+        };
+    }
+    if let Some(last) = snapshot.producers.last_mut() {
+        last.batches.clear();
+        last.transaction.open = None;
+    }
+    snapshot.ended = vec![EndedEntry {
+        first: offset(2),
+        end: offset(6),
+    }];
+    snapshot
 }
 
 fn producers_seeds() -> Vec<Vec<u8>> {
     vec![
         snapshot().encode().to_vec(),
+        snapshot_with_transactions().encode().to_vec(),
         ProducerSnapshot::default().encode().to_vec(),
     ]
 }

@@ -9,12 +9,12 @@ use super::follower_channel::FollowerChannel;
 use super::leader_channel::LeaderChannel;
 use crate::kafka::ProduceOutcome;
 use crate::partition::{FenceAnswer, HandOverError, Partition, PartitionView, RoleView};
-use crate::record::Batch;
-use crate::replication::Acks;
+use crate::record::{Batch, Marker};
+use crate::replication::{Acks, ProducerDescription, Verification, VerificationGuard};
 use crate::storage::LogConfig;
 use crate::types::{
-    ErrorCode, Incarnation, LeaderEpoch, MonotonicTime, NodeId, Offset, PartitionState, SessionId,
-    TopicPartition,
+    ErrorCode, Incarnation, LeaderEpoch, MonotonicTime, NodeId, Offset, PartitionState, ProducerId,
+    SessionId, TopicPartition,
 };
 use crate::wal::Frame;
 use crate::wire::{Ack, OpenSession, SessionAnswer, SessionRefusal};
@@ -53,6 +53,19 @@ pub(super) enum Event {
         min_insync: usize,
     },
     Produce(Box<ProduceEvent>),
+    /// A transaction ends.
+    Marker(Box<MarkerEvent>),
+    /// Whether the next batch of a producer, in this epoch of it, needs its coordinator's word.
+    Verification {
+        id: TopicPartition,
+        producer: (ProducerId, i16),
+        reply: oneshot::Sender<Result<Verification, ErrorCode>>,
+    },
+    /// A client asks what is known of producers.
+    Producers {
+        id: TopicPartition,
+        reply: oneshot::Sender<Result<Vec<ProducerDescription>, ErrorCode>>,
+    },
     OpenSession {
         channel: Arc<FollowerChannel>,
         open: Box<OpenSession>,
@@ -135,6 +148,15 @@ pub(super) struct ProduceEvent {
     pub(super) deadline: MonotonicTime,
     /// Append only while this node leads in this very epoch. `None`: in any.
     pub(super) in_epoch: Option<LeaderEpoch>,
+    /// Of a batch that may begin a transaction, once its coordinator was asked.
+    pub(super) guard: Option<VerificationGuard>,
+    pub(super) reply: oneshot::Sender<Result<ProduceOutcome, ErrorCode>>,
+}
+
+pub(super) struct MarkerEvent {
+    pub(super) id: TopicPartition,
+    pub(super) marker: Marker,
+    pub(super) deadline: MonotonicTime,
     pub(super) reply: oneshot::Sender<Result<ProduceOutcome, ErrorCode>>,
 }
 

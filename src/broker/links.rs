@@ -577,6 +577,7 @@ mod tests {
             is_leader: true,
             watermark_known: true,
             high_watermark: Offset::ZERO,
+            last_stable_offset: Offset::ZERO,
             log_start: Offset::ZERO,
             log_end: Offset::ZERO,
             is_short_of_space: false,

@@ -14,6 +14,7 @@ mod follower_link;
 mod groups;
 mod heartbeat;
 mod inbox;
+mod internal_topics;
 mod isr_proposals;
 mod leader_channel;
 mod leader_connection;
@@ -21,14 +22,17 @@ mod leader_link;
 mod links;
 mod live_answers;
 mod offsets;
+mod partition_transactions;
 mod producer_ids;
 mod promises;
 mod resignations;
 mod service;
 mod shard;
 mod shared;
+mod spread;
 mod tcp_link;
 mod topics;
+mod transactions;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -46,6 +50,7 @@ use fence::Fencer;
 use groups::Groups;
 use producer_ids::ProducerIds;
 use shared::Shared;
+use transactions::Transactions;
 
 pub use links::{FollowerLag, LinkDirection, LinkError, LinkState, LinkView};
 
@@ -100,6 +105,7 @@ pub struct Broker {
     controller: Controller,
     producer_ids: Arc<ProducerIds>,
     groups: Arc<Groups>,
+    transactions: Arc<Transactions>,
     tasks: TaskTracker,
 }
 
@@ -150,14 +156,22 @@ impl Starting {
             controller.clone(),
             groups.clone(),
         ));
-        Arc::new(Broker {
+        tasks.spawn(spread::keep(shared.clone(), controller.clone()));
+        let calls = transactions::Calls::new(options.identity.clone(), options.sockets.clone());
+        let transactions = Arc::new(Transactions::new(calls));
+        let broker = Arc::new(Broker {
             options,
-            shared,
-            controller,
+            shared: shared.clone(),
+            controller: controller.clone(),
             producer_ids,
             groups,
+            transactions: transactions.clone(),
             tasks,
-        })
+        });
+        // Markers for partitions that are led here go through the broker itself.
+        let keep = transactions::keep(shared, controller, transactions, Arc::downgrade(&broker));
+        broker.tasks.spawn(keep);
+        broker
     }
 }
 

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::Broker;
 use super::event::{Event, ProduceEvent};
 use super::shared::PartitionHandle;
-use crate::groups::{self, GroupListing, GroupState};
+use crate::groups::{self, EndTransaction, GroupListing, GroupState};
 use crate::kafka::{
     CreatedTopic, FetchPartition, FetchRefusal, FetchedRecords, ListedOffset, NodeSetting,
     OffsetSpec, Produce, ProduceReply, Refusal, Service, produce_replied,
@@ -19,9 +19,13 @@ use crate::metadata::{
     ScramMechanism, ScramVerifier,
 };
 use crate::partition::PartitionView;
-use crate::record::{BatchHeader, TimestampType};
-use crate::storage::ReadError;
-use crate::types::{ErrorCode, LeaderEpoch, NodeId, Offset, ProducerId, TopicId, TopicPartition};
+use crate::record::{BatchHeader, Marker, TimestampType, TransactionOutcome};
+use crate::replication::{ProducerDescription, Verification};
+use crate::storage::{CommittedRecords, ReadError};
+use crate::transactions;
+use crate::types::{
+    ErrorCode, IsolationLevel, LeaderEpoch, NodeId, Offset, ProducerId, TopicId, TopicPartition,
+};
 
 impl Broker {
     /// The partition, if it is open here. A replica of another node is "not leader", one of nobody is unknown.
@@ -95,6 +99,7 @@ impl Service for Broker {
             acks: produce.acks,
             deadline: self.shared.clock.at(produce.deadline.into_std()),
             in_epoch: None,
+            guard: produce.guard,
             reply,
         }));
         match tokio::time::timeout_at(produce.deadline, shard.mailbox.send(event)).await {
@@ -102,6 +107,56 @@ impl Service for Broker {
             Ok(Err(_)) => produce_replied(Err(ErrorCode::NotLeaderOrFollower)),
             Err(_) => produce_replied(Err(ErrorCode::RequestTimedOut)),
         }
+    }
+
+    async fn verification(
+        &self,
+        partition: TopicPartition,
+        producer: (ProducerId, i16),
+        deadline: Instant,
+    ) -> Result<Verification, ErrorCode> {
+        self.ask_verification(partition, producer, deadline).await
+    }
+
+    async fn verify_transaction(
+        &self,
+        transactional_id: &str,
+        producer: (ProducerId, i16),
+        partitions: Vec<TopicPartition>,
+        deadline: Instant,
+    ) -> Vec<Result<(), ErrorCode>> {
+        self.verify_with_coordinator(transactional_id, producer, &partitions, deadline)
+            .await
+    }
+
+    async fn write_marker(
+        &self,
+        partition: TopicPartition,
+        marker: Marker,
+        deadline: Instant,
+    ) -> Result<(), ErrorCode> {
+        let end = EndTransaction {
+            producer: marker.producer,
+            producer_epoch: marker.producer_epoch,
+            coordinator_epoch: marker.coordinator_epoch,
+            is_commit: marker.outcome == TransactionOutcome::Commit,
+        };
+        let image = self.image();
+        let of_groups = self
+            .groups
+            .end_transaction(&image, partition, end, deadline);
+        match of_groups.await {
+            Some(ended) => ended,
+            None => self.append_marker(partition, marker, deadline).await,
+        }
+    }
+
+    async fn describe_producers(
+        &self,
+        partition: TopicPartition,
+        deadline: Instant,
+    ) -> Result<Vec<ProducerDescription>, ErrorCode> {
+        self.ask_producers(partition, deadline).await
     }
 
     async fn fetch_partition(&self, read: FetchPartition) -> Result<FetchedRecords, FetchRefusal> {
@@ -117,20 +172,34 @@ impl Service for Broker {
             records: Vec::new(),
             next: read.from,
             high_watermark: view.watermark_known.then_some(view.high_watermark),
-            last_stable_offset: view.high_watermark,
+            last_stable_offset: view.last_stable_offset,
+            aborted: Vec::new(),
             log_start_offset: view.log_start,
         };
-        if read.max_bytes == 0 || read.from >= view.high_watermark {
+        let below = match read.isolation {
+            IsolationLevel::ReadUncommitted => view.high_watermark,
+            IsolationLevel::ReadCommitted => view.last_stable_offset,
+        };
+        if read.max_bytes == 0 || read.from >= below {
             return Ok(fetched);
         }
-        let below = view.high_watermark;
         let reader = handle.reader;
-        let records = tokio::task::spawn_blocking(move || {
-            reader.read_records(read.from, read.max_bytes, below)
+        let records = tokio::task::spawn_blocking(move || match read.isolation {
+            IsolationLevel::ReadCommitted => {
+                reader.read_committed(read.from, read.max_bytes, below)
+            }
+            IsolationLevel::ReadUncommitted => {
+                let records = reader.read_records(read.from, read.max_bytes, below)?;
+                Ok(CommittedRecords {
+                    records,
+                    aborted: Vec::new(),
+                })
+            }
         })
         .await;
         match records {
-            Ok(Ok(records)) => {
+            Ok(Ok(CommittedRecords { records, aborted })) => {
+                fetched.aborted = aborted;
                 if let Some(next) = records.last().and_then(end_of_batch) {
                     fetched.next = next;
                 }
@@ -155,9 +224,14 @@ impl Service for Broker {
         &self,
         partition: TopicPartition,
         spec: OffsetSpec,
+        isolation: IsolationLevel,
         current_leader_epoch: Option<LeaderEpoch>,
     ) -> Result<Option<ListedOffset>, ErrorCode> {
         let (handle, view) = self.led(partition, current_leader_epoch)?;
+        let end = match isolation {
+            IsolationLevel::ReadUncommitted => view.high_watermark,
+            IsolationLevel::ReadCommitted => view.last_stable_offset,
+        };
         let plain = |offset| ListedOffset {
             offset,
             timestamp_ms: None,
@@ -166,11 +240,11 @@ impl Service for Broker {
         let timestamp = match spec {
             OffsetSpec::Earliest => return Ok(Some(plain(view.log_start))),
             _ if !view.watermark_known => return Err(ErrorCode::OffsetNotAvailable),
-            OffsetSpec::Latest => return Ok(Some(plain(view.high_watermark))),
+            OffsetSpec::Latest => return Ok(Some(plain(end))),
             OffsetSpec::Timestamp(timestamp) => Some(timestamp),
             OffsetSpec::MaxTimestamp => None,
         };
-        let range = view.log_start..view.high_watermark;
+        let range = view.log_start..end;
         let found = tokio::task::spawn_blocking(move || match timestamp {
             Some(timestamp) => super::offsets::first_at_or_after(&handle.reader, timestamp, range),
             None => super::offsets::youngest(&handle.reader, range),
@@ -317,6 +391,33 @@ impl Service for Broker {
         deadline: Instant,
     ) -> (Vec<GroupListing>, Option<ErrorCode>) {
         self.groups.list(states, deadline).await
+    }
+
+    async fn transaction_coordinator(
+        &self,
+        transactional_id: &str,
+        deadline: Instant,
+    ) -> Result<NodeId, Refusal> {
+        self.find_transaction_coordinator(transactional_id, deadline)
+            .await
+    }
+
+    async fn ask_transaction(
+        &self,
+        transactional_id: &str,
+        request: transactions::Request,
+        taken_by: Instant,
+    ) -> Result<transactions::Answer, ErrorCode> {
+        self.ask_transaction_of(transactional_id, request, taken_by)
+            .await
+    }
+
+    async fn list_transactions(
+        &self,
+        filter: transactions::Filter,
+        deadline: Instant,
+    ) -> (Vec<transactions::Listing>, Option<ErrorCode>) {
+        self.list_transactions_here(filter, deadline).await
     }
 }
 

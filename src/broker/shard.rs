@@ -7,6 +7,7 @@ mod compaction;
 mod replies;
 mod session_lines;
 mod sessions;
+mod transactions;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -222,6 +223,17 @@ impl Shard {
                 }
             }
             Event::Produce(produce) => self.handle_produce(*produce),
+            Event::Marker(marker) => self.handle_marker(*marker),
+            Event::Verification {
+                id,
+                producer,
+                reply,
+            } => {
+                let _ = reply.send(self.verification(id, producer));
+            }
+            Event::Producers { id, reply } => {
+                let _ = reply.send(self.describe_producers(id));
+            }
             Event::OpenSession { channel, open } => self.handle_open_session(channel, &open),
             Event::CloseSession {
                 channel,
@@ -435,6 +447,7 @@ impl Shard {
             batch: produce.batch,
             acks: produce.acks,
             deadline: produce.deadline,
+            guard: produce.guard,
         };
         owned.partition.handle_produce(now, request, &self.peers);
         self.drain(produce.id);

@@ -18,7 +18,7 @@ use super::{Exit, ExitWith, GlobalOptions, block_on, note};
 use crate::client::{
     Client, Consumer, ConsumerConfig, ConsumerRecord, Event, OutOfRange, PartitionName, Start,
 };
-use crate::types::{PartitionIndex, TopicName};
+use crate::types::{IsolationLevel, PartitionIndex, TopicName};
 
 /// Output is gathered up to this size while more keeps coming, or a record beyond it.
 const BUFFER_BYTES: usize = 256 << 10;
@@ -102,6 +102,11 @@ pub(super) struct ConsumeArgs {
     /// Where to go on when the offset is not in the log: earliest or latest [default: fail]
     #[arg(long, value_name = "PLACE", value_parser = out_of_range)]
     out_of_range: Option<OutOfRange>,
+
+    /// Which records of transactions to print: read-uncommitted, all of them, or read-committed, those of committed ones up to
+    /// the first that is not decided
+    #[arg(long, value_name = "LEVEL", default_value_t)]
+    isolation: IsolationLevel,
 
     /// Print help
     #[arg(long, action = clap::ArgAction::HelpLong)]
@@ -195,6 +200,7 @@ pub(super) fn run(options: &GlobalOptions, args: ConsumeArgs) -> anyhow::Result<
     };
     let config = ConsumerConfig {
         out_of_range: args.out_of_range.unwrap_or_default(),
+        isolation: args.isolation,
         ..ConsumerConfig::default()
     };
     if let Some(group) = &args.group {

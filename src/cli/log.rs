@@ -11,10 +11,10 @@ use serde_json::{Map, Value, json};
 use super::exit::Exit;
 use super::options::GlobalOptions;
 use super::output::{OutputFormat, Table, note, print_json, print_line};
-use crate::record::{Batch, Record, records};
+use crate::record::{Batch, Marker, Record, TransactionOutcome, records};
 use crate::storage::RealFileSystem;
 use crate::storage::inspect::{Damage, Inspection, PartitionView, Placed, Scan, inspect};
-use crate::types::{Offset, TopicName};
+use crate::types::{Offset, ProducerId, TopicName};
 use crate::wal::Frame;
 
 /// Verify, dump and compare the logs in a data directory
@@ -404,6 +404,7 @@ fn dump_frame(
     } else {
         records_of(frame)?
     };
+    let transaction = Transaction::of(frame);
     match output {
         OutputFormat::Json => {
             let mut object = json!({
@@ -411,7 +412,11 @@ fn dump_frame(
                 "partition": view.id.partition.0,
                 "file": file_name(placed.path),
                 "byte": placed.byte,
-                "kind": if frame.is_epoch_start() { "epoch_start" } else { "records" },
+                "kind": match &transaction {
+                    _ if frame.is_epoch_start() => "epoch_start",
+                    Some(Transaction { marker: Some(_), .. }) => "marker",
+                    _ => "records",
+                },
                 "base_offset": frame.base_offset().get(),
                 "end_offset": frame.end_offset().get(),
                 "leader_epoch": frame.leader_epoch().get(),
@@ -419,6 +424,11 @@ fn dump_frame(
                 "bytes": frame.len(),
                 "committed": is_committed,
             });
+            if let Some(transaction) = &transaction
+                && let Some(object) = object.as_object_mut()
+            {
+                object.insert("transaction".to_owned(), transaction.object());
+            }
             if !frames_only && let Some(object) = object.as_object_mut() {
                 let records = records.iter().map(record_object).collect();
                 object.insert("records".to_owned(), Value::Array(records));
@@ -431,6 +441,70 @@ fn dump_frame(
                 .iter()
                 .try_for_each(|record| print_line(&record_line(record)))
         }
+    }
+}
+
+/// What a frame's batch says of a transaction.
+struct Transaction {
+    producer: ProducerId,
+    epoch: i16,
+    /// Of the batch that ends it.
+    marker: Option<Marker>,
+}
+
+impl Transaction {
+    /// `None` for a batch of none.
+    fn of(frame: &Frame) -> Option<Transaction> {
+        if frame.is_epoch_start() {
+            return None;
+        }
+        let batch = Batch::decode(&frame.payload()).ok()?;
+        let header = &batch.header;
+        Some(Transaction {
+            producer: header.producer_id.filter(|_| header.is_transactional())?,
+            epoch: header.producer_epoch,
+            marker: Marker::read(&batch),
+        })
+    }
+
+    fn line(&self) -> String {
+        let of = format!("producer {} epoch {}", self.producer, self.epoch);
+        match &self.marker {
+            None => format!("in a transaction of {of}"),
+            Some(marker) => format!(
+                "{} the transaction of {of}{}, by coordinator epoch {}",
+                outcome(marker),
+                match marker.aborted {
+                    Some(span) => format!(" from offset {}", span.first),
+                    None => String::new(),
+                },
+                marker.coordinator_epoch
+            ),
+        }
+    }
+
+    fn object(&self) -> Value {
+        let mut object = json!({
+            "producer_id": self.producer.get(),
+            "producer_epoch": self.epoch,
+        });
+        if let (Some(marker), Some(object)) = (&self.marker, object.as_object_mut()) {
+            object.insert("outcome".to_owned(), outcome(marker).into());
+            object.insert(
+                "coordinator_epoch".to_owned(),
+                marker.coordinator_epoch.into(),
+            );
+            let first = marker.aborted.map(|span| span.first.get());
+            object.insert("first_offset".to_owned(), first.into());
+        }
+        object
+    }
+}
+
+fn outcome(marker: &Marker) -> &'static str {
+    match marker.outcome {
+        TransactionOutcome::Abort => "aborts",
+        TransactionOutcome::Commit => "commits",
     }
 }
 
@@ -467,11 +541,12 @@ fn frame_line(view: &PartitionView, placed: &Placed<'_>, is_committed: bool) -> 
         )
     } else {
         format!(
-            "offsets {}..{} epoch {} {} bytes{}",
+            "offsets {}..{} epoch {} {} bytes{}{}",
             frame.base_offset(),
             frame.end_offset(),
             frame.leader_epoch(),
             frame.len(),
+            Transaction::of(frame).map_or(String::new(), |of| format!(", {}", of.line())),
             if is_committed { "" } else { ", not committed" }
         )
     };

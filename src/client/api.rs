@@ -3,13 +3,14 @@
 use std::collections::HashMap;
 
 use kafka_protocol::messages::{
-    AlterUserScramCredentialsRequest, ApiVersionsRequest, ApiVersionsResponse,
-    CreatePartitionsRequest, CreateTopicsRequest, DeleteGroupsRequest, DeleteRecordsRequest,
-    DeleteTopicsRequest, DescribeClusterRequest, DescribeConfigsRequest, DescribeGroupsRequest,
-    DescribeUserScramCredentialsRequest, FetchRequest, FindCoordinatorRequest, HeartbeatRequest,
-    IncrementalAlterConfigsRequest, InitProducerIdRequest, JoinGroupRequest, LeaveGroupRequest,
-    ListGroupsRequest, ListOffsetsRequest, MetadataRequest, OffsetCommitRequest,
-    OffsetFetchRequest, ProduceRequest, SyncGroupRequest,
+    AddPartitionsToTxnRequest, AlterUserScramCredentialsRequest, ApiVersionsRequest,
+    ApiVersionsResponse, CreatePartitionsRequest, CreateTopicsRequest, DeleteGroupsRequest,
+    DeleteRecordsRequest, DeleteTopicsRequest, DescribeClusterRequest, DescribeConfigsRequest,
+    DescribeGroupsRequest, DescribeUserScramCredentialsRequest, FetchRequest,
+    FindCoordinatorRequest, HeartbeatRequest, IncrementalAlterConfigsRequest,
+    InitProducerIdRequest, JoinGroupRequest, LeaveGroupRequest, ListGroupsRequest,
+    ListOffsetsRequest, MetadataRequest, OffsetCommitRequest, OffsetFetchRequest, ProduceRequest,
+    SyncGroupRequest, WriteTxnMarkersRequest,
 };
 use kafka_protocol::protocol::{Request, VersionRange};
 
@@ -59,6 +60,8 @@ spoken! {
     DescribeUserScramCredentialsRequest "DescribeUserScramCredentials" 0..=0;
     AlterUserScramCredentialsRequest "AlterUserScramCredentials" 0..=0;
     DeleteRecordsRequest "DeleteRecords" 0..=2;
+    AddPartitionsToTxnRequest "AddPartitionsToTxn" 4..=5;
+    WriteTxnMarkersRequest "WriteTxnMarkers" 1..=1;
 }
 
 /// What one node offers.

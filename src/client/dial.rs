@@ -9,6 +9,7 @@ use futures_util::future::BoxFuture;
 
 use super::error::{ConnectCause, ConnectError, ExplainedFailure};
 use crate::transport::{Alpn, CurrentIdentity, PeerAddress, Sockets};
+use crate::types::NodeId;
 
 /// The protocol that a client asks for (ALPN): Kafka connections as bidirectional streams, version 1.
 pub const CLIENT_ALPN: &[u8] = Alpn::Client.name().as_bytes();
@@ -78,6 +79,8 @@ pub trait Dialer: Send + Sync + 'static {
 pub struct IdentityDialer {
     identity: Arc<CurrentIdentity>,
     sockets: Sockets,
+    /// Whose certificate is taken; `None`: any node's.
+    node: Option<NodeId>,
 }
 
 impl IdentityDialer {
@@ -88,7 +91,20 @@ impl IdentityDialer {
 
     /// The same, with each connection on one of `sockets`: a client may be tried over links that are made worse on purpose.
     pub fn on(sockets: Sockets, identity: Arc<CurrentIdentity>) -> IdentityDialer {
-        IdentityDialer { identity, sockets }
+        IdentityDialer {
+            identity,
+            sockets,
+            node: None,
+        }
+    }
+
+    /// The same, for a node that dials another: who shows another node's certificate is refused.
+    pub fn to_node(node: NodeId, sockets: Sockets, identity: Arc<CurrentIdentity>) -> Self {
+        IdentityDialer {
+            identity,
+            sockets,
+            node: Some(node),
+        }
     }
 }
 
@@ -100,7 +116,10 @@ impl Dialer for IdentityDialer {
     ) -> BoxFuture<'a, Result<Reached, ConnectError>> {
         Box::pin(async move {
             let identity = self.identity.get();
-            let peer = PeerAddress::any(address);
+            let peer = match self.node {
+                Some(node) => PeerAddress::node(node, address),
+                None => PeerAddress::any(address),
+            };
             // Waits for the server's confirmation, so a refused certificate is heard of here.
             let dialling = self.sockets.dial(&identity, &peer, Alpn::Client, within);
             let dialled = dialling.await;
@@ -219,7 +238,6 @@ mod tests {
     use crate::transport::{
         CertsDir, ClientName, EndpointKeys, Identity, IssueOptions, Server, ServerOptions,
     };
-    use crate::types::NodeId;
 
     /// A directory with a CA, a certificate for node 1 and one for a client.
     fn certificates() -> (tempfile::TempDir, Identity, Identity) {

@@ -29,6 +29,7 @@ mod groups;
 mod keep;
 mod link;
 mod metadata;
+mod node_calls;
 mod offsets;
 mod patience;
 mod producer;
@@ -67,6 +68,7 @@ pub use groups::{
 pub use link::ClientLink;
 use metadata::NamedLeader;
 pub use metadata::{ClusterView, PartitionName, PartitionView, TopicView};
+pub use node_calls::NodeCalls;
 pub use offsets::OffsetQuery;
 pub use producer::{
     Acks, Delivered, Delivery, DeliveryCause, DeliveryError, InvalidAcks, Partitioning, Producer,

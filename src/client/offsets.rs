@@ -11,7 +11,7 @@ use super::error::ClientError;
 use super::metadata::PartitionName;
 use super::patience::Patience;
 use super::{Client, wire_str};
-use crate::types::{ErrorCode, NodeId, Offset};
+use crate::types::{ErrorCode, IsolationLevel, NodeId, Offset};
 
 /// Which offset of a partition is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +42,17 @@ impl Client {
         &self,
         queries: &[(PartitionName, OffsetQuery)],
     ) -> Result<HashMap<PartitionName, Option<Offset>>, ClientError> {
+        self.offsets_seen(queries, IsolationLevel::ReadUncommitted)
+            .await
+    }
+
+    /// As [`Client::offsets`]; a reader of committed transactions finds the end at the last stable offset, and no record behind
+    /// it.
+    pub async fn offsets_seen(
+        &self,
+        queries: &[(PartitionName, OffsetQuery)],
+        isolation: IsolationLevel,
+    ) -> Result<HashMap<PartitionName, Option<Offset>>, ClientError> {
         let mut patience = Patience::new(self, self.config().request_timeout);
         let mut found = HashMap::new();
         let mut open: Vec<(PartitionName, OffsetQuery)> = queries.to_vec();
@@ -60,7 +71,7 @@ impl Client {
             }
             let asked = by_leader
                 .into_iter()
-                .map(|(leader, queries)| self.offsets_at(leader, queries));
+                .map(|(leader, queries)| self.offsets_at(leader, queries, isolation));
             for answer in join_all(asked).await {
                 match answer {
                     Ok(answers) => {
@@ -123,6 +134,7 @@ impl Client {
         &self,
         leader: NodeId,
         queries: Vec<(PartitionName, OffsetQuery, i32)>,
+        isolation: IsolationLevel,
     ) -> Result<Vec<(PartitionName, Result<Option<Offset>, ClientError>)>, ClientError> {
         let Some(link) = self.node_link(leader) else {
             return Ok(Vec::new());
@@ -145,6 +157,7 @@ impl Client {
         });
         let request = ListOffsetsRequest::default()
             .with_replica_id(BrokerId(-1))
+            .with_isolation_level(isolation.to_wire())
             .with_topics(topics.collect());
         let timeout = self.config().request_timeout;
         let names: Vec<PartitionName> = queries.iter().map(|(name, ..)| name.clone()).collect();

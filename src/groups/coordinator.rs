@@ -12,9 +12,10 @@ use super::limits::{
     MAX_STATE_BYTES, REMOVAL_BATCH_BYTES, Settings,
 };
 use super::log_format::{
-    FormatError, LogKey, decode_group, decode_key, decode_offset, group_key, offset_key,
-    offset_value,
+    FormatError, LogKey, decode_ended, decode_group, decode_key, decode_offset, decode_pending,
+    group_key, offset_key, offset_value,
 };
+use super::pending::{Pending, Transactions};
 use super::request::{
     Answer, CommitOffset, Description, FetchedOffset, GroupListing, Join, Now, OffsetCommit,
     Request,
@@ -34,13 +35,16 @@ const RETENTION_EVERY: Duration = Duration::from_secs(600);
 #[derive(Debug)]
 pub struct Coordinator {
     settings: Settings,
-    groups: BTreeMap<Arc<str>, Group>,
-    effects: Effects,
+    pub(super) groups: BTreeMap<Arc<str>, Group>,
+    pub(super) transactions: Transactions,
+    pub(super) effects: Effects,
     /// The writes of the batch that is out.
     out: Vec<(Arc<str>, Then)>,
     /// What the groups count for; see [`MAX_STATE_BYTES`].
     bytes: usize,
     retained_at: MonotonicTime,
+    /// When it began its work: no two coordinators of one process began at once.
+    pub(super) loaded_at: MonotonicTime,
 }
 
 impl Coordinator {
@@ -48,10 +52,12 @@ impl Coordinator {
         Coordinator {
             settings,
             groups: BTreeMap::new(),
+            transactions: Transactions::default(),
             effects: Effects::default(),
             out: Vec::new(),
             bytes: 0,
             retained_at: MonotonicTime::ZERO,
+            loaded_at: MonotonicTime::ZERO,
         }
     }
 
@@ -82,6 +88,31 @@ impl Coordinator {
                     None => group.forget_members(),
                 }
             }
+            LogKey::Pending { group, producer } => {
+                let pending = value.map(decode_pending).transpose()?;
+                let before = self.transactions.take(&group, producer).is_some();
+                let known = self.known(&group);
+                known.transactions -= usize::from(before);
+                // One without offsets was never written.
+                if let Some((epoch, offsets)) = pending.filter(|(_, offsets)| !offsets.is_empty()) {
+                    known.transactions += 1;
+                    let pending = Pending {
+                        epoch,
+                        offsets,
+                        writing: None,
+                    };
+                    self.transactions.put(&group, producer, pending);
+                }
+            }
+            LogKey::Ended { producer } => match value.map(decode_ended).transpose()? {
+                Some(ended) => {
+                    if let Some(oldest) = self.transactions.too_many_with(producer) {
+                        self.transactions.forget_ended(oldest);
+                    }
+                    self.transactions.set_ended(producer, ended);
+                }
+                None => self.transactions.forget_ended(producer),
+            },
             LogKey::Unknown { .. } => {}
         }
         Ok(())
@@ -101,6 +132,7 @@ impl Coordinator {
         }
         self.bytes = self.groups.values().map(Group::bytes).sum();
         self.retained_at = now.monotonic;
+        self.loaded_at = now.monotonic;
     }
 
     /// How many groups there are.
@@ -115,11 +147,23 @@ impl Coordinator {
                 let listed = self.list(states.as_ref());
                 self.effects.answer(ticket, Answer::Listed(listed));
             }
+            Request::EndTransaction(end) => self.end_transaction(now, ticket, end),
             _ if group.is_empty() || group.len() > MAX_GROUP_ID_BYTES => {
                 self.effects.refuse(ticket, ErrorCode::InvalidGroupId);
             }
             Request::Join(join) => self.join(now, ticket, group, &join),
             Request::Commit(commit) => self.commit(now, ticket, group, commit),
+            Request::VerifyOffsets {
+                producer,
+                producer_epoch,
+            } => {
+                let verification = self.verify_offsets(group, producer, producer_epoch);
+                self.effects
+                    .answer(ticket, Answer::Verification(verification));
+            }
+            Request::CommitInTransaction(commit) => {
+                self.commit_in_transaction(now, ticket, group, commit);
+            }
             Request::FetchOffsets(wanted) => {
                 let found = self.fetch_offsets(group, wanted);
                 self.effects.answer(ticket, Answer::Offsets(found));
@@ -174,7 +218,11 @@ impl Coordinator {
     }
 
     /// Works on a group, if it is there, and keeps count of what it holds.
-    fn change(&mut self, id: &str, work: impl FnOnce(&mut Group, &Settings, &mut Effects)) {
+    pub(super) fn change(
+        &mut self,
+        id: &str,
+        work: impl FnOnce(&mut Group, &Settings, &mut Effects),
+    ) {
         let Some(group) = self.groups.get_mut(id) else {
             return;
         };
@@ -187,12 +235,12 @@ impl Coordinator {
         }
     }
 
-    fn has_room(&self) -> bool {
-        self.bytes < MAX_STATE_BYTES
+    pub(super) fn has_room(&self) -> bool {
+        self.bytes + self.transactions.bytes() < MAX_STATE_BYTES
     }
 
     /// The group, made if there is room for it.
-    fn make(&mut self, now: Now, id: &str) -> Result<(), ErrorCode> {
+    pub(super) fn make(&mut self, now: Now, id: &str) -> Result<(), ErrorCode> {
         if self.groups.contains_key(id) {
             return Ok(());
         }
@@ -246,11 +294,17 @@ impl Coordinator {
 
     fn fetch_offsets(&self, id: &str, wanted: Option<Vec<(String, i32)>>) -> Vec<FetchedOffset> {
         let group = self.groups.get(id);
+        let name: Arc<str> = id.into();
+        let has_pending = group.is_some_and(|group| group.transactions > 0);
+        let is_pending = |topic: &str, partition| {
+            has_pending && self.transactions.is_pending(&name, topic, partition)
+        };
         match wanted {
             None => group
                 .into_iter()
                 .flat_map(|group| group.offsets.iter())
                 .map(|(topic, partition, committed)| FetchedOffset {
+                    is_pending: is_pending(topic, partition),
                     topic: topic.clone(),
                     partition,
                     committed: Some(committed.clone()),
@@ -262,6 +316,7 @@ impl Coordinator {
                     committed: group
                         .and_then(|group| group.offsets.get(&topic, partition))
                         .cloned(),
+                    is_pending: is_pending(&topic, partition),
                     topic: topic.into(),
                     partition,
                 })
@@ -289,7 +344,7 @@ impl Coordinator {
         };
         match group.state {
             GroupState::Dead => self.effects.refuse(ticket, ErrorCode::GroupIdNotFound),
-            GroupState::Empty if group.pending.is_empty() => {
+            GroupState::Empty if group.pending.is_empty() && group.transactions == 0 => {
                 remove_group(group, Some(ticket), &mut self.effects);
             }
             _ => self.effects.refuse(ticket, ErrorCode::NonEmptyGroup),
@@ -356,7 +411,8 @@ impl Coordinator {
         let past = |since_ms: i64| now.wall_ms.saturating_sub(since_ms) >= retention;
         for group in self.groups.values_mut() {
             // A commit that is being written is younger than anything that is known here.
-            if group.state != GroupState::Empty || group.writes > 0 || !group.pending.is_empty() {
+            let is_used = group.writes > 0 || group.transactions > 0 || !group.pending.is_empty();
+            if group.state != GroupState::Empty || is_used {
                 continue;
             }
             // Where members were, the time without them counts; where a client only ever committed, that of its commits.
@@ -378,6 +434,7 @@ impl Coordinator {
     /// These topics were deleted: offsets in them mean nothing any more, least of all in a topic that is made again under the
     /// same name.
     pub fn handle_topics_deleted(&mut self, topics: &BTreeSet<String>) {
+        self.drop_pending_of(|topic| topics.contains(topic));
         for group in self.groups.values_mut() {
             let gone: Vec<(Arc<str>, i32)> = group
                 .offsets
@@ -420,11 +477,25 @@ impl Coordinator {
 
     fn finish(&mut self, now: Now, result: Result<(), ErrorCode>) {
         for (id, then) in std::mem::take(&mut self.out) {
+            let then = match then {
+                Then::TransactionEnded(ended) => {
+                    self.transaction_ended(ended, result);
+                    continue;
+                }
+                then => then,
+            };
             if !self.groups.contains_key(&id) {
                 // It was removed by a batch before; the log says in the same order what has come since.
                 let group = Group::new(id.clone(), now.wall_ms);
                 self.bytes += group.bytes();
                 self.groups.insert(id.clone(), group);
+            }
+            if let Then::Pending(written) = then {
+                self.change(&id, |group, _, _| {
+                    group.writes = group.writes.saturating_sub(1);
+                });
+                self.pending_written(&id, written, result);
+                continue;
             }
             self.change(&id, |group, settings, effects| {
                 group.writes = group.writes.saturating_sub(1);
@@ -464,7 +535,8 @@ fn follow(
     effects: &mut Effects,
 ) {
     match then {
-        Then::Nothing => {}
+        // The last two are the coordinator's own affair.
+        Then::Nothing | Then::Pending(_) | Then::TransactionEnded(_) => {}
         Then::Answer(ticket, answer) => effects.reply(ticket, result.map(|()| answer)),
         Then::Assigned {
             generation,

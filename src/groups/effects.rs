@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use super::committed::Committed;
 use super::request::Answer;
+use super::transactions::{PendingWritten, TransactionEnded};
 use crate::types::ErrorCode;
 
 /// Stands for one request until it is answered. The caller numbers requests, each number once.
@@ -58,6 +59,10 @@ pub(super) enum Then {
     OffsetsGone {
         offsets: Vec<(Arc<str>, i32)>,
     },
+    /// Offsets of a transaction are pending.
+    Pending(PendingWritten),
+    /// A transaction has ended, in all groups. Such a write concerns no group alone.
+    TransactionEnded(TransactionEnded),
     /// The group is gone. Who asked for it, if anybody did.
     GroupGone {
         ticket: Option<Ticket>,

@@ -88,6 +88,8 @@ pub(super) struct Group {
     /// Not later than the group's first deadline.
     pub(super) alarm: Option<MonotonicTime>,
     pub(super) offsets: Offsets,
+    /// Transactions with pending offsets of it, those included whose first ones are being written.
+    pub(super) transactions: usize,
     /// Writes that concern it and have not ended.
     pub(super) writes: usize,
     pub(super) member_bytes: usize,
@@ -111,6 +113,7 @@ impl Group {
             assigning: false,
             alarm: None,
             offsets: Offsets::default(),
+            transactions: 0,
             writes: 0,
             member_bytes: 0,
         }
@@ -127,6 +130,7 @@ impl Group {
             && self.generation == 0
             && self.pending.is_empty()
             && self.offsets.is_empty()
+            && self.transactions == 0
             && self.writes == 0
     }
 

@@ -17,6 +17,12 @@ pub const MAX_GROUP_BYTES: usize = 4 << 20;
 pub const MAX_ASSIGNMENT_BYTES: usize = 4 << 20;
 /// The records of one OffsetCommit. More answer INVALID_COMMIT_OFFSET_SIZE for each partition.
 pub const MAX_COMMIT_BYTES: usize = 8 << 20;
+/// What one producer may have pending with one coordinator, in all groups together: offsets of a transaction that has not ended.
+/// More answer INVALID_COMMIT_OFFSET_SIZE. Its end is one batch, which must fit a frame.
+pub const MAX_PENDING_BYTES: usize = 4 << 20;
+/// Producers of which a coordinator remembers how their last transactions ended. Beyond it the one whose transaction ended
+/// first is forgotten; a commit that comes as late as that is refused by its transaction's coordinator.
+pub const MAX_ENDED_PRODUCERS: usize = 10_000;
 /// Groups of one coordinator, which looks after one partition of the internal topic. A new one is refused with
 /// POLICY_VIOLATION.
 pub const MAX_GROUPS: usize = 10_000;

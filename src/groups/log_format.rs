@@ -12,6 +12,19 @@
 //!                       versions 0 to 2 are read: 0 has no rebalance timeout, 0 and 1 no time, 0 to 2 no instance id
 //! ```
 //!
+//! Two kinds are not Kafka's, which writes offsets of transactions in transactional batches. Its tools pass them over.
+//!
+//! ```text
+//! key    Pending        i16 version 1000      group  i64 producer id
+//! value                 i16 version 0         i16 producer epoch  i32 offsets, each: topic  i32 partition
+//!                                                 i64 offset  i32 leader epoch  metadata  i64 commit time, ms
+//! key    Ended          i16 version 1001      i64 producer id
+//! value                 i16 version 0         i16 producer epoch  i32 coordinator epoch  i64 time, ms
+//! ```
+//!
+//! Pending are all offsets that a producer's open transaction has committed in a group; Ended says how far a producer's
+//! transactions have ended in the partition.
+//!
 //! Integers are big-endian. A text is an i16 length and UTF-8; those with `?` may be absent, which is length −1. A value that
 //! is absent removes what its key names.
 
@@ -21,9 +34,14 @@ use bytes::{BufMut, Bytes, BytesMut};
 use thiserror::Error;
 
 use super::committed::Committed;
+use super::pending::{Ended, PendingOffsets};
+use crate::types::ProducerId;
 
 const OFFSET_KEY_VERSION: i16 = 1;
 const GROUP_KEY_VERSION: i16 = 2;
+const PENDING_KEY_VERSION: i16 = 1000;
+const ENDED_KEY_VERSION: i16 = 1001;
+const TRANSACTION_VALUE_VERSION: i16 = 0;
 const OFFSET_VALUE_VERSION: i16 = 3;
 const GROUP_VALUE_VERSION: i16 = 3;
 
@@ -37,6 +55,13 @@ pub enum LogKey {
     },
     Group {
         group: Arc<str>,
+    },
+    Pending {
+        group: Arc<str>,
+        producer: ProducerId,
+    },
+    Ended {
+        producer: ProducerId,
     },
     /// Of a newer broker, or of a kind that this one does not keep.
     Unknown {
@@ -53,6 +78,8 @@ pub enum FormatError {
     BadLength(i32),
     #[error("text that is not UTF-8")]
     NotText,
+    #[error("a negative {0}, which is none")]
+    Negative(&'static str),
     #[error("a value of version {0}, which this version of the broker does not know")]
     UnknownVersion(i16),
 }
@@ -94,6 +121,47 @@ pub(super) fn group_key(group: &str) -> Bytes {
     let mut out = BytesMut::with_capacity(2 + 2 + group.len());
     out.put_i16(GROUP_KEY_VERSION);
     put_text(&mut out, group);
+    out.freeze()
+}
+
+pub(super) fn pending_key(group: &str, producer: ProducerId) -> Bytes {
+    let mut out = BytesMut::with_capacity(2 + 2 + group.len() + 8);
+    out.put_i16(PENDING_KEY_VERSION);
+    put_text(&mut out, group);
+    out.put_i64(producer.get());
+    out.freeze()
+}
+
+pub(super) fn ended_key(producer: ProducerId) -> Bytes {
+    let mut out = BytesMut::with_capacity(2 + 8);
+    out.put_i16(ENDED_KEY_VERSION);
+    out.put_i64(producer.get());
+    out.freeze()
+}
+
+pub(super) fn pending_value(epoch: i16, offsets: &PendingOffsets) -> Bytes {
+    let mut out = BytesMut::new();
+    out.put_i16(TRANSACTION_VALUE_VERSION);
+    out.put_i16(epoch);
+    // What is pending is capped far below what this holds.
+    out.put_i32(i32::try_from(offsets.len()).unwrap_or(i32::MAX));
+    for ((topic, partition), committed) in offsets {
+        put_text(&mut out, topic);
+        out.put_i32(*partition);
+        out.put_i64(committed.offset);
+        out.put_i32(committed.leader_epoch);
+        put_text(&mut out, &committed.metadata);
+        out.put_i64(committed.timestamp_ms);
+    }
+    out.freeze()
+}
+
+pub(super) fn ended_value(ended: &Ended) -> Bytes {
+    let mut out = BytesMut::with_capacity(2 + 2 + 4 + 8);
+    out.put_i16(TRANSACTION_VALUE_VERSION);
+    out.put_i16(ended.epoch);
+    out.put_i32(ended.coordinator_epoch);
+    out.put_i64(ended.at_ms);
     out.freeze()
 }
 
@@ -142,6 +210,13 @@ pub fn decode_key(key: &[u8]) -> Result<LogKey, FormatError> {
         GROUP_KEY_VERSION => LogKey::Group {
             group: reader.text()?,
         },
+        PENDING_KEY_VERSION => LogKey::Pending {
+            group: reader.text()?,
+            producer: reader.producer()?,
+        },
+        ENDED_KEY_VERSION => LogKey::Ended {
+            producer: reader.producer()?,
+        },
         version => LogKey::Unknown { version },
     })
 }
@@ -157,6 +232,37 @@ pub(super) fn decode_offset(value: &[u8]) -> Result<Committed, FormatError> {
         leader_epoch: if version >= 3 { reader.i32()? } else { -1 },
         metadata: reader.text()?,
         timestamp_ms: reader.i64()?,
+    })
+}
+
+/// The producer's epoch, and what it has pending.
+pub(super) fn decode_pending(value: &[u8]) -> Result<(i16, PendingOffsets), FormatError> {
+    let mut reader = Reader { rest: value };
+    reader.transaction_version()?;
+    let epoch = reader.epoch()?;
+    let count = reader.i32()?;
+    let mut offsets = PendingOffsets::new();
+    // Nothing is reserved by what the count says.
+    for _ in 0..count {
+        let key = (reader.text()?, reader.i32()?);
+        let committed = Committed {
+            offset: reader.i64()?,
+            leader_epoch: reader.i32()?,
+            metadata: reader.text()?,
+            timestamp_ms: reader.i64()?,
+        };
+        offsets.insert(key, committed);
+    }
+    Ok((epoch, offsets))
+}
+
+pub(super) fn decode_ended(value: &[u8]) -> Result<Ended, FormatError> {
+    let mut reader = Reader { rest: value };
+    reader.transaction_version()?;
+    Ok(Ended {
+        epoch: reader.epoch()?,
+        coordinator_epoch: reader.i32()?,
+        at_ms: reader.i64()?,
     })
 }
 
@@ -226,6 +332,15 @@ pub fn reread_record(key: &[u8], value: Option<&[u8]>) -> Option<(Bytes, Option<
             let value = value.map(decode_group).transpose().ok()?;
             Some((group_key(&group), value.as_ref().map(group_value)))
         }
+        LogKey::Pending { group, producer } => {
+            let value = value.map(decode_pending).transpose().ok()?;
+            let value = value.map(|(epoch, offsets)| pending_value(epoch, &offsets));
+            Some((pending_key(&group, producer), value))
+        }
+        LogKey::Ended { producer } => {
+            let value = value.map(decode_ended).transpose().ok()?;
+            Some((ended_key(producer), value.as_ref().map(ended_value)))
+        }
         LogKey::Unknown { .. } => None,
     }
 }
@@ -284,6 +399,25 @@ impl<'a> Reader<'a> {
 
     pub(super) fn i64(&mut self) -> Result<i64, FormatError> {
         Ok(i64::from_be_bytes(self.array()?))
+    }
+
+    fn producer(&mut self) -> Result<ProducerId, FormatError> {
+        ProducerId::new(self.i64()?).ok_or(FormatError::Negative("producer id"))
+    }
+
+    fn epoch(&mut self) -> Result<i16, FormatError> {
+        let epoch = self.i16()?;
+        if epoch < 0 {
+            return Err(FormatError::Negative("producer epoch"));
+        }
+        Ok(epoch)
+    }
+
+    fn transaction_version(&mut self) -> Result<(), FormatError> {
+        match self.i16()? {
+            TRANSACTION_VALUE_VERSION => Ok(()),
+            version => Err(FormatError::UnknownVersion(version)),
+        }
     }
 
     pub(super) fn text(&mut self) -> Result<Arc<str>, FormatError> {
@@ -389,6 +523,43 @@ mod tests {
     }
 
     #[test]
+    fn records_of_transactions_are_read_as_they_were_written() {
+        let producer = ProducerId::new(77).unwrap();
+        let key = LogKey::Pending {
+            group: "group".into(),
+            producer,
+        };
+        assert_eq!(decode_key(&pending_key("group", producer)), Ok(key));
+        let key = LogKey::Ended { producer };
+        assert_eq!(decode_key(&ended_key(producer)), Ok(key));
+        let mut offsets = PendingOffsets::new();
+        for partition in 0..3 {
+            let committed = Committed {
+                offset: 5,
+                leader_epoch: -1,
+                metadata: "m".into(),
+                timestamp_ms: 9,
+            };
+            offsets.insert(("topic".into(), partition), committed);
+        }
+        let value = pending_value(4, &offsets);
+        assert_eq!(decode_pending(&value), Ok((4, offsets)));
+        for cut in 0..value.len() {
+            assert!(decode_pending(&value[..cut]).is_err(), "{cut}");
+        }
+        let ended = Ended {
+            epoch: 4,
+            coordinator_epoch: 2,
+            at_ms: 99,
+        };
+        let value = ended_value(&ended);
+        assert_eq!(decode_ended(&value), Ok(ended));
+        for cut in 0..value.len() {
+            assert!(decode_ended(&value[..cut]).is_err(), "{cut}");
+        }
+    }
+
+    #[test]
     fn older_versions_are_read() {
         // Version 1 of an offset: with an expiry time and without an epoch.
         let mut old = BytesMut::new();
@@ -425,6 +596,8 @@ mod tests {
         fn no_bytes_make_a_reader_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = decode_key(&bytes);
             let _ = decode_offset(&bytes);
+            let _ = decode_pending(&bytes);
+            let _ = decode_ended(&bytes);
             let _ = decode_group(&bytes);
         }
 

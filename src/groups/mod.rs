@@ -1,6 +1,6 @@
 //! Floor 3: consumer groups, without I/O.
 //!
-//! A [`Coordinator`] looks after the groups of one partition of the internal topic [`OFFSETS_TOPIC`]: who is in them, in
+//! A [`Coordinator`] looks after the groups of one partition of the internal topic [`OFFSETS_TOPIC`](crate::types::OFFSETS_TOPIC): who is in them, in
 //! which generation, and which offsets they have committed. The leader of that partition runs it. Requests, time and
 //! randomness come in as arguments; answers, and records to write, are polled. What must survive a failover is answered
 //! only once it is written, so a coordinator that is rebuilt from the log knows everything that was ever acknowledged.
@@ -25,12 +25,13 @@ mod group;
 mod limits;
 mod log_format;
 mod member;
-mod names;
+mod pending;
 mod rebalance;
 mod request;
 mod restore;
 #[cfg(test)]
 mod tests;
+mod transactions;
 
 pub use committed::Committed;
 pub use consumer_protocol::{
@@ -41,12 +42,14 @@ pub use coordinator::Coordinator;
 pub use effects::{LogRecord, Ticket};
 pub use group::GroupState;
 pub use limits::{
-    MAX_ASSIGNMENT_BYTES, MAX_COMMIT_BYTES, MAX_GROUP_BYTES, MAX_GROUP_ID_BYTES, MAX_GROUPS,
-    MAX_METADATA_BYTES, MAX_PROTOCOLS, MAX_STATE_BYTES, Settings,
+    MAX_ASSIGNMENT_BYTES, MAX_COMMIT_BYTES, MAX_ENDED_PRODUCERS, MAX_GROUP_BYTES,
+    MAX_GROUP_ID_BYTES, MAX_GROUPS, MAX_METADATA_BYTES, MAX_PENDING_BYTES, MAX_PROTOCOLS,
+    MAX_STATE_BYTES, Settings,
 };
 pub use log_format::{FormatError, LogKey, decode_key, reread_record};
-pub use names::{OFFSETS_TOPIC, is_internal, partition_of};
+pub use pending::OffsetsGuard;
 pub use request::{
-    Answer, CommitOffset, Description, FetchedOffset, GroupListing, Join, JoinMember, Joined,
-    LeavingMember, MemberDescription, Now, OffsetCommit, Request, Sync, Synced, Who,
+    Answer, CommitOffset, Description, EndTransaction, FetchedOffset, GroupListing, Join,
+    JoinMember, Joined, LeavingMember, MemberDescription, Now, OffsetCommit, OffsetsVerification,
+    Request, Sync, Synced, TransactionCommit, Who,
 };

@@ -8,7 +8,8 @@ use bytes::Bytes;
 
 use super::committed::Committed;
 use super::group::GroupState;
-use crate::types::{ErrorCode, MonotonicTime};
+use super::pending::OffsetsGuard;
+use crate::types::{ErrorCode, MonotonicTime, ProducerId};
 
 /// The time, on both clocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,7 +29,7 @@ pub struct Who {
     pub instance: Option<String>,
 }
 
-/// One request. Everything but [`Request::List`] concerns one group.
+/// One request. Everything but [`Request::List`] and [`Request::EndTransaction`] concerns one group.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request {
     /// Answers [`Answer::Joined`] once the members are known, or [`Answer::MemberIdRequired`] at once.
@@ -41,6 +42,15 @@ pub enum Request {
     Leave(Vec<LeavingMember>),
     /// Answers [`Answer::Results`], one for each offset, when they are written.
     Commit(OffsetCommit),
+    /// Answers [`Answer::Verification`]: whether the coordinator of the producer's transaction is to be asked first.
+    VerifyOffsets {
+        producer: ProducerId,
+        producer_epoch: i16,
+    },
+    /// Answers [`Answer::Results`], one for each offset, when they are written. They hold once the transaction is committed.
+    CommitInTransaction(TransactionCommit),
+    /// Answers [`Answer::Done`] when it is written. Of all groups of the coordinator.
+    EndTransaction(EndTransaction),
     /// Answers [`Answer::Offsets`]: those of these partitions, in this order, or all that there are.
     FetchOffsets(Option<Vec<(String, i32)>>),
     /// Answers [`Answer::Results`], one for each.
@@ -97,6 +107,39 @@ pub struct OffsetCommit {
     pub offsets: Vec<CommitOffset>,
 }
 
+/// Offsets that are committed in a producer's transaction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TransactionCommit {
+    pub producer: ProducerId,
+    /// 0 or above.
+    pub producer_epoch: i16,
+    pub who: Who,
+    /// −1 from a client that names none.
+    pub generation: i32,
+    /// What [`Request::VerifyOffsets`] asked for, once the transaction's coordinator has given its word.
+    pub guard: Option<OffsetsGuard>,
+    pub offsets: Vec<CommitOffset>,
+}
+
+/// The end of a producer's transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EndTransaction {
+    pub producer: ProducerId,
+    /// 0 or above.
+    pub producer_epoch: i16,
+    /// Of the transaction's coordinator.
+    pub coordinator_epoch: i32,
+    pub is_commit: bool,
+}
+
+/// Whether offsets may be committed in a transaction without asking its coordinator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OffsetsVerification {
+    /// The transaction has offsets of the group already.
+    NotNeeded,
+    Needed(OffsetsGuard),
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CommitOffset {
     pub topic: String,
@@ -117,6 +160,7 @@ pub enum Answer {
     Synced(Synced),
     Done,
     Results(Vec<Result<(), ErrorCode>>),
+    Verification(OffsetsVerification),
     Offsets(Vec<FetchedOffset>),
     Described(Description),
     Listed(Vec<GroupListing>),
@@ -153,6 +197,8 @@ pub struct FetchedOffset {
     pub topic: Arc<str>,
     pub partition: i32,
     pub committed: Option<Committed>,
+    /// Whether a transaction that has not ended may change it.
+    pub is_pending: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -42,8 +42,10 @@ impl Group {
     /// The group was removed; its offsets go by records of their own.
     pub(super) fn forget_members(&mut self) {
         let offsets = std::mem::take(&mut self.offsets);
+        let transactions = self.transactions;
         *self = Group::new(self.id.clone(), self.state_since_ms);
         self.offsets = offsets;
+        self.transactions = transactions;
     }
 
     /// The log has been read: members have from now on the time of their sessions to be heard.

@@ -1,5 +1,7 @@
 //! Whole stories of groups, told to a coordinator whose log and clock are the test's.
 
+mod transactions;
+
 use std::collections::BTreeSet;
 use std::time::Duration;
 

@@ -2,15 +2,17 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 use kafka_protocol::messages::{
-    AlterUserScramCredentialsRequest, ApiKey, ApiVersionsRequest, CreatePartitionsRequest,
-    CreateTopicsRequest, DeleteGroupsRequest, DeleteRecordsRequest, DeleteTopicsRequest,
-    DescribeClientQuotasRequest, DescribeClusterRequest, DescribeConfigsRequest,
-    DescribeGroupsRequest, DescribeUserScramCredentialsRequest, FetchRequest,
+    AddOffsetsToTxnRequest, AddPartitionsToTxnRequest, AlterUserScramCredentialsRequest, ApiKey,
+    ApiVersionsRequest, CreatePartitionsRequest, CreateTopicsRequest, DeleteGroupsRequest,
+    DeleteRecordsRequest, DeleteTopicsRequest, DescribeClientQuotasRequest, DescribeClusterRequest,
+    DescribeConfigsRequest, DescribeGroupsRequest, DescribeProducersRequest,
+    DescribeTransactionsRequest, DescribeUserScramCredentialsRequest, EndTxnRequest, FetchRequest,
     FindCoordinatorRequest, HeartbeatRequest, IncrementalAlterConfigsRequest,
     InitProducerIdRequest, JoinGroupRequest, LeaveGroupRequest, ListGroupsRequest,
-    ListOffsetsRequest, MetadataRequest, OffsetCommitRequest, OffsetDeleteRequest,
-    OffsetFetchRequest, OffsetForLeaderEpochRequest, ProduceRequest, SaslAuthenticateRequest,
-    SaslHandshakeRequest, SyncGroupRequest,
+    ListOffsetsRequest, ListTransactionsRequest, MetadataRequest, OffsetCommitRequest,
+    OffsetDeleteRequest, OffsetFetchRequest, OffsetForLeaderEpochRequest, ProduceRequest,
+    SaslAuthenticateRequest, SaslHandshakeRequest, SyncGroupRequest, TxnOffsetCommitRequest,
+    WriteTxnMarkersRequest,
 };
 use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, StrBytes};
 use thiserror::Error;
@@ -206,6 +208,14 @@ pub fn is_request(frame: Bytes) -> bool {
         ApiKey::OffsetDelete => request.decode::<OffsetDeleteRequest>().is_ok(),
         ApiKey::ListGroups => request.decode::<ListGroupsRequest>().is_ok(),
         ApiKey::DescribeGroups => request.decode::<DescribeGroupsRequest>().is_ok(),
+        ApiKey::AddPartitionsToTxn => request.decode::<AddPartitionsToTxnRequest>().is_ok(),
+        ApiKey::AddOffsetsToTxn => request.decode::<AddOffsetsToTxnRequest>().is_ok(),
+        ApiKey::EndTxn => request.decode::<EndTxnRequest>().is_ok(),
+        ApiKey::TxnOffsetCommit => request.decode::<TxnOffsetCommitRequest>().is_ok(),
+        ApiKey::WriteTxnMarkers => request.decode::<WriteTxnMarkersRequest>().is_ok(),
+        ApiKey::DescribeProducers => request.decode::<DescribeProducersRequest>().is_ok(),
+        ApiKey::DescribeTransactions => request.decode::<DescribeTransactionsRequest>().is_ok(),
+        ApiKey::ListTransactions => request.decode::<ListTransactionsRequest>().is_ok(),
         ApiKey::DeleteGroups => request.decode::<DeleteGroupsRequest>().is_ok(),
         ApiKey::DescribeClientQuotas => request.decode::<DescribeClientQuotasRequest>().is_ok(),
         ApiKey::SaslHandshake => request.decode::<SaslHandshakeRequest>().is_ok(),

@@ -26,12 +26,13 @@ use super::context::{Config, Context, ListenerKind};
 use super::framing::{FrameError, FrameReader};
 use super::limits::{
     ELEMENT_BYTES, LOGIN_DEADLINE, Limits, MAX_DESCRIPTIONS, MAX_LOGIN_REQUEST_BYTES,
-    MAX_SESSION_PARTITIONS,
+    MAX_NODE_CONNECTIONS, MAX_SESSION_PARTITIONS,
 };
 use super::login::{Doorman, Login, LoginState};
 use super::meters::Meters;
 use super::{Service, handlers};
 use crate::transport::LogLimit;
+use crate::types::NodeId;
 
 /// Lines a second about connections that were closed for what they sent. Further ones are counted.
 const MAX_COMPLAINTS: u32 = 20;
@@ -46,6 +47,7 @@ pub struct Server<S> {
     session_room: Arc<Semaphore>,
     doorman: Arc<Doorman>,
     connections: Arc<Semaphore>,
+    node_connections: Arc<Semaphore>,
     log_limit: LogLimit,
     meters: Meters,
 }
@@ -56,6 +58,8 @@ pub struct Peer {
     pub address: SocketAddr,
     /// The name in the client's certificate, where it has shown one.
     pub name: Option<Arc<str>>,
+    /// Which node of the cluster it is, by its certificate; `None` for a client. Some requests are for nodes alone.
+    pub node: Option<NodeId>,
 }
 
 impl fmt::Display for Peer {
@@ -137,6 +141,7 @@ impl<S: Service> Server<S> {
             connections: Arc::new(Semaphore::new(
                 limits.max_connections.min(Semaphore::MAX_PERMITS),
             )),
+            node_connections: Arc::new(Semaphore::new(MAX_NODE_CONNECTIONS)),
             log_limit: LogLimit::new(MAX_COMPLAINTS),
             meters: Meters::default(),
         })
@@ -144,13 +149,14 @@ impl<S: Service> Server<S> {
 
     /// Admits a connection, before anything is spent on it. `None` when there are too many: close it; that was logged.
     pub fn admit(self: &Arc<Self>, peer: Peer, listener: ListenerKind) -> Option<Connection<S>> {
-        let Ok(permit) = Arc::clone(&self.connections).try_acquire_owned() else {
+        let (room, most) = match peer.node {
+            Some(_) => (&self.node_connections, MAX_NODE_CONNECTIONS),
+            None => (&self.connections, self.config.limits.max_connections),
+        };
+        let Ok(permit) = Arc::clone(room).try_acquire_owned() else {
             self.complain(
                 &peer,
-                &format_args!(
-                    "there are {} connections already, the limit",
-                    self.config.limits.max_connections
-                ),
+                &format_args!("there are {most} connections already, the limit"),
             );
             return None;
         };
@@ -163,7 +169,7 @@ impl<S: Service> Server<S> {
         })
     }
 
-    /// Connections that are open now.
+    /// Connections of clients that are open now.
     pub fn connection_count(&self) -> usize {
         self.config
             .limits
@@ -223,6 +229,7 @@ impl<S: Service> Connection<S> {
             service: Arc::clone(&self.server.service),
             config: self.server.config,
             listener: self.listener.clone(),
+            peer_node: self.peer.node,
             client_host: format!("/{}", self.peer.address.ip()),
             response_memory: self.server.response_memory.clone(),
             descriptions: Arc::clone(&self.server.descriptions),

@@ -60,6 +60,8 @@ pub(super) struct Context<S> {
     pub(super) service: Arc<S>,
     pub(super) config: Config,
     pub(super) listener: ListenerKind,
+    /// Which node of the cluster is at the other end; `None` for a client.
+    pub(super) peer_node: Option<NodeId>,
     /// Where the client is, as Kafka writes it: "/192.0.2.1".
     pub(super) client_host: String,
     /// Memory for large responses.

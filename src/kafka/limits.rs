@@ -29,6 +29,9 @@ pub const MAX_FETCH_BYTES: usize = 16 << 20;
 pub const FETCH_MEMORY_WAIT: Duration = Duration::from_secs(5);
 /// Connections, QUIC streams included. Further ones are closed at once.
 pub const MAX_CONNECTIONS: usize = 20_000;
+/// Connections of the cluster's own nodes, which ask each other about transactions, counted apart: however many clients there
+/// are, transactions end. Further ones are closed at once.
+pub const MAX_NODE_CONNECTIONS: usize = 16_384;
 /// `connections.max.idle.ms`: a connection without a request and without an answer for so long is closed.
 pub const MAX_IDLE: Duration = Duration::from_secs(600);
 /// How long a request that has begun may take to arrive, and beyond that a second for each [`MIN_BYTES_PER_SECOND`] it

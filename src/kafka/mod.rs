@@ -34,6 +34,7 @@ pub use meters::{Meters, RequestMeter};
 pub use scram::{read_plain, read_scram};
 pub use service::{
     Acks, CreatedTopic, FetchPartition, FetchRefusal, FetchedRecords, ListedOffset, NodeSetting,
-    OffsetSpec, Produce, ProduceOutcome, ProduceReply, Refusal, Service, produce_replied,
+    OffsetSpec, Produce, ProduceOutcome, ProduceReply, ProducerDescription, Refusal, Service,
+    Verification, VerificationGuard, produce_replied,
 };
 pub use versions::{SERVED_APIS, ServedApi};

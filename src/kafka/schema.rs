@@ -87,6 +87,11 @@ pub(super) const fn of(key: ApiKey) -> Option<&'static Schema> {
         ApiKey::ListGroups => &LIST_GROUPS,
         ApiKey::DescribeGroups => &DESCRIBE_GROUPS,
         ApiKey::DeleteGroups => &DELETE_GROUPS,
+        ApiKey::AddPartitionsToTxn => &ADD_PARTITIONS_TO_TXN,
+        ApiKey::AddOffsetsToTxn => &ADD_OFFSETS_TO_TXN,
+        ApiKey::EndTxn => &END_TXN,
+        ApiKey::DescribeTransactions => &DESCRIBE_TRANSACTIONS,
+        ApiKey::ListTransactions => &LIST_TRANSACTIONS,
         ApiKey::SaslHandshake => &SASL_HANDSHAKE,
         ApiKey::SaslAuthenticate => &SASL_AUTHENTICATE,
         ApiKey::DescribeClientQuotas => &DESCRIBE_CLIENT_QUOTAS,
@@ -94,6 +99,9 @@ pub(super) const fn of(key: ApiKey) -> Option<&'static Schema> {
         ApiKey::AlterUserScramCredentials => &ALTER_USER_SCRAM_CREDENTIALS,
         ApiKey::DeleteRecords => &DELETE_RECORDS,
         ApiKey::OffsetForLeaderEpoch => &OFFSET_FOR_LEADER_EPOCH,
+        ApiKey::TxnOffsetCommit => &TXN_OFFSET_COMMIT,
+        ApiKey::WriteTxnMarkers => &WRITE_TXN_MARKERS,
+        ApiKey::DescribeProducers => &DESCRIBE_PRODUCERS,
         _ => return None,
     })
 }
@@ -444,6 +452,99 @@ static LIST_GROUPS: Schema = Schema {
 static DESCRIBE_GROUPS: Schema = Schema {
     flexible_since: 5,
     fields: &[always(Kind::Items(&TEXT)), since(3, BOOL)],
+};
+
+static ADD_PARTITIONS_TO_TXN: Schema = Schema {
+    flexible_since: 3,
+    fields: &[
+        since(
+            4,
+            Kind::Structs(&[
+                // Transactional id, producer id and epoch, whether only to verify, topics.
+                always(TEXT),
+                always(I64),
+                always(I16),
+                always(BOOL),
+                always(Kind::Structs(&[always(TEXT), always(Kind::Items(&I32))])),
+            ]),
+        ),
+        // The same of the only transaction.
+        until(3, TEXT),
+        until(3, I64),
+        until(3, I16),
+        until(3, Kind::Structs(&[always(TEXT), always(Kind::Items(&I32))])),
+    ],
+};
+
+static ADD_OFFSETS_TO_TXN: Schema = Schema {
+    flexible_since: 3,
+    // Transactional id, producer id and epoch, group.
+    fields: &[always(TEXT), always(I64), always(I16), always(TEXT)],
+};
+
+static END_TXN: Schema = Schema {
+    flexible_since: 3,
+    // Transactional id, producer id and epoch, whether to commit.
+    fields: &[always(TEXT), always(I64), always(I16), always(BOOL)],
+};
+
+static DESCRIBE_TRANSACTIONS: Schema = Schema {
+    flexible_since: 0,
+    fields: &[always(Kind::Items(&TEXT))],
+};
+
+static LIST_TRANSACTIONS: Schema = Schema {
+    flexible_since: 0,
+    fields: &[
+        // States, producer ids, least duration.
+        always(Kind::Items(&TEXT)),
+        always(Kind::Items(&I64)),
+        since(1, I64),
+    ],
+};
+
+static TXN_OFFSET_COMMIT: Schema = Schema {
+    flexible_since: 3,
+    fields: &[
+        // Transactional id, group, producer id and epoch, generation, member, instance.
+        always(TEXT),
+        always(TEXT),
+        always(I64),
+        always(I16),
+        since(3, I32),
+        since(3, TEXT),
+        since(3, TEXT),
+        always(Kind::Structs(&[
+            always(TEXT),
+            // Partition, offset, leader epoch, metadata.
+            always(Kind::Structs(&[
+                always(I32),
+                always(I64),
+                since(2, I32),
+                always(TEXT),
+            ])),
+        ])),
+    ],
+};
+
+static WRITE_TXN_MARKERS: Schema = Schema {
+    flexible_since: 1,
+    fields: &[always(Kind::Structs(&[
+        // Producer id and epoch, whether to commit, topics, epoch of the coordinator.
+        always(I64),
+        always(I16),
+        always(BOOL),
+        always(Kind::Structs(&[always(TEXT), always(Kind::Items(&I32))])),
+        always(I32),
+    ]))],
+};
+
+static DESCRIBE_PRODUCERS: Schema = Schema {
+    flexible_since: 0,
+    fields: &[always(Kind::Structs(&[
+        always(TEXT),
+        always(Kind::Items(&I32)),
+    ]))],
 };
 
 static DELETE_GROUPS: Schema = Schema {

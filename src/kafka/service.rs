@@ -14,9 +14,12 @@ use crate::metadata::{
     ClusterImage, ConfigChange, CreatePartitionsRequest, CreateTopicRequest, FlushPolicy,
     ScramMechanism, ScramVerifier,
 };
-use crate::record::Batch;
-pub use crate::replication::Acks;
-use crate::types::{ErrorCode, LeaderEpoch, NodeId, Offset, ProducerId, TopicId, TopicPartition};
+use crate::record::{AbortedTransaction, Batch, Marker};
+pub use crate::replication::{Acks, ProducerDescription, Verification, VerificationGuard};
+use crate::transactions;
+use crate::types::{
+    ErrorCode, IsolationLevel, LeaderEpoch, NodeId, Offset, ProducerId, TopicId, TopicPartition,
+};
 
 /// One node, as the Kafka API sees it.
 ///
@@ -48,6 +51,44 @@ pub trait Service: Send + Sync + 'static {
     /// The batches are checked already: structure, CRC, codec and size. They go through verbatim.
     fn submit_produce(&self, produce: Produce) -> impl Future<Output = ProduceReply> + Send;
 
+    /// Whether the next batch of a producer's transaction, in this epoch of the producer, begins one in the partition: then its
+    /// coordinator is asked first, and the batch comes with the guard. Errors: as for a produce.
+    fn verification(
+        &self,
+        partition: TopicPartition,
+        producer: (ProducerId, i16),
+        deadline: Instant,
+    ) -> impl Future<Output = Result<Verification, ErrorCode>> + Send;
+
+    /// Asks the coordinator of a transactional id whether the producer's transaction is open and reaches these partitions: one
+    /// answer for each, in the same order.
+    fn verify_transaction(
+        &self,
+        transactional_id: &str,
+        producer: (ProducerId, i16),
+        partitions: Vec<TopicPartition>,
+        deadline: Instant,
+    ) -> impl Future<Output = Vec<Result<(), ErrorCode>>> + Send;
+
+    /// Ends a producer's transaction in a partition that this node leads. Ends once a commit quorum holds the marker durably.
+    /// A marker may come again, also after its transaction has ended here. In a partition of the groups' own topic it decides
+    /// over the offsets that were committed in the transaction. What the marker takes back is found out here.
+    ///
+    /// Errors: `InvalidProducerEpoch`, `TransactionCoordinatorFenced`, and those of a produce with acks=all.
+    fn write_marker(
+        &self,
+        partition: TopicPartition,
+        marker: Marker,
+        deadline: Instant,
+    ) -> impl Future<Output = Result<(), ErrorCode>> + Send;
+
+    /// What a partition that this node leads remembers of its producers, in order of their ids.
+    fn describe_producers(
+        &self,
+        partition: TopicPartition,
+        deadline: Instant,
+    ) -> impl Future<Output = Result<Vec<ProducerDescription>, ErrorCode>> + Send;
+
     /// Reads committed record batches from a partition that this node leads.
     ///
     /// A read between the high watermark and the log's end is empty, never out of range. Errors: `OffsetOutOfRange`,
@@ -63,11 +104,13 @@ pub trait Service: Send + Sync + 'static {
     fn watch_partition(&self, partition: TopicPartition) -> Option<watch::Receiver<Offset>>;
 
     /// Looks up one offset of a partition that this node leads. `Ok(None)`: no record is as young as the timestamp asked
-    /// for. `OffsetNotAvailable` until the leader's epoch start is committed.
+    /// for. Where only committed transactions are to be seen, the last stable offset is the end. `OffsetNotAvailable` until the
+    /// leader's epoch start is committed.
     fn list_offset(
         &self,
         partition: TopicPartition,
         spec: OffsetSpec,
+        isolation: IsolationLevel,
         current_leader_epoch: Option<LeaderEpoch>,
     ) -> impl Future<Output = Result<Option<ListedOffset>, ErrorCode>> + Send;
 
@@ -170,6 +213,36 @@ pub trait Service: Send + Sync + 'static {
         states: Option<BTreeSet<groups::GroupState>>,
         deadline: Instant,
     ) -> impl Future<Output = (Vec<groups::GroupListing>, Option<ErrorCode>)> + Send;
+
+    /// The node that coordinates the transactions of a transactional id: the leader of the id's partition of the internal
+    /// topic, which is made when it is first asked for. The id is a legal one. `UnsupportedVersion` while the cluster has nodes
+    /// that do not know transactions.
+    fn transaction_coordinator(
+        &self,
+        transactional_id: &str,
+        deadline: Instant,
+    ) -> impl Future<Output = Result<NodeId, Refusal>> + Send;
+
+    /// Asks this node's coordinator of a transactional id. Where a producer id is needed, it is fetched: the answer is never
+    /// [`transactions::Answer::NeedsProducerId`]. The deadline is for the request to be taken in hand; the answer comes with a
+    /// write, and at the latest when the coordinator goes away.
+    ///
+    /// Errors besides the coordinator's own: `NotCoordinator`, `CoordinatorLoadInProgress`, `CoordinatorNotAvailable`,
+    /// `UnsupportedVersion`.
+    fn ask_transaction(
+        &self,
+        transactional_id: &str,
+        request: transactions::Request,
+        taken_by: Instant,
+    ) -> impl Future<Output = Result<transactions::Answer, ErrorCode>> + Send;
+
+    /// The transactional ids of all of this node's coordinators that fit the filter; and an error where some of them could not
+    /// be asked.
+    fn list_transactions(
+        &self,
+        filter: transactions::Filter,
+        deadline: Instant,
+    ) -> impl Future<Output = (Vec<transactions::Listing>, Option<ErrorCode>)> + Send;
 }
 
 /// One partition's share of a Produce request.
@@ -181,6 +254,8 @@ pub struct Produce {
     pub acks: Acks,
     /// When to give up waiting and answer `RequestTimedOut`. One for the whole request.
     pub deadline: Instant,
+    /// What [`Service::verification`] asked for, once the coordinator has given its word.
+    pub guard: Option<VerificationGuard>,
 }
 
 /// Answers when a produce is over. A sender that is dropped without an answer (the partition's owner went away) counts as
@@ -216,6 +291,8 @@ pub struct FetchPartition {
     pub max_bytes: usize,
     /// The epoch that the client believes in; `None` where it names none.
     pub current_leader_epoch: Option<LeaderEpoch>,
+    /// Whether to stop at the last stable offset, and to name the aborted transactions.
+    pub isolation: IsolationLevel,
 }
 
 /// What a partition holds at an offset.
@@ -230,6 +307,8 @@ pub struct FetchedRecords {
     pub high_watermark: Option<Offset>,
     /// Never above the high watermark.
     pub last_stable_offset: Offset,
+    /// The aborted transactions that may have records among these. None where all committed records were asked for.
+    pub aborted: Vec<AbortedTransaction>,
     pub log_start_offset: Offset,
 }
 

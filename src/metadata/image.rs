@@ -16,6 +16,8 @@ use crate::types::{
 /// The metadata version that this build understands. A cluster begins at [`FIRST_METADATA_VERSION`] and rises when all of
 /// its nodes understand more; a node that understands less than the cluster's is refused.
 pub const METADATA_VERSION: u32 = 5;
+/// From this version on every node knows transactions: a build before it reads the markers that end them as records.
+pub const TRANSACTIONS_SINCE: u32 = 4;
 /// The version that a log begins with, whichever build reads it: a node that reads it from its start comes to the same image
 /// as those that wrote it.
 pub const FIRST_METADATA_VERSION: u32 = 1;

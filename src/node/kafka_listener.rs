@@ -43,6 +43,7 @@ pub(super) async fn run(
         let peer = kafka::Peer {
             address: remote,
             name: None,
+            node: None,
         };
         // Admitted before the handshake, so that handshakes are bounded too.
         let Some(admitted) = kafka.admit(peer, ListenerKind::Kafka(name.clone())) else {

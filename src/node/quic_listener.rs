@@ -93,6 +93,10 @@ async fn serve_client(
     tasks: TaskTracker,
 ) {
     let name: Arc<str> = peer.to_string().into();
+    let node = match &peer {
+        PeerIdentity::Node(node) => Some(*node),
+        _ => None,
+    };
     // As many as the peer may have open anyway; it only keeps the tasks bounded while streams end.
     let streams = Arc::new(Semaphore::new(CLIENT_STREAMS as usize));
     let mut path = Path::new(&connection);
@@ -112,6 +116,7 @@ async fn serve_client(
         let peer = kafka::Peer {
             address: connection.remote_address(),
             name: Some(name.clone()),
+            node,
         };
         let Some(admitted) = kafka.admit(peer, ListenerKind::Quic) else {
             CloseReason::Overloaded.close(&connection, "too many connections");

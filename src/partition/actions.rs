@@ -90,7 +90,10 @@ impl Partition {
                 FollowerAction::Ack(ack) => {
                     self.outputs.push_back(Output::Ack { to: leader, ack });
                 }
-                FollowerAction::WatermarkMoved => self.high_watermark = follower.high_watermark(),
+                FollowerAction::WatermarkMoved => {
+                    self.high_watermark = follower.high_watermark();
+                    self.producers.handle_committed(self.high_watermark);
+                }
                 FollowerAction::Truncate { to } => {
                     let start = self.log.start();
                     if to.offset < start.offset || to.epoch < start.epoch {

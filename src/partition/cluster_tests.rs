@@ -1,6 +1,8 @@
 //! Three replicas of one partition, the controller's rules and a client, on virtual time, with a network that cuts and a disk
 //! that crashes; everything drawn from one seed.
 
+mod transactions;
+
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::Path;
@@ -85,6 +87,7 @@ struct Simulation {
     shrunk: usize,
     grown: usize,
     committed_in: BTreeSet<LeaderEpoch>,
+    transactions: transactions::Transactions,
 }
 
 fn node(index: usize) -> NodeId {
@@ -139,6 +142,7 @@ impl Simulation {
             shrunk: 0,
             grown: 0,
             committed_in: BTreeSet::new(),
+            transactions: transactions::Transactions::default(),
         };
         for i in 0..NODES {
             simulation.start(i);
@@ -303,6 +307,7 @@ impl Simulation {
             batch: Batch::decode(&bytes).unwrap(),
             acks: Acks::All,
             deadline: self.now + Duration::from_secs(2),
+            guard: None,
         };
         let now = self.now;
         if let Some(partition) = &mut self.replicas[leader].partition {
@@ -344,6 +349,8 @@ impl Simulation {
                     }
                 }
                 Output::Watermark(frames) => self.send(i, frames.to, Message::Frames(frames)),
+                Output::Complete { ticket, result }
+                    if self.transactions.completed(ticket, result.is_ok()) => {}
                 Output::Complete { ticket, result } => {
                     let value = self.tickets.remove(&ticket).unwrap();
                     if let Ok(outcome) = result {
@@ -542,11 +549,15 @@ impl Simulation {
             50..=53 => self.tick(),
             54..=57 => self.settle(),
             58 => self.hand_over(i),
+            59..=66 => self.transact(),
             _ if i != j => {
                 let to_leader = self.random.below(2) == 0;
                 self.deliver(i, j, to_leader);
             }
             _ => {}
+        }
+        if self.random.below(8) == 0 {
+            self.check_stable(i);
         }
     }
 
@@ -567,6 +578,9 @@ impl Simulation {
             }
             if round == 20 {
                 self.produce();
+            }
+            if round % 20 == 0 {
+                self.finish_transactions();
             }
             for i in 0..NODES {
                 self.tell_state(i);
@@ -598,6 +612,8 @@ impl Simulation {
         assert!(logs.windows(2).all(|pair| pair[0] == pair[1]));
         for i in 0..NODES {
             self.check_holds_acknowledged(i);
+            self.check_stable(i);
+            self.check_committed(i);
             let partition = self.replicas[i].partition.as_ref().unwrap();
             assert_eq!(
                 partition.high_watermark(),
@@ -617,6 +633,9 @@ impl Simulation {
                 continue;
             }
             let batch = Batch::decode(&frame.payload()).unwrap();
+            if batch.header.is_control() {
+                continue;
+            }
             for record in records(&batch).unwrap() {
                 let record = record.unwrap();
                 let text = String::from_utf8(record.value.unwrap().to_vec()).unwrap();
@@ -656,6 +675,7 @@ fn no_acknowledged_record_is_lost_whatever_crashes() {
         None => (1..=number("QUORATE_RUNS").unwrap_or(RUNS)).collect(),
     };
     let (mut acknowledged, mut across_epochs, mut shrunk, mut grown) = (0, 0, 0, 0);
+    let (mut transactions, mut late) = (0, 0);
     for seed in seeds {
         let outcome = std::panic::catch_unwind(|| run(seed));
         let Ok(simulation) = outcome else {
@@ -665,11 +685,15 @@ fn no_acknowledged_record_is_lost_whatever_crashes() {
         across_epochs += usize::from(simulation.committed_in.len() > 1);
         shrunk += simulation.shrunk;
         grown += simulation.grown;
+        transactions += simulation.transactions.ended;
+        late += simulation.transactions.late_refused;
     }
     // Not vacuous: records were acknowledged, in several epochs of one run, and in-sync sets changed both ways.
     assert!(acknowledged > 0);
     assert!(across_epochs > 0);
     assert!(shrunk > 0 && grown > 0);
+    // And transactions ended, also such that a batch came too late for.
+    assert!(transactions > 0 && late > 0, "{transactions}, {late}");
     println!(
         "{acknowledged} records acknowledged; {across_epochs} runs across epochs; the in-sync set shrank {shrunk} and grew {grown} times"
     );

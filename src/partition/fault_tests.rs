@@ -2,6 +2,7 @@
 
 mod hand_over;
 mod resign;
+mod transactions;
 
 use std::path::Path;
 use std::time::Duration;
@@ -243,6 +244,7 @@ impl Pair {
             batch,
             acks,
             deadline: self.now + Duration::from_secs(3600),
+            guard: None,
         };
         let (now, peers) = (self.now, self.peers());
         self.partition(i).handle_produce(now, request, &peers);

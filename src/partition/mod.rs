@@ -15,9 +15,11 @@ mod produce;
 mod producers;
 mod replica;
 mod resign;
+mod transactions;
 mod views;
 
 pub use hand_over::HandOverError;
 pub use output::{FenceAnswer, Frames, FramesReady, Hello, Output, PartitionView, RoleView};
 pub use produce::ProduceRequest;
 pub use replica::{Partition, PartitionOptions};
+pub use transactions::MarkerRequest;

@@ -109,6 +109,9 @@ pub struct PartitionView {
     /// Whether `high_watermark` is the true one: the leader's epoch start is committed.
     pub watermark_known: bool,
     pub high_watermark: Offset,
+    /// What those may read who ask for committed transactions only: everything below it. From `log_start` to
+    /// `high_watermark`.
+    pub last_stable_offset: Offset,
     pub log_start: Offset,
     pub log_end: Offset,
     /// The disk has no room for records: it should lead only where no other can.

@@ -5,7 +5,7 @@ use super::output::Output;
 use super::producers::{producer_batch, snapshot_roll};
 use super::replica::Role;
 use crate::record::{Batch, STAMP_LEN, stamped_prefix};
-use crate::replication::{Acks, Admission, Peers, ProduceTicket};
+use crate::replication::{Acks, Admission, Peers, ProduceTicket, VerificationGuard};
 use crate::storage::AppendError;
 use crate::types::{ErrorCode, MonotonicTime};
 use crate::wal::Frame;
@@ -18,6 +18,8 @@ pub struct ProduceRequest {
     pub batch: Batch,
     pub acks: Acks,
     pub deadline: MonotonicTime,
+    /// Of a batch that may begin a transaction: see [`Partition::verification`].
+    pub guard: Option<VerificationGuard>,
 }
 
 impl Partition {
@@ -46,12 +48,10 @@ impl Partition {
         peers: &Peers,
     ) -> Result<(), ErrorCode> {
         let Role::Leader(leader) = &mut self.role else {
-            return Err(match self.role {
-                Role::Failed => ErrorCode::KafkaStorageError,
-                _ => ErrorCode::NotLeaderOrFollower,
-            });
+            return Err(self.not_leading());
         };
-        let batch = producer_batch(&request.batch).ok_or(ErrorCode::InvalidRecord)?;
+        let batch =
+            producer_batch(&request.batch, request.guard).ok_or(ErrorCode::InvalidRecord)?;
         let mut acks = request.acks;
         let (base, end) = match leader.admit(now, batch, acks, peers)? {
             Admission::Duplicate { base, end } => {

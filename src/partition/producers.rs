@@ -1,18 +1,22 @@
-//! What the log says of idempotent producers.
+//! What the log says of producers and their transactions.
 
 use bytes::Bytes;
 
 use super::Partition;
-use crate::record::{Batch, BatchHeader};
-use crate::replication::{BatchSequence, ProducerBatch, ProducerStates};
+use crate::record::{Batch, BatchHeader, Marker};
+use crate::replication::{BatchSequence, ProducerBatch, ProducerStates, VerificationGuard};
 use crate::storage::{Log, ReadError};
 use crate::types::{LogPosition, Offset};
 use crate::wal::Frame;
 use crate::wire::{MAX_SNAPSHOT_BYTES, MAX_SNAPSHOT_PRODUCERS, ProducerSnapshot};
 
 /// What the core has to know of a batch; `None` for numbers that no checked batch has.
-pub(super) fn producer_batch(batch: &Batch) -> Option<ProducerBatch> {
-    producer_header(&batch.header)
+pub(super) fn producer_batch(
+    batch: &Batch,
+    guard: Option<VerificationGuard>,
+) -> Option<ProducerBatch> {
+    let batch = producer_header(&batch.header)?;
+    Some(ProducerBatch { guard, ..batch })
 }
 
 fn producer_header(header: &BatchHeader) -> Option<ProducerBatch> {
@@ -27,11 +31,16 @@ fn producer_header(header: &BatchHeader) -> Option<ProducerBatch> {
                 producer_epoch: header.producer_epoch,
                 base_sequence: header.base_sequence,
                 records,
+                transactional: header.is_transactional(),
             })
         }
         _ => None,
     };
-    Some(ProducerBatch { records, sequence })
+    Some(ProducerBatch {
+        records,
+        sequence,
+        guard: None,
+    })
 }
 
 pub(super) fn remember_producer(producers: &mut ProducerStates, frame: &Frame) {
@@ -39,9 +48,18 @@ pub(super) fn remember_producer(producers: &mut ProducerStates, frame: &Frame) {
         return;
     }
     // The frame's own checksum was right, and the batch's was when it was produced.
-    let Ok(header) = BatchHeader::decode(&frame.payload()) else {
+    let payload = frame.payload();
+    let Ok(header) = BatchHeader::decode(&payload) else {
         return;
     };
+    if header.is_control() {
+        if let Ok(batch) = Batch::decode(&payload)
+            && let Some(marker) = Marker::read(&batch)
+        {
+            producers.handle_marker(&marker, frame.base_offset(), frame.end_offset());
+        }
+        return;
+    }
     if let Some(sequence) = producer_header(&header).and_then(|batch| batch.sequence) {
         producers.handle_appended(sequence, frame.base_offset(), frame.end_offset());
     }
@@ -82,7 +100,10 @@ impl Partition {
     /// Rebuilds what is known of producers from the log (invariant 11).
     pub(super) fn replay_producers(&mut self) {
         match producers_at(&self.log, self.log.end()) {
-            Ok(producers) => self.producers = producers,
+            Ok(mut producers) => {
+                producers.handle_committed(self.high_watermark);
+                self.producers = producers;
+            }
             Err(error) if error.is_damage() => self.handle_damage(&error.to_string()),
             Err(error) => self.fail(
                 format!("cannot replay partition {}: {error}", self.id),
@@ -94,11 +115,15 @@ impl Partition {
     /// What is known of producers where the log starts: for a follower that begins there.
     pub(super) fn producers_at_start(&self) -> ProducerSnapshot {
         match producers_at(&self.log, self.log.start()) {
-            Ok(producers) => producers.snapshot(),
+            Ok(mut producers) => {
+                // A log starts at or below its high watermark.
+                producers.handle_committed(self.log.start().offset);
+                producers.snapshot()
+            }
             // Nothing behind the start was read, so there is nothing that can fail; what is not known is said to be unknown.
             Err(_) => ProducerSnapshot {
                 incomplete: true,
-                producers: Vec::new(),
+                ..ProducerSnapshot::default()
             },
         }
     }
@@ -106,7 +131,10 @@ impl Partition {
     /// The same where the log is about to start, as a snapshot. `None` where the frames before it cannot be read.
     pub(super) fn producers_at_new_start(&self, start: LogPosition) -> Option<Bytes> {
         match producers_at(&self.log, start) {
-            Ok(producers) => Some(producers.snapshot().encode()),
+            Ok(mut producers) => {
+                producers.handle_committed(start.offset);
+                Some(producers.snapshot().encode())
+            }
             Err(error) => {
                 tracing::warn!(
                     partition = %self.id, cause = %error,

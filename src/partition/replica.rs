@@ -540,7 +540,8 @@ impl Partition {
         if matches!(self.role, Role::Failed) {
             return None;
         }
-        self.log.plan_compaction(wall_clock_ms, self.high_watermark)
+        let stable = self.producers().last_stable_offset(self.high_watermark);
+        self.log.plan_compaction(wall_clock_ms, stable)
     }
 
     /// A job has run.

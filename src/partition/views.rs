@@ -54,6 +54,12 @@ impl Partition {
             Role::Leader(leader) => (true, leader.epoch_started()),
             _ => (false, false),
         };
+        // A new leader that does not know its watermark yet shows no start above it either.
+        let log_start = self
+            .log
+            .start()
+            .offset
+            .max(self.deleted_before.min(self.high_watermark));
         PartitionView {
             leader_epoch: self
                 .state
@@ -62,12 +68,8 @@ impl Partition {
             is_leader,
             watermark_known,
             high_watermark: self.high_watermark,
-            // A new leader that does not know its watermark yet shows no start above it either.
-            log_start: self
-                .log
-                .start()
-                .offset
-                .max(self.deleted_before.min(self.high_watermark)),
+            last_stable_offset: self.last_stable_offset(log_start),
+            log_start,
             log_end: self.log.end().offset,
             is_short_of_space: self.is_short_of_space(),
         }

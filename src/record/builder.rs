@@ -10,9 +10,9 @@ use thiserror::Error;
 use super::batch::Batch;
 use super::compression::{Compression, CompressionError};
 use super::header::{
-    BASE_SEQUENCE_AT, BASE_TIMESTAMP_AT, CRC_AT, CRC_FROM, EPOCH_AT, HEADER_LEN,
+    BASE_SEQUENCE_AT, BASE_TIMESTAMP_AT, CONTROL, CRC_AT, CRC_FROM, EPOCH_AT, HEADER_LEN,
     LAST_OFFSET_DELTA_AT, LENGTH_END, MAGIC, MAGIC_AT, MAX_TIMESTAMP_AT, PRODUCER_EPOCH_AT,
-    PRODUCER_ID_AT, RECORD_COUNT_AT,
+    PRODUCER_ID_AT, RECORD_COUNT_AT, TRANSACTIONAL,
 };
 use super::records::Header;
 use super::varint;
@@ -127,6 +127,23 @@ impl BatchBuilder {
         Ok(size)
     }
 
+    /// A control batch of one record: see [`super::control`].
+    pub(super) fn control(
+        key: &[u8],
+        value: &[u8],
+        headers: &[Header],
+        timestamp: i64,
+        producer: ProducerStamp,
+    ) -> Bytes {
+        let mut builder = BatchBuilder::new();
+        // A few dozen bytes, far below the limit of a batch.
+        let _ = builder.append(Some(key), Some(value), headers, timestamp);
+        let mut out = builder.into_uncompressed();
+        put_at(&mut out, CRC_FROM, &(TRANSACTIONAL | CONTROL).to_be_bytes());
+        stamp(&mut out, Some(producer));
+        out.into()
+    }
+
     /// The most bytes that a record of these parts adds to a batch, whatever its timestamp and place.
     pub fn record_size_bound(
         key: Option<&[u8]>,
@@ -163,46 +180,39 @@ impl BatchBuilder {
     /// Compresses the records and writes all of the header but what [`SealedBatch::stamp`] adds. A batch without records
     /// can be sealed, but no broker takes it.
     pub fn seal(self, compression: Compression) -> Result<SealedBatch, CompressionError> {
-        let mut out = if compression == Compression::None {
-            self.out
+        let record_count = self.record_count;
+        let out = if compression == Compression::None {
+            self.into_uncompressed()
         } else {
             let mut out = Vec::with_capacity(HEADER_LEN + self.out.len() / 2);
             out.resize(HEADER_LEN, 0);
             compression.compress(&self.out[HEADER_LEN..], &mut out)?;
+            self.put_header(&mut out, compression);
             out
         };
+        Ok(SealedBatch { out, record_count })
+    }
+
+    fn into_uncompressed(mut self) -> Vec<u8> {
+        let mut out = std::mem::take(&mut self.out);
+        self.put_header(&mut out, Compression::None);
+        out
+    }
+
+    /// All of the header but the producer's stamp and the CRC; `out` is as long as the batch.
+    fn put_header(&self, out: &mut [u8], compression: Compression) {
         // Incompressible records can grow a little, but append() leaves the sum within an i32 for any real batch; a
         // batch of 2 GiB that grows further has a length that no reader takes.
         let length = (out.len() - LENGTH_END) as i32;
-        put_at(&mut out, 8, &length.to_be_bytes());
-        put_at(&mut out, EPOCH_AT, &(-1i32).to_be_bytes());
-        put_at(&mut out, MAGIC_AT, &MAGIC.to_be_bytes());
-        put_at(
-            &mut out,
-            CRC_FROM,
-            &i16::from(compression.codec()).to_be_bytes(),
-        );
+        put_at(out, 8, &length.to_be_bytes());
+        put_at(out, EPOCH_AT, &(-1i32).to_be_bytes());
+        put_at(out, MAGIC_AT, &MAGIC.to_be_bytes());
+        put_at(out, CRC_FROM, &i16::from(compression.codec()).to_be_bytes());
         let last_offset_delta = self.record_count - 1;
-        put_at(
-            &mut out,
-            LAST_OFFSET_DELTA_AT,
-            &last_offset_delta.to_be_bytes(),
-        );
-        put_at(
-            &mut out,
-            BASE_TIMESTAMP_AT,
-            &self.base_timestamp.to_be_bytes(),
-        );
-        put_at(
-            &mut out,
-            MAX_TIMESTAMP_AT,
-            &self.max_timestamp.to_be_bytes(),
-        );
-        put_at(&mut out, RECORD_COUNT_AT, &self.record_count.to_be_bytes());
-        Ok(SealedBatch {
-            out,
-            record_count: self.record_count,
-        })
+        put_at(out, LAST_OFFSET_DELTA_AT, &last_offset_delta.to_be_bytes());
+        put_at(out, BASE_TIMESTAMP_AT, &self.base_timestamp.to_be_bytes());
+        put_at(out, MAX_TIMESTAMP_AT, &self.max_timestamp.to_be_bytes());
+        put_at(out, RECORD_COUNT_AT, &self.record_count.to_be_bytes());
     }
 }
 
@@ -221,6 +231,13 @@ impl SealedBatch {
 
     pub fn record_count(&self) -> i32 {
         self.record_count
+    }
+
+    /// Makes it a batch of its producer's transaction.
+    #[must_use]
+    pub fn transactional(mut self) -> SealedBatch {
+        self.out[CRC_FROM + 1] |= TRANSACTIONAL as u8;
+        self
     }
 
     /// Writes the producer's stamp (`None`: not idempotent) and the CRC. Does not copy.

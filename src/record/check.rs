@@ -17,8 +17,8 @@ pub struct Limits {
 /// Splits one partition's part of a produce request into its batches, each a slice of `records`, and refuses all of them
 /// where one is not fit to be appended.
 ///
-/// Checked: structure, magic, codec, size, CRC-32C, that the counts agree, that no client writes control or
-/// transactional batches, and for batches that are not compressed that the records fill exactly the bytes there are.
+/// Checked: structure, magic, codec, size, CRC-32C, that the counts agree, that no client writes control
+/// batches, that a transactional batch has a producer, and for batches that are not compressed that the records fill exactly the bytes there are.
 /// The inside of a compressed block is its producer's affair: expanding it on the leader would cost more than all the
 /// rest, and a consumer that cannot expand it is told so. [`BatchError::error_code`] is Kafka's answer.
 pub fn check_produced(records: &Bytes, limits: &Limits) -> Result<Vec<Batch>, BatchError> {
@@ -57,8 +57,8 @@ fn check_batch(batch: &Batch, limits: &Limits) -> Result<(), BatchError> {
     if header.is_control() {
         return Err(BatchError::Control);
     }
-    if header.is_transactional() {
-        return Err(BatchError::Transactional);
+    if header.is_transactional() && header.producer_id.is_none() {
+        return Err(BatchError::TransactionalWithoutProducer);
     }
     if header.timestamp_type() == TimestampType::LogAppendTime {
         return Err(BatchError::LogAppendTime);
@@ -116,7 +116,8 @@ mod tests {
 
     use super::*;
     use crate::record::header::{
-        BASE_SEQUENCE_AT, CRC_AT, CRC_FROM, LAST_OFFSET_DELTA_AT, MAGIC_AT, RECORD_COUNT_AT,
+        BASE_SEQUENCE_AT, CRC_AT, CRC_FROM, LAST_OFFSET_DELTA_AT, MAGIC_AT, PRODUCER_ID_AT,
+        RECORD_COUNT_AT,
     };
     use crate::record::{BatchBuilder, ProducerStamp};
     use crate::types::{ErrorCode, ProducerId};
@@ -201,7 +202,11 @@ mod tests {
                 ErrorCode::InvalidRecord,
             ),
             (
-                altered(good.clone(), CRC_FROM, &[0, 1 << 4]),
+                altered(
+                    altered(good.clone(), PRODUCER_ID_AT, &[0xff; 8]),
+                    CRC_FROM,
+                    &[0, 1 << 4],
+                ),
                 ErrorCode::InvalidRecord,
             ),
             (

@@ -48,8 +48,8 @@ pub(super) const RECORD_COUNT_AT: usize = 57;
 
 pub(super) const CODEC_MASK: i16 = 0b111;
 const LOG_APPEND_TIME: i16 = 1 << 3;
-const TRANSACTIONAL: i16 = 1 << 4;
-const CONTROL: i16 = 1 << 5;
+pub(super) const TRANSACTIONAL: i16 = 1 << 4;
+pub(super) const CONTROL: i16 = 1 << 5;
 pub(super) const DELETE_HORIZON: i16 = 1 << 6;
 
 /// Why bytes are not a record batch that may be appended.
@@ -79,8 +79,10 @@ pub enum BatchError {
     TooLarge { size: usize, max: usize },
     #[error("a client cannot write control batches")]
     Control,
-    #[error("the record batch is transactional and transactions are not supported")]
-    Transactional,
+    #[error(
+        "the record batch is transactional and names no producer id; get one with InitProducerId"
+    )]
+    TransactionalWithoutProducer,
     #[error(
         "the record batch claims {record_count} records and a last offset delta of {last_offset_delta}"
     )]
@@ -115,7 +117,7 @@ impl BatchError {
             BatchError::LogAppendTime => ErrorCode::InvalidTimestamp,
             BatchError::Empty
             | BatchError::Control
-            | BatchError::Transactional
+            | BatchError::TransactionalWithoutProducer
             | BatchError::InconsistentCounts { .. }
             | BatchError::MisplacedRecord { .. }
             | BatchError::InvalidSequence { .. } => ErrorCode::InvalidRecord,

@@ -10,6 +10,7 @@
 //! - [`records`]: the records inside
 //! - [`builder`]: making a batch
 //! - [`rewrite`]: a batch made again from some of its records, or from those of several, each with its old offset
+//! - [`control`]: the markers that end transactions
 //! - [`compression`]: the five codecs, with a cap on what they may expand to
 //! - `varint`: the zigzag integers inside a record
 //!
@@ -19,6 +20,7 @@ pub mod batch;
 pub mod builder;
 pub mod check;
 pub mod compression;
+pub mod control;
 pub mod header;
 pub mod records;
 pub mod rewrite;
@@ -28,6 +30,7 @@ pub use batch::{Batch, Batches, STAMP_LEN, stamped_prefix};
 pub use builder::{AppendError, BatchBuilder, ProducerStamp, SealedBatch, restamp_producer};
 pub use check::{Limits, check_produced};
 pub use compression::{Compression, CompressionError, MAX_EXPANDED_BYTES};
+pub use control::{AbortedSpan, AbortedTransaction, Marker, TransactionOutcome, is_marker};
 pub use header::{BatchError, BatchHeader, HEADER_LEN, TimestampType};
 pub use records::{Header, Record, RecordError, Records, records, records_within};
-pub use rewrite::{RawRecord, Rewrite, raw_records};
+pub use rewrite::{RawRecord, Rewrite, raw_records, without_transaction};

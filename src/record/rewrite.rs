@@ -9,8 +9,9 @@ use super::batch::Batch;
 use super::builder::{ProducerStamp, stamp};
 use super::compression::{Compression, CompressionError, MAX_EXPANDED_BYTES};
 use super::header::{
-    BASE_TIMESTAMP_AT, CRC_FROM, DELETE_HORIZON, EPOCH_AT, HEADER_LEN, LAST_OFFSET_DELTA_AT,
-    LENGTH_END, MAGIC, MAGIC_AT, MAX_TIMESTAMP_AT, RECORD_COUNT_AT,
+    BASE_TIMESTAMP_AT, CRC_AT, CRC_FROM, DELETE_HORIZON, EPOCH_AT, HEADER_LEN,
+    LAST_OFFSET_DELTA_AT, LENGTH_END, MAGIC, MAGIC_AT, MAX_TIMESTAMP_AT, RECORD_COUNT_AT,
+    TRANSACTIONAL,
 };
 use super::records::RecordError;
 use super::varint;
@@ -115,6 +116,15 @@ fn raw_record(body: &Bytes, at: usize, batch: &Batch) -> Result<(RawRecord, usiz
         rest: body.slice(tail..end),
     };
     Ok((record, end))
+}
+
+/// A copy of a batch of a transaction that is committed: it needs its marker no longer.
+pub fn without_transaction(batch: &Batch) -> Bytes {
+    let mut out = batch.bytes.to_vec();
+    out[CRC_FROM + 1] &= !(TRANSACTIONAL as u8);
+    let crc = crc32c::crc32c(&out[CRC_FROM..]);
+    out[CRC_AT..CRC_FROM].copy_from_slice(&crc.to_be_bytes());
+    out.into()
 }
 
 /// A batch that is made again.

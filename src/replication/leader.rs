@@ -12,7 +12,7 @@ use super::isr_changes::{Situation, Standing};
 use super::leader_action::LeaderAction;
 use super::leader_view::{CountedAck, FollowerView, LeaderView};
 use super::peers::Peers;
-use super::producer_state::{BatchSequence, ProducerStates, SequenceCheck};
+use super::producer_state::ProducerStates;
 use super::progress::{Confirmed, Progress, SEND_BYTES};
 use crate::types::{
     Appointment, EpochHistory, ErrorCode, Fill, IsrChange, LeaderEpoch, LogPosition, MonotonicTime,
@@ -31,24 +31,6 @@ pub enum Acks {
     Leader,
     /// `acks=all`: when a commit quorum of the in-sync set holds it durably.
     All,
-}
-
-/// What the leader has to know of a batch to admit it. The bytes stay with the caller.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ProducerBatch {
-    /// At least 1.
-    pub records: u32,
-    /// `None` for a batch without a producer id.
-    pub sequence: Option<BatchSequence>,
-}
-
-/// What becomes of an admitted batch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Admission {
-    /// Append it as a frame from `previous` to `end`, then call [`Leader::handle_appended`].
-    Append { previous: LogPosition, end: Offset },
-    /// It is in the log already; the request waits like any other until its last record is committed.
-    Duplicate { base: Offset, end: Offset },
 }
 
 /// A produce request's good end.
@@ -84,10 +66,10 @@ pub enum AckRefused {
 pub struct Leader {
     id: TopicPartition,
     /// This replica, as it was appointed.
-    me: Appointment,
-    epoch: LeaderEpoch,
+    pub(super) me: Appointment,
+    pub(super) epoch: LeaderEpoch,
     /// When the reign began: followers get their suspicion time from here to dial.
-    since: MonotonicTime,
+    pub(super) since: MonotonicTime,
     /// The latest time that it was told: what is sent is sent then.
     latest: MonotonicTime,
     replicas: Vec<NodeId>,
@@ -95,7 +77,7 @@ pub struct Leader {
     target_replicas: Vec<NodeId>,
     /// The in-sync set, this node included, as the controller last committed it, and the one that is proposed (invariants 5
     /// and 6).
-    in_sync: InSync,
+    pub(super) in_sync: InSync,
     /// `min.insync.replicas` as the topic's configuration has it; `m` follows it by a change of the in-sync set.
     configured_min_insync: usize,
     /// When each follower last held everything, since the reign began. It outlives sessions: it says who keeps up, and
@@ -107,7 +89,7 @@ pub struct Leader {
     /// What was committed at the last tick, to see whether anything was since.
     committed_at_tick: Option<Offset>,
     /// The end of the log, durable or not. Never falls while this node leads.
-    end: LogPosition,
+    pub(super) end: LogPosition,
     /// The end of what is durable in this node's own log: its own vote for a commit. At or below `end`.
     durable: LogPosition,
     /// The offset after the last committed record, as far as this leader knows. Never falls (invariant 4), and moves only
@@ -119,10 +101,12 @@ pub struct Leader {
     /// One session a follower at most: the latest. Bounded by the replicas.
     followers: BTreeMap<NodeId, Progress>,
     /// `acks=all`, by the high watermark.
-    commit_waits: AckTracker,
+    pub(super) commit_waits: AckTracker,
     /// `acks=1`, by this node's durable end.
-    durable_waits: AckTracker,
-    producers: ProducerStates,
+    pub(super) durable_waits: AckTracker,
+    pub(super) producers: ProducerStates,
+    /// Up to where the log spoke of producers that were forgotten in this reign.
+    pub(super) forgotten_to: Offset,
     /// Drained by the caller after every call; one call adds at most one order a follower and one end a wait.
     actions: VecDeque<LeaderAction>,
 }
@@ -167,6 +151,7 @@ impl Leader {
             commit_waits: AckTracker::new(),
             durable_waits: AckTracker::new(),
             producers,
+            forgotten_to: Offset::ZERO,
             actions: VecDeque::new(),
         }
     }
@@ -301,58 +286,6 @@ impl Leader {
     pub fn holds_everything(&self, node: NodeId) -> bool {
         let holds = |progress: &Progress| progress.durable == self.end;
         self.durable == self.end && self.followers.get(&node).is_some_and(holds)
-    }
-
-    /// Whether a batch may be appended, and where. Refusals come before the append, so that a refused batch is nowhere.
-    pub fn admit(
-        &self,
-        now: MonotonicTime,
-        batch: ProducerBatch,
-        acks: Acks,
-        peers: &Peers,
-    ) -> Result<Admission, ErrorCode> {
-        // Before all else: a duplicate waits for its records like any other.
-        if self.commit_waits.is_full() || self.durable_waits.is_full() {
-            return Err(ErrorCode::ThrottlingQuotaExceeded);
-        }
-        if let Some(sequence) = batch.sequence {
-            match self.producers.check(sequence) {
-                SequenceCheck::InOrder => {}
-                SequenceCheck::Duplicate { base, end } => {
-                    return Ok(Admission::Duplicate { base, end });
-                }
-                SequenceCheck::Refused(error) => return Err(error),
-            }
-        }
-        if acks == Acks::All && !self.hears_enough(now, peers) {
-            return Err(ErrorCode::NotEnoughReplicas);
-        }
-        let end = self
-            .end
-            .offset
-            .checked_add(batch.records.into())
-            .ok_or(ErrorCode::KafkaStorageError)?;
-        Ok(Admission::Append {
-            previous: self.end,
-            end,
-        })
-    }
-
-    /// Whether m members of the in-sync set can be heard, this node included. With fewer, a record could only be committed by
-    /// replicas that this leader has lost, so it does not take one, even if the controller cannot record it.
-    fn hears_enough(&self, now: MonotonicTime, peers: &Peers) -> bool {
-        self.in_sync
-            .hears_enough(|node| node == self.me.node || peers.is_heard(node, self.since, now))
-    }
-
-    /// An admitted batch is in the log, written but not yet durable.
-    pub fn handle_appended(&mut self, batch: ProducerBatch, base: Offset, end: LogPosition) {
-        debug_assert!(end > self.end && end.epoch == self.epoch);
-        if let Some(sequence) = batch.sequence {
-            self.producers.handle_appended(sequence, base, end.offset);
-        }
-        self.end = end;
-        self.pump();
     }
 
     /// Answers `ticket` when the records from `base` up to `end` are as safe as `acks` asks, or at `deadline`.
@@ -703,7 +636,7 @@ impl Leader {
     }
 
     /// Orders a send for every follower that has something to receive and nothing in the way.
-    fn pump(&mut self) {
+    pub(super) fn pump(&mut self) {
         for (&to, progress) in &mut self.followers {
             if progress.take_order(self.end) {
                 self.actions.push_back(LeaderAction::Send {
@@ -732,6 +665,7 @@ impl Leader {
             return;
         }
         self.high_watermark = self.high_watermark.max(committed.offset);
+        self.producers.handle_committed(self.high_watermark);
         self.actions.push_back(LeaderAction::WatermarkMoved);
         let actions = &mut self.actions;
         self.commit_waits
@@ -796,6 +730,7 @@ pub fn suspicion_time(smoothed_rtt: Duration, variance: Duration) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::replication::{Admission, BatchSequence, ProducerBatch};
     use crate::types::{
         DirectoryId, EpochEntry, Incarnation, PartitionEpoch, PartitionIndex, ProducerId, TopicId,
         TopicPartition,
@@ -921,6 +856,7 @@ mod tests {
         let batch = ProducerBatch {
             records,
             sequence: None,
+            guard: None,
         };
         let Ok(Admission::Append { previous, end }) =
             leader.admit(at(1), batch, acks, &Peers::new())
@@ -1125,6 +1061,7 @@ mod tests {
         let batch = ProducerBatch {
             records: 1,
             sequence: None,
+            guard: None,
         };
         let mut peers = Peers::new();
         let late = at(5000);
@@ -1161,7 +1098,9 @@ mod tests {
                 producer_epoch: 0,
                 base_sequence: 0,
                 records: 2,
+                transactional: false,
             }),
+            guard: None,
         };
         leader.handle_appended(batch, offset(5), position(7, 2));
         let admitted = leader.admit(at(1), batch, Acks::All, &Peers::new());

@@ -8,6 +8,7 @@
 //! The rules are told in `docs/protocol.md`; each stands in the code beside the field that it binds.
 
 mod ack_tracker;
+mod admission;
 mod caught_up;
 mod deliveries;
 mod follower;
@@ -19,16 +20,19 @@ mod leader_view;
 mod peers;
 mod producer_state;
 mod progress;
+mod transactions;
 
 pub use ack_tracker::{AckTracker, ProduceTicket};
+pub use admission::{Admission, MarkerAdmission, ProducerBatch};
 pub use deliveries::Deliveries;
 pub use follower::{Follower, FollowerAction, FramesRefused, SessionState};
 pub use in_sync::{CountedSet, IsrOutcome};
-pub use leader::{
-    AckRefused, Acks, Admission, Leader, LogEnds, ProduceOutcome, ProducerBatch, suspicion_time,
-};
+pub use leader::{AckRefused, Acks, Leader, LogEnds, ProduceOutcome, suspicion_time};
 pub use leader_action::LeaderAction;
 pub use leader_view::{CountedAck, FollowerView, LeaderView};
 pub use peers::{MINIMUM_SUSPICION, Peers};
-pub use producer_state::{BatchSequence, MAX_PRODUCERS, ProducerStates, SequenceCheck};
+pub use producer_state::{
+    BatchSequence, MAX_PRODUCERS, ProducerDescription, ProducerStates, SequenceCheck,
+};
 pub use progress::Confirmed;
+pub use transactions::{MAX_OPEN_TRANSACTIONS, Verification, VerificationGuard};

@@ -18,6 +18,11 @@
 //! writes it, so that readers have the time to learn of it. A producer's last batches stay as batches of their own, because
 //! what is known of producers is read from them.
 //!
+//! Only what is below the last stable offset is compacted, so of each transaction it is certain how it ended. Records of aborted
+//! ones go and are never the last of their keys; those of committed ones become plain records. Then the markers have nothing left
+//! to say here, and stay for `delete.retention.ms` after they were written, for a replica that has the records and was away; the
+//! last one of each producer stays, because what is known of the producer is read from it.
+//!
 //! Replicas compact by themselves, each at its own time. So their files differ, and of what is below a compacted position
 //! they have equal records only as far as both have kept them.
 
@@ -29,14 +34,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use thiserror::Error;
 
+use super::decided::Decided;
 use super::file_system::{File, IoFailure, OpenMode};
-use super::index::{SealedSegment, SegmentIndex};
+use super::index::{MAX_ABORTED, SealedSegment, SegmentIndex};
 use super::log::{Log, index_interval};
 use super::reader::{ReadError, Segment, Shared};
 use super::recovery::remove_if_there;
 use super::segment::{SCAN_CHUNK, index_path, segment_path};
 use super::sync;
-use crate::record::{Batch, Compression, ProducerStamp, RawRecord, Rewrite, raw_records};
+use crate::record::{
+    Batch, BatchHeader, Compression, ProducerStamp, RawRecord, Rewrite, raw_records,
+};
 use crate::types::{LogPosition, Offset, ProducerId};
 use crate::wal::{Frame, MAX_PAYLOAD_BYTES};
 use crate::wire::MAX_SNAPSHOT_BATCHES;
@@ -65,7 +73,7 @@ pub enum CompactionError {
 
 /// What a pass is about to read and write: see [`Log::plan_compaction`].
 pub struct CompactionJob {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     /// From the log's start, without a gap.
     segments: Vec<Segment>,
     /// Below it the keys are known to be distinct.
@@ -73,8 +81,8 @@ pub struct CompactionJob {
     /// A file of several segments stays below it, as far as can be told before it is written.
     segment_bytes: u64,
     index_interval: u64,
-    delete_retention_ms: u64,
-    wall_clock_ms: u64,
+    pub(super) delete_retention_ms: u64,
+    pub(super) wall_clock_ms: u64,
     max_keys: usize,
 }
 
@@ -105,12 +113,12 @@ pub struct CompactionReport {
 
 impl Log {
     /// What there is to compact, once the part that was not looked at since this process began is at least half of what can
-    /// be. Nothing at or above `high_watermark`, nothing that may still have to be synced, and never the active segment.
+    /// be. Nothing at or above `last_stable_offset`, nothing that may still have to be synced, and never the active segment.
     /// `wall_clock_ms` is the time since 1970. The job may run on any thread, and goes to [`Log::finish_compaction`].
     pub fn plan_compaction(
         &self,
         wall_clock_ms: u64,
-        high_watermark: Offset,
+        last_stable_offset: Offset,
     ) -> Option<CompactionJob> {
         if !self.config.compact || self.poisoned.is_some() {
             return None;
@@ -122,7 +130,7 @@ impl Log {
         let segments: Vec<Segment> = state.segments[..sealed]
             .iter()
             .take_while(|segment| {
-                segment.end.offset <= high_watermark
+                segment.end.offset <= last_stable_offset
                     && segment.end <= flushed
                     && segment.end <= self.durable_end
             })
@@ -233,13 +241,15 @@ impl Log {
 
 /// What the first reading finds.
 #[derive(Default)]
-struct Survey {
+pub(super) struct Survey {
     /// The last offset of each key, of the part that was read for keys.
     last: HashMap<KeyHash, i64>,
     /// Where that part ends.
-    to: Offset,
+    pub(super) to: Offset,
     /// Where each producer's last batches start.
     producers: HashMap<ProducerId, VecDeque<Offset>>,
+    /// Where each producer's last marker is.
+    markers: HashMap<ProducerId, Offset>,
 }
 
 impl CompactionJob {
@@ -247,7 +257,8 @@ impl CompactionJob {
     /// has written is removed again after an error.
     pub fn run(self, is_stopping: impl Fn() -> bool) -> Result<Compacted, CompactionError> {
         let survey = self.survey(&is_stopping)?;
-        let needed: BTreeSet<Offset> = survey.producers.values().flatten().copied().collect();
+        let batches = survey.producers.values().flatten();
+        let needed: BTreeSet<Offset> = batches.chain(survey.markers.values()).copied().collect();
         let mut replacements = Vec::new();
         let mut rest = &self.segments[..];
         while !rest.is_empty() {
@@ -293,10 +304,17 @@ impl CompactionJob {
         let mut survey = Survey::default();
         let mut full = false;
         for segment in &self.segments {
+            let aborted = self.aborted_in(segment)?;
             self.each_frame(segment, is_stopping, |frame| {
-                let Some(batch) = batch_of(&frame) else {
+                let Some(batch) = any_batch_of(&frame) else {
                     return Ok(());
                 };
+                if batch.header.is_control() {
+                    if let Some(producer) = batch.header.producer_id {
+                        survey.markers.insert(producer, frame.base_offset());
+                    }
+                    return Ok(());
+                }
                 if let Some(producer) = batch.header.producer_id {
                     let last = survey.producers.entry(producer).or_default();
                     if last.len() == MAX_SNAPSHOT_BATCHES {
@@ -310,6 +328,9 @@ impl CompactionJob {
                 if survey.last.len() >= self.max_keys {
                     full = true;
                     survey.to = frame.base_offset();
+                    return Ok(());
+                }
+                if aborted.covers(&batch, frame.base_offset()) {
                     return Ok(());
                 }
                 for record in raw_records(&batch).unwrap_or_default() {
@@ -353,14 +374,12 @@ impl CompactionJob {
         let (taken, writer) = written?;
         let of = segments[..taken].to_vec();
         let replacement = writer.map(|writer| Replacement {
-            by: Segment {
-                base: first.base,
-                start: first.start,
-                end: of.last().map_or(first.end, |last| last.end),
-                len: writer.len,
-                first_timestamp: writer.index.first_timestamp,
-                max_timestamp: writer.index.max_timestamp,
-            },
+            by: Segment::new(
+                first.base,
+                first.start..of.last().map_or(first.end, |last| last.end),
+                writer.len,
+                &writer.index,
+            ),
             index: writer.index,
             path: writer.path,
             of,
@@ -390,17 +409,33 @@ impl CompactionJob {
             index_interval: self.index_interval,
             run: None,
             changed: false,
+            decided: false,
         };
         let (mut taken, mut before) = (0, 0);
         for segment in segments {
             let run = writer.run.as_ref().map_or(0, |run| run.bytes as u64);
-            if taken > 0 && writer.len + run + segment.len > self.segment_bytes {
+            let many_aborted = writer.index.aborted.len() + segment.aborted as usize > MAX_ABORTED;
+            if taken > 0 && (writer.len + run + segment.len > self.segment_bytes || many_aborted) {
                 break;
             }
             taken += 1;
             before += segment.len;
+            let aborted = self.aborted_in(segment)?;
             self.each_frame(segment, is_stopping, |frame| {
-                match self.judge(&frame, survey, needed) {
+                let (frame, judged) = match self.decide(&frame, survey, needed, &aborted) {
+                    Decided::Plain => {
+                        let judged = self.judge(&frame, survey, needed);
+                        (frame, judged)
+                    }
+                    Decided::Committed(plain) => {
+                        writer.decided = true;
+                        let judged = self.judge(&plain, survey, needed);
+                        (plain, judged)
+                    }
+                    Decided::Gone(judged) => (frame, Some(judged)),
+                    Decided::Kept => (frame, None),
+                };
+                match judged {
                     Some(judged) => writer.add(frame, judged),
                     None => {
                         writer.flush_run()?;
@@ -412,7 +447,7 @@ impl CompactionJob {
         writer.flush_run()?;
         writer.write_waiting()?;
         // One that is as long as before has nothing but tombstones' time in it, which is worth a file only once.
-        if taken == 1 && (!writer.changed || writer.len == before) {
+        if taken == 1 && !writer.decided && (!writer.changed || writer.len == before) {
             return Ok((taken, None));
         }
         writer
@@ -454,11 +489,7 @@ impl CompactionJob {
             .filter(|_| !is_past)
             .or(Some(now.saturating_add(retention)))
             .filter(|_| has_tombstones);
-        let stamp = header.producer_id.map(|id| ProducerStamp {
-            id,
-            epoch: header.producer_epoch,
-            base_sequence: header.base_sequence,
-        });
+        let stamp = stamp_of(header);
         Some(Judged {
             changed: kept.len() < before || horizon != header.delete_horizon(),
             producer: stamp.filter(|_| needed.contains(&frame.base_offset())),
@@ -488,12 +519,24 @@ impl CompactionJob {
     }
 }
 
-/// The batch of a frame whose records may be taken apart.
-fn batch_of(frame: &Frame) -> Option<Batch> {
+pub(super) fn any_batch_of(frame: &Frame) -> Option<Batch> {
     if frame.is_epoch_start() {
         return None;
     }
-    let batch = Batch::decode(&frame.payload()).ok()?;
+    Batch::decode(&frame.payload()).ok()
+}
+
+pub(super) fn stamp_of(header: &BatchHeader) -> Option<ProducerStamp> {
+    header.producer_id.map(|id| ProducerStamp {
+        id,
+        epoch: header.producer_epoch,
+        base_sequence: header.base_sequence,
+    })
+}
+
+/// The batch of a frame whose records may be taken apart.
+fn batch_of(frame: &Frame) -> Option<Batch> {
+    let batch = any_batch_of(frame)?;
     let is_plain = !batch.header.is_control() && !batch.header.is_transactional();
     is_plain.then_some(batch)
 }
@@ -504,14 +547,14 @@ fn hash(key: &[u8]) -> KeyHash {
     first
 }
 
-struct Judged {
-    records: Vec<RawRecord>,
+pub(super) struct Judged {
+    pub(super) records: Vec<RawRecord>,
     /// It is not what its frame holds.
-    changed: bool,
+    pub(super) changed: bool,
     /// A producer that is still to be known by this batch: then it is not joined with others.
-    producer: Option<ProducerStamp>,
-    compression: Compression,
-    horizon: Option<i64>,
+    pub(super) producer: Option<ProducerStamp>,
+    pub(super) compression: Compression,
+    pub(super) horizon: Option<i64>,
 }
 
 /// Frames that become one.
@@ -558,6 +601,8 @@ struct Writer {
     index_interval: u64,
     run: Option<Run>,
     changed: bool,
+    /// Records of a committed transaction became plain ones: the markers may go only if this file takes its place.
+    decided: bool,
 }
 
 impl Writer {

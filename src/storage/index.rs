@@ -1,4 +1,5 @@
-//! A segment's sparse index: from positions and timestamps to byte places. Always rebuildable from the segment.
+//! A segment's sparse index: from positions and timestamps to byte places, and the transactions that are aborted in it. Always
+//! rebuildable from the segment.
 //!
 //! The active segment's index lives in memory. Once a segment is sealed and synced its index is written beside it, as
 //! `<base offset>.idx`, so that opening a log need not read sealed segments. All integers are big-endian.
@@ -6,7 +7,7 @@
 //! ```text
 //!  byte  length  field
 //!     0       4  magic              "QIDX"
-//!     4       4  version            1
+//!     4       4  version            2; 1 has no aborted transactions
 //!     8       8  segment length     in bytes; an index that does not match its segment is rebuilt
 //!    16      12  start              of the segment: offset (8), epoch of the frame before it (4)
 //!    28      12  end                of the segment: offset (8), epoch of its last frame (4)
@@ -16,6 +17,9 @@
 //!    60       4  number of epoch starts
 //!    64      28  each entry: start of a frame (8 + 4), its byte (8), largest timestamp before it (8)
 //!     …      12  each epoch start: epoch (4), offset (8)
+//!     …       4  number of aborted transactions
+//!     …      32  each, in the order of their markers: offset of the marker (8), first offset (8), producer id (8), last stable
+//!                offset behind the marker (8)
 //!     …       4  CRC-32 over everything before
 //! ```
 
@@ -24,14 +28,21 @@ use std::path::Path;
 use bytes::{Buf, BufMut};
 
 use super::file_system::{FileSystem, IoFailure, OpenMode, read_small};
-use crate::types::{EpochEntry, LeaderEpoch, LogPosition, Offset};
+use crate::record::{AbortedTransaction, Batch, BatchHeader, Marker};
+use crate::types::{EpochEntry, LeaderEpoch, LogPosition, Offset, ProducerId};
 use crate::wal::Frame;
 
 const MAGIC: [u8; 4] = *b"QIDX";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+/// As builds that knew no transactions wrote it.
+const WITHOUT_ABORTED: u32 = 1;
 const FIXED_LEN: usize = 64;
 const ENTRY_LEN: usize = 28;
 const EPOCH_LEN: usize = 12;
+const ABORTED_LEN: usize = 32;
+/// The most transactions that are aborted in one segment: a frame that could bring another goes into a new one. In memory they
+/// take 2 MB.
+pub(super) const MAX_ABORTED: usize = if cfg!(test) { 64 } else { 65_536 };
 /// Far above what the largest segment needs; a longer file is not read but rebuilt.
 const MAX_FILE_BYTES: u64 = 256 * 1024 * 1024;
 
@@ -54,6 +65,8 @@ pub(super) struct SegmentIndex {
     entries: Vec<IndexEntry>,
     /// Epoch starts in the segment.
     pub epochs: Vec<EpochEntry>,
+    /// Transactions whose abort markers are in the segment, in the order of the markers; what is stable behind each never falls.
+    pub aborted: Vec<AbortedTransaction>,
     pub first_timestamp: i64,
     pub max_timestamp: i64,
 }
@@ -71,6 +84,7 @@ impl Default for SegmentIndex {
         SegmentIndex {
             entries: Vec::new(),
             epochs: Vec::new(),
+            aborted: Vec::new(),
             first_timestamp: NO_TIMESTAMP,
             max_timestamp: NO_TIMESTAMP,
         }
@@ -102,7 +116,29 @@ impl SegmentIndex {
                 self.first_timestamp = timestamp;
             }
             self.max_timestamp = self.max_timestamp.max(timestamp);
+            self.aborted.extend(aborted_by(frame));
         }
+    }
+
+    /// Adds to `found` the transactions that are aborted in this segment, or at least one record of which is aborted here, and
+    /// which have records between `from` and `to`. False once no later segment can have any.
+    pub(super) fn add_aborted(
+        &self,
+        from: Offset,
+        to: Offset,
+        found: &mut Vec<AbortedTransaction>,
+    ) -> bool {
+        let first = self.aborted.partition_point(|entry| entry.last < from);
+        for entry in &self.aborted[first..] {
+            if entry.first < to {
+                found.push(*entry);
+            }
+            // All that began before it have ended by now.
+            if entry.stable >= to {
+                return false;
+            }
+        }
+        true
     }
 
     /// Where to begin looking for the frame that starts at `position`: `None` when it is before the first.
@@ -126,7 +162,12 @@ impl SegmentIndex {
     }
 
     pub(super) fn encode(&self, segment: &SealedSegment) -> Vec<u8> {
-        let len = FIXED_LEN + self.entries.len() * ENTRY_LEN + self.epochs.len() * EPOCH_LEN + 4;
+        let len = FIXED_LEN
+            + self.entries.len() * ENTRY_LEN
+            + self.epochs.len() * EPOCH_LEN
+            + 4
+            + self.aborted.len() * ABORTED_LEN
+            + 4;
         let mut out = Vec::with_capacity(len);
         out.put_slice(&MAGIC);
         out.put_u32(VERSION);
@@ -146,6 +187,13 @@ impl SegmentIndex {
             out.put_u32(epoch.epoch.get());
             out.put_u64(epoch.start.get());
         }
+        out.put_u32(self.aborted.len() as u32);
+        for aborted in &self.aborted {
+            out.put_u64(aborted.last.get());
+            out.put_u64(aborted.first.get());
+            out.put_i64(aborted.producer.get());
+            out.put_u64(aborted.stable.get());
+        }
         let crc = crc32fast::hash(&out);
         out.put_u32(crc);
         out
@@ -161,7 +209,8 @@ impl SegmentIndex {
             return None;
         }
         body.advance(4);
-        if body.get_u32() != VERSION {
+        let version = body.get_u32();
+        if version != VERSION && version != WITHOUT_ABORTED {
             return None;
         }
         let segment = SealedSegment {
@@ -176,9 +225,7 @@ impl SegmentIndex {
         let expected = entry_count
             .checked_mul(ENTRY_LEN)?
             .checked_add(epoch_count.checked_mul(EPOCH_LEN)?)?;
-        if body.len() != expected {
-            return None;
-        }
+        let aborted_len = body.len().checked_sub(expected)?;
         let mut entries = Vec::with_capacity(entry_count);
         for _ in 0..entry_count {
             entries.push(IndexEntry {
@@ -194,9 +241,15 @@ impl SegmentIndex {
                 start: Offset::new(body.get_u64())?,
             });
         }
+        let aborted = match version {
+            WITHOUT_ABORTED if aborted_len == 0 => Vec::new(),
+            VERSION => get_aborted(body)?,
+            _ => return None,
+        };
         let index = SegmentIndex {
             entries,
             epochs,
+            aborted,
             first_timestamp,
             max_timestamp,
         };
@@ -242,6 +295,39 @@ pub(super) fn max_timestamp(frame: &Frame) -> i64 {
         .get(MAX_TIMESTAMP_AT..)
         .and_then(|rest| rest.first_chunk::<8>())
         .map_or(NO_TIMESTAMP, |bytes| i64::from_be_bytes(*bytes))
+}
+
+/// Whether the frame's batch is a control batch: see [`max_timestamp`] for why storage looks into it.
+pub(super) fn is_control(frame: &Frame) -> bool {
+    BatchHeader::decode(&frame.bytes()[crate::wal::HEADER_LEN..])
+        .is_ok_and(|header| header.is_control())
+}
+
+/// The transaction that the frame's batch aborts, if it is a marker that does.
+fn aborted_by(frame: &Frame) -> Option<AbortedTransaction> {
+    if !is_control(frame) {
+        return None;
+    }
+    let batch = Batch::decode(&frame.payload()).ok()?;
+    let aborted = AbortedTransaction::new(&Marker::read(&batch)?, frame.base_offset())?;
+    (aborted.first < aborted.last).then_some(aborted)
+}
+
+fn get_aborted(mut input: &[u8]) -> Option<Vec<AbortedTransaction>> {
+    let count = input.try_get_u32().ok()? as usize;
+    if input.len() != count.checked_mul(ABORTED_LEN)? {
+        return None;
+    }
+    let mut aborted = Vec::with_capacity(count);
+    for _ in 0..count {
+        aborted.push(AbortedTransaction {
+            last: Offset::new(input.get_u64())?,
+            first: Offset::new(input.get_u64())?,
+            producer: ProducerId::new(input.get_i64())?,
+            stable: Offset::new(input.get_u64())?,
+        });
+    }
+    Some(aborted)
 }
 
 fn put_position(out: &mut Vec<u8>, position: LogPosition) {
@@ -312,6 +398,52 @@ mod tests {
         }
         assert_eq!(index.max_timestamp, 1009);
         assert_eq!(index.first_timestamp, 1000);
+    }
+
+    #[test]
+    fn an_index_of_a_build_without_transactions_is_read() {
+        let (segment, index) = sample();
+        let mut bytes = index.encode(&segment);
+        bytes.truncate(bytes.len() - 8);
+        bytes[4..8].copy_from_slice(&WITHOUT_ABORTED.to_be_bytes());
+        let crc = crc32fast::hash(&bytes);
+        bytes.extend_from_slice(&crc.to_be_bytes());
+        assert_eq!(SegmentIndex::decode(&bytes), Some((segment, index)));
+    }
+
+    #[test]
+    fn aborted_transactions_are_found_by_what_is_read() {
+        let aborted = |first, last, stable| AbortedTransaction {
+            last: Offset::new(last).unwrap(),
+            first: Offset::new(first).unwrap(),
+            producer: ProducerId::new(1).unwrap(),
+            stable: Offset::new(stable).unwrap(),
+        };
+        let (segment, mut index) = sample();
+        index.aborted = vec![
+            aborted(0, 2, 1),
+            aborted(1, 5, 6),
+            aborted(7, 9, 8),
+            aborted(8, 20, 21),
+        ];
+        let bytes = index.encode(&segment);
+        assert_eq!(SegmentIndex::decode(&bytes), Some((segment, index.clone())));
+        let found = |from, to| {
+            let mut found = Vec::new();
+            let go_on = index.add_aborted(
+                Offset::new(from).unwrap(),
+                Offset::new(to).unwrap(),
+                &mut found,
+            );
+            let firsts: Vec<u64> = found.iter().map(|a| a.first.get()).collect();
+            (firsts, go_on)
+        };
+        assert_eq!(found(0, 1), (vec![0], false));
+        assert_eq!(found(0, 4), (vec![0, 1], false));
+        assert_eq!(found(3, 8), (vec![1, 7], false));
+        assert_eq!(found(10, 12), (vec![8], false));
+        assert_eq!(found(10, 22), (vec![8], true));
+        assert_eq!(found(21, 22), (vec![], true));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use thiserror::Error;
 
 use super::file_system::{File, FileSystem, IoFailure, OpenMode, is_no_space};
 use super::impairment::{self, Impairment};
-use super::index::{SealedSegment, SegmentIndex};
+use super::index::{MAX_ABORTED, SealedSegment, SegmentIndex, is_control};
 use super::reader::{Frames, LogReader, ReadError, Segment, Shared};
 use super::recovery::{OpenError, RecoveryReport};
 use super::segment::segment_path;
@@ -535,11 +535,12 @@ impl Log {
         let mut in_new_segment = active.is_none();
         let (mut base, mut len) =
             active.map_or((state.end.offset, 0), |active| (active.base, active.len));
+        let mut aborted = state.active_index.aborted.len();
         for (i, frame) in frames.iter().enumerate() {
             // A segment without records cannot be sealed: the next one would have its name.
-            let is_full =
-                len + frame.len() as u64 > self.config.segment_bytes && frame.base_offset() > base;
-            if is_full {
+            let is_full = len + frame.len() as u64 > self.config.segment_bytes
+                || aborted + usize::from(is_control(frame)) > MAX_ABORTED;
+            if is_full && frame.base_offset() > base {
                 if i > from {
                     runs.push(Run {
                         in_new_segment,
@@ -550,7 +551,9 @@ impl Log {
                 from = i;
                 base = frame.base_offset();
                 len = 0;
+                aborted = 0;
             }
+            aborted += usize::from(is_control(frame));
             len += frame.len() as u64;
         }
         runs.push(Run {
@@ -636,6 +639,7 @@ impl Log {
                 len: 0,
                 first_timestamp: super::index::NO_TIMESTAMP,
                 max_timestamp: super::index::NO_TIMESTAMP,
+                aborted: 0,
             });
             state.active_file = Some(file);
             self.dir_unsynced = true;
@@ -665,6 +669,7 @@ impl Log {
         }
         active.first_timestamp = state.active_index.first_timestamp;
         active.max_timestamp = state.active_index.max_timestamp;
+        active.aborted = state.active_index.aborted.len() as u32;
         state.end = active.end;
         self.bytes_since_checkpoint += bytes;
         self.snapshots.handle_appended(bytes);

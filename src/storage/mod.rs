@@ -7,10 +7,12 @@
 //! Everything goes through [`FileSystem`], so that it can be run on a disk that fails on purpose ([`faulty`]).
 
 mod checkpoints;
+mod committed;
 mod compaction;
 #[cfg(test)]
 mod compaction_tests;
 mod data_dir;
+mod decided;
 pub mod faulty;
 mod file_system;
 mod group_commit;
@@ -36,10 +38,13 @@ mod sync;
 mod tail_cache;
 #[cfg(test)]
 mod test_frames;
+#[cfg(test)]
+mod transaction_tests;
 mod truncate;
 mod unsynced;
 
 pub use checkpoints::{Marks, read_high_watermarks, write_high_watermarks};
+pub use committed::CommittedRecords;
 pub use compaction::{Compacted, CompactionError, CompactionJob, CompactionReport};
 pub use data_dir::{DataDir, DataDirError, FORMAT_VERSION, Meta, Opener, read_meta};
 pub use file_system::{

@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -64,9 +65,29 @@ pub(super) struct Segment {
     pub(super) len: u64,
     pub(super) first_timestamp: i64,
     pub(super) max_timestamp: i64,
+    /// How many transactions are aborted in it: where there are none, its index need not be read for them.
+    pub(super) aborted: u32,
 }
 
 impl Segment {
+    /// `range`: from its first frame's start to its last one's end.
+    pub(super) fn new(
+        base: Offset,
+        range: Range<LogPosition>,
+        len: u64,
+        index: &SegmentIndex,
+    ) -> Segment {
+        Segment {
+            base,
+            start: range.start,
+            end: range.end,
+            len,
+            first_timestamp: index.first_timestamp,
+            max_timestamp: index.max_timestamp,
+            aborted: index.aborted.len() as u32,
+        }
+    }
+
     /// About how many of its bytes hold records from `from` on: exact at its two ends, and as if all records were alike between.
     pub(super) fn bytes_from(&self, from: Offset) -> u64 {
         let (base, end) = (self.base.get(), self.end.offset.get());

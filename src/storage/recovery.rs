@@ -581,14 +581,7 @@ fn trusted_index(
         && sealed.start.offset == base
         && expected.is_none_or(|expected| sealed.start == expected)
         && flushed.is_some_and(|flushed| sealed.end <= flushed);
-    let segment = Segment {
-        base,
-        start: sealed.start,
-        end: sealed.end,
-        len,
-        first_timestamp: index.first_timestamp,
-        max_timestamp: index.max_timestamp,
-    };
+    let segment = Segment::new(base, sealed.start..sealed.end, len, &index);
     matches.then_some((segment, index))
 }
 
@@ -650,14 +643,7 @@ fn scan_segment(
         }
     }
     Ok(ScannedSegment {
-        segment: Segment {
-            base,
-            start: start.unwrap_or(unknown),
-            end,
-            len: byte,
-            first_timestamp: index.first_timestamp,
-            max_timestamp: index.max_timestamp,
-        },
+        segment: Segment::new(base, start.unwrap_or(unknown)..end, byte, &index),
         index,
         bad,
     })

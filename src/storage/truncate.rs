@@ -113,6 +113,7 @@ impl Log {
             last.end = kept_end;
             last.first_timestamp = index.first_timestamp;
             last.max_timestamp = index.max_timestamp;
+            last.aborted = index.aborted.len() as u32;
             active_index = index;
             shortened = Some((path, file));
             break;

@@ -90,6 +90,13 @@ error_codes! {
     OutOfOrderSequenceNumber = 45, "the producer's sequence number is out of order";
     DuplicateSequenceNumber = 46, "the producer's sequence number was used already";
     InvalidProducerEpoch = 47, "the producer's epoch is older than the current one";
+    InvalidTxnState = 48, "the producer's transaction does not allow this now";
+    InvalidProducerIdMapping = 49, "the producer id does not belong to the transactional id";
+    InvalidTransactionTimeout = 50, "the transaction timeout is larger than the broker allows";
+    ConcurrentTransactions = 51, "the producer's last transaction has not ended yet; ask again";
+    TransactionCoordinatorFenced = 52, "the transaction coordinator is not the current one any more";
+    TransactionalIdAuthorizationFailed = 53, "not authorized for this transactional id";
+    OperationNotAttempted = 55, "not attempted, because another part of the request was refused";
     KafkaStorageError = 56, "the log on disk cannot be read or written";
     SaslAuthenticationFailed = 58, "the login failed: the user name or the password is wrong";
     UnknownProducerId = 59, "the broker has no state for this producer id";
@@ -117,6 +124,8 @@ error_codes! {
     DuplicateBrokerRegistration = 101, "this node id is registered with another data directory";
     BrokerIdNotRegistered = 102, "this node id is not registered";
     UnknownTopicId = 100, "this node knows no topic with this id";
+    TransactionalIdNotFound = 105, "there is no such transactional id";
+    TransactionAbortable = 120, "the transaction can only be aborted";
     FetchSessionTopicIdError = 106, "the fetch session names topics in another way";
     ListenerNotFound = 72, "the node has no listener of the name by which the client came";
     FetchSessionIdNotFound = 70, "the fetch session is not known";
@@ -143,6 +152,7 @@ impl ErrorCode {
                 | NotEnoughReplicas
                 | NotEnoughReplicasAfterAppend
                 | NotController
+                | ConcurrentTransactions
                 | KafkaStorageError
                 | FetchSessionIdNotFound
                 | InvalidFetchSessionEpoch

@@ -165,6 +165,9 @@ random_id!(
 pub struct ProducerId(i64);
 
 impl ProducerId {
+    pub const MIN: ProducerId = ProducerId(0);
+    pub const MAX: ProducerId = ProducerId(i64::MAX);
+
     pub const fn new(id: i64) -> Option<ProducerId> {
         if id >= 0 { Some(ProducerId(id)) } else { None }
     }

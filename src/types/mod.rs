@@ -8,6 +8,8 @@ mod epoch_history;
 mod error_code;
 mod fill;
 mod ids;
+mod internal_topic;
+mod isolation;
 mod listener_name;
 mod offset;
 mod partition;
@@ -22,6 +24,8 @@ pub use fill::Fill;
 pub use ids::{
     ClusterId, DirectoryId, Incarnation, NodeId, ParseIdError, ProducerId, SessionId, TopicId,
 };
+pub use internal_topic::{OFFSETS_TOPIC, TRANSACTIONS_TOPIC, is_internal, partition_of};
+pub use isolation::{IsolationLevel, ParseIsolationError};
 pub use listener_name::{InvalidListenerName, ListenerName};
 pub use offset::{LeaderEpoch, LogPosition, Offset, PartitionEpoch};
 pub use partition::{Appointment, IsrChange, PartitionIndex, PartitionState, TopicPartition};

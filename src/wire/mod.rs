@@ -11,8 +11,8 @@ mod replication;
 
 pub use codec::WireError;
 pub use producers::{
-    BatchEntry, MAX_SNAPSHOT_BATCHES, MAX_SNAPSHOT_BYTES, MAX_SNAPSHOT_PRODUCERS, ProducerEntry,
-    ProducerSnapshot,
+    BatchEntry, EndedEntry, MAX_SNAPSHOT_BATCHES, MAX_SNAPSHOT_BYTES, MAX_SNAPSHOT_ENDED,
+    MAX_SNAPSHOT_PRODUCERS, ProducerEntry, ProducerSnapshot, TransactionEntry,
 };
 pub use replication::{
     Ack, AckMessage, ControlMessage, Heartbeat, Hello, LaneBody, LaneHeader, LaneMessage,

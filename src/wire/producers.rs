@@ -1,14 +1,19 @@
-//! What a partition remembers of its idempotent producers, as bytes: the same on the disk, in a snapshot beside the log, and
-//! on the wire, in the answer that resets a follower. All integers are big-endian.
+//! What a partition remembers of its producers and their transactions, as bytes: the same on the disk, in a snapshot beside
+//! the log, and on the wire, in the answer that resets a follower. All integers are big-endian.
 //!
 //! ```text
-//! snapshot:    | incomplete u8 | number of producers u32 | producer | producer | … |
-//! producer:    | producer id u64 | producer epoch u16 | number of batches u8 | batch | … |      ids rise
-//! batch:       | first sequence u32 | last sequence u32 | base offset u64 | records u32 |        oldest first; offsets rise
+//! snapshot:    | flags u8 | number of producers u32 | producer | producer | … | ended transactions² |
+//! producer:    | producer id u64 | producer epoch u16 | number of batches u8 | state² | batch | … |  ids rise
+//! state²:      | coordinator epoch i32 | first offset of the open transaction u64 | last marker u64 | end u64 |
+//! batch:       | first sequence u32 | last sequence u32 | base offset u64 | records u32 |    oldest first; offsets rise
+//! ended²:      | number u32 | first offset u64 | end u64 | … |                               ends rise
 //! ```
 //!
-//! At most [`MAX_SNAPSHOT_PRODUCERS`] producers with [`MAX_SNAPSHOT_BATCHES`] batches each, so at most
-//! [`MAX_SNAPSHOT_BYTES`].
+//! Flags: 1, a producer may be missing; 2, the parts marked ² are there. Without transactions they are left out, which is
+//! what builds that know none write and read. In them −1 and the largest u64 stand for "none".
+//!
+//! At most [`MAX_SNAPSHOT_PRODUCERS`] producers with [`MAX_SNAPSHOT_BATCHES`] batches each and [`MAX_SNAPSHOT_ENDED`] ended
+//! transactions, so at most [`MAX_SNAPSHOT_BYTES`].
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -19,13 +24,24 @@ use crate::types::{Offset, ProducerId};
 pub const MAX_SNAPSHOT_PRODUCERS: usize = 10_000;
 /// The most batches that are remembered of one producer: as many as Kafka lets an idempotent producer have in flight.
 pub const MAX_SNAPSHOT_BATCHES: usize = 5;
-/// The most bytes of an encoded snapshot: 1.1 MB.
-pub const MAX_SNAPSHOT_BYTES: usize =
-    HEADER_BYTES + MAX_SNAPSHOT_PRODUCERS * (PRODUCER_BYTES + MAX_SNAPSHOT_BATCHES * BATCH_BYTES);
+/// The most transactions that are remembered because their ends were not known to be committed.
+pub const MAX_SNAPSHOT_ENDED: usize = 4_096;
+/// The most bytes of an encoded snapshot: 1.5 MB.
+pub const MAX_SNAPSHOT_BYTES: usize = HEADER_BYTES
+    + MAX_SNAPSHOT_PRODUCERS * (PRODUCER_BYTES + STATE_BYTES + MAX_SNAPSHOT_BATCHES * BATCH_BYTES)
+    + 4
+    + MAX_SNAPSHOT_ENDED * ENDED_BYTES;
 
 const HEADER_BYTES: usize = 5;
 const PRODUCER_BYTES: usize = 11;
+const STATE_BYTES: usize = 28;
 const BATCH_BYTES: usize = 20;
+const ENDED_BYTES: usize = 16;
+
+const INCOMPLETE: u8 = 1;
+const WITH_TRANSACTIONS: u8 = 2;
+const NO_OFFSET: u64 = u64::MAX;
+const NO_EPOCH: u32 = u32::MAX;
 
 /// What is remembered of a log's producers at one position of it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -34,16 +50,42 @@ pub struct ProducerSnapshot {
     pub incomplete: bool,
     /// At most [`MAX_SNAPSHOT_PRODUCERS`], in order of their ids, each once.
     pub producers: Vec<ProducerEntry>,
+    /// Transactions that have ended in front of the position, and whose ends were not known to be committed when the snapshot
+    /// was taken. At most [`MAX_SNAPSHOT_ENDED`], in the order of their ends.
+    pub ended: Vec<EndedEntry>,
 }
 
-/// One producer's latest batches.
+/// What is remembered of one producer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProducerEntry {
     pub producer: ProducerId,
     /// 0 or above.
     pub epoch: i16,
-    /// One to [`MAX_SNAPSHOT_BATCHES`], oldest first; a later one lies behind an earlier one.
+    /// At most [`MAX_SNAPSHOT_BATCHES`], oldest first; a later one lies behind an earlier one. None only where a marker was
+    /// the last that the log has of the producer.
     pub batches: Vec<BatchEntry>,
+    pub transaction: TransactionEntry,
+}
+
+/// What is remembered of a producer's transactions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TransactionEntry {
+    /// The coordinator's epoch in the last marker, 0 or above; `None` before the first.
+    pub coordinator_epoch: Option<i32>,
+    /// The first offset of the transaction that has not ended yet.
+    pub open: Option<Offset>,
+    /// The offset of the last marker.
+    pub last_marker: Option<Offset>,
+    /// The offset after the producer's last batch or marker.
+    pub end: Offset,
+}
+
+/// A transaction that has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EndedEntry {
+    pub first: Offset,
+    /// The offset after its marker.
+    pub end: Offset,
 }
 
 /// One batch of a producer, in the log.
@@ -57,6 +99,22 @@ pub struct BatchEntry {
     pub end: Offset,
 }
 
+impl TransactionEntry {
+    /// Of a producer that never had a transaction in the partition, and whose last batch ends at `end`.
+    pub fn none(end: Offset) -> TransactionEntry {
+        TransactionEntry {
+            coordinator_epoch: None,
+            open: None,
+            last_marker: None,
+            end,
+        }
+    }
+
+    fn is_none(&self) -> bool {
+        *self == TransactionEntry::none(self.end)
+    }
+}
+
 impl ProducerSnapshot {
     pub fn encode(&self) -> Bytes {
         let mut out = BytesMut::with_capacity(self.encoded_len());
@@ -64,15 +122,37 @@ impl ProducerSnapshot {
         out.freeze()
     }
 
+    fn has_transactions(&self) -> bool {
+        let is_other = |entry: &ProducerEntry| {
+            !entry.transaction.is_none()
+                || entry.batches.last().map(|batch| batch.end) != Some(entry.transaction.end)
+        };
+        !self.ended.is_empty() || self.producers.iter().any(is_other)
+    }
+
     pub(super) fn encode_into(&self, out: &mut BytesMut) {
         debug_assert!(self.producers.len() <= MAX_SNAPSHOT_PRODUCERS);
-        out.put_u8(self.incomplete.into());
+        let with_transactions = self.has_transactions();
+        let mut flags = u8::from(self.incomplete) * INCOMPLETE;
+        flags |= u8::from(with_transactions) * WITH_TRANSACTIONS;
+        out.put_u8(flags);
         out.put_u32(self.producers.len() as u32);
         for entry in &self.producers {
-            debug_assert!((1..=MAX_SNAPSHOT_BATCHES).contains(&entry.batches.len()));
+            debug_assert!(entry.batches.len() <= MAX_SNAPSHOT_BATCHES);
             out.put_i64(entry.producer.get());
             out.put_i16(entry.epoch);
             out.put_u8(entry.batches.len() as u8);
+            if with_transactions {
+                let state = &entry.transaction;
+                out.put_u32(
+                    state
+                        .coordinator_epoch
+                        .map_or(NO_EPOCH, |epoch| epoch as u32),
+                );
+                out.put_u64(state.open.map_or(NO_OFFSET, Offset::get));
+                out.put_u64(state.last_marker.map_or(NO_OFFSET, Offset::get));
+                out.put_u64(state.end.get());
+            }
             for batch in &entry.batches {
                 out.put_i32(batch.base_sequence);
                 out.put_i32(batch.last_sequence);
@@ -81,11 +161,23 @@ impl ProducerSnapshot {
                 out.put_u32(batch.end.records_since(batch.base) as u32);
             }
         }
+        if with_transactions {
+            debug_assert!(self.ended.len() <= MAX_SNAPSHOT_ENDED);
+            out.put_u32(self.ended.len() as u32);
+            for ended in &self.ended {
+                out.put_u64(ended.first.get());
+                out.put_u64(ended.end.get());
+            }
+        }
     }
 
     fn encoded_len(&self) -> usize {
         let batches: usize = self.producers.iter().map(|entry| entry.batches.len()).sum();
-        HEADER_BYTES + self.producers.len() * PRODUCER_BYTES + batches * BATCH_BYTES
+        HEADER_BYTES
+            + self.producers.len() * (PRODUCER_BYTES + STATE_BYTES)
+            + batches * BATCH_BYTES
+            + 4
+            + self.ended.len() * ENDED_BYTES
     }
 
     pub fn decode(bytes: Bytes) -> Result<ProducerSnapshot, WireError> {
@@ -96,11 +188,11 @@ impl ProducerSnapshot {
     }
 
     pub(super) fn read(reader: &mut Reader) -> Result<ProducerSnapshot, WireError> {
-        let incomplete = match reader.u8()? {
-            0 => false,
-            1 => true,
-            other => return Err(reader.invalid(other.into())),
-        };
+        let flags = reader.u8()?;
+        if flags & !(INCOMPLETE | WITH_TRANSACTIONS) != 0 {
+            return Err(reader.invalid(flags.into()));
+        }
+        let with_transactions = flags & WITH_TRANSACTIONS != 0;
         let count = reader.u32()?;
         if count as usize > MAX_SNAPSHOT_PRODUCERS {
             return Err(reader.invalid(count.into()));
@@ -108,7 +200,7 @@ impl ProducerSnapshot {
         // Grows with what is really there: a false count allocates nothing.
         let mut producers: Vec<ProducerEntry> = Vec::new();
         for _ in 0..count {
-            let entry = read_producer(reader)?;
+            let entry = read_producer(reader, with_transactions)?;
             if let Some(last) = producers.last()
                 && last.producer >= entry.producer
             {
@@ -116,14 +208,24 @@ impl ProducerSnapshot {
             }
             producers.push(entry);
         }
-        Ok(ProducerSnapshot {
-            incomplete,
+        let snapshot = ProducerSnapshot {
+            incomplete: flags & INCOMPLETE != 0,
             producers,
-        })
+            ended: if with_transactions {
+                read_ended(reader)?
+            } else {
+                Vec::new()
+            },
+        };
+        // One value has one encoding.
+        if with_transactions != snapshot.has_transactions() {
+            return Err(reader.invalid(flags.into()));
+        }
+        Ok(snapshot)
     }
 }
 
-fn read_producer(reader: &mut Reader) -> Result<ProducerEntry, WireError> {
+fn read_producer(reader: &mut Reader, with_transactions: bool) -> Result<ProducerEntry, WireError> {
     let id = reader.u64()?;
     let producer = i64::try_from(id)
         .ok()
@@ -132,9 +234,14 @@ fn read_producer(reader: &mut Reader) -> Result<ProducerEntry, WireError> {
     let epoch = reader.u16()?;
     let epoch = i16::try_from(epoch).map_err(|_| reader.invalid(epoch.into()))?;
     let count = reader.u8()?;
-    if !(1..=MAX_SNAPSHOT_BATCHES).contains(&usize::from(count)) {
+    if usize::from(count) > MAX_SNAPSHOT_BATCHES {
         return Err(reader.invalid(count.into()));
     }
+    let state = if with_transactions {
+        Some(read_state(reader)?)
+    } else {
+        None
+    };
     let mut batches: Vec<BatchEntry> = Vec::with_capacity(count.into());
     for _ in 0..count {
         let base_sequence = sequence(reader)?;
@@ -155,11 +262,71 @@ fn read_producer(reader: &mut Reader) -> Result<ProducerEntry, WireError> {
             end,
         });
     }
+    let last = batches.last().map(|batch| batch.end);
+    let transaction = match (state, last) {
+        (Some(state), last) => {
+            let is_known = last.is_some() || state.last_marker.is_some();
+            let covers = |offset: Option<Offset>| offset.is_none_or(|offset| offset < state.end);
+            if !is_known
+                || last.is_some_and(|last| last > state.end)
+                || !covers(state.open)
+                || !covers(state.last_marker)
+            {
+                return Err(reader.invalid(state.end.get()));
+            }
+            state
+        }
+        (None, Some(last)) => TransactionEntry::none(last),
+        (None, None) => return Err(reader.invalid(count.into())),
+    };
     Ok(ProducerEntry {
         producer,
         epoch,
         batches,
+        transaction,
     })
+}
+
+fn read_state(reader: &mut Reader) -> Result<TransactionEntry, WireError> {
+    let coordinator_epoch = match reader.u32()? {
+        NO_EPOCH => None,
+        epoch => Some(i32::try_from(epoch).map_err(|_| reader.invalid(epoch.into()))?),
+    };
+    Ok(TransactionEntry {
+        coordinator_epoch,
+        open: optional_offset(reader)?,
+        last_marker: optional_offset(reader)?,
+        end: reader.offset()?,
+    })
+}
+
+fn read_ended(reader: &mut Reader) -> Result<Vec<EndedEntry>, WireError> {
+    let count = reader.u32()?;
+    if count as usize > MAX_SNAPSHOT_ENDED {
+        return Err(reader.invalid(count.into()));
+    }
+    let mut ended: Vec<EndedEntry> = Vec::new();
+    for _ in 0..count {
+        let entry = EndedEntry {
+            first: reader.offset()?,
+            end: reader.offset()?,
+        };
+        if entry.first >= entry.end || ended.last().is_some_and(|last| last.end >= entry.end) {
+            return Err(reader.invalid(entry.end.get()));
+        }
+        ended.push(entry);
+    }
+    Ok(ended)
+}
+
+fn optional_offset(reader: &mut Reader) -> Result<Option<Offset>, WireError> {
+    match reader.u64()? {
+        NO_OFFSET => Ok(None),
+        offset => match Offset::new(offset) {
+            Some(offset) => Ok(Some(offset)),
+            None => Err(reader.invalid(offset)),
+        },
+    }
 }
 
 fn sequence(reader: &mut Reader) -> Result<i32, WireError> {
@@ -188,11 +355,34 @@ mod tests {
             producer: ProducerId::new(3 * id as i64).unwrap(),
             epoch: 2,
             batches: (0..batches).map(batch).collect(),
+            transaction: TransactionEntry::none(batch(batches.saturating_sub(1)).end),
         };
         ProducerSnapshot {
             incomplete: producers % 2 == 1,
             producers: (0..producers).map(entry).collect(),
+            ended: Vec::new(),
         }
+    }
+
+    /// The same with transactions: of every producer one that is open, and as many that have ended.
+    fn with_transactions(producers: usize, batches: usize, ended: usize) -> ProducerSnapshot {
+        let mut snapshot = snapshot(producers, batches);
+        for entry in &mut snapshot.producers {
+            entry.transaction = TransactionEntry {
+                coordinator_epoch: Some(4),
+                open: Some(offset(7)),
+                last_marker: Some(offset(5)),
+                end: offset(1000),
+            };
+        }
+        let ended = 0..ended as u64;
+        snapshot.ended = ended
+            .map(|i| EndedEntry {
+                first: offset(3 * i),
+                end: offset(3 * i + 9),
+            })
+            .collect();
+        snapshot
     }
 
     #[test]
@@ -203,8 +393,70 @@ mod tests {
             assert!(bytes.len() <= MAX_SNAPSHOT_BYTES);
             assert_eq!(ProducerSnapshot::decode(bytes), Ok(snapshot));
         }
-        let largest = snapshot(MAX_SNAPSHOT_PRODUCERS, MAX_SNAPSHOT_BATCHES);
+    }
+
+    #[test]
+    fn transactions_come_back_and_the_largest_fits_its_bound() {
+        for (producers, batches, ended) in [(1, 0, 0), (3, 5, 2), (0, 0, 3)] {
+            let snapshot = with_transactions(producers, batches, ended);
+            assert_eq!(ProducerSnapshot::decode(snapshot.encode()), Ok(snapshot));
+        }
+        let largest = with_transactions(
+            MAX_SNAPSHOT_PRODUCERS,
+            MAX_SNAPSHOT_BATCHES,
+            MAX_SNAPSHOT_ENDED,
+        );
         assert_eq!(largest.encode().len(), MAX_SNAPSHOT_BYTES);
+        assert_eq!(ProducerSnapshot::decode(largest.encode()), Ok(largest));
+    }
+
+    #[test]
+    fn without_transactions_the_bytes_are_those_of_builds_that_know_none() {
+        let bytes = snapshot(2, 1).encode();
+        assert_eq!(
+            bytes.len(),
+            HEADER_BYTES + 2 * (PRODUCER_BYTES + BATCH_BYTES)
+        );
+        assert_eq!(bytes[0], 0);
+    }
+
+    #[test]
+    fn transactions_that_cannot_be_are_refused() {
+        let good = with_transactions(1, 1, 2);
+        assert!(ProducerSnapshot::decode(good.encode()).is_ok());
+        let wrong = |change: fn(&mut ProducerSnapshot)| {
+            let mut wrong = good.clone();
+            change(&mut wrong);
+            ProducerSnapshot::decode(wrong.encode())
+        };
+        for (what, wrong) in [
+            (
+                "a transaction that begins at the producer's end",
+                wrong(|s| s.producers[0].transaction.open = Some(offset(1000))),
+            ),
+            (
+                "a batch behind the producer's end",
+                wrong(|s| s.producers[0].transaction.end = offset(9)),
+            ),
+            (
+                "neither a batch nor a marker",
+                wrong(|s| {
+                    s.producers[0].batches.clear();
+                    s.producers[0].transaction.last_marker = None;
+                }),
+            ),
+            ("ends that do not rise", wrong(|s| s.ended[1] = s.ended[0])),
+            (
+                "a transaction that ends where it begins",
+                wrong(|s| s.ended[0].first = s.ended[0].end),
+            ),
+        ] {
+            assert!(wrong.is_err(), "{what}");
+        }
+        let bytes = good.encode();
+        for cut in 0..bytes.len() {
+            assert!(ProducerSnapshot::decode(bytes.slice(..cut)).is_err());
+        }
     }
 
     #[test]
@@ -218,7 +470,7 @@ mod tests {
         let second = HEADER_BYTES + PRODUCER_BYTES + 2 * BATCH_BYTES;
         let first_batch = HEADER_BYTES + PRODUCER_BYTES;
         for (what, wrong) in [
-            ("a flag that is no flag", changed(0, &[2])),
+            ("a flag that is no flag", changed(0, &[4])),
             (
                 "more producers than a partition has",
                 changed(1, &[0, 0, 0x27, 0x11]),

@@ -585,7 +585,7 @@ mod tests {
 
     use super::*;
     use crate::types::ProducerId;
-    use crate::wire::{BatchEntry, ProducerEntry};
+    use crate::wire::{BatchEntry, ProducerEntry, TransactionEntry};
 
     fn position(offset: u64, epoch: u32) -> LogPosition {
         LogPosition::new(
@@ -621,7 +621,9 @@ mod tests {
                     base: Offset::ZERO,
                     end: Offset::new(3).unwrap(),
                 }],
+                transaction: TransactionEntry::none(Offset::new(3).unwrap()),
             }],
+            ended: Vec::new(),
         }
     }
 

@@ -194,6 +194,7 @@ impl World {
             batch: Batch::decode(&bytes)?,
             acks,
             deadline: now + DELIVERY_TIMEOUT,
+            guard: None,
         };
         process
             .partition

@@ -349,6 +349,7 @@ impl World {
             batch,
             acks,
             deadline: now + PRODUCE_DEADLINE,
+            guard: None,
         };
         let peers = process.peers.clone();
         if let Some(replica) = process.replicas[partition].as_mut() {

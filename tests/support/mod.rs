@@ -1,6 +1,6 @@
 //! What the tests of whole processes share: clusters on the loopback interface, workloads that remember what was
-//! acknowledged, a Kafka client that does exactly what it is told, a relay that looks at datagrams, the built program and what it
-//! must not leave behind.
+//! acknowledged, a Kafka client and a producer of transactions that do exactly what they are told, a relay that looks at
+//! datagrams, the built program and what it must not leave behind.
 //!
 //! Nothing here waits for a fixed time: [`until`] waits for a condition and says which one did not come true.
 
@@ -14,6 +14,7 @@ pub mod lab;
 pub mod preload;
 pub mod program;
 pub mod relay;
+pub mod transactions;
 pub mod workload;
 
 use std::time::{Duration, Instant};

@@ -14,7 +14,7 @@ use super::{Ask, Message};
 use crate::broker::clock::wall_clock_ms;
 use crate::broker::shared::{PartitionHandle, Shared};
 use crate::controller::jittered;
-use crate::groups::{Answer, Coordinator, Now, Settings, Ticket};
+use crate::groups::{Answer, Coordinator, Now, Request, Settings, Ticket};
 use crate::partition::PartitionView;
 use crate::types::{ErrorCode, LeaderEpoch, Offset, TopicPartition};
 
@@ -221,6 +221,11 @@ impl Task {
                         request,
                         reply,
                     } = *ask;
+                    // As with a marker in a log: it may be the end of another transaction by now.
+                    let is_end = matches!(request, Request::EndTransaction(_));
+                    if is_end && reply.is_closed() {
+                        return;
+                    }
                     tickets += 1;
                     waiting.insert(Ticket(tickets), reply);
                     coordinator.handle(task.now(), Ticket(tickets), &group, request);

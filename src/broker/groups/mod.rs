@@ -6,7 +6,6 @@
 
 mod coordinate;
 mod load;
-mod spread;
 mod topic;
 mod write;
 
@@ -20,9 +19,9 @@ use tokio_util::task::TaskTracker;
 
 use super::shared::Shared;
 use crate::controller::Controller;
-use crate::groups::{Answer, GroupListing, GroupState, OFFSETS_TOPIC, Request, partition_of};
+use crate::groups::{Answer, EndTransaction, GroupListing, GroupState, Request};
 use crate::metadata::ClusterImage;
-use crate::types::{ErrorCode, TopicId, TopicName, TopicPartition};
+use crate::types::{ErrorCode, OFFSETS_TOPIC, TopicId, TopicName, TopicPartition, partition_of};
 
 /// Requests that wait for one coordinator. At the cap they wait outside, until their deadlines.
 const MAILBOX_REQUESTS: usize = 1024;
@@ -66,6 +65,30 @@ impl Groups {
             .ok_or(ErrorCode::NotCoordinator)?;
         let coordinator = self.coordinator(id).ok_or(ErrorCode::NotCoordinator)?;
         ask(&coordinator, group, request, taken_by).await
+    }
+
+    /// Tells the coordinator of a partition of the internal topic that a transaction has ended; `None` where the partition is of
+    /// another topic. Ends once it is committed.
+    pub(super) async fn end_transaction(
+        &self,
+        image: &ClusterImage,
+        partition: TopicPartition,
+        end: EndTransaction,
+        deadline: Instant,
+    ) -> Option<Result<(), ErrorCode>> {
+        offsets_topic(image).filter(|topic| topic.id == partition.topic)?;
+        let Some(coordinator) = self.coordinator(partition) else {
+            return Some(Err(ErrorCode::NotLeaderOrFollower));
+        };
+        let asked = ask(&coordinator, "", Request::EndTransaction(end), deadline);
+        let answer = tokio::time::timeout_at(deadline, asked).await;
+        Some(match answer {
+            Ok(Ok(_)) => Ok(()),
+            // What a partition's leader would say.
+            Ok(Err(ErrorCode::NotCoordinator)) => Err(ErrorCode::NotLeaderOrFollower),
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(ErrorCode::RequestTimedOut),
+        })
     }
 
     /// The groups of all coordinators here, and an error if one of them is still loading.
@@ -164,7 +187,6 @@ async fn ask(
 /// Keeps the coordinators' tasks in step with the metadata until the node stops, and ends them then.
 pub(super) async fn keep(shared: Arc<Shared>, controller: Controller, groups: Arc<Groups>) {
     let tasks = TaskTracker::new();
-    tasks.spawn(spread::keep(shared.clone(), controller.clone()));
     let mut images = controller.image();
     let mut known: BTreeMap<TopicId, TopicName> = BTreeMap::new();
     loop {

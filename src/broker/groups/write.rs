@@ -33,6 +33,7 @@ pub(super) async fn write(
         acks: Acks::All,
         deadline: shared.clock.now() + WRITTEN_WITHIN,
         in_epoch: Some(epoch),
+        guard: None,
         reply,
     }));
     shared

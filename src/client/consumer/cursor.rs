@@ -2,6 +2,8 @@
 //!
 //! Plain and synchronous: `now` is an argument, what came of an answer is returned.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use tokio::time::Instant;
 
@@ -10,8 +12,8 @@ use super::start::Start;
 use crate::client::backoff::Backoff;
 use crate::client::error::ClientError;
 use crate::client::metadata::PartitionName;
-use crate::record::{Batch, BatchError, Batches};
-use crate::types::{ErrorCode, Offset};
+use crate::record::{Batch, BatchError, Batches, Marker, TransactionOutcome};
+use crate::types::{ErrorCode, Offset, ProducerId};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
@@ -48,8 +50,10 @@ pub(super) struct Cursor {
 #[derive(Debug)]
 pub(super) struct Answer {
     pub(super) error: Result<(), ErrorCode>,
-    /// −1 where the node does not know it yet.
+    /// Up to where a reader of this kind may read; −1 where the node does not know it yet.
     pub(super) high_watermark: i64,
+    /// First offset and producer id of each aborted transaction with records here, where only committed ones are read.
+    pub(super) aborted: Vec<(i64, i64)>,
     pub(super) records: Bytes,
 }
 
@@ -148,7 +152,7 @@ impl Cursor {
             }
         }
         let from = self.offset;
-        let batches = match self.read(&answer.records) {
+        let batches = match self.read(&answer.records, answer.aborted) {
             Ok(batches) => batches,
             Err(error) => {
                 self.state = State::Failed;
@@ -185,26 +189,49 @@ impl Cursor {
     }
 
     /// The batches in an answer that are of use, with the position moved past them. A last batch that is cut off is
-    /// fetched again.
-    fn read(&mut self, records: &Bytes) -> Result<Vec<Batch>, BatchError> {
+    /// fetched again. What was aborted moves the position and has no records to show, and so have control batches.
+    fn read(
+        &mut self,
+        records: &Bytes,
+        mut aborted: Vec<(i64, i64)>,
+    ) -> Result<Vec<Batch>, BatchError> {
+        // The next to begin is the last.
+        aborted.sort_unstable_by(|a, b| b.cmp(a));
+        let mut in_aborted = BTreeSet::new();
+        let mut any = false;
         let mut found = Vec::new();
         let mut next = self.offset;
         for batch in Batches::new(records.clone()) {
             let batch = match batch {
-                Err(BatchError::Truncated { .. }) if !found.is_empty() => break,
+                Err(BatchError::Truncated { .. }) if any => break,
                 batch => batch?,
             };
             batch.verify_crc()?;
+            any = true;
+            let header = &batch.header;
+            while let Some((_, producer)) =
+                aborted.pop_if(|(first, _)| *first < header.next_offset())
+            {
+                in_aborted.insert(producer);
+            }
+            let producer = header.producer_id.map(ProducerId::get);
+            let is_aborted = header.is_transactional()
+                && producer.is_some_and(|producer| in_aborted.contains(&producer));
+            if let Some(marker) = Marker::read(&batch)
+                && marker.outcome == TransactionOutcome::Abort
+            {
+                in_aborted.remove(&marker.producer.get());
+            }
             // A fetch from the middle of a batch gets all of it; one that ends before is of no use.
             if batch.header.next_offset() <= next {
                 continue;
             }
             next = batch.header.next_offset();
-            found.push(batch);
+            if !is_aborted && !batch.header.is_control() {
+                found.push(batch);
+            }
         }
         self.offset = next;
-        // Control batches move the position and have no records to show.
-        found.retain(|batch| !batch.header.is_control());
         Ok(found)
     }
 
@@ -223,7 +250,7 @@ impl Cursor {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::{BatchBuilder, Compression, STAMP_LEN, stamped_prefix};
+    use crate::record::{BatchBuilder, Compression, ProducerStamp, STAMP_LEN, stamped_prefix};
     use crate::types::{LeaderEpoch, PartitionIndex, TopicName};
 
     fn cursor(offset: i64) -> Cursor {
@@ -239,8 +266,11 @@ mod tests {
         for _ in 0..count {
             builder.append(None, Some(b"v"), &[], 0).unwrap();
         }
-        let bytes = builder.seal(Compression::None).unwrap().stamp(None);
-        let batch = Batch::decode(&bytes).unwrap();
+        placed(base, &builder.seal(Compression::None).unwrap().stamp(None))
+    }
+
+    fn placed(base: u64, bytes: &Bytes) -> Vec<u8> {
+        let batch = Batch::decode(bytes).unwrap();
         let prefix = stamped_prefix(
             &batch,
             Offset::new(base).unwrap(),
@@ -253,6 +283,7 @@ mod tests {
         Answer {
             error: Ok(()),
             high_watermark,
+            aborted: Vec::new(),
             records: records.into(),
         }
     }
@@ -283,6 +314,68 @@ mod tests {
         assert_eq!(records(empty), (vec![], None), "told already");
         let more = cursor.answered(answer(batch(8, 1), 9), OutOfRange::Error);
         assert_eq!(records(more), (vec![8], Some(9)));
+    }
+
+    /// A batch of one record of a producer's transaction.
+    fn of_transaction(base: u64, producer: i64) -> Vec<u8> {
+        let mut builder = BatchBuilder::new();
+        builder.append(None, Some(b"v"), &[], 0).unwrap();
+        let sealed = builder.seal(Compression::None).unwrap().transactional();
+        let stamp = ProducerStamp {
+            id: ProducerId::new(producer).unwrap(),
+            epoch: 0,
+            base_sequence: 0,
+        };
+        placed(base, &sealed.stamp(Some(stamp)))
+    }
+
+    fn marker(base: u64, producer: i64, outcome: TransactionOutcome) -> Vec<u8> {
+        let marker = Marker {
+            producer: ProducerId::new(producer).unwrap(),
+            producer_epoch: 0,
+            coordinator_epoch: 0,
+            outcome,
+            aborted: None,
+        };
+        placed(base, &marker.batch(0))
+    }
+
+    #[test]
+    fn what_was_aborted_is_passed_over_and_what_follows_it_is_not() {
+        use TransactionOutcome::{Abort, Commit};
+        let log = [
+            of_transaction(0, 7),
+            of_transaction(1, 8),
+            marker(2, 7, Abort),
+            of_transaction(3, 7),
+            batch(4, 1),
+            marker(5, 8, Commit),
+            marker(6, 7, Commit),
+        ]
+        .concat();
+        let mut all = cursor(0);
+        let (bases, end) = records(all.answered(answer(log.clone(), 7), OutOfRange::Error));
+        assert_eq!((bases, end), (vec![0, 1, 3, 4], Some(7)));
+        let mut committed = cursor(0);
+        let only = Answer {
+            aborted: vec![(0, 7)],
+            ..answer(log, 7)
+        };
+        let (bases, end) = records(committed.answered(only, OutOfRange::Error));
+        assert_eq!((bases, end), (vec![1, 3, 4], Some(7)));
+    }
+
+    #[test]
+    fn an_answer_of_aborted_batches_alone_moves_the_position_even_if_it_is_cut_off() {
+        let mut cursor = cursor(0);
+        let mut cut = [of_transaction(0, 7), of_transaction(1, 7)].concat();
+        cut.pop();
+        let only = Answer {
+            aborted: vec![(0, 7)],
+            ..answer(cut, 9)
+        };
+        let (bases, end) = records(cursor.answered(only, OutOfRange::Error));
+        assert_eq!((bases, end, cursor.offset), (vec![], None, 1));
     }
 
     #[test]
@@ -335,6 +428,7 @@ mod tests {
         let out_of_range = || Answer {
             error: Err(ErrorCode::OffsetOutOfRange),
             high_watermark: -1,
+            aborted: Vec::new(),
             records: Bytes::new(),
         };
         let mut cursor = cursor(7);
@@ -358,6 +452,7 @@ mod tests {
                 Answer {
                     error: Err(code),
                     high_watermark: -1,
+                    aborted: Vec::new(),
                     records: Bytes::new(),
                 },
                 OutOfRange::Error,

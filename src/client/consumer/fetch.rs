@@ -14,7 +14,7 @@ use crate::client::connection::{Encoded, InFlight};
 use crate::client::error::ClientError;
 use crate::client::metadata::PartitionName;
 use crate::client::wire_str;
-use crate::types::{ErrorCode, TopicName};
+use crate::types::{ErrorCode, IsolationLevel, TopicName};
 
 pub(super) fn start_fetch(
     open: &OpenLane,
@@ -54,11 +54,15 @@ pub(super) fn fetch_request(
         .with_max_wait_ms(i32::try_from(wait.as_millis()).unwrap_or(i32::MAX))
         .with_min_bytes(saturate(config.min_bytes))
         .with_max_bytes(saturate(max_bytes))
+        .with_isolation_level(config.isolation.to_wire())
         .with_session_epoch(-1)
         .with_topics(topics.collect())
 }
 
-pub(super) fn answers(response: FetchResponse) -> HashMap<(String, i32), Answer> {
+pub(super) fn answers(
+    response: FetchResponse,
+    isolation: IsolationLevel,
+) -> HashMap<(String, i32), Answer> {
     // An error of the whole request is each partition's.
     let all = ErrorCode::from_code(response.error_code);
     let mut answers = HashMap::new();
@@ -69,7 +73,20 @@ pub(super) fn answers(response: FetchResponse) -> HashMap<(String, i32), Answer>
                 (topic.topic.0.to_string(), partition.partition_index),
                 Answer {
                     error,
-                    high_watermark: partition.high_watermark,
+                    // Where it cannot say the one it cannot say the other.
+                    high_watermark: match isolation {
+                        IsolationLevel::ReadUncommitted => partition.high_watermark,
+                        IsolationLevel::ReadCommitted => {
+                            partition.last_stable_offset.min(partition.high_watermark)
+                        }
+                    },
+                    aborted: partition
+                        .aborted_transactions
+                        .unwrap_or_default()
+                        .into_iter()
+                        .filter(|_| isolation == IsolationLevel::ReadCommitted)
+                        .map(|aborted| (aborted.first_offset, aborted.producer_id.0))
+                        .collect(),
                     records: partition.records.unwrap_or_else(Bytes::new),
                 },
             );

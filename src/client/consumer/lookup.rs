@@ -6,12 +6,13 @@ use super::start::Start;
 use crate::client::error::ClientError;
 use crate::client::metadata::PartitionName;
 use crate::client::{Client, OffsetQuery};
-use crate::types::Offset;
+use crate::types::{IsolationLevel, Offset};
 
-/// Where each start lies.
+/// Where each start lies, for a reader of this kind.
 pub(in crate::client) async fn resolve(
     client: &Client,
     starts: Vec<(PartitionName, Start)>,
+    isolation: IsolationLevel,
 ) -> Result<Vec<(PartitionName, i64)>, ClientError> {
     let query = |start: &Start| match start {
         Start::Beginning => OffsetQuery::Earliest,
@@ -22,7 +23,7 @@ pub(in crate::client) async fn resolve(
         .iter()
         .map(|(name, start)| (name.clone(), query(start)))
         .collect();
-    let first = client.offsets(&first).await?;
+    let first = client.offsets_seen(&first, isolation).await?;
     // A second question: how far back the log goes, and where it ends if no record is as young as was asked for.
     let second: Vec<_> = starts
         .iter()
@@ -35,7 +36,7 @@ pub(in crate::client) async fn resolve(
     let second = if second.is_empty() {
         HashMap::new()
     } else {
-        client.offsets(&second).await?
+        client.offsets_seen(&second, isolation).await?
     };
     let known = |offsets: &HashMap<PartitionName, Option<Offset>>, name: &PartitionName| {
         offsets.get(name).copied().flatten()

@@ -34,7 +34,7 @@ use super::error::ClientError;
 use super::metadata::{ClusterView, PartitionName};
 use super::{Client, UNKNOWN_TOPIC_PATIENCE};
 use crate::record::{Batch, Record, Records, records_within};
-use crate::types::{ErrorCode, NodeId, Offset, PartitionIndex, TopicName};
+use crate::types::{ErrorCode, IsolationLevel, NodeId, Offset, PartitionIndex, TopicName};
 
 /// What to do where the offset that is to be fetched is not in the log: deleted, or not written yet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -65,6 +65,9 @@ pub struct ConsumerConfig {
     /// The most that one batch may expand to. Default [`MAX_EXPANDED_BYTES`](crate::record::MAX_EXPANDED_BYTES).
     pub max_expanded_bytes: usize,
     pub out_of_range: OutOfRange,
+    /// `isolation.level`: whether records of transactions that have not ended, or were aborted, are given out. Kafka's default:
+    /// they are.
+    pub isolation: IsolationLevel,
 }
 
 impl Default for ConsumerConfig {
@@ -77,6 +80,7 @@ impl Default for ConsumerConfig {
             prefetch_bytes: 32 << 20,
             max_expanded_bytes: crate::record::MAX_EXPANDED_BYTES,
             out_of_range: OutOfRange::Error,
+            isolation: IsolationLevel::ReadUncommitted,
         }
     }
 }
@@ -96,8 +100,8 @@ pub struct ConsumerRecord {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     Record(ConsumerRecord),
-    /// Every record below the high watermark, which is `offset`, has been given out. Told once, and again after each time
-    /// that more has come.
+    /// Every record below the high watermark, which is `offset`, has been given out; below the last stable offset, where only
+    /// committed transactions are read. Told once, and again after each time that more has come.
     EndOfPartition {
         topic: TopicName,
         partition: PartitionIndex,
@@ -402,10 +406,10 @@ impl Consumer {
             }
         }
         if !starts.is_empty() {
-            let client = self.client.clone();
+            let (client, isolation) = (self.client.clone(), self.config.isolation);
             let lookup = async move {
                 let asked = starts.iter().map(|(name, _)| name.clone()).collect();
-                let result = resolve(&client, starts).await;
+                let result = resolve(&client, starts, isolation).await;
                 Lookup::Starts { asked, result }
             };
             self.lookups.push(lookup.boxed());
@@ -567,7 +571,7 @@ impl Consumer {
             }
         };
         self.lanes.insert(node, open);
-        let mut answers = answers(response);
+        let mut answers = answers(response, self.config.isolation);
         for name in asked {
             let key = (name.topic.as_str().to_owned(), name.partition.to_wire());
             let Some(answer) = answers.remove(&key) else {

@@ -22,7 +22,7 @@ use crate::client::metadata::PartitionName;
 use crate::client::patience::Patience;
 use crate::client::{Admin, Client, OffsetQuery, Start, wire_str};
 use crate::groups::decode_assignment;
-use crate::types::{ErrorCode, NodeId, Offset, PartitionIndex, TopicName};
+use crate::types::{ErrorCode, IsolationLevel, NodeId, Offset, PartitionIndex, TopicName};
 
 /// A group as a list shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -168,7 +168,7 @@ impl Admin {
         places: Vec<(PartitionName, Start)>,
     ) -> Result<Vec<(PartitionName, i64)>, ClientError> {
         let client = self.client();
-        let mut found = resolve(client, places).await?;
+        let mut found = resolve(client, places, IsolationLevel::ReadUncommitted).await?;
         found.sort_unstable();
         client.commit(group, None, &found).await?;
         Ok(found)

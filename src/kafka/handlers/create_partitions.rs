@@ -9,11 +9,10 @@ use kafka_protocol::messages::{CreatePartitionsRequest, CreatePartitionsResponse
 
 use super::code_and_message;
 use super::create_topics::nodes;
-use crate::groups::is_internal;
 use crate::kafka::context::{Context, deadline, find_topic};
 use crate::kafka::{Refusal, Service};
 use crate::metadata::{self, ClusterImage};
-use crate::types::ErrorCode;
+use crate::types::{ErrorCode, is_internal};
 
 pub(super) async fn handle<S: Service>(
     context: Arc<Context<S>>,

@@ -12,12 +12,11 @@ use kafka_protocol::messages::create_topics_response::{
 use kafka_protocol::messages::{BrokerId, CreateTopicsRequest, CreateTopicsResponse};
 
 use super::code_and_message;
-use crate::groups::is_internal;
 use crate::kafka::codec::text;
 use crate::kafka::context::{Context, deadline, to_uuid};
 use crate::kafka::{CreatedTopic, Refusal, Service};
 use crate::metadata::{CreateTopicRequest, TopicConfig};
-use crate::types::{ErrorCode, NodeId, TopicId, TopicName};
+use crate::types::{ErrorCode, NodeId, TopicId, TopicName, is_internal};
 
 /// Kafka's "the cluster's default".
 const DEFAULT: i32 = -1;

@@ -7,11 +7,10 @@ use kafka_protocol::messages::delete_records_response::{
 };
 use kafka_protocol::messages::{DeleteRecordsRequest, DeleteRecordsResponse};
 
-use crate::groups::is_internal;
 use crate::kafka::Service;
 use crate::kafka::context::{Context, deadline, find_partition, find_topic};
 use crate::metadata::{Topic, TopicConfig};
-use crate::types::{ErrorCode, Offset, TopicPartition};
+use crate::types::{ErrorCode, Offset, TopicPartition, is_internal};
 
 /// Asks for everything that is committed to go.
 const HIGH_WATERMARK: i64 = -1;

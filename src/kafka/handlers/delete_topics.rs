@@ -7,11 +7,10 @@ use kafka_protocol::messages::delete_topics_response::DeletableTopicResult;
 use kafka_protocol::messages::{DeleteTopicsRequest, DeleteTopicsResponse, TopicName};
 
 use super::code_and_message;
-use crate::groups::is_internal;
 use crate::kafka::context::{Context, deadline, find_topic, from_uuid, to_uuid};
 use crate::kafka::{Refusal, Service};
 use crate::metadata::ClusterImage;
-use crate::types::{ErrorCode, TopicId};
+use crate::types::{ErrorCode, TopicId, is_internal};
 
 /// From this version on, an error comes with words.
 const MESSAGE_SINCE: i16 = 5;

@@ -4,6 +4,7 @@
 //! left off, so that none starves when the response is full before all are read. What a pass has read is kept while the
 //! request waits for more, and the next pass goes on behind it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -23,7 +24,8 @@ use crate::kafka::context::{Context, TopicKey, deadline};
 use crate::kafka::limits::FETCH_MEMORY_WAIT;
 use crate::kafka::{FetchPartition, FetchRefusal, FetchedRecords, Service};
 use crate::metadata::ClusterImage;
-use crate::types::{ErrorCode, LeaderEpoch, Offset, TopicPartition};
+use crate::record::AbortedTransaction;
+use crate::types::{ErrorCode, IsolationLevel, LeaderEpoch, Offset, TopicPartition};
 
 pub(super) fn begin<S: Service>(
     context: &Arc<Context<S>>,
@@ -85,6 +87,7 @@ struct Poll<'a, S> {
     context: &'a Context<S>,
     /// In the order of the request, topic after topic.
     shares: Vec<Share>,
+    isolation: IsolationLevel,
     /// Which share is read first.
     first: usize,
     max_bytes: usize,
@@ -106,6 +109,8 @@ struct Share {
     /// Whether a read may find something new.
     is_due: bool,
     records: Vec<Bytes>,
+    /// The aborted transactions with records among them, each once.
+    aborted: BTreeSet<AbortedTransaction>,
     size: usize,
     /// The last read, without its records.
     result: Option<Result<Bounds, FetchRefusal>>,
@@ -160,6 +165,7 @@ impl<'a, S: Service> Poll<'a, S> {
                     current_leader_epoch: LeaderEpoch::from_wire(wanted.current_leader_epoch),
                     is_due: result.is_none(),
                     records: Vec::new(),
+                    aborted: BTreeSet::new(),
                     size: 0,
                     result,
                 });
@@ -172,6 +178,7 @@ impl<'a, S: Service> Poll<'a, S> {
         Poll {
             context,
             shares,
+            isolation: IsolationLevel::from_wire(request.isolation_level),
             first,
             max_bytes,
             total: 0,
@@ -227,6 +234,7 @@ impl<'a, S: Service> Poll<'a, S> {
                 from: share.next,
                 max_bytes: limit,
                 current_leader_epoch: share.current_leader_epoch,
+                isolation: self.isolation,
             };
             match self.context.service.fetch_partition(read).await {
                 Ok(found) => match share.take(found, limit, must_progress) {
@@ -334,6 +342,8 @@ impl Share {
         self.next = found.next;
         self.size += size;
         self.records.extend(found.records);
+        // What was open behind the last read may be told again.
+        self.aborted.extend(found.aborted);
         Some(size)
     }
 
@@ -351,6 +361,7 @@ impl Share {
                 high_watermark: bounds.high_watermark.map_or(-1, Offset::to_wire),
                 last_stable_offset: bounds.last_stable_offset.to_wire(),
                 log_start_offset: bounds.log_start_offset.to_wire(),
+                aborted: self.aborted.into_iter().collect(),
                 records: self.records,
                 ..answer
             },

@@ -6,7 +6,7 @@
 //! throttle time i32 | 7+: error i16, session id i32 | topics [
 //!   to 12: name, 13+: id | partitions [
 //!     index i32 | error i16 | high watermark i64 | last stable offset i64 | 5+: log start offset i64
-//!     | aborted transactions (none) | 11+: preferred read replica i32 | records | 12+: tagged fields
+//!     | aborted transactions [ producer id i64 | first offset i64 | 12+: tagged fields ] | 11+: preferred read replica i32 | records | 12+: tagged fields
 //!   ] | 12+: tagged fields
 //! ] | 12+: tagged fields
 //! ```
@@ -16,6 +16,7 @@ use kafka_protocol::messages::TopicName;
 use uuid::Uuid;
 
 use crate::kafka::chunks::{Chunks, ChunksBuilder};
+use crate::record::AbortedTransaction;
 use crate::types::ErrorCode;
 
 /// From this version on, lengths are varints, one more than what they count, and structures end in tagged fields.
@@ -50,6 +51,8 @@ pub(super) struct PartitionAnswer {
     pub(super) log_start_offset: i64,
     /// Who leads, and its epoch, where that is news to the client.
     pub(super) leader: Option<(i32, i32)>,
+    /// Transactions whose records are to be left out.
+    pub(super) aborted: Vec<AbortedTransaction>,
     pub(super) records: Vec<Bytes>,
 }
 
@@ -122,6 +125,7 @@ impl PartitionAnswer {
             last_stable_offset: -1,
             log_start_offset: -1,
             leader: None,
+            aborted: Vec::new(),
             records: Vec::new(),
         }
     }
@@ -136,8 +140,7 @@ impl PartitionAnswer {
         if version >= 5 {
             out.put_i64(self.log_start_offset);
         }
-        // No transactions, so none was aborted.
-        put_count(out, 0, flexible)?;
+        put_aborted(out, &self.aborted, flexible)?;
         if version >= 11 {
             out.put_i32(-1);
         }
@@ -160,6 +163,21 @@ impl PartitionAnswer {
         }
         Some(())
     }
+}
+
+fn put_aborted(out: &mut BytesMut, aborted: &[AbortedTransaction], flexible: bool) -> Option<()> {
+    put_count(out, aborted.len(), flexible)?;
+    // Clients go through it beside the records.
+    let mut aborted: Vec<_> = aborted.iter().map(|a| (a.first, a.producer)).collect();
+    aborted.sort_unstable();
+    for (first, producer) in aborted {
+        out.put_i64(producer.get());
+        out.put_i64(first.to_wire());
+        if flexible {
+            put_no_tags(out);
+        }
+    }
+    Some(())
 }
 
 fn code(error: Option<ErrorCode>) -> i16 {
@@ -193,6 +211,7 @@ mod tests {
     use kafka_protocol::protocol::{Decodable, HeaderVersion, StrBytes};
 
     use super::*;
+    use crate::types::{Offset, ProducerId};
 
     fn decode(mut wire: Bytes, version: i16) -> FetchResponse {
         assert_eq!(wire.get_i32() as usize, wire.len());
@@ -206,6 +225,15 @@ mod tests {
             wire.len()
         );
         response
+    }
+
+    fn aborted(producer: i64, first: u64) -> AbortedTransaction {
+        AbortedTransaction {
+            last: Offset::new(first + 3).unwrap(),
+            first: Offset::new(first).unwrap(),
+            producer: ProducerId::new(producer).unwrap(),
+            stable: Offset::new(first + 4).unwrap(),
+        }
     }
 
     #[test]
@@ -222,6 +250,7 @@ mod tests {
                         high_watermark: 30,
                         last_stable_offset: 29,
                         log_start_offset: 4,
+                        aborted: vec![aborted(9, 20), aborted(8, 5)],
                         records: vec![large.clone(), Bytes::from_static(b"x")],
                         ..PartitionAnswer::empty(0)
                     },
@@ -250,6 +279,12 @@ mod tests {
             assert_eq!(full.high_watermark, 30);
             assert_eq!(full.last_stable_offset, 29);
             assert_eq!(full.log_start_offset, if version >= 5 { 4 } else { -1 });
+            let told = full.aborted_transactions.as_ref().unwrap();
+            let told: Vec<_> = told
+                .iter()
+                .map(|a| (a.producer_id.0, a.first_offset))
+                .collect();
+            assert_eq!(told, [(8, 5), (9, 20)]);
             let records = full.records.as_ref().unwrap();
             assert_eq!(records[..large.len()], large);
             assert_eq!(records[large.len()..], b"x"[..]);

@@ -1,4 +1,4 @@
-//! FindCoordinator: which node looks after a consumer group.
+//! FindCoordinator: which node looks after a consumer group or a transactional id.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -14,14 +14,17 @@ use crate::kafka::codec::text;
 use crate::kafka::context::Context;
 use crate::kafka::{Refusal, Service};
 use crate::metadata::Endpoint;
+use crate::transactions::MAX_TRANSACTIONAL_ID_BYTES;
 use crate::types::{ErrorCode, NodeId};
 
 /// Since this version, several are asked for at once.
 const SEVERAL_SINCE: i16 = 4;
 /// Since this version, an error comes with words.
 const MESSAGE_SINCE: i16 = 1;
-/// The key is a group's name. The others are those of transactions and of share groups.
+/// The key is a group's name.
 const GROUP: i8 = 0;
+/// The key is a transactional id. There is one kind more, that of share groups.
+const TRANSACTION: i8 = 1;
 
 pub(super) async fn handle<S: Service>(
     context: Arc<Context<S>>,
@@ -57,31 +60,53 @@ async fn find<S: Service>(
     key: &str,
     key_type: i8,
 ) -> Result<(NodeId, Endpoint), Refusal> {
-    if key_type != GROUP {
-        return Err(Refusal {
-            error: ErrorCode::InvalidRequest,
-            message: Some(
-                "only consumer groups have coordinators here: transactions and share groups are not served"
-                    .to_owned(),
-            ),
-        });
-    }
-    if key.is_empty() || key.len() > MAX_GROUP_ID_BYTES {
-        return Err(Refusal {
-            error: ErrorCode::InvalidGroupId,
-            message: Some(format!(
-                "a group's name has 1 to {MAX_GROUP_ID_BYTES} bytes and this one has {}",
-                key.len()
-            )),
-        });
-    }
     let deadline = Instant::now() + TAKEN_WITHIN;
-    let node = context.service.group_coordinator(key, deadline).await?;
+    let node = match key_type {
+        GROUP => {
+            check(
+                key,
+                "a group's name",
+                MAX_GROUP_ID_BYTES,
+                ErrorCode::InvalidGroupId,
+            )?;
+            context.service.group_coordinator(key, deadline).await?
+        }
+        TRANSACTION => {
+            let most = MAX_TRANSACTIONAL_ID_BYTES;
+            check(key, "a transactional id", most, ErrorCode::InvalidRequest)?;
+            context
+                .service
+                .transaction_coordinator(key, deadline)
+                .await?
+        }
+        _ => {
+            return Err(Refusal {
+                error: ErrorCode::InvalidRequest,
+                message: Some(
+                    "only consumer groups and transactional ids have coordinators here: share groups are not served"
+                        .to_owned(),
+                ),
+            });
+        }
+    };
     let image = context.service.image();
     match context.reachable(&image, node) {
         Some(endpoint) => Ok((node, endpoint.clone())),
         None => Err(ErrorCode::CoordinatorNotAvailable.into()),
     }
+}
+
+fn check(key: &str, what: &str, most: usize, error: ErrorCode) -> Result<(), Refusal> {
+    if (1..=most).contains(&key.len()) {
+        return Ok(());
+    }
+    Err(Refusal {
+        error,
+        message: Some(format!(
+            "{what} has 1 to {most} bytes and this one has {}",
+            key.len()
+        )),
+    })
 }
 
 fn describe(key: StrBytes, found: Result<(NodeId, Endpoint), Refusal>) -> Coordinator {

@@ -15,10 +15,13 @@ use super::describe_configs::{BROKER, TOPIC};
 use crate::kafka::context::{Context, deadline, find_topic};
 use crate::kafka::{Refusal, Service};
 use crate::metadata::ConfigChange;
-use crate::types::ErrorCode;
+use crate::types::{ErrorCode, is_internal};
 
 /// The request names no time of its own; this is Kafka's default of a client's request timeout.
 const WAIT_MS: i32 = 30_000;
+
+/// What decides whether old records go, whatever their keys.
+const CLEANUP_POLICY: &str = "cleanup.policy";
 
 const SET: i8 = 0;
 const DELETE: i8 = 1;
@@ -88,6 +91,15 @@ async fn alter<S: Service>(
     let image = context.service.image();
     let topic =
         find_topic(&image, &resource.resource_name).ok_or(ErrorCode::UnknownTopicOrPartition)?;
+    if is_internal(topic.name.as_str()) && names.contains(CLEANUP_POLICY) {
+        return Err(Refusal {
+            error: ErrorCode::PolicyViolation,
+            message: Some(format!(
+                "the topic is the cluster's own and stays compacted: without its oldest records groups lose their offsets and \
+                 transactions never end; leave {CLEANUP_POLICY} as it is"
+            )),
+        });
+    }
     context
         .service
         .alter_topic_config(topic.id, changes, validate_only, deadline)

@@ -9,7 +9,7 @@ use kafka_protocol::messages::{ListOffsetsRequest, ListOffsetsResponse};
 
 use crate::kafka::context::{Context, find_partition, find_topic};
 use crate::kafka::{ListedOffset, OffsetSpec, Service};
-use crate::types::{ErrorCode, LeaderEpoch};
+use crate::types::{ErrorCode, IsolationLevel, LeaderEpoch};
 
 /// Since this version, −3 asks for the record with the largest timestamp.
 const MAX_TIMESTAMP_SINCE: i16 = 7;
@@ -25,6 +25,7 @@ pub(super) async fn handle<S: Service>(
     request: ListOffsetsRequest,
     version: i16,
 ) -> ListOffsetsResponse {
+    let isolation = IsolationLevel::from_wire(request.isolation_level);
     let image = context.service.image();
     let mut topics = Vec::with_capacity(request.topics.len());
     for asked in request.topics {
@@ -39,7 +40,10 @@ pub(super) async fn handle<S: Service>(
                 (Ok(_), Ok(None)) => Ok(None),
                 (Ok(partition), Ok(Some(spec))) => {
                     let epoch = LeaderEpoch::from_wire(wanted.current_leader_epoch);
-                    context.service.list_offset(partition, spec, epoch).await
+                    context
+                        .service
+                        .list_offset(partition, spec, isolation, epoch)
+                        .await
                 }
             };
             partitions.push(respond(wanted.partition_index, listed, version));

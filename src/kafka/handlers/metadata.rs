@@ -12,14 +12,15 @@ use kafka_protocol::messages::{
 use tokio::time::Instant;
 
 use super::answer_in_turn;
-use crate::groups::is_internal;
 use crate::kafka::Service;
 use crate::kafka::codec::{BadRequest, RawRequest, text};
 use crate::kafka::connection::Pending;
 use crate::kafka::context::{Context, from_uuid, to_uuid};
 use crate::kafka::limits::{AUTO_CREATE_DEADLINE, MAX_AUTO_CREATED_TOPICS};
 use crate::metadata::{ClusterImage, CreateTopicRequest, Topic};
-use crate::types::{ErrorCode, NodeId, PartitionIndex, PartitionState, TopicId, TopicName};
+use crate::types::{
+    ErrorCode, NodeId, PartitionIndex, PartitionState, TopicId, TopicName, is_internal,
+};
 
 /// Kafka's "authorized operations were not asked for". There is no authorization by topic yet.
 const OPERATIONS_OMITTED: i32 = i32::MIN;

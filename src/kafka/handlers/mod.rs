@@ -1,5 +1,7 @@
 //! The requests, one file each.
 
+mod add_offsets_to_txn;
+mod add_partitions_to_txn;
 pub(super) mod api_versions;
 mod create_partitions;
 mod create_topics;
@@ -10,6 +12,9 @@ mod describe_client_quotas;
 mod describe_cluster;
 mod describe_configs;
 mod describe_groups;
+mod describe_producers;
+mod describe_transactions;
+mod end_txn;
 mod fetch;
 mod fetch_response;
 pub(super) mod fetch_session;
@@ -22,15 +27,20 @@ mod join_group;
 mod leave_group;
 mod list_groups;
 mod list_offsets;
+mod list_transactions;
 mod metadata;
 mod offset_commit;
 mod offset_delete;
 mod offset_fetch;
 mod offset_for_leader_epoch;
 mod produce;
+mod produce_transactions;
 mod sasl;
 mod sync_group;
+mod transactions;
+mod txn_offset_commit;
 mod user_scram_credentials;
+mod write_txn_markers;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -72,6 +82,16 @@ pub(super) async fn begin<S: Service>(
         ApiKey::LeaveGroup => later(context, &request, leave_group::handle),
         ApiKey::OffsetCommit => later(context, &request, offset_commit::handle),
         ApiKey::OffsetDelete => later(context, &request, offset_delete::handle),
+        ApiKey::AddPartitionsToTxn => later(context, &request, add_partitions_to_txn::handle),
+        ApiKey::AddOffsetsToTxn => later(context, &request, add_offsets_to_txn::handle),
+        ApiKey::EndTxn => later(context, &request, end_txn::handle),
+        ApiKey::DescribeTransactions => {
+            later_in_turn(context, &request, describe_transactions::handle)
+        }
+        ApiKey::ListTransactions => later_in_turn(context, &request, list_transactions::handle),
+        ApiKey::TxnOffsetCommit => later(context, &request, txn_offset_commit::handle),
+        ApiKey::WriteTxnMarkers => later(context, &request, write_txn_markers::handle),
+        ApiKey::DescribeProducers => later_in_turn(context, &request, describe_producers::handle),
         ApiKey::DeleteGroups => later(context, &request, delete_groups::handle),
         ApiKey::DescribeClientQuotas => later(context, &request, describe_client_quotas::handle),
         ApiKey::SaslHandshake => sasl::handshake(context, &request),

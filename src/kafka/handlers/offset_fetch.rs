@@ -34,7 +34,8 @@ pub(super) async fn handle<S: Service>(
     version: i16,
 ) -> OffsetFetchResponse {
     if version >= SEVERAL_SINCE {
-        return OffsetFetchResponse::default().with_groups(several(&context, request.groups).await);
+        let groups = several(&context, request.groups, request.require_stable).await;
+        return OffsetFetchResponse::default().with_groups(groups);
     }
     let wanted: Option<Vec<(String, i32)>> = request.topics.as_ref().map(|topics| {
         let flat = topics.iter().flat_map(|topic| {
@@ -46,7 +47,8 @@ pub(super) async fn handle<S: Service>(
         });
         flat.collect()
     });
-    let found = fetch(&context, &request.group_id, wanted.clone()).await;
+    let stable = request.require_stable;
+    let found = fetch(&context, &request.group_id, wanted.clone(), stable).await;
     let response = OffsetFetchResponse::default();
     match found {
         Ok(found) => response.with_topics(found.into_iter().map(old_topic).collect()),
@@ -72,6 +74,7 @@ pub(super) async fn handle<S: Service>(
 async fn several<S: Service>(
     context: &Context<S>,
     groups: Vec<OffsetFetchRequestGroup>,
+    stable: bool,
 ) -> Vec<OffsetFetchResponseGroup> {
     let mut seen = BTreeSet::new();
     let mut bytes = 0;
@@ -92,7 +95,7 @@ async fn several<S: Service>(
                 }
                 flat
             });
-            fetch(context, &group.group_id, wanted).await
+            fetch(context, &group.group_id, wanted, stable).await
         };
         let response = OffsetFetchResponseGroup::default()
             .with_group_id(group.group_id)
@@ -113,6 +116,7 @@ async fn fetch<S: Service>(
     context: &Context<S>,
     group: &str,
     wanted: Option<Vec<(String, i32)>>,
+    stable: bool,
 ) -> Found {
     let offsets = match ask(context, group, Request::FetchOffsets(wanted)).await {
         Ok(Answer::Offsets(offsets)) => Ok(offsets),
@@ -120,25 +124,42 @@ async fn fetch<S: Service>(
         Err(error) => Err(error),
     }?;
     let mut topics: BTreeMap<Arc<str>, Vec<FetchedOffset>> = BTreeMap::new();
-    for offset in offsets {
+    for mut offset in offsets {
+        // To whoever does not ask for what is certain, what was committed last is good enough.
+        offset.is_pending &= stable;
         topics.entry(offset.topic.clone()).or_default().push(offset);
     }
     Ok(topics)
 }
 
-/// Offset, leader epoch and metadata as they go on the wire; −1 and no text where there are none.
-fn parts(offset: &FetchedOffset) -> (i64, i32, String) {
+/// Error, offset, leader epoch and metadata as they go on the wire; −1 and no text where there are none, or where a transaction
+/// that has not ended may change them.
+fn parts(offset: &FetchedOffset) -> (i16, i64, i32, String) {
+    if offset.is_pending {
+        return (
+            ErrorCode::UnstableOffsetCommit.code(),
+            -1,
+            -1,
+            String::new(),
+        );
+    }
     match &offset.committed {
-        Some(found) => (found.offset, found.leader_epoch, found.metadata.to_string()),
-        None => (-1, -1, String::new()),
+        Some(found) => (
+            0,
+            found.offset,
+            found.leader_epoch,
+            found.metadata.to_string(),
+        ),
+        None => (0, -1, -1, String::new()),
     }
 }
 
 fn old_topic((topic, offsets): (Arc<str>, Vec<FetchedOffset>)) -> OffsetFetchResponseTopic {
     let partition = |found: FetchedOffset| {
-        let (offset, epoch, metadata) = parts(&found);
+        let (error, offset, epoch, metadata) = parts(&found);
         OffsetFetchResponsePartition::default()
             .with_partition_index(found.partition)
+            .with_error_code(error)
             .with_committed_offset(offset)
             .with_committed_leader_epoch(epoch)
             .with_metadata(Some(text(metadata)))
@@ -150,9 +171,10 @@ fn old_topic((topic, offsets): (Arc<str>, Vec<FetchedOffset>)) -> OffsetFetchRes
 
 fn new_topic((topic, offsets): (Arc<str>, Vec<FetchedOffset>)) -> OffsetFetchResponseTopics {
     let partition = |found: FetchedOffset| {
-        let (offset, epoch, metadata) = parts(&found);
+        let (error, offset, epoch, metadata) = parts(&found);
         OffsetFetchResponsePartitions::default()
             .with_partition_index(found.partition)
+            .with_error_code(error)
             .with_committed_offset(offset)
             .with_committed_leader_epoch(epoch)
             .with_metadata(Some(text(metadata)))

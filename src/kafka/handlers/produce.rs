@@ -11,14 +11,14 @@ use kafka_protocol::messages::{BrokerId, ProduceRequest, ProduceResponse, TopicN
 use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
-use crate::groups::is_internal;
+use super::produce_transactions::{Prepared, verify};
 use crate::kafka::codec::{BadRequest, RawRequest, text};
 use crate::kafka::connection::{Pending, Reply};
 use crate::kafka::context::{Context, TopicKey, deadline};
 use crate::kafka::{Acks, Produce, ProduceOutcome, ProduceReply, Refusal, Service};
 use crate::metadata::{ClusterImage, Topic, TopicConfig};
 use crate::record::{Batch, Limits, check_produced, raw_records};
-use crate::types::{ErrorCode, LeaderEpoch, NodeId, TopicPartition};
+use crate::types::{ErrorCode, LeaderEpoch, NodeId, TopicPartition, is_internal};
 
 /// From this version on an error comes with words.
 const MESSAGE_SINCE: i16 = 8;
@@ -35,8 +35,7 @@ pub(super) async fn begin<S: Service>(
     let answer = request.answer();
     let acks = decoded.acks;
     let deadline = deadline(decoded.timeout_ms);
-    let by_id = answer.version >= TOPIC_IDS_SINCE;
-    let submitted = submit(context, decoded, by_id, deadline).await;
+    let submitted = submit(context, decoded, answer.version, deadline).await;
     let context = Arc::clone(context);
     Ok(Box::pin(async move {
         if acks == 0 {
@@ -64,25 +63,52 @@ type Finished = (Option<TopicPartition>, Result<ProduceOutcome, Refusal>);
 async fn submit<S: Service>(
     context: &Context<S>,
     request: ProduceRequest,
-    by_id: bool,
+    version: i16,
     deadline: Instant,
 ) -> Vec<TopicShare<Submitted>> {
-    let image = context.service.image();
+    let by_id = version >= TOPIC_IDS_SINCE;
     let acks = match request.acks {
         0 => Ok(Acks::None),
         1 => Ok(Acks::Leader),
         -1 => Ok(Acks::All),
         _ => Err(Refusal::from(ErrorCode::InvalidRequiredAcks)),
     };
-    let acks = match request.transactional_id {
-        None => acks,
-        Some(_) => Err(Refusal {
-            error: ErrorCode::InvalidRequest,
-            message: Some(
-                "transactions are not supported: produce without a transactional id".to_owned(),
-            ),
-        }),
-    };
+    let transactional_id = request.transactional_id.clone();
+    let mut prepared = prepare(context, request, &acks, by_id);
+    let shares = prepared
+        .iter_mut()
+        .flat_map(|topic| topic.partitions.iter_mut().map(|(_, share)| share))
+        .collect();
+    let transactional_id = transactional_id.as_ref().map(|id| id.as_str());
+    verify(context, transactional_id, shares, version, deadline).await;
+    let mut topics = Vec::with_capacity(prepared.len());
+    for topic in prepared {
+        let mut partitions = Vec::with_capacity(topic.partitions.len());
+        for (index, share) in topic.partitions {
+            let submitted = match (&acks, share) {
+                (Err(refusal), _) => Err(refusal.clone()),
+                (_, Err(refusal)) => Err(refusal),
+                (Ok(acks), Ok(share)) => submit_share(context, share, *acks, deadline).await,
+            };
+            partitions.push((index, submitted));
+        }
+        topics.push(TopicShare {
+            name: topic.name,
+            id: topic.id,
+            partitions,
+        });
+    }
+    topics
+}
+
+/// Finds and checks what is to be appended, and where.
+fn prepare<S: Service>(
+    context: &Context<S>,
+    request: ProduceRequest,
+    acks: &Result<Acks, Refusal>,
+    by_id: bool,
+) -> Vec<TopicShare<Result<Prepared, Refusal>>> {
+    let image = context.service.image();
     let mut topics = Vec::with_capacity(request.topic_data.len());
     for data in request.topic_data {
         let found = TopicKey::new(&data.name, data.topic_id, by_id).find(&image);
@@ -92,7 +118,7 @@ async fn submit<S: Service>(
             .is_some_and(|topic| is_internal(topic.name.as_str()));
         let mut partitions = Vec::with_capacity(data.partition_data.len());
         for share in data.partition_data {
-            let submitted = match (&acks, found.partition(share.index)) {
+            let prepared = match (acks, found.partition(share.index)) {
                 (Err(refusal), _) => Err(refusal.clone()),
                 (_, Err(error)) => Err(error.into()),
                 (Ok(_), Ok(_)) if internal => Err(Refusal {
@@ -101,19 +127,12 @@ async fn submit<S: Service>(
                         "the topic is the cluster's own: clients read it only".to_owned(),
                     ),
                 }),
-                (Ok(acks), Ok(partition)) => {
-                    submit_share(
-                        context,
-                        partition,
-                        share.records.unwrap_or_default(),
-                        config.as_ref(),
-                        *acks,
-                        deadline,
-                    )
-                    .await
+                (Ok(_), Ok(partition)) => {
+                    let records = share.records.unwrap_or_default();
+                    prepare_share(partition, &records, config.as_ref())
                 }
             };
-            partitions.push((share.index, submitted));
+            partitions.push((share.index, prepared));
         }
         topics.push(TopicShare {
             name: data.name,
@@ -124,29 +143,41 @@ async fn submit<S: Service>(
     topics
 }
 
-async fn submit_share<S: Service>(
-    context: &Context<S>,
+fn prepare_share(
     partition: TopicPartition,
-    records: Bytes,
+    records: &Bytes,
     config: Option<&TopicConfig>,
-    acks: Acks,
-    deadline: Instant,
-) -> Submitted {
+) -> Result<Prepared, Refusal> {
     let limits = Limits {
         max_batch_bytes: config.map_or(0, |config| config.max_message_bytes as usize),
     };
-    let batches = check_produced(&records, &limits).map_err(|error| Refusal {
+    let batches = check_produced(records, &limits).map_err(|error| Refusal {
         error: error.error_code(),
         message: Some(error.to_string()),
     })?;
     if config.is_some_and(|config| config.compact) {
         batches.iter().try_for_each(check_keys)?;
     }
-    let produce = Produce {
+    Ok(Prepared {
         partition,
         batches,
+        guard: None,
+    })
+}
+
+async fn submit_share<S: Service>(
+    context: &Context<S>,
+    share: Prepared,
+    acks: Acks,
+    deadline: Instant,
+) -> Submitted {
+    let partition = share.partition;
+    let produce = Produce {
+        partition,
+        batches: share.batches,
         acks,
         deadline,
+        guard: share.guard,
     };
     // The service keeps the deadline itself; this holds even for one that does not, because the connection waits here.
     match timeout_at(deadline, context.service.submit_produce(produce)).await {

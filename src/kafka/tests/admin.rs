@@ -17,7 +17,7 @@ use kafka_protocol::messages::metadata_response::MetadataResponseTopic;
 use kafka_protocol::messages::{
     ApiVersionsRequest, CreatePartitionsRequest, CreateTopicsRequest, DeleteTopicsRequest,
     DescribeClusterRequest, DescribeConfigsRequest, IncrementalAlterConfigsRequest,
-    InitProducerIdRequest, ListOffsetsRequest, MetadataRequest, TransactionalId,
+    InitProducerIdRequest, ListOffsetsRequest, MetadataRequest,
 };
 use kafka_protocol::protocol::StrBytes;
 
@@ -523,7 +523,7 @@ async fn offsets_are_listed() {
 }
 
 #[tokio::test]
-async fn producers_get_ids_and_transactions_none() {
+async fn producers_get_ids() {
     let mut client = connect(&Double::new());
     for version in 0..=4 {
         let request = InitProducerIdRequest::default().with_transactional_id(None);
@@ -533,10 +533,6 @@ async fn producers_get_ids_and_transactions_none() {
             (response.producer_id.0, response.producer_epoch),
             (4_000, 0)
         );
-        let request = request.with_transactional_id(Some(TransactionalId(str_bytes("t"))));
-        let response = client.call(&request, version).await;
-        assert_eq!(response.error_code, 42);
-        assert_eq!(response.producer_id.0, -1);
     }
 }
 

@@ -134,8 +134,8 @@ async fn the_log_has_one_line_with_the_peer_for_each_connection_that_is_refused(
         (&[0xff; 12], "TLS or HTTP"),
         (&[0, 0, 0, 40, 0, 3, 0, 9], "4 of its 40 bytes"),
         (
-            &[0, 0, 0, 10, 0, 24, 0, 0, 0, 0, 0, 1, 0xff, 0xff],
-            "API key 24",
+            &[0, 0, 0, 10, 0, 30, 0, 0, 0, 0, 0, 1, 0xff, 0xff],
+            "API key 30",
         ),
         (
             &[

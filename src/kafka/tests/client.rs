@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::double::Double;
 use crate::kafka::{Config, Connection, Ended, ListenerKind, Login, Peer, Server};
-use crate::types::ListenerName;
+use crate::types::{ListenerName, NodeId};
 
 /// Bytes that each direction of the connection holds before a writer must wait.
 const PIPE_BYTES: usize = 64 << 10;
@@ -31,6 +31,7 @@ pub(super) fn peer() -> Peer {
     Peer {
         address: "192.0.2.1:5000".parse().unwrap(),
         name: None,
+        node: None,
     }
 }
 
@@ -40,6 +41,16 @@ pub(super) fn connect(double: &Arc<Double>) -> Client {
         &Server::new(Arc::clone(double), Config::default()),
         ListenerKind::Kafka(ListenerName::unnamed()),
     )
+}
+
+/// A connection of another node of the cluster.
+pub(super) fn connect_node(double: &Arc<Double>, node: NodeId) -> Client {
+    let server = Server::new(Arc::clone(double), Config::default());
+    let peer = Peer {
+        node: Some(node),
+        ..peer()
+    };
+    run(server.admit(peer, ListenerKind::Quic).unwrap())
 }
 
 pub(super) fn connect_to(server: &Arc<Server<Double>>, listener: ListenerKind) -> Client {
@@ -62,7 +73,7 @@ pub(super) fn connect_as(
     })
 }
 
-fn run(connection: Connection<Double>) -> Client {
+pub(super) fn run(connection: Connection<Double>) -> Client {
     let (stream, other) = tokio::io::duplex(PIPE_BYTES);
     let (reader, writer) = tokio::io::split(other);
     let shutdown = CancellationToken::new();

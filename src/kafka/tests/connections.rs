@@ -10,8 +10,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::batch;
 use super::client::{connect, connect_to, encode, fetch, peer, produce};
-use super::double::Double;
-use crate::kafka::{Config, Ended, ListenerKind, Server, limits};
+use super::double::{Double, node};
+use crate::kafka::{Config, Ended, ListenerKind, Peer, Server, limits};
 use crate::types::ListenerName;
 
 #[tokio::test(start_paused = true)]
@@ -55,6 +55,12 @@ async fn connections_beyond_the_limit_are_not_admitted() {
             .is_none()
     );
     assert_eq!(server.connection_count(), 2);
+    // However many clients there are, nodes hear each other.
+    let of_a_node = Peer {
+        node: Some(node(2)),
+        ..peer()
+    };
+    assert!(server.admit(of_a_node, ListenerKind::Quic).is_some());
     drop(first.stream);
     assert_eq!(first.server.await.unwrap(), Ended::ByClient);
     assert!(

@@ -8,19 +8,22 @@ use bytes::Bytes;
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
+use super::coordinator_double::CoordinatorDouble;
 use crate::groups::{self, Coordinator, Ticket};
 use crate::kafka::{
     CreatedTopic, FetchPartition, FetchRefusal, FetchedRecords, ListedOffset, NodeSetting,
-    OffsetSpec, Produce, ProduceOutcome, ProduceReply, Refusal, Service,
+    OffsetSpec, Produce, ProduceOutcome, ProduceReply, ProducerDescription, Refusal, Service,
+    Verification,
 };
 use crate::metadata::{
     ClusterImage, Command, ConfigChange, CreatePartitionsRequest, CreateTopicRequest, Endpoint,
     FlushPolicy, METADATA_VERSION, Registration, ScramMechanism, ScramVerifier, TopicConfig,
 };
-use crate::record::{STAMP_LEN, stamped_prefix};
+use crate::record::{Marker, STAMP_LEN, stamped_prefix};
+use crate::transactions;
 use crate::types::{
-    ClusterId, DirectoryId, ErrorCode, Incarnation, LeaderEpoch, MonotonicTime, NodeId, Offset,
-    PartitionIndex, ProducerId, TopicId, TopicName, TopicPartition,
+    ClusterId, DirectoryId, ErrorCode, Incarnation, IsolationLevel, LeaderEpoch, MonotonicTime,
+    NodeId, Offset, PartitionIndex, ProducerId, TopicId, TopicName, TopicPartition,
 };
 
 pub(super) struct Double {
@@ -35,6 +38,7 @@ pub(super) struct Double {
     /// Produces that were submitted and not answered.
     pub(super) waiting: AtomicUsize,
     groups: Mutex<Groups>,
+    transactions: Mutex<CoordinatorDouble>,
     begin: Instant,
 }
 
@@ -108,6 +112,7 @@ impl Double {
                 replies: HashMap::new(),
                 tickets: 0,
             }),
+            transactions: Mutex::new(CoordinatorDouble::new()),
             begin: Instant::now(),
         })
     }
@@ -309,6 +314,47 @@ impl Service for Double {
         receiver
     }
 
+    async fn verification(
+        &self,
+        _partition: TopicPartition,
+        _producer: (ProducerId, i16),
+        _deadline: Instant,
+    ) -> Result<Verification, ErrorCode> {
+        Ok(Verification::NotNeeded)
+    }
+
+    async fn verify_transaction(
+        &self,
+        _transactional_id: &str,
+        _producer: (ProducerId, i16),
+        partitions: Vec<TopicPartition>,
+        _deadline: Instant,
+    ) -> Vec<Result<(), ErrorCode>> {
+        vec![Ok(()); partitions.len()]
+    }
+
+    async fn write_marker(
+        &self,
+        partition: TopicPartition,
+        marker: Marker,
+        _deadline: Instant,
+    ) -> Result<(), ErrorCode> {
+        let batch = crate::record::Batch::decode(&marker.batch(0)).unwrap();
+        self.with(partition, |p| {
+            p.append(&batch);
+            p.commit();
+        });
+        Ok(())
+    }
+
+    async fn describe_producers(
+        &self,
+        _partition: TopicPartition,
+        _deadline: Instant,
+    ) -> Result<Vec<ProducerDescription>, ErrorCode> {
+        Ok(Vec::new())
+    }
+
     async fn fetch_partition(&self, read: FetchPartition) -> Result<FetchedRecords, FetchRefusal> {
         self.reads.fetch_add(1, Ordering::SeqCst);
         let partitions = self.lock();
@@ -352,6 +398,7 @@ impl Service for Double {
             next,
             high_watermark: Some(high_watermark),
             last_stable_offset: high_watermark,
+            aborted: Vec::new(),
             log_start_offset: Offset::ZERO,
         })
     }
@@ -364,6 +411,7 @@ impl Service for Double {
         &self,
         partition: TopicPartition,
         spec: OffsetSpec,
+        _isolation: IsolationLevel,
         _current_leader_epoch: Option<LeaderEpoch>,
     ) -> Result<Option<ListedOffset>, ErrorCode> {
         let partitions = self.lock();
@@ -583,6 +631,36 @@ impl Service for Double {
         let request = groups::Request::List { states };
         match self.ask_group("any", request, deadline).await {
             Ok(groups::Answer::Listed(listed)) => (listed, None),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn transaction_coordinator(
+        &self,
+        _transactional_id: &str,
+        _deadline: Instant,
+    ) -> Result<NodeId, Refusal> {
+        Ok(node(2))
+    }
+
+    async fn ask_transaction(
+        &self,
+        transactional_id: &str,
+        request: transactions::Request,
+        _taken_by: Instant,
+    ) -> Result<transactions::Answer, ErrorCode> {
+        let mut transactions = self.transactions.lock().unwrap();
+        transactions.ask(transactional_id, request)
+    }
+
+    async fn list_transactions(
+        &self,
+        filter: transactions::Filter,
+        deadline: Instant,
+    ) -> (Vec<transactions::Listing>, Option<ErrorCode>) {
+        let request = transactions::Request::List(filter);
+        match self.ask_transaction("any", request, deadline).await {
+            Ok(transactions::Answer::Listed(listed)) => (listed, None),
             other => panic!("{other:?}"),
         }
     }

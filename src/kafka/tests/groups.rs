@@ -110,8 +110,8 @@ async fn a_coordinator_is_found_in_every_version() {
         let codes: Vec<_> = found.iter().map(|c| (c.error_code, c.node_id.0)).collect();
         assert_eq!(codes, [(0, 2), (15, -1), (24, -1)]);
     }
-    // Transactions and share groups.
-    for kind in [1, 2] {
+    // Share groups, and what there is not.
+    for kind in [2, 3] {
         let request = FindCoordinatorRequest::default()
             .with_key(text("id"))
             .with_key_type(kind);

@@ -4,6 +4,7 @@ mod admin;
 mod bad_input;
 mod client;
 mod connections;
+mod coordinator_double;
 mod double;
 mod fetch;
 mod groups;
@@ -11,6 +12,8 @@ mod listeners;
 mod login;
 mod mutations;
 mod produce;
+mod transaction_coordinator;
+mod transactions;
 
 use bytes::Bytes;
 

@@ -1,6 +1,9 @@
 //! Every request in every version, whole and damaged.
 
 use bytes::{Bytes, BytesMut};
+use kafka_protocol::messages::add_partitions_to_txn_request::{
+    AddPartitionsToTxnTopic, AddPartitionsToTxnTransaction,
+};
 use kafka_protocol::messages::alter_user_scram_credentials_request::{
     ScramCredentialDeletion, ScramCredentialUpsertion,
 };
@@ -38,6 +41,12 @@ use kafka_protocol::messages::offset_for_leader_epoch_request::{
     OffsetForLeaderPartition, OffsetForLeaderTopic,
 };
 use kafka_protocol::messages::sync_group_request::SyncGroupRequestAssignment;
+use kafka_protocol::messages::txn_offset_commit_request::{
+    TxnOffsetCommitRequestPartition, TxnOffsetCommitRequestTopic,
+};
+use kafka_protocol::messages::write_txn_markers_request::{
+    WritableTxnMarker, WritableTxnMarkerTopic,
+};
 use kafka_protocol::messages::*;
 use kafka_protocol::protocol::{Request, StrBytes};
 use proptest::prelude::*;
@@ -348,7 +357,95 @@ fn group_sample(key: ApiKey, version: i16) -> BytesMut {
             DeleteGroupsRequest::default().with_groups_names(vec![group.clone(), group]),
             version,
         ),
+        ApiKey::TxnOffsetCommit => {
+            let partition =
+                TxnOffsetCommitRequestPartition::default().with_committed_metadata(Some(text("m")));
+            let topic = TxnOffsetCommitRequestTopic::default()
+                .with_name(name("orders"))
+                .with_partitions(vec![partition.clone(), partition]);
+            let request = TxnOffsetCommitRequest::default()
+                .with_transactional_id(TransactionalId(text("t")))
+                .with_group_id(group)
+                .with_topics(vec![topic.clone(), topic]);
+            let request = match version {
+                3.. => request
+                    .with_member_id(text("m"))
+                    .with_group_instance_id(Some(text("i"))),
+                _ => request,
+            };
+            encoded(request, version)
+        }
+        ApiKey::WriteTxnMarkers => {
+            let topic = WritableTxnMarkerTopic::default()
+                .with_name(name("orders"))
+                .with_partition_indexes(vec![0, 1]);
+            let marker = WritableTxnMarker::default()
+                .with_producer_id(7.into())
+                .with_topics(vec![topic.clone(), topic]);
+            encoded(
+                WriteTxnMarkersRequest::default().with_markers(vec![marker.clone(), marker]),
+                version,
+            )
+        }
+        ApiKey::DescribeProducers => {
+            let topic = describe_producers_request::TopicRequest::default()
+                .with_name(name("orders"))
+                .with_partition_indexes(vec![0, 1]);
+            encoded(
+                DescribeProducersRequest::default().with_topics(vec![topic.clone(), topic]),
+                version,
+            )
+        }
+        ApiKey::AddPartitionsToTxn
+        | ApiKey::AddOffsetsToTxn
+        | ApiKey::EndTxn
+        | ApiKey::DescribeTransactions
+        | ApiKey::ListTransactions => transaction_sample(key, version),
         other => panic!("{other:?} is served and has no sample"),
+    }
+}
+
+/// The same for the requests about transactions.
+fn transaction_sample(key: ApiKey, version: i16) -> BytesMut {
+    fn encoded<R: Request>(request: R, version: i16) -> BytesMut {
+        encode(&request, version, 3)
+    }
+    let id = TransactionalId(text("id"));
+    match key {
+        ApiKey::AddPartitionsToTxn => {
+            let topic = AddPartitionsToTxnTopic::default()
+                .with_name(name("orders"))
+                .with_partitions(vec![0, 1]);
+            let request = AddPartitionsToTxnRequest::default();
+            let request = if version < 4 {
+                request
+                    .with_v3_and_below_transactional_id(id)
+                    .with_v3_and_below_topics(vec![topic.clone(), topic])
+            } else {
+                let transaction = AddPartitionsToTxnTransaction::default()
+                    .with_transactional_id(id)
+                    .with_topics(vec![topic.clone(), topic]);
+                request.with_transactions(vec![transaction.clone(), transaction])
+            };
+            encoded(request, version)
+        }
+        ApiKey::AddOffsetsToTxn => {
+            let request = AddOffsetsToTxnRequest::default()
+                .with_transactional_id(id)
+                .with_group_id(GroupId(text("group")));
+            encoded(request, version)
+        }
+        ApiKey::EndTxn => encoded(EndTxnRequest::default().with_transactional_id(id), version),
+        ApiKey::DescribeTransactions => encoded(
+            DescribeTransactionsRequest::default().with_transactional_ids(vec![id.clone(), id]),
+            version,
+        ),
+        _ => {
+            let request = ListTransactionsRequest::default()
+                .with_state_filters(vec![text("Ongoing"), text("Empty")])
+                .with_producer_id_filters(vec![1.into(), 2.into()]);
+            encoded(request, version)
+        }
     }
 }
 

@@ -208,10 +208,6 @@ async fn what_is_not_there_or_not_allowed_is_refused_before_any_append() {
             assert_eq!(only(&response).error_code, code, "{topic} {index} {acks}");
         }
     }
-    let transactional = produce("orders", 0, batch(&["x"]), -1).with_transactional_id(Some(
-        kafka_protocol::messages::TransactionalId("t".to_owned().into()),
-    ));
-    assert_eq!(only(&client.call(&transactional, 9).await).error_code, 42);
     let (_, response) = {
         client
             .send(&fetch("orders", &[0]).with_max_wait_ms(0), 12)

@@ -172,6 +172,7 @@ fn a_request_that_waits_past_its_own_deadline_is_told_and_never_appended() {
         batch: pair.next_batch(100),
         acks: Acks::All,
         deadline: pair.now + Duration::from_millis(100),
+        guard: None,
     };
     let (now, peers) = (pair.now, pair.peers());
     pair.partition(0).handle_produce(now, request, &peers);

@@ -1,15 +1,14 @@
-//! The internal topic is made with the first group, perhaps before the cluster has all its nodes: it gets more replicas as
+//! An internal topic is made when it is first needed, perhaps before the cluster has all its nodes: it gets more replicas as
 //! they come.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::offsets_topic;
-use crate::broker::shared::Shared;
+use super::shared::Shared;
 use crate::controller::{Controller, Operation, OperationOutcome, jittered};
 use crate::metadata::{ClusterImage, Reassignment};
-use crate::types::{NodeId, TopicPartition};
+use crate::types::{NodeId, TopicPartition, is_internal};
 
 /// The replicas that each partition is to have, where there are so many nodes.
 const REPLICAS: usize = 3;
@@ -41,29 +40,34 @@ pub(super) async fn keep(shared: Arc<Shared>, controller: Controller) {
                     match outcome.result {
                         Ok(()) => tracing::info!(
                             partition = %outcome.partition,
-                            "the consumer groups' topic gets another replica"
+                            "an internal topic gets another replica"
                         ),
                         Err(cause) => tracing::debug!(
                             partition = %outcome.partition, cause,
-                            "the consumer groups' topic got no other replica"
+                            "an internal topic got no other replica"
                         ),
                     }
                 }
             }
             Ok(_) => {}
             Err(error) => {
-                tracing::debug!(cause = %error, "the consumer groups' topic got no other replica");
+                tracing::debug!(cause = %error, "an internal topic got no other replica");
             }
         }
     }
 }
 
-/// One more replica for each partition of the internal topic that `me` leads, that has fewer than it should and for which
+/// One more replica for each partition of the internal topics that `me` leads, that has fewer than it should and for which
 /// there is another node: the one with the fewest replicas.
 fn wider(image: &ClusterImage, me: NodeId, alive: &BTreeSet<NodeId>) -> Vec<Reassignment> {
-    let Some(topic) = offsets_topic(image) else {
-        return Vec::new();
+    let internal = || {
+        image
+            .topics()
+            .filter(|topic| is_internal(topic.name.as_str()))
     };
+    if internal().next().is_none() {
+        return Vec::new();
+    }
     // Only controllers know who is alive; the others take each registered node for it.
     let usable =
         |node: &NodeId| (alive.is_empty() || alive.contains(node)) && !image.is_draining(*node);
@@ -81,7 +85,12 @@ fn wider(image: &ClusterImage, me: NodeId, alive: &BTreeSet<NodeId>) -> Vec<Reas
         }
     }
     let mut reassignments = Vec::new();
-    for (partition, state) in topic.indexed_partitions() {
+    let led = internal().flat_map(|topic| {
+        topic
+            .indexed_partitions()
+            .map(move |(partition, state)| (topic.id, partition, state))
+    });
+    for (topic, partition, state) in led {
         let replicas = state.wanted_replicas();
         let is_moving = !state.target_replicas.is_empty();
         if state.leader_node() != Some(me) || is_moving || replicas.len() >= REPLICAS {
@@ -101,10 +110,7 @@ fn wider(image: &ClusterImage, me: NodeId, alive: &BTreeSet<NodeId>) -> Vec<Reas
         let mut target = replicas.to_vec();
         target.push(chosen);
         reassignments.push(Reassignment {
-            partition: TopicPartition {
-                topic: topic.id,
-                partition,
-            },
+            partition: TopicPartition { topic, partition },
             partition_epoch: state.partition_epoch,
             target,
         });

@@ -1,22 +1,22 @@
-//! Where a group's state lives.
+//! The cluster's own topics, and where in them the state of a group or of a transactional id lives.
 
-use crate::types::PartitionIndex;
+use super::PartitionIndex;
 
 /// The internal topic that holds committed offsets and the groups' generations. Kafka's name for it.
 pub const OFFSETS_TOPIC: &str = "__consumer_offsets";
-/// Kafka's topic for the state of transactions.
-const TRANSACTIONS_TOPIC: &str = "__transaction_state";
+/// The internal topic that holds the state of transactions. Kafka's name for it.
+pub const TRANSACTIONS_TOPIC: &str = "__transaction_state";
 
 /// Whether a topic is the cluster's own: clients read it and neither write to it nor make or delete it.
 pub fn is_internal(topic: &str) -> bool {
     matches!(topic, OFFSETS_TOPIC | TRANSACTIONS_TOPIC)
 }
 
-/// The partition of [`OFFSETS_TOPIC`] that holds a group, of `partitions` in all. Kafka's rule, so that its tools look in the
-/// right place: the absolute value of Java's hash of the group's name, modulo the partitions.
-pub fn partition_of(group: &str, partitions: u32) -> PartitionIndex {
+/// The partition of an internal topic that holds a group or a transactional id, of `partitions` in all. Kafka's rule, so that
+/// its tools look in the right place: the absolute value of Java's hash of the name, modulo the partitions.
+pub fn partition_of(name: &str, partitions: u32) -> PartitionIndex {
     // `i32::MIN` has no absolute value; Kafka takes 0.
-    let hash = java_hash(group).checked_abs().unwrap_or(0);
+    let hash = java_hash(name).checked_abs().unwrap_or(0);
     PartitionIndex(hash.unsigned_abs() % partitions.max(1))
 }
 
@@ -43,7 +43,7 @@ mod tests {
     }
 
     #[test]
-    fn every_group_has_a_partition() {
+    fn every_name_has_a_partition() {
         assert_eq!(partition_of("abc", 50), PartitionIndex(4));
         assert_eq!(partition_of("polygenelubricants", 50), PartitionIndex(0));
         assert_eq!(partition_of("abc", 0), PartitionIndex(0));

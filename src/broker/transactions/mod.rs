@@ -1,0 +1,349 @@
+//! Transactions on this node.
+//!
+//! One task for each partition of the internal topic that this node holds: while the node leads the partition, the task reads
+//! it, runs its [`Coordinator`](crate::transactions::Coordinator), writes what that says and has markers delivered; otherwise
+//! it says that it is not the coordinator. [`keep`] starts and ends the tasks as partitions come and go. The leaders of
+//! partitions ask coordinators, here or elsewhere, whether a transaction reaches them: [`verify`].
+
+mod calls;
+mod coordinate;
+mod deliver;
+mod load;
+mod topic;
+mod verify;
+mod write;
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, PoisonError, RwLock, Weak};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
+
+use super::Broker;
+use super::shared::Shared;
+use crate::controller::Controller;
+use crate::metadata::{ClusterImage, TRANSACTIONS_SINCE, Topic};
+use crate::transactions::{Answer, Filter, Listing, Request};
+use crate::transport::LogLimit;
+use crate::types::{
+    ErrorCode, ProducerId, TRANSACTIONS_TOPIC, TopicName, TopicPartition, partition_of,
+};
+pub(super) use calls::Calls;
+use deliver::Deliveries;
+
+/// Requests that wait for one coordinator. At the cap they wait outside, until their deadlines.
+const MAILBOX_REQUESTS: usize = 1024;
+/// How soon it is looked again for a partition that is about to be opened.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+/// How often it is looked whether every task still runs, when nothing else happens.
+const LOOK_AFTER: Duration = Duration::from_secs(2);
+
+/// How requests reach the coordinators of this node, and this node's reach those of others.
+pub(super) struct Transactions {
+    /// One for each partition of the internal topic that is open here, led or not.
+    coordinators: RwLock<HashMap<TopicPartition, mpsc::Sender<Ask>>>,
+    calls: Arc<Calls>,
+    refusals: LogLimit,
+}
+
+/// What a coordinator is asked.
+struct Ask {
+    id: String,
+    request: Request,
+    reply: oneshot::Sender<Result<Answer, ErrorCode>>,
+}
+
+impl Transactions {
+    pub(super) fn new(calls: Calls) -> Transactions {
+        Transactions {
+            coordinators: RwLock::default(),
+            calls: Arc::new(calls),
+            refusals: LogLimit::default(),
+        }
+    }
+
+    /// The one gate, see [`gate`], with a line in the log where it is shut.
+    fn check_served(&self, image: &ClusterImage) -> Result<(), ErrorCode> {
+        let served = gate(image);
+        if served == Err(ErrorCode::UnsupportedVersion)
+            && let Some(suppressed) = self.refusals.allow()
+        {
+            tracing::warn!(
+                metadata_version = image.metadata_version(),
+                needed = TRANSACTIONS_SINCE,
+                suppressed,
+                "a transaction is refused: some nodes run a build that does not know transactions; upgrade all of them"
+            );
+        }
+        served
+    }
+
+    /// Asks the coordinator of a transactional id, if it is here.
+    async fn ask(
+        &self,
+        image: &ClusterImage,
+        id: &str,
+        request: Request,
+        taken_by: Instant,
+    ) -> Result<Answer, ErrorCode> {
+        self.check_served(image)?;
+        let place = transactions_topic(image)
+            .map(|topic| place_of(topic, id))
+            .ok_or(ErrorCode::NotCoordinator)?;
+        let coordinator = self.coordinator(place).ok_or(ErrorCode::NotCoordinator)?;
+        ask(&coordinator, id, request, taken_by).await
+    }
+
+    /// The ids of all coordinators here, and an error if one of them is still loading.
+    async fn list(&self, filter: Filter, deadline: Instant) -> (Vec<Listing>, Option<ErrorCode>) {
+        let mut listings = Vec::new();
+        let mut failed = None;
+        for coordinator in self.all() {
+            let request = Request::List(filter.clone());
+            match ask(&coordinator, "", request, deadline).await {
+                Ok(Answer::Listed(some)) => listings.extend(some),
+                // Its ids are another node's.
+                Err(ErrorCode::NotCoordinator) => {}
+                Ok(_) => failed = Some(ErrorCode::UnknownServerError),
+                Err(error) => failed = Some(error),
+            }
+        }
+        (listings, failed)
+    }
+
+    fn coordinator(&self, id: TopicPartition) -> Option<mpsc::Sender<Ask>> {
+        let coordinators = self
+            .coordinators
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        coordinators.get(&id).cloned()
+    }
+
+    fn all(&self) -> Vec<mpsc::Sender<Ask>> {
+        let coordinators = self
+            .coordinators
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        coordinators.values().cloned().collect()
+    }
+
+    /// Starts and ends tasks so that there is one for each partition of the internal topic that is open here. False while one
+    /// that should be open is not.
+    fn adopt(
+        &self,
+        shared: &Arc<Shared>,
+        controller: &Controller,
+        deliveries: &Arc<Deliveries>,
+        tasks: &TaskTracker,
+    ) -> bool {
+        let image = controller.image().borrow().clone();
+        let mut wanted = BTreeSet::new();
+        if let Some(topic) = transactions_topic(&image) {
+            for (partition, state) in topic.indexed_partitions() {
+                if state.replicas.contains(&shared.me.node) {
+                    wanted.insert(TopicPartition {
+                        topic: topic.id,
+                        partition,
+                    });
+                }
+            }
+        }
+        let mut coordinators = self
+            .coordinators
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        // A task whose mailbox is gone ends.
+        coordinators.retain(|id, mailbox| wanted.contains(id) && !mailbox.is_closed());
+        let mut complete = true;
+        for id in wanted {
+            if coordinators.contains_key(&id) {
+                continue;
+            }
+            let Some(handle) = shared.partition(id) else {
+                complete = false;
+                continue;
+            };
+            let (sender, mailbox) = mpsc::channel(MAILBOX_REQUESTS);
+            tasks.spawn(coordinate::run(coordinate::Place {
+                shared: shared.clone(),
+                id,
+                handle,
+                mailbox,
+                images: controller.image(),
+                deliveries: deliveries.clone(),
+            }));
+            coordinators.insert(id, sender);
+        }
+        complete
+    }
+}
+
+/// Whether the whole cluster knows what a transaction leaves in its logs. While it does not, no id gets a producer and no
+/// partition is vouched for, and so nothing of a transaction is written anywhere.
+fn gate(image: &ClusterImage) -> Result<(), ErrorCode> {
+    if image.metadata_version() >= TRANSACTIONS_SINCE {
+        return Ok(());
+    }
+    let understood = image.nodes().map(|node| node.metadata_version).min();
+    match understood {
+        // About to rise: the cluster was just founded, or its last node just upgraded. Clients ask again.
+        Some(version) if version >= TRANSACTIONS_SINCE => Err(ErrorCode::CoordinatorNotAvailable),
+        _ => Err(ErrorCode::UnsupportedVersion),
+    }
+}
+
+async fn ask(
+    coordinator: &mpsc::Sender<Ask>,
+    id: &str,
+    request: Request,
+    taken_by: Instant,
+) -> Result<Answer, ErrorCode> {
+    let (reply, answer) = oneshot::channel();
+    let message = Ask {
+        id: id.to_owned(),
+        request,
+        reply,
+    };
+    match tokio::time::timeout_at(taken_by, coordinator.send(message)).await {
+        Ok(Ok(())) => answer.await.unwrap_or(Err(ErrorCode::NotCoordinator)),
+        Ok(Err(_)) => Err(ErrorCode::NotCoordinator),
+        Err(_) => Err(ErrorCode::CoordinatorNotAvailable),
+    }
+}
+
+impl Broker {
+    /// Asks this node's coordinator of a transactional id; a producer id is fetched where the answer needs one.
+    pub(super) async fn ask_transaction_of(
+        &self,
+        id: &str,
+        request: Request,
+        taken_by: Instant,
+    ) -> Result<Answer, ErrorCode> {
+        let image = self.image_now();
+        let answer = self
+            .transactions
+            .ask(&image, id, request.clone(), taken_by)
+            .await?;
+        let (
+            Answer::NeedsProducerId,
+            Request::Init {
+                timeout_ms,
+                expected,
+                ..
+            },
+        ) = (&answer, request)
+        else {
+            return Ok(answer);
+        };
+        let fresh: ProducerId = self.producer_ids.next(taken_by).await?;
+        let again = Request::Init {
+            timeout_ms,
+            expected,
+            fresh: Some(fresh),
+        };
+        self.transactions.ask(&image, id, again, taken_by).await
+    }
+
+    pub(super) async fn list_transactions_here(
+        &self,
+        filter: Filter,
+        deadline: Instant,
+    ) -> (Vec<Listing>, Option<ErrorCode>) {
+        self.transactions.list(filter, deadline).await
+    }
+
+    fn image_now(&self) -> Arc<ClusterImage> {
+        self.controller.image().borrow().clone()
+    }
+}
+
+/// Keeps the coordinators' tasks in step with the metadata until the node stops, and ends them then.
+pub(super) async fn keep(
+    shared: Arc<Shared>,
+    controller: Controller,
+    transactions: Arc<Transactions>,
+    broker: Weak<Broker>,
+) {
+    let tasks = TaskTracker::new();
+    let deliveries = Arc::new(Deliveries::new(
+        shared.clone(),
+        broker,
+        controller.image(),
+        transactions.calls.clone(),
+        tasks.clone(),
+    ));
+    let mut images = controller.image();
+    loop {
+        images.mark_unchanged();
+        let complete = transactions.adopt(&shared, &controller, &deliveries, &tasks);
+        tokio::select! {
+            () = shared.stopping.cancelled() => break,
+            changed = images.changed() => {
+                if changed.is_err() {
+                    break;
+                }
+            }
+            () = tokio::time::sleep(if complete { LOOK_AFTER } else { LOOK_AGAIN }) => {}
+        }
+    }
+    tasks.close();
+    tasks.wait().await;
+}
+
+fn transactions_topic(image: &ClusterImage) -> Option<&Arc<Topic>> {
+    image.topic_by_name(&TopicName::new(TRANSACTIONS_TOPIC).ok()?)
+}
+
+fn place_of(topic: &Topic, id: &str) -> TopicPartition {
+    let partitions = u32::try_from(topic.partitions.len()).unwrap_or(u32::MAX);
+    TopicPartition {
+        topic: topic.id,
+        partition: partition_of(id, partitions),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metadata::{Command, Endpoint, Registration};
+    use crate::types::{ClusterId, DirectoryId, Incarnation, NodeId};
+
+    fn register(image: &mut ClusterImage, id: u32, metadata_version: u32) {
+        let registration = Registration {
+            node: NodeId::new(id).unwrap(),
+            directory: DirectoryId::from_random_bits(id.into()),
+            incarnation: Incarnation::from_random_bits(id.into()),
+            quic: Endpoint {
+                host: "localhost".to_owned(),
+                port: 1,
+            },
+            kafka: None,
+            boot_id: None,
+            metadata_version,
+        };
+        image
+            .apply(&Command::RegisterNode { registration })
+            .unwrap();
+    }
+
+    #[test]
+    fn transactions_are_served_once_every_node_knows_them() {
+        let mut image = ClusterImage::new();
+        let cluster_id = ClusterId::from_random_bits(1);
+        image.apply(&Command::InitCluster { cluster_id }).unwrap();
+        assert_eq!(gate(&image), Err(ErrorCode::UnsupportedVersion));
+        register(&mut image, 1, TRANSACTIONS_SINCE);
+        register(&mut image, 2, TRANSACTIONS_SINCE - 1);
+        assert_eq!(gate(&image), Err(ErrorCode::UnsupportedVersion));
+        // Upgraded: the version is about to rise.
+        register(&mut image, 2, TRANSACTIONS_SINCE);
+        assert_eq!(gate(&image), Err(ErrorCode::CoordinatorNotAvailable));
+        let version = TRANSACTIONS_SINCE;
+        image
+            .apply(&Command::RaiseMetadataVersion { version })
+            .unwrap();
+        assert_eq!(gate(&image), Ok(()));
+    }
+}

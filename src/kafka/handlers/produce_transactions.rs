@@ -1,0 +1,115 @@
+//! The batches of transactions in a Produce request: before one begins a transaction in a partition, the coordinator of the
+//! transactional id is asked whether the transaction reaches that partition. Without that, a batch that comes late, after its
+//! transaction has ended, would begin one that nobody ends.
+
+use tokio::time::{Instant, timeout_at};
+
+use crate::kafka::context::Context;
+use crate::kafka::{Refusal, Service, Verification, VerificationGuard};
+use crate::record::Batch;
+use crate::types::{ErrorCode, ProducerId, TopicPartition};
+
+/// From this version on a client knows that it can abort and go on.
+const ABORTABLE_SINCE: i16 = 11;
+
+/// One partition's share of a request, ready to be handed to its owner.
+pub(super) struct Prepared {
+    pub(super) partition: TopicPartition,
+    pub(super) batches: Vec<Batch>,
+    pub(super) guard: Option<VerificationGuard>,
+}
+
+impl Prepared {
+    /// The producer of its first batch, where that is one of a transaction. A share of several batches is refused later.
+    fn producer(&self) -> Option<(ProducerId, i16)> {
+        let header = &self.batches.first()?.header;
+        let producer = header.producer_id.filter(|_| header.is_transactional())?;
+        Some((producer, header.producer_epoch))
+    }
+}
+
+/// Asks for every share that may begin a transaction; what is not to be appended is refused in its place.
+pub(super) async fn verify<S: Service>(
+    context: &Context<S>,
+    transactional_id: Option<&str>,
+    shares: Vec<&mut Result<Prepared, Refusal>>,
+    version: i16,
+    deadline: Instant,
+) {
+    let mut begin = Vec::new();
+    for share in shares {
+        let Ok(prepared) = &*share else { continue };
+        let Some(producer) = prepared.producer() else {
+            continue;
+        };
+        if transactional_id.is_none() {
+            *share = Err(Refusal {
+                error: ErrorCode::TransactionalIdAuthorizationFailed,
+                message: Some(
+                    "a batch of a transaction in a request without a transactional id".to_owned(),
+                ),
+            });
+            continue;
+        }
+        let partition = prepared.partition;
+        let asked = context.service.verification(partition, producer, deadline);
+        match timeout_at(deadline, asked).await {
+            Ok(Ok(Verification::NotNeeded)) => {}
+            Ok(Ok(Verification::Needed(guard))) => begin.push((producer, guard, share)),
+            Ok(Err(error)) => *share = Err(error.into()),
+            Err(_) => *share = Err(ErrorCode::RequestTimedOut.into()),
+        }
+    }
+    // One producer's transaction has one coordinator; a request has one producer, and whatever else comes is asked for alone.
+    while let Some((producer, ..)) = begin.first() {
+        let producer = *producer;
+        let (mine, others): (Vec<_>, Vec<_>) = begin
+            .into_iter()
+            .partition(|(other, ..)| *other == producer);
+        begin = others;
+        let partitions: Vec<TopicPartition> = mine
+            .iter()
+            .filter_map(|(.., share)| Some(share.as_ref().ok()?.partition))
+            .collect();
+        let asked = context.service.verify_transaction(
+            transactional_id.unwrap_or_default(),
+            producer,
+            partitions,
+            deadline,
+        );
+        let verdicts = timeout_at(deadline, asked).await.unwrap_or_default();
+        let mut verdicts = verdicts.into_iter();
+        for (_, guard, share) in mine {
+            // A coordinator that says nothing may say something next time.
+            let verdict = verdicts
+                .next()
+                .unwrap_or(Err(ErrorCode::CoordinatorNotAvailable));
+            match (verdict, share.as_mut()) {
+                (Ok(()), Ok(prepared)) => prepared.guard = Some(guard),
+                (Err(error), _) => *share = Err(refusal(error, version)),
+                (Ok(()), Err(_)) => {}
+            }
+        }
+    }
+}
+
+/// What a client is told that a coordinator does not vouch for. Kafka's clients try a produce again on few errors, so what is over
+/// by itself is told as one of them.
+fn refusal(error: ErrorCode, version: i16) -> Refusal {
+    let error = match error {
+        ErrorCode::InvalidTxnState if version >= ABORTABLE_SINCE => ErrorCode::TransactionAbortable,
+        ErrorCode::CoordinatorNotAvailable
+        | ErrorCode::CoordinatorLoadInProgress
+        | ErrorCode::NotCoordinator
+        | ErrorCode::ConcurrentTransactions
+        | ErrorCode::NetworkException
+        | ErrorCode::RequestTimedOut => ErrorCode::NotEnoughReplicas,
+        error => error,
+    };
+    Refusal {
+        error,
+        message: Some(format!(
+            "the coordinator of the transactional id does not vouch for the batch: {error}"
+        )),
+    }
+}

@@ -1,0 +1,143 @@
+//! TxnOffsetCommit: how far a group has read, as part of a producer's transaction.
+
+use std::sync::Arc;
+
+use kafka_protocol::messages::txn_offset_commit_response::{
+    TxnOffsetCommitResponsePartition, TxnOffsetCommitResponseTopic,
+};
+use kafka_protocol::messages::{TxnOffsetCommitRequest, TxnOffsetCommitResponse};
+use tokio::time::{Instant, timeout_at};
+
+use super::groups::{TAKEN_WITHIN, ask, code, unexpected, who};
+use crate::groups::{
+    Answer, CommitOffset, OffsetsGuard, OffsetsVerification, Request, TransactionCommit,
+};
+use crate::kafka::Service;
+use crate::kafka::context::{Context, find_partition, find_topic};
+use crate::types::{ErrorCode, OFFSETS_TOPIC, ProducerId, partition_of};
+
+/// From this version on a client knows that it can abort and go on.
+const ABORTABLE_SINCE: i16 = 4;
+
+pub(super) async fn handle<S: Service>(
+    context: Arc<Context<S>>,
+    request: TxnOffsetCommitRequest,
+    version: i16,
+) -> TxnOffsetCommitResponse {
+    let image = context.service.image();
+    let mut offsets = Vec::new();
+    for topic in &request.topics {
+        let found = find_topic(&image, &topic.name);
+        offsets.extend(topic.partitions.iter().map(|partition| {
+            CommitOffset {
+                topic: topic.name.as_str().to_owned(),
+                partition: partition.partition_index,
+                offset: partition.committed_offset,
+                leader_epoch: partition.committed_leader_epoch,
+                metadata: partition
+                    .committed_metadata
+                    .as_ref()
+                    .map(|metadata| metadata.as_str().to_owned())
+                    .unwrap_or_default(),
+                refused: find_partition(found, partition.partition_index).err(),
+            }
+        }));
+    }
+    drop(image);
+    let result = commit(&context, &request, offsets, version).await;
+    // One for each partition, in order; what concerns the whole group is said of each.
+    let mut codes = match &result {
+        Ok(results) => results.iter().map(code).collect(),
+        Err(_) => Vec::new(),
+    }
+    .into_iter();
+    let whole = code(&result);
+    let topics = request.topics.into_iter().map(|topic| {
+        let partitions = topic.partitions.iter().map(|partition| {
+            TxnOffsetCommitResponsePartition::default()
+                .with_partition_index(partition.partition_index)
+                .with_error_code(codes.next().unwrap_or(whole))
+        });
+        let partitions = partitions.collect();
+        TxnOffsetCommitResponseTopic::default()
+            .with_name(topic.name)
+            .with_partitions(partitions)
+    });
+    TxnOffsetCommitResponse::default().with_topics(topics.collect())
+}
+
+async fn commit<S: Service>(
+    context: &Context<S>,
+    request: &TxnOffsetCommitRequest,
+    offsets: Vec<CommitOffset>,
+    version: i16,
+) -> Result<Vec<Result<(), ErrorCode>>, ErrorCode> {
+    let producer = ProducerId::new(request.producer_id.0)
+        .filter(|_| request.producer_epoch >= 0)
+        .ok_or(ErrorCode::InvalidRequest)?;
+    let group = request.group_id.as_str();
+    let verify = Request::VerifyOffsets {
+        producer,
+        producer_epoch: request.producer_epoch,
+    };
+    let guard = match ask(context, group, verify).await? {
+        Answer::Verification(OffsetsVerification::NotNeeded) => None,
+        Answer::Verification(OffsetsVerification::Needed(guard)) => {
+            Some(verified(context, request, producer, guard, version).await?)
+        }
+        other => return unexpected(other),
+    };
+    let commit = Request::CommitInTransaction(TransactionCommit {
+        producer,
+        producer_epoch: request.producer_epoch,
+        who: who(&request.member_id, request.group_instance_id.as_ref()),
+        generation: request.generation_id,
+        guard,
+        offsets,
+    });
+    match ask(context, group, commit).await {
+        Ok(Answer::Results(results)) => Ok(results),
+        Ok(other) => unexpected(other),
+        Err(error) => Err(told(error, version)),
+    }
+}
+
+/// That the transaction is over is told to a client that knows that it can abort and go on.
+fn told(error: ErrorCode, version: i16) -> ErrorCode {
+    match error {
+        ErrorCode::InvalidTxnState if version >= ABORTABLE_SINCE => ErrorCode::TransactionAbortable,
+        error => error,
+    }
+}
+
+/// Asks the coordinator of the transaction whether it reaches the group.
+async fn verified<S: Service>(
+    context: &Context<S>,
+    request: &TxnOffsetCommitRequest,
+    producer: ProducerId,
+    guard: OffsetsGuard,
+    version: i16,
+) -> Result<OffsetsGuard, ErrorCode> {
+    let deadline = Instant::now() + TAKEN_WITHIN;
+    let image = context.service.image();
+    let topic = find_topic(&image, OFFSETS_TOPIC).ok_or(ErrorCode::NotCoordinator)?;
+    let partitions = u32::try_from(topic.partitions.len()).unwrap_or(u32::MAX);
+    let index = partition_of(&request.group_id, partitions);
+    let partition = find_partition(Some(topic), index.to_wire())?;
+    let asked = context.service.verify_transaction(
+        &request.transactional_id,
+        (producer, request.producer_epoch),
+        vec![partition],
+        deadline,
+    );
+    let verdicts = timeout_at(deadline, asked).await.unwrap_or_default();
+    match verdicts.first() {
+        Some(Ok(())) => Ok(guard),
+        // The client would look for another coordinator of the group; it is the transaction's that is not at hand.
+        Some(Err(ErrorCode::NotCoordinator | ErrorCode::ConcurrentTransactions)) => {
+            Err(ErrorCode::CoordinatorLoadInProgress)
+        }
+        Some(Err(error)) => Err(told(*error, version)),
+        None => Err(ErrorCode::CoordinatorLoadInProgress),
+    }
+}

@@ -1,0 +1,386 @@
+//! The records of the internal topic, in Kafka's formats, so that its tools read them and a topic of its making is understood.
+//!
+//! ```text
+//! key    i16 version 0   transactional id
+//! value  i16 version 1   i64 producer id  i16 producer epoch  i32 timeout, ms  i8 state
+//!                        topics?, each: name  partitions, each: i32  tags
+//!                        i64 last change, ms  i64 start, ms  tags
+//!        tag 0           i64 the producer id before this one
+//!        tag 1000        i16 the producer epoch before this one: ours, which Kafka passes over
+//!        version 0 is read: other texts and counts, no tags
+//! ```
+//!
+//! Integers are big-endian. In version 1 the length of a text and a count are unsigned variable-length integers, one more than
+//! they say, so that 0 is "absent"; in the key and in version 0 they are an i16 and an i32, and −1 is "absent". Tags are a
+//! count, then each its number, its length and its bytes. A value that is absent removes what its key names.
+
+use std::sync::Arc;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use thiserror::Error;
+
+use super::partitions::Partitions;
+use super::state::State;
+use super::transaction::Details;
+
+const KEY_VERSION: i16 = 0;
+const VALUE_VERSION: i16 = 1;
+const PREVIOUS_PRODUCER_TAG: u32 = 0;
+/// Kafka's own tags are small numbers, and it skips those that it does not know.
+const LAST_EPOCH_TAG: u32 = 1000;
+
+/// What a record's key names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LogKey {
+    Id(Arc<str>),
+    /// Of a newer broker.
+    Unknown {
+        version: i16,
+    },
+}
+
+/// Why a record could not be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum FormatError {
+    #[error("it ends within a field that takes {wanted} bytes, with {remaining} left")]
+    CutShort { wanted: usize, remaining: usize },
+    #[error("a length of {0}")]
+    BadLength(i64),
+    #[error("text that is not UTF-8")]
+    NotText,
+    #[error("producer id {producer} and epoch {epoch}, which no producer has")]
+    BadProducer { producer: i64, epoch: i16 },
+    #[error("a state of number {0}, which is never written")]
+    UnknownState(i8),
+    #[error("a value of version {0}, which this version of the broker does not know")]
+    UnknownVersion(i16),
+}
+
+pub(super) fn key(id: &str) -> Bytes {
+    // An id is capped far below what the length holds.
+    let mut out = BytesMut::with_capacity(2 + 2 + id.len());
+    out.put_i16(KEY_VERSION);
+    out.put_i16(i16::try_from(id.len()).unwrap_or(i16::MAX));
+    out.put_slice(id.as_bytes());
+    out.freeze()
+}
+
+pub(super) fn value(details: &Details) -> Bytes {
+    let mut out = BytesMut::new();
+    out.put_i16(VALUE_VERSION);
+    out.put_i64(details.producer);
+    out.put_i16(details.epoch);
+    out.put_i32(details.timeout_ms);
+    out.put_i8(details.state.number());
+    let topics = details.partitions.topics();
+    match details.state {
+        // Kafka's word for it: none, rather than none of them.
+        State::Empty => put_unsigned(&mut out, 0),
+        _ => put_unsigned(&mut out, topics.len() as u32 + 1),
+    }
+    if details.state != State::Empty {
+        for (topic, partitions) in topics {
+            put_unsigned(&mut out, topic.len() as u32 + 1);
+            out.put_slice(topic.as_bytes());
+            put_unsigned(&mut out, partitions.len() as u32 + 1);
+            for &partition in partitions {
+                out.put_i32(partition);
+            }
+            put_unsigned(&mut out, 0);
+        }
+    }
+    out.put_i64(details.changed_ms);
+    out.put_i64(details.started_ms);
+    let previous = details.previous_producer;
+    let tags = u32::from(previous != -1) + u32::from(details.last_epoch != -1);
+    put_unsigned(&mut out, tags);
+    if previous != -1 {
+        put_unsigned(&mut out, PREVIOUS_PRODUCER_TAG);
+        put_unsigned(&mut out, 8);
+        out.put_i64(previous);
+    }
+    if details.last_epoch != -1 {
+        put_unsigned(&mut out, LAST_EPOCH_TAG);
+        put_unsigned(&mut out, 2);
+        out.put_i16(details.last_epoch);
+    }
+    out.freeze()
+}
+
+/// What a record's key names.
+pub fn decode_key(key: &[u8]) -> Result<LogKey, FormatError> {
+    let mut reader = Reader { rest: key };
+    Ok(match reader.i16()? {
+        KEY_VERSION => {
+            let length = reader.i16()?;
+            LogKey::Id(reader.text_of(length.into())?.into())
+        }
+        version => LogKey::Unknown { version },
+    })
+}
+
+pub(super) fn decode_value(value: &[u8]) -> Result<Details, FormatError> {
+    let mut reader = Reader { rest: value };
+    let version = reader.i16()?;
+    if !(0..=VALUE_VERSION).contains(&version) {
+        return Err(FormatError::UnknownVersion(version));
+    }
+    let flexible = version >= 1;
+    let (producer, epoch) = (reader.i64()?, reader.i16()?);
+    if producer < 0 || epoch < 0 {
+        return Err(FormatError::BadProducer { producer, epoch });
+    }
+    let timeout_ms = reader.i32()?;
+    let number = reader.i8()?;
+    let state = State::from_number(number)
+        .filter(|state| !matches!(state, State::Dead | State::PrepareEpochFence))
+        .ok_or(FormatError::UnknownState(number))?;
+    let mut partitions = Partitions::default();
+    // Nothing is reserved by what a count says: each entry takes its own bytes, or the reader ends.
+    for _ in 0..reader.count(flexible)? {
+        let length = match flexible {
+            true => i64::from(reader.unsigned()?) - 1,
+            false => reader.i16()?.into(),
+        };
+        let topic = reader.text_of(length)?;
+        for _ in 0..reader.count(flexible)? {
+            partitions.insert(topic, reader.i32()?);
+        }
+        if flexible {
+            reader.tags(|_, _| Ok(()))?;
+        }
+    }
+    let (changed_ms, started_ms) = (reader.i64()?, reader.i64()?);
+    let (mut previous_producer, mut last_epoch) = (-1, -1);
+    if flexible {
+        reader.tags(|tag, mut field| {
+            match tag {
+                PREVIOUS_PRODUCER_TAG => previous_producer = field.i64()?,
+                LAST_EPOCH_TAG => last_epoch = field.i16()?,
+                _ => {}
+            }
+            Ok(())
+        })?;
+    }
+    Ok(Details {
+        producer,
+        previous_producer,
+        epoch,
+        last_epoch,
+        timeout_ms,
+        state,
+        partitions,
+        started_ms,
+        changed_ms,
+    })
+}
+
+/// A record as it is written once it was read, in the present version. `None` where a coordinator passes it over. For tests
+/// and fuzzers, which hold that what was written is read as it was.
+pub fn reread_record(record_key: &[u8], record: Option<&[u8]>) -> Option<(Bytes, Option<Bytes>)> {
+    match decode_key(record_key).ok()? {
+        LogKey::Id(id) => {
+            let details = record.map(decode_value).transpose().ok()?;
+            Some((key(&id), details.as_ref().map(value)))
+        }
+        LogKey::Unknown { .. } => None,
+    }
+}
+
+fn put_unsigned(out: &mut BytesMut, mut value: u32) {
+    while value >= 0x80 {
+        out.put_u8(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.put_u8(value as u8);
+}
+
+/// Reads fields off a slice. Nothing is allocated before its bytes are known to be there.
+struct Reader<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, wanted: usize) -> Result<&'a [u8], FormatError> {
+        match self.rest.split_at_checked(wanted) {
+            Some((taken, rest)) => {
+                self.rest = rest;
+                Ok(taken)
+            }
+            None => Err(FormatError::CutShort {
+                wanted,
+                remaining: self.rest.len(),
+            }),
+        }
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], FormatError> {
+        let mut array = [0; N];
+        array.copy_from_slice(self.take(N)?);
+        Ok(array)
+    }
+
+    fn i8(&mut self) -> Result<i8, FormatError> {
+        Ok(i8::from_be_bytes(self.array()?))
+    }
+
+    fn i16(&mut self) -> Result<i16, FormatError> {
+        Ok(i16::from_be_bytes(self.array()?))
+    }
+
+    fn i32(&mut self) -> Result<i32, FormatError> {
+        Ok(i32::from_be_bytes(self.array()?))
+    }
+
+    fn i64(&mut self) -> Result<i64, FormatError> {
+        Ok(i64::from_be_bytes(self.array()?))
+    }
+
+    /// A variable-length integer of at most 32 bits, seven in each byte, the lowest first.
+    fn unsigned(&mut self) -> Result<u32, FormatError> {
+        let mut value = 0_u64;
+        for shift in (0..35).step_by(7) {
+            let [byte] = self.array()?;
+            value |= u64::from(byte & 0x7f) << shift;
+            if byte < 0x80 {
+                return u32::try_from(value).map_err(|_| FormatError::BadLength(value as i64));
+            }
+        }
+        Err(FormatError::BadLength(value as i64))
+    }
+
+    /// How many entries follow; none where they are absent.
+    fn count(&mut self, flexible: bool) -> Result<u32, FormatError> {
+        if flexible {
+            return Ok(self.unsigned()?.saturating_sub(1));
+        }
+        match self.i32()? {
+            -1 => Ok(0),
+            count => u32::try_from(count).map_err(|_| FormatError::BadLength(count.into())),
+        }
+    }
+
+    fn text_of(&mut self, length: i64) -> Result<&'a str, FormatError> {
+        let wanted = usize::try_from(length).map_err(|_| FormatError::BadLength(length))?;
+        std::str::from_utf8(self.take(wanted)?).map_err(|_| FormatError::NotText)
+    }
+
+    fn tags(
+        &mut self,
+        mut see: impl FnMut(u32, Reader<'a>) -> Result<(), FormatError>,
+    ) -> Result<(), FormatError> {
+        for _ in 0..self.unsigned()? {
+            let tag = self.unsigned()?;
+            let length = self.unsigned()?;
+            let field = self.take(length as usize)?;
+            see(tag, Reader { rest: field })?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn details() -> Details {
+        let mut partitions = Partitions::default();
+        partitions.insert("t", 1);
+        partitions.insert("t", 2);
+        Details {
+            producer: 7,
+            previous_producer: 6,
+            epoch: 3,
+            last_epoch: 2,
+            timeout_ms: 60_000,
+            state: State::Ongoing,
+            partitions,
+            started_ms: 8,
+            changed_ms: 9,
+        }
+    }
+
+    #[test]
+    fn the_bytes_are_kafkas() {
+        assert_eq!(&key("id")[..], [0, 0, 0, 2, b'i', b'd']);
+        let expected = [
+            &[0, 1][..],
+            &[0, 0, 0, 0, 0, 0, 0, 7],
+            &[0, 3],
+            &[0, 0, 0xea, 0x60],
+            &[1],
+            // One topic, its name, two partitions, no tags.
+            &[2, 2, b't', 3, 0, 0, 0, 1, 0, 0, 0, 2, 0],
+            &[0, 0, 0, 0, 0, 0, 0, 9],
+            &[0, 0, 0, 0, 0, 0, 0, 8],
+            // Two tags.
+            &[2, 0, 8, 0, 0, 0, 0, 0, 0, 0, 6],
+            &[0xe8, 0x07, 2, 0, 2],
+        ]
+        .concat();
+        assert_eq!(&value(&details())[..], expected);
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        assert_eq!(
+            decode_key(&key("some id")),
+            Ok(LogKey::Id("some id".into()))
+        );
+        assert_eq!(decode_value(&value(&details())), Ok(details()));
+        let empty = Details {
+            state: State::Empty,
+            partitions: Partitions::default(),
+            previous_producer: -1,
+            last_epoch: -1,
+            started_ms: -1,
+            ..details()
+        };
+        assert_eq!(decode_value(&value(&empty)), Ok(empty));
+        assert_eq!(decode_key(&[0, 9, 0]), Ok(LogKey::Unknown { version: 9 }));
+    }
+
+    #[test]
+    fn version_0_is_read() {
+        let mut old = BytesMut::new();
+        old.put_i16(0);
+        old.put_i64(7);
+        old.put_i16(3);
+        old.put_i32(60_000);
+        old.put_i8(1);
+        old.put_i32(1);
+        old.put_i16(1);
+        old.put_slice(b"t");
+        old.put_i32(2);
+        old.put_i32(1);
+        old.put_i32(2);
+        old.put_i64(9);
+        old.put_i64(8);
+        let expected = Details {
+            previous_producer: -1,
+            last_epoch: -1,
+            ..details()
+        };
+        assert_eq!(decode_value(&old), Ok(expected));
+        assert_eq!(decode_value(&[0, 2]), Err(FormatError::UnknownVersion(2)));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_a_reader_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = decode_key(&bytes);
+            let _ = decode_value(&bytes);
+        }
+
+        #[test]
+        fn a_damaged_value_is_read_or_refused(at in 0_usize..70, to in any::<u8>(), cut in 0_usize..80) {
+            let mut bytes = value(&details()).to_vec();
+            let at = at % bytes.len();
+            bytes[at] = to;
+            bytes.truncate(cut);
+            let _ = decode_value(&bytes);
+        }
+    }
+}

@@ -1,0 +1,266 @@
+//! A producer that uses transactions and does exactly what it is told, and what a reader sees of them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use kafka_protocol::messages::add_partitions_to_txn_request::AddPartitionsToTxnTopic;
+use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
+use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
+use kafka_protocol::messages::{
+    AddPartitionsToTxnRequest, EndTxnRequest, FetchRequest, FindCoordinatorRequest,
+    InitProducerIdRequest, ProduceRequest, ProducerId, TransactionalId,
+};
+use kafka_protocol::protocol::StrBytes;
+use quorate::record::{BatchBuilder, Batches, Compression, Marker, ProducerStamp, records};
+use quorate::types::NodeId;
+
+use super::cluster::Cluster;
+use super::kafka::{FETCH_VERSION, Kafka, PRODUCE_VERSION, name};
+use super::{topic, until};
+
+/// What a client tries again after: a coordinator or leader that moves, loads, or is busy with the last transaction.
+const RETRIABLE: [i16; 12] = [3, 5, 6, 7, 13, 14, 15, 16, 19, 20, 51, 55];
+const FIND_VERSION: i16 = 4;
+const INIT_VERSION: i16 = 4;
+const ADD_VERSION: i16 = 3;
+const END_VERSION: i16 = 3;
+const TRANSACTION_KEY: i8 = 1;
+
+pub struct Transactional {
+    pub id: String,
+    pub producer: i64,
+    pub epoch: i16,
+    sequences: BTreeMap<(String, i32), i32>,
+}
+
+/// What an answer's code comes to: done, never, or not yet.
+fn judge(code: i16) -> Result<Result<(), i16>, String> {
+    match code {
+        0 => Ok(Ok(())),
+        code if RETRIABLE.contains(&code) => Err(format!("error {code}")),
+        code => Ok(Err(code)),
+    }
+}
+
+fn id(name: &str) -> TransactionalId {
+    TransactionalId(StrBytes::from_string(name.to_owned()))
+}
+
+/// The node that coordinates an id, and a connection to it, as soon as there is one that runs.
+pub async fn coordinator(cluster: &Cluster, name: &str) -> (NodeId, Kafka) {
+    until("a transaction coordinator", async || {
+        let asked = cluster.running()[0];
+        let mut kafka = Kafka::connect(cluster.spec(asked).kafka).await;
+        let request = FindCoordinatorRequest::default()
+            .with_key_type(TRANSACTION_KEY)
+            .with_coordinator_keys(vec![StrBytes::from_string(name.to_owned())]);
+        let found = kafka
+            .call(&request, FIND_VERSION)
+            .await
+            .coordinators
+            .remove(0);
+        if found.error_code != 0 {
+            return Err(format!(
+                "error {}: {:?}",
+                found.error_code, found.error_message
+            ));
+        }
+        let node = NodeId::from_broker_id(found.node_id.0).unwrap();
+        if !cluster.running().contains(&node) {
+            return Err(format!("node {node}, which is down"));
+        }
+        Ok((node, Kafka::connect(cluster.spec(node).kafka).await))
+    })
+    .await
+}
+
+impl Transactional {
+    /// Begins with a transactional id; whoever had it is fenced.
+    pub async fn begin(cluster: &Cluster, name: &str, timeout_ms: i32) -> Transactional {
+        let request = InitProducerIdRequest::default()
+            .with_transactional_id(Some(id(name)))
+            .with_transaction_timeout_ms(timeout_ms);
+        until("a producer begins with its transactional id", async || {
+            let (_, mut kafka) = coordinator(cluster, name).await;
+            let given = kafka.call(&request, INIT_VERSION).await;
+            judge(given.error_code)?.expect("a producer id");
+            Ok(Transactional {
+                id: name.to_owned(),
+                producer: given.producer_id.0,
+                epoch: given.producer_epoch,
+                sequences: BTreeMap::new(),
+            })
+        })
+        .await
+    }
+
+    /// Says that the transaction writes to these partitions. An error is one that no client tries again after.
+    pub async fn add(&self, cluster: &Cluster, topic: &str, partitions: &[i32]) -> Result<(), i16> {
+        let request = AddPartitionsToTxnRequest::default()
+            .with_v3_and_below_transactional_id(id(&self.id))
+            .with_v3_and_below_producer_id(ProducerId(self.producer))
+            .with_v3_and_below_producer_epoch(self.epoch)
+            .with_v3_and_below_topics(vec![
+                AddPartitionsToTxnTopic::default()
+                    .with_name(name(topic))
+                    .with_partitions(partitions.to_vec()),
+            ]);
+        until("partitions are added", async || {
+            let (_, mut kafka) = coordinator(cluster, &self.id).await;
+            let added = kafka.call(&request, ADD_VERSION).await;
+            let results = &added.results_by_topic_v3_and_below[0].results_by_partition;
+            judge(results[0].partition_error_code)
+        })
+        .await
+    }
+
+    /// Writes one batch, whether or not the partition was added.
+    pub async fn produce(
+        &mut self,
+        cluster: &Cluster,
+        in_topic: &str,
+        partition: i32,
+        values: &[String],
+    ) -> Result<(), i16> {
+        let place = (in_topic.to_owned(), partition);
+        let sequence = self.sequences.get(&place).copied().unwrap_or_default();
+        let mut builder = BatchBuilder::new();
+        for value in values {
+            builder
+                .append(None, Some(value.as_bytes()), &[], 1_000)
+                .unwrap();
+        }
+        let stamp = ProducerStamp {
+            id: quorate::types::ProducerId::new(self.producer).unwrap(),
+            epoch: self.epoch,
+            base_sequence: sequence,
+        };
+        let sealed = builder.seal(Compression::None).unwrap().transactional();
+        let request = ProduceRequest::default()
+            .with_transactional_id(Some(id(&self.id)))
+            .with_acks(-1)
+            .with_timeout_ms(5_000)
+            .with_topic_data(vec![
+                TopicProduceData::default()
+                    .with_name(name(in_topic))
+                    .with_partition_data(vec![
+                        PartitionProduceData::default()
+                            .with_index(partition)
+                            .with_records(Some(sealed.stamp(Some(stamp)))),
+                    ]),
+            ]);
+        let index = u32::try_from(partition).unwrap();
+        let written = until("a batch is written", async || {
+            let leader = cluster.until_led(&topic(in_topic), index, |_| true).await;
+            let mut kafka = Kafka::connect(cluster.spec(leader).kafka).await;
+            let response = kafka.call(&request, PRODUCE_VERSION).await;
+            judge(response.responses[0].partition_responses[0].error_code)
+        })
+        .await;
+        if written.is_ok() {
+            let next = sequence + i32::try_from(values.len()).unwrap();
+            self.sequences.insert(place, next);
+        }
+        written
+    }
+
+    pub async fn end(&self, cluster: &Cluster, commit: bool) -> Result<(), i16> {
+        let request = EndTxnRequest::default()
+            .with_transactional_id(id(&self.id))
+            .with_producer_id(ProducerId(self.producer))
+            .with_producer_epoch(self.epoch)
+            .with_committed(commit);
+        until("the transaction is ended", async || {
+            let (_, mut kafka) = coordinator(cluster, &self.id).await;
+            judge(kafka.call(&request, END_VERSION).await.error_code)
+        })
+        .await
+    }
+}
+
+/// The values that a reader sees of a partition from its start, those of transactions only once they are committed where
+/// `committed`; and the last stable offset and the high watermark.
+pub async fn read(
+    cluster: &Cluster,
+    in_topic: &str,
+    partition: i32,
+    committed: bool,
+) -> Result<(Vec<String>, i64, i64), String> {
+    let index = u32::try_from(partition).unwrap();
+    let leader = cluster.until_led(&topic(in_topic), index, |_| true).await;
+    let mut kafka = Kafka::connect(cluster.spec(leader).kafka).await;
+    let mut values = Vec::new();
+    let mut from = 0;
+    loop {
+        let request = FetchRequest::default()
+            .with_max_wait_ms(0)
+            .with_max_bytes(8 << 20)
+            .with_session_epoch(-1)
+            .with_isolation_level(i8::from(committed))
+            .with_topics(vec![
+                FetchTopic::default()
+                    .with_topic(name(in_topic))
+                    .with_partitions(vec![
+                        FetchPartition::default()
+                            .with_partition(partition)
+                            .with_current_leader_epoch(-1)
+                            .with_fetch_offset(from)
+                            .with_partition_max_bytes(1 << 20),
+                    ]),
+            ]);
+        let response = kafka.call(&request, FETCH_VERSION).await;
+        let answer = &response.responses[0].partitions[0];
+        if answer.error_code != 0 {
+            return Err(format!("error {}", answer.error_code));
+        }
+        let mut aborted: Vec<(i64, i64)> = answer
+            .aborted_transactions
+            .iter()
+            .flatten()
+            .map(|aborted| (aborted.first_offset, aborted.producer_id.0))
+            .collect();
+        aborted.sort_unstable();
+        let next = take(
+            answer.records.clone().unwrap_or_default(),
+            from,
+            aborted,
+            &mut values,
+        );
+        if next == from {
+            return Ok((values, answer.last_stable_offset, answer.high_watermark));
+        }
+        from = next;
+    }
+}
+
+/// Takes the values of what was fetched but for aborted ones, as consumers do, and says where the next fetch goes on.
+fn take(bytes: Bytes, from: i64, aborted: Vec<(i64, i64)>, values: &mut Vec<String>) -> i64 {
+    let mut next = from;
+    let mut aborted = aborted.into_iter().peekable();
+    let mut aborting = BTreeSet::new();
+    for batch in Batches::new(bytes) {
+        let batch = batch.unwrap();
+        next = batch.header.next_offset();
+        while let Some((_, producer)) = aborted.next_if(|(first, _)| *first < next) {
+            aborting.insert(producer);
+        }
+        let producer = batch.header.producer_id.map_or(-1, |id| id.get());
+        if let Some(marker) = Marker::read(&batch) {
+            if marker.outcome == quorate::record::TransactionOutcome::Abort {
+                aborting.remove(&producer);
+            }
+            continue;
+        }
+        if batch.header.is_transactional() && aborting.contains(&producer) {
+            continue;
+        }
+        for record in records(&batch).unwrap() {
+            let record = record.unwrap();
+            if record.offset >= from {
+                let value = record.value.unwrap().to_vec();
+                values.push(String::from_utf8(value).unwrap());
+            }
+        }
+    }
+    next
+}
