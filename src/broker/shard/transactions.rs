@@ -4,7 +4,7 @@ use super::Shard;
 use crate::broker::clock::wall_clock_ms;
 use crate::broker::event::MarkerEvent;
 use crate::partition::MarkerRequest;
-use crate::replication::{ProduceTicket, ProducerDescription, Verification};
+use crate::replication::{Acks, ProducerDescription, Verification};
 use crate::types::{ErrorCode, ProducerId, TopicPartition};
 
 impl Shard {
@@ -18,18 +18,15 @@ impl Shard {
             let _ = event.reply.send(Err(ErrorCode::UnknownTopicOrPartition));
             return;
         };
-        self.next_ticket += 1;
-        let ticket = ProduceTicket(self.next_ticket);
-        self.replies.insert(ticket, event.reply);
+        let now = self.clock.now();
+        let ticket = self.replies.wait(now, event.id, Acks::All, event.reply);
         let request = MarkerRequest {
             ticket,
             marker: event.marker,
             wall_clock_ms: wall_clock_ms(),
             deadline: event.deadline,
         };
-        owned
-            .partition
-            .handle_marker(self.clock.now(), request, &self.peers);
+        owned.partition.handle_marker(now, request, &self.peers);
         self.drain(event.id);
     }
 

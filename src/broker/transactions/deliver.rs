@@ -466,6 +466,7 @@ mod tests {
                 port: 1,
             },
             kafka: None,
+            kafka_listeners: std::collections::BTreeMap::new(),
             boot_id: None,
             metadata_version: FIRST_METADATA_VERSION,
         };

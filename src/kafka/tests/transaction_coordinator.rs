@@ -18,6 +18,7 @@ use kafka_protocol::protocol::StrBytes;
 use super::client::{Client, connect, connect_to, name, peer, run};
 use super::double::{Double, node};
 use crate::kafka::{Config, ListenerKind, Peer, Server};
+use crate::types::ListenerName;
 
 fn text(text: &str) -> StrBytes {
     StrBytes::from_string(text.to_owned())
@@ -218,7 +219,7 @@ async fn the_topic_of_transactions_stays_compacted() {
 async fn a_transaction_coordinator_is_found() {
     let double = Double::new();
     let server = Server::new(Arc::clone(&double), Config::default());
-    let mut client = connect_to(&server, ListenerKind::Kafka);
+    let mut client = connect_to(&server, ListenerKind::Kafka(ListenerName::unnamed()));
     let find = |key: &str| {
         FindCoordinatorRequest::default()
             .with_key(text(key))
