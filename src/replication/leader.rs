@@ -247,8 +247,24 @@ impl Leader {
         self.replicas = state.replicas.clone();
         self.target_replicas = state.target_replicas.clone();
         self.in_sync.handle_state(state);
-        self.followers
-            .retain(|node, _| state.replicas.contains(node));
+        // It may never see a state without itself: it is told, so that it asks again if it is a replica by then.
+        let (epoch, actions) = (self.epoch, &mut self.actions);
+        self.followers.retain(|&to, progress| {
+            let stays = state.replicas.contains(&to);
+            if !stays {
+                let answer = SessionAnswer {
+                    session: progress.session,
+                    leader_epoch: epoch,
+                    outcome: SessionOutcome::Refused(SessionRefusal::NotReplica),
+                };
+                actions.push_back(LeaderAction::Answer {
+                    to,
+                    answer,
+                    catch_up: false,
+                });
+            }
+            stays
+        });
         for progress in self.followers.values_mut() {
             progress.log_lost &= state.isr.contains(&progress.replica);
         }
@@ -1095,6 +1111,22 @@ mod tests {
             ));
         }
         assert_eq!(leader.high_watermark(), offset(5));
+    }
+
+    #[test]
+    fn a_replica_that_leaves_is_told_that_its_session_is_over() {
+        let mut leader = started();
+        let mut without = state(2, &[ME, THREE], 2);
+        without.partition_epoch = without.partition_epoch.next();
+        without.replicas.retain(|&node| node != TWO);
+        leader.handle_state(&without);
+        let told = actions(&mut leader);
+        let refused = SessionOutcome::Refused(SessionRefusal::NotReplica);
+        let is_told = told.iter().any(|action| {
+            matches!(action, LeaderAction::Answer { to, answer, .. }
+                if *to == TWO && answer.session == SessionId::from_random_bits(1) && answer.outcome == refused)
+        });
+        assert!(is_told, "{told:?}");
     }
 
     #[test]
