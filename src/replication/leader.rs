@@ -9,7 +9,7 @@ use super::ack_tracker::{AckTracker, ProduceTicket};
 use super::caught_up::EndTimes;
 use super::in_sync::{CountedSet, InSync, IsrOutcome};
 use super::isr_changes::{Situation, Standing};
-use super::leader_action::LeaderAction;
+use super::leader_action::{LeaderAction, complete_err, complete_ok};
 use super::leader_view::{CountedAck, FollowerView, LeaderView};
 use super::peers::Peers;
 use super::producer_state::{BatchSequence, ProducerStates, SequenceCheck};
@@ -252,16 +252,8 @@ impl Leader {
         self.followers.retain(|&to, progress| {
             let stays = state.replicas.contains(&to);
             if !stays {
-                let answer = SessionAnswer {
-                    session: progress.session,
-                    leader_epoch: epoch,
-                    outcome: SessionOutcome::Refused(SessionRefusal::NotReplica),
-                };
-                actions.push_back(LeaderAction::Answer {
-                    to,
-                    answer,
-                    catch_up: false,
-                });
+                let why = SessionRefusal::NotReplica;
+                actions.push_back(LeaderAction::refuse(to, progress.session, epoch, why));
             }
             stays
         });
@@ -788,20 +780,6 @@ fn reset(log: LogEnds<'_>) -> SessionOutcome {
         epochs,
         producers: ProducerSnapshot::default(),
     }
-}
-
-fn complete_ok(actions: &mut VecDeque<LeaderAction>, ticket: ProduceTicket, base: Offset) {
-    actions.push_back(LeaderAction::Complete {
-        ticket,
-        result: Ok(ProduceOutcome { base }),
-    });
-}
-
-fn complete_err(actions: &mut VecDeque<LeaderAction>, ticket: ProduceTicket, error: ErrorCode) {
-    actions.push_back(LeaderAction::Complete {
-        ticket,
-        result: Err(error),
-    });
 }
 
 /// How long a silence of a follower is normal, from its link's round trip: the rule of [`Peers`].
