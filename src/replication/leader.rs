@@ -9,7 +9,7 @@ use super::ack_tracker::{AckTracker, ProduceTicket};
 use super::caught_up::EndTimes;
 use super::in_sync::{CountedSet, InSync, IsrOutcome};
 use super::isr_changes::{Situation, Standing};
-use super::leader_action::LeaderAction;
+use super::leader_action::{LeaderAction, complete_err, complete_ok};
 use super::leader_view::{CountedAck, FollowerView, LeaderView};
 use super::peers::Peers;
 use super::producer_state::ProducerStates;
@@ -232,8 +232,16 @@ impl Leader {
         self.replicas = state.replicas.clone();
         self.target_replicas = state.target_replicas.clone();
         self.in_sync.handle_state(state);
-        self.followers
-            .retain(|node, _| state.replicas.contains(node));
+        // It may never see a state without itself: it is told, so that it asks again if it is a replica by then.
+        let (epoch, actions) = (self.epoch, &mut self.actions);
+        self.followers.retain(|&to, progress| {
+            let stays = state.replicas.contains(&to);
+            if !stays {
+                let why = SessionRefusal::NotReplica;
+                actions.push_back(LeaderAction::refuse(to, progress.session, epoch, why));
+            }
+            stays
+        });
         for progress in self.followers.values_mut() {
             progress.log_lost &= state.isr.contains(&progress.replica);
         }
@@ -708,20 +716,6 @@ fn reset(log: LogEnds<'_>) -> SessionOutcome {
     }
 }
 
-fn complete_ok(actions: &mut VecDeque<LeaderAction>, ticket: ProduceTicket, base: Offset) {
-    actions.push_back(LeaderAction::Complete {
-        ticket,
-        result: Ok(ProduceOutcome { base }),
-    });
-}
-
-fn complete_err(actions: &mut VecDeque<LeaderAction>, ticket: ProduceTicket, error: ErrorCode) {
-    actions.push_back(LeaderAction::Complete {
-        ticket,
-        result: Err(error),
-    });
-}
-
 /// How long a silence of a follower is normal, from its link's round trip: the rule of [`Peers`].
 pub fn suspicion_time(smoothed_rtt: Duration, variance: Duration) -> Duration {
     (2 * smoothed_rtt + 4 * variance).max(super::peers::MINIMUM_SUSPICION)
@@ -1031,6 +1025,22 @@ mod tests {
             ));
         }
         assert_eq!(leader.high_watermark(), offset(5));
+    }
+
+    #[test]
+    fn a_replica_that_leaves_is_told_that_its_session_is_over() {
+        let mut leader = started();
+        let mut without = state(2, &[ME, THREE], 2);
+        without.partition_epoch = without.partition_epoch.next();
+        without.replicas.retain(|&node| node != TWO);
+        leader.handle_state(&without);
+        let told = actions(&mut leader);
+        let refused = SessionOutcome::Refused(SessionRefusal::NotReplica);
+        let is_told = told.iter().any(|action| {
+            matches!(action, LeaderAction::Answer { to, answer, .. }
+                if *to == TWO && answer.session == SessionId::from_random_bits(1) && answer.outcome == refused)
+        });
+        assert!(is_told, "{told:?}");
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! What the leader of a partition asks of its caller.
 
+use std::collections::VecDeque;
+
 use super::ack_tracker::ProduceTicket;
 use super::leader::ProduceOutcome;
-use crate::types::{ErrorCode, IsrChange, LogPosition, NodeId, SessionId};
-use crate::wire::SessionAnswer;
+use crate::types::{ErrorCode, IsrChange, LeaderEpoch, LogPosition, NodeId, Offset, SessionId};
+use crate::wire::{SessionAnswer, SessionOutcome, SessionRefusal};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LeaderAction {
@@ -40,4 +42,46 @@ pub enum LeaderAction {
     /// Propose this change to the controller, and tell [`super::Leader::handle_isr_outcome`] what came of it. Never more than one at
     /// a time.
     ProposeIsr(IsrChange),
+}
+
+impl LeaderAction {
+    /// Tells a follower that its session is over.
+    pub(super) fn refuse(
+        to: NodeId,
+        session: SessionId,
+        leader_epoch: LeaderEpoch,
+        why: SessionRefusal,
+    ) -> LeaderAction {
+        LeaderAction::Answer {
+            to,
+            answer: SessionAnswer {
+                session,
+                leader_epoch,
+                outcome: SessionOutcome::Refused(why),
+            },
+            catch_up: false,
+        }
+    }
+}
+
+pub(super) fn complete_err(
+    actions: &mut VecDeque<LeaderAction>,
+    ticket: ProduceTicket,
+    error: ErrorCode,
+) {
+    actions.push_back(LeaderAction::Complete {
+        ticket,
+        result: Err(error),
+    });
+}
+
+pub(super) fn complete_ok(
+    actions: &mut VecDeque<LeaderAction>,
+    ticket: ProduceTicket,
+    base: Offset,
+) {
+    actions.push_back(LeaderAction::Complete {
+        ticket,
+        result: Ok(ProduceOutcome { base }),
+    });
 }
