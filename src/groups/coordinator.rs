@@ -93,13 +93,13 @@ impl Coordinator {
                 let before = self.transactions.take(&group, producer).is_some();
                 let known = self.known(&group);
                 known.transactions -= usize::from(before);
-                // One without offsets was never written.
-                if let Some((epoch, offsets)) = pending.filter(|(_, offsets)| !offsets.is_empty()) {
+                if let Some((epoch, offsets)) = pending {
                     known.transactions += 1;
                     let pending = Pending {
                         epoch,
                         offsets,
                         writing: None,
+                        is_written: true,
                     };
                     self.transactions.put(&group, producer, pending);
                 }
@@ -294,10 +294,13 @@ impl Coordinator {
 
     fn fetch_offsets(&self, id: &str, wanted: Option<Vec<(String, i32)>>) -> Vec<FetchedOffset> {
         let group = self.groups.get(id);
-        let name: Arc<str> = id.into();
-        let has_pending = group.is_some_and(|group| group.transactions > 0);
-        let is_pending = |topic: &str, partition| {
-            has_pending && self.transactions.is_pending(&name, topic, partition)
+        let pending = match group {
+            Some(group) if group.transactions > 0 => self.transactions.pending_in(&group.id),
+            _ => BTreeMap::new(),
+        };
+        let is_pending = |topic: &str, partition: i32| {
+            let of_topic = pending.get(topic);
+            of_topic.is_some_and(|partitions| partitions.contains(&partition))
         };
         match wanted {
             None => group
@@ -646,7 +649,7 @@ fn write_commit(
 }
 
 /// Writes the removal of offsets, in batches that fit a frame.
-fn remove_offsets(group: &mut Group, gone: Vec<(Arc<str>, i32)>, effects: &mut Effects) {
+pub(super) fn remove_offsets(group: &mut Group, gone: Vec<(Arc<str>, i32)>, effects: &mut Effects) {
     let mut rest = gone.into_iter().peekable();
     while rest.peek().is_some() {
         let mut records = Vec::new();

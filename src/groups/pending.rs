@@ -14,11 +14,13 @@ pub(super) type PendingOffsets = BTreeMap<(Arc<str>, i32), Committed>;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Pending {
     pub(super) epoch: i16,
-    /// What is written. Empty while the first commit is being written.
+    /// What is written. Empty while the first commit is being written, and where all its topics were deleted.
     pub(super) offsets: PendingOffsets,
     /// What is being written: `offsets` and those of one more request. They count as pending from here on, because whoever reads
     /// the group's offsets now must not miss them.
     pub(super) writing: Option<PendingOffsets>,
+    /// Whether the log has anything of it, which its marker then removes.
+    pub(super) is_written: bool,
 }
 
 /// How a producer's last transaction ended in this partition.
@@ -51,6 +53,9 @@ pub(super) struct Transactions {
     by_age: BTreeSet<(i64, ProducerId)>,
     /// Producers whose marker is being written.
     pub(super) ending: BTreeSet<ProducerId>,
+    /// Topics that were deleted while offsets in them were being written or committed: the topics of the cluster bound it. Empty
+    /// where nothing is.
+    pub(super) deleted_late: BTreeSet<Arc<str>>,
     /// Producers in `ended` whose removal is being written.
     pub(super) forgetting: BTreeSet<ProducerId>,
     /// Which marker was the last of each producer in `ended`, counted since the coordinator began; none before.
@@ -74,11 +79,15 @@ impl Pending {
         ENTRY_BYTES + weight(offsets)
     }
 
-    /// Whether the partition's offset waits for the transaction.
-    fn holds(&self, topic: &str, partition: i32) -> bool {
-        let key = (Arc::from(topic), partition);
-        let writing = self.writing.as_ref();
-        self.offsets.contains_key(&key) || writing.is_some_and(|w| w.contains_key(&key))
+    /// What waits for the transaction.
+    pub(super) fn keys(&self) -> impl Iterator<Item = &(Arc<str>, i32)> {
+        let writing = self.writing.iter().flat_map(BTreeMap::keys);
+        self.offsets.keys().chain(writing)
+    }
+
+    /// Whether it has offsets in such topics.
+    pub(super) fn names(&self, is_meant: impl Fn(&str) -> bool) -> bool {
+        self.keys().any(|(topic, _)| is_meant(topic))
     }
 }
 
@@ -139,12 +148,30 @@ impl Transactions {
             .map(|((_, producer), pending)| (*producer, pending))
     }
 
-    pub(super) fn is_pending(&self, group: &Arc<str>, topic: &str, partition: i32) -> bool {
-        self.of_group(group)
-            .any(|(_, pending)| pending.holds(topic, partition))
+    /// The partitions of a group whose offsets wait for a transaction, by topic.
+    pub(super) fn pending_in(&self, group: &Arc<str>) -> BTreeMap<&str, BTreeSet<i32>> {
+        let mut found: BTreeMap<&str, BTreeSet<i32>> = BTreeMap::new();
+        for (topic, partition) in self.of_group(group).flat_map(|(_, pending)| pending.keys()) {
+            found.entry(topic).or_default().insert(*partition);
+        }
+        found
     }
 
-    /// The groups that have any.
+    /// Once nothing is being written, nothing is left that has to be forgotten then.
+    pub(super) fn settle_deleted(&mut self) {
+        if self.deleted_late.is_empty() || !self.ending.is_empty() {
+            return;
+        }
+        if self
+            .pending
+            .values()
+            .all(|pending| pending.writing.is_none())
+        {
+            self.deleted_late.clear();
+        }
+    }
+
+    /// The groups that have any, once for each producer.
     pub(super) fn all_groups(&self) -> impl Iterator<Item = &Arc<str>> {
         self.pending.keys().map(|(group, _)| group)
     }

@@ -1,12 +1,13 @@
 //! Offsets that are committed in transactions: pending until the transaction's marker comes, then committed or gone.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::committed::Committed;
-use super::coordinator::Coordinator;
+use super::coordinator::{Coordinator, remove_offsets};
 use super::effects::{LogRecord, Then, Ticket, Write};
 use super::group::{Group, GroupState};
-use super::limits::{ENTRY_BYTES, MAX_METADATA_BYTES, MAX_PENDING_BYTES, REMOVAL_BATCH_BYTES};
+use super::limits::{MAX_METADATA_BYTES, MAX_PENDING_BYTES};
 use super::log_format::{
     ended_key, ended_value, offset_key, offset_value, pending_key, pending_value,
 };
@@ -32,6 +33,13 @@ pub(super) struct PendingWritten {
     pub(super) ticket: Ticket,
     pub(super) producer: ProducerId,
     pub(super) results: Vec<Result<(), ErrorCode>>,
+}
+
+/// Whether an offset was committed outside transactions after this one was in its. Then that one holds, as in Kafka, where it
+/// stands later in the log.
+fn holds_newer(group: &Group, topic: &str, partition: i32, committed: &Committed) -> bool {
+    let known = group.offsets.get(topic, partition);
+    known.is_some_and(|known| known.timestamp_ms > committed.timestamp_ms)
 }
 
 impl Group {
@@ -133,6 +141,7 @@ impl Coordinator {
             epoch,
             offsets: PendingOffsets::new(),
             writing: None,
+            is_written: false,
         });
         let value = pending_value(epoch, &offsets);
         pending.writing = Some(offsets);
@@ -208,14 +217,19 @@ impl Coordinator {
             let writing = pending.writing.take();
             if result.is_ok() {
                 pending.offsets = writing.unwrap_or_default();
+                pending.is_written = true;
             }
-            if pending.offsets.is_empty() {
+            let deleted = self.transactions.deleted_late.clone();
+            if !pending.is_written {
                 self.change(id, |group, _, _| {
                     group.transactions = group.transactions.saturating_sub(1);
                 });
+            } else if pending.names(|topic| deleted.contains(topic)) {
+                self.forget_pending(id, producer, pending, |topic| deleted.contains(topic));
             } else {
                 self.transactions.put(id, producer, pending);
             }
+            self.transactions.settle_deleted();
         }
         let answer = result.map(|()| Answer::Results(written.results));
         self.effects.reply(written.ticket, answer);
@@ -272,7 +286,11 @@ impl Coordinator {
         for id in &groups {
             let pending = self.transactions.get(id, producer);
             let offsets = pending.into_iter().flat_map(|pending| &pending.offsets);
+            let group = self.groups.get(id);
             for ((topic, partition), committed) in offsets.filter(|_| end.is_commit) {
+                if group.is_some_and(|group| holds_newer(group, topic, *partition, committed)) {
+                    continue;
+                }
                 records.push(LogRecord {
                     key: offset_key(id, topic, *partition),
                     value: Some(offset_value(committed)),
@@ -326,22 +344,32 @@ impl Coordinator {
         if let Some(forgotten) = &end.forgotten {
             self.transactions.forgetting.remove(forgotten);
         }
+        let deleted = self.transactions.deleted_late.clone();
         for id in &end.groups {
             let pending = match result {
                 Ok(()) => self.transactions.take(id, end.producer),
                 Err(_) => None,
             };
-            self.change(id, |group, _, _| {
+            self.change(id, |group, _, effects| {
                 group.writes = group.writes.saturating_sub(1);
                 let Some(pending) = pending else { return };
                 group.transactions = group.transactions.saturating_sub(1);
-                if end.is_commit {
-                    for ((topic, partition), committed) in pending.offsets {
+                if !end.is_commit {
+                    return;
+                }
+                let mut gone = Vec::new();
+                for ((topic, partition), committed) in pending.offsets {
+                    if deleted.contains(&topic) {
+                        gone.push((topic.clone(), partition));
+                    }
+                    if !holds_newer(group, &topic, partition, &committed) {
                         group.offsets.insert(&topic, partition, committed);
                     }
                 }
+                remove_offsets(group, gone, effects);
             });
         }
+        self.transactions.settle_deleted();
         if result.is_ok() {
             if let Some(forgotten) = end.forgotten {
                 self.transactions.forget_ended(forgotten);
@@ -354,45 +382,43 @@ impl Coordinator {
         self.effects.reply(end.ticket, answer);
     }
 
-    /// Pending offsets in these topics mean nothing any more. What is being written, or ended, is left as it is: it is of the
-    /// last moments of the topic.
+    /// Pending offsets in these topics mean nothing any more. What is being written is forgotten once it is written.
     pub(super) fn drop_pending_of(&mut self, is_deleted: impl Fn(&str) -> bool) {
-        let groups: Vec<Arc<str>> = self.transactions.all_groups().cloned().collect();
-        let mut bytes = 0;
+        let groups: BTreeSet<Arc<str>> = self.transactions.all_groups().cloned().collect();
         for id in groups {
             let of_group = self.transactions.of_group(&id);
             let affected: Vec<(ProducerId, Pending)> = of_group
-                .filter(|(producer, pending)| {
-                    pending.writing.is_none()
-                        && !self.transactions.ending.contains(producer)
-                        && pending.offsets.keys().any(|(topic, _)| is_deleted(topic))
-                })
+                .filter(|(_, pending)| pending.names(&is_deleted))
                 .map(|(producer, pending)| (producer, pending.clone()))
                 .collect();
-            for (producer, mut pending) in affected {
-                pending.offsets.retain(|(topic, _), _| !is_deleted(topic));
-                let value = (!pending.offsets.is_empty())
-                    .then(|| pending_value(pending.epoch, &pending.offsets));
-                let record = LogRecord {
-                    key: pending_key(&id, producer),
-                    value,
-                };
-                bytes += record.bytes() + ENTRY_BYTES;
-                let is_gone = pending.offsets.is_empty();
-                if is_gone {
-                    self.transactions.take(&id, producer);
+            for (producer, pending) in affected {
+                if pending.writing.is_some() || self.transactions.ending.contains(&producer) {
+                    let names = pending.keys().map(|(topic, _)| topic);
+                    let names = names.filter(|topic| is_deleted(topic)).cloned();
+                    self.transactions.deleted_late.extend(names);
                 } else {
-                    self.transactions.put(&id, producer, pending);
+                    self.forget_pending(&id, producer, pending, &is_deleted);
                 }
-                self.change(&id, |group, _, effects| {
-                    group.transactions -= usize::from(is_gone);
-                    group.write(vec![record], Then::Nothing, effects);
-                });
-            }
-            // The rest is dropped by the next deletion, or with the transactions themselves.
-            if bytes > REMOVAL_BATCH_BYTES {
-                return;
             }
         }
+    }
+
+    /// The transaction stays, even without offsets: its marker removes what is written of it.
+    fn forget_pending(
+        &mut self,
+        id: &Arc<str>,
+        producer: ProducerId,
+        mut pending: Pending,
+        is_deleted: impl Fn(&str) -> bool,
+    ) {
+        pending.offsets.retain(|(topic, _), _| !is_deleted(topic));
+        let record = LogRecord {
+            key: pending_key(id, producer),
+            value: Some(pending_value(pending.epoch, &pending.offsets)),
+        };
+        self.transactions.put(id, producer, pending);
+        self.change(id, |group, _, effects| {
+            group.write(vec![record], Then::Nothing, effects);
+        });
     }
 }

@@ -42,6 +42,8 @@ pub struct Server<S> {
     service: Arc<S>,
     config: Config,
     request_memory: RequestMemory,
+    /// The same for requests of the cluster's own nodes.
+    node_memory: RequestMemory,
     response_memory: Budget,
     descriptions: Arc<Semaphore>,
     session_room: Arc<Semaphore>,
@@ -134,6 +136,7 @@ impl<S: Service> Server<S> {
             service,
             config,
             request_memory: RequestMemory::new(&limits),
+            node_memory: RequestMemory::new(&limits),
             response_memory: Budget::new(limits.response_memory_bytes),
             descriptions: Arc::new(Semaphore::new(MAX_DESCRIPTIONS)),
             doorman: Arc::default(),
@@ -273,7 +276,10 @@ impl<S: Service> Connection<S> {
     {
         let limits = &self.server.config.limits;
         let mut frames = FrameReader::new(reader);
-        let memory = &self.server.request_memory;
+        let memory = match self.peer.node {
+            Some(_) => &self.server.node_memory,
+            None => &self.server.request_memory,
+        };
         let log_in_by = Instant::now() + LOGIN_DEADLINE;
         let before_login = Limits {
             max_request_bytes: MAX_LOGIN_REQUEST_BYTES,

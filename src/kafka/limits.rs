@@ -18,7 +18,7 @@ pub const MAX_OUTSTANDING_REQUESTS: usize = 64;
 /// before they read on; one that is within a request may finish it beyond the cap, one at a time.
 pub const PRODUCE_MEMORY_BYTES: usize = 64 << 20;
 /// The same for all other requests. A budget of their own, so that consumers that wait for records keep no producer
-/// waiting.
+/// waiting. Requests of the cluster's own nodes have two of the same size apart: clients keep no transaction from its end.
 pub const CONTROL_MEMORY_BYTES: usize = 64 << 20;
 /// Bytes of records in fetch responses, and of descriptions, that are not yet written, all connections together. At the
 /// cap fetches wait, and answer with what they have when their time is up; descriptions wait.

@@ -74,7 +74,12 @@ pub(super) fn snapshot_roll(log: &mut Log, producers: &ProducerStates, at: LogPo
 }
 
 /// What the log up to `position` says of its producers: from the newest snapshot that can be used, and the frames behind it.
-fn producers_at(log: &Log, position: LogPosition) -> Result<ProducerStates, ReadError> {
+/// Everything below `committed` is known to be committed.
+fn producers_at(
+    log: &Log,
+    position: LogPosition,
+    committed: Offset,
+) -> Result<ProducerStates, ReadError> {
     let decode = |bytes: Bytes| ProducerSnapshot::decode(bytes).ok();
     let (from, mut producers) = match log.latest_snapshot(position, decode) {
         Some((at, snapshot)) => (at, ProducerStates::from(snapshot)),
@@ -92,18 +97,18 @@ fn producers_at(log: &Log, position: LogPosition) -> Result<ProducerStates, Read
             break;
         }
         remember_producer(&mut producers, &frame);
+        // As it goes, so that no more is put together than is undecided.
+        producers.handle_committed(committed);
     }
+    producers.handle_committed(committed);
     Ok(producers)
 }
 
 impl Partition {
     /// Rebuilds what is known of producers from the log (invariant 11).
     pub(super) fn replay_producers(&mut self) {
-        match producers_at(&self.log, self.log.end()) {
-            Ok(mut producers) => {
-                producers.handle_committed(self.high_watermark);
-                self.producers = producers;
-            }
+        match producers_at(&self.log, self.log.end(), self.high_watermark) {
+            Ok(producers) => self.producers = producers,
             Err(error) if error.is_damage() => self.handle_damage(&error.to_string()),
             Err(error) => self.fail(
                 format!("cannot replay partition {}: {error}", self.id),
@@ -114,12 +119,10 @@ impl Partition {
 
     /// What is known of producers where the log starts: for a follower that begins there.
     pub(super) fn producers_at_start(&self) -> ProducerSnapshot {
-        match producers_at(&self.log, self.log.start()) {
-            Ok(mut producers) => {
-                // A log starts at or below its high watermark.
-                producers.handle_committed(self.log.start().offset);
-                producers.snapshot()
-            }
+        // A log starts at or below its high watermark.
+        let start = self.log.start();
+        match producers_at(&self.log, start, start.offset) {
+            Ok(producers) => producers.snapshot(),
             // Nothing behind the start was read, so there is nothing that can fail; what is not known is said to be unknown.
             Err(_) => ProducerSnapshot {
                 incomplete: true,
@@ -130,11 +133,8 @@ impl Partition {
 
     /// The same where the log is about to start, as a snapshot. `None` where the frames before it cannot be read.
     pub(super) fn producers_at_new_start(&self, start: LogPosition) -> Option<Bytes> {
-        match producers_at(&self.log, start) {
-            Ok(mut producers) => {
-                producers.handle_committed(start.offset);
-                Some(producers.snapshot().encode())
-            }
+        match producers_at(&self.log, start, start.offset) {
+            Ok(producers) => Some(producers.snapshot().encode()),
             Err(error) => {
                 tracing::warn!(
                     partition = %self.id, cause = %error,

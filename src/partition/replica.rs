@@ -541,7 +541,8 @@ impl Partition {
             return None;
         }
         let stable = self.producers().last_stable_offset(self.high_watermark);
-        self.log.plan_compaction(wall_clock_ms, stable)
+        self.log
+            .plan_compaction(wall_clock_ms, stable, self.high_watermark)
     }
 
     /// A job has run.

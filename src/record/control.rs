@@ -167,8 +167,9 @@ fn read_aborted((name, value): &Header) -> Option<AbortedSpan> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::BatchError;
     use crate::record::check::{Limits, check_produced};
+    use crate::record::{BatchError, STAMP_LEN, marker_until, stamped_prefix};
+    use crate::types::LeaderEpoch;
 
     fn marker(outcome: TransactionOutcome, aborted: bool) -> Marker {
         Marker {
@@ -213,6 +214,32 @@ mod tests {
             .unwrap();
         assert_eq!(record.key.unwrap(), [0, 0, 0, 1][..]);
         assert_eq!(record.value.unwrap(), [0, 0, 0, 0, 0, 9][..]);
+    }
+
+    #[test]
+    fn one_that_is_to_go_says_the_same_as_before() {
+        let marker = marker(TransactionOutcome::Abort, true);
+        let batch = Batch::decode(&marker.batch(1234)).unwrap();
+        let prefix = stamped_prefix(
+            &batch,
+            Offset::new(50).unwrap(),
+            LeaderEpoch::new(3).unwrap(),
+        );
+        let stamped = [&prefix[..], &batch.bytes[STAMP_LEN..]].concat();
+        let batch = Batch::decode(&stamped.into()).unwrap();
+        let until = Batch::decode(&marker_until(&batch, 99_000).unwrap()).unwrap();
+        until.verify_crc().unwrap();
+        assert_eq!(Marker::read(&until), Some(marker));
+        assert_eq!(until.header.delete_horizon(), Some(99_000));
+        assert_eq!(until.header.attributes, 0b111_0000);
+        assert_eq!(until.header.max_timestamp, 1234);
+        assert_eq!(
+            (
+                until.header.base_offset,
+                until.header.partition_leader_epoch
+            ),
+            (50, 3)
+        );
     }
 
     #[test]

@@ -33,4 +33,4 @@ pub use compression::{Compression, CompressionError, MAX_EXPANDED_BYTES};
 pub use control::{AbortedSpan, AbortedTransaction, Marker, TransactionOutcome, is_marker};
 pub use header::{BatchError, BatchHeader, HEADER_LEN, TimestampType};
 pub use records::{Header, Record, RecordError, Records, records, records_within};
-pub use rewrite::{RawRecord, Rewrite, raw_records, without_transaction};
+pub use rewrite::{RawRecord, Rewrite, marker_until, raw_records, without_transaction};

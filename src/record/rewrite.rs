@@ -9,7 +9,7 @@ use super::batch::Batch;
 use super::builder::{ProducerStamp, stamp};
 use super::compression::{Compression, CompressionError, MAX_EXPANDED_BYTES};
 use super::header::{
-    BASE_TIMESTAMP_AT, CRC_AT, CRC_FROM, DELETE_HORIZON, EPOCH_AT, HEADER_LEN,
+    BASE_TIMESTAMP_AT, CONTROL, CRC_AT, CRC_FROM, DELETE_HORIZON, EPOCH_AT, HEADER_LEN,
     LAST_OFFSET_DELTA_AT, LENGTH_END, MAGIC, MAGIC_AT, MAX_TIMESTAMP_AT, RECORD_COUNT_AT,
     TRANSACTIONAL,
 };
@@ -125,6 +125,29 @@ pub fn without_transaction(batch: &Batch) -> Bytes {
     let crc = crc32c::crc32c(&out[CRC_FROM..]);
     out[CRC_AT..CRC_FROM].copy_from_slice(&crc.to_be_bytes());
     out.into()
+}
+
+/// A copy of a marker that says when it may go: at `horizon`, in milliseconds since 1970. `None` where it cannot be taken apart.
+pub fn marker_until(batch: &Batch, horizon: i64) -> Option<Bytes> {
+    let header = &batch.header;
+    let base = Offset::from_wire(header.base_offset)?;
+    let end = Offset::from_wire(header.next_offset())?;
+    let epoch = LeaderEpoch::from_wire(header.partition_leader_epoch)?;
+    let producer = ProducerStamp {
+        id: header.producer_id?,
+        epoch: header.producer_epoch,
+        base_sequence: header.base_sequence,
+    };
+    let mut rewrite = Rewrite::new(base, Some(horizon));
+    for record in raw_records(batch).ok()? {
+        rewrite.push(&record);
+    }
+    let sealed = rewrite.seal(end, epoch, Compression::None, Some(producer));
+    let mut out = sealed.ok()?.to_vec();
+    out[CRC_FROM + 1] |= (TRANSACTIONAL | CONTROL) as u8;
+    let crc = crc32c::crc32c(&out[CRC_FROM..]);
+    out[CRC_AT..CRC_FROM].copy_from_slice(&crc.to_be_bytes());
+    Some(out.into())
 }
 
 /// A batch that is made again.

@@ -1,5 +1,7 @@
 //! Reading what is committed of transactions: records, and which of them are to be left out.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 
 use super::reader::{LogReader, ReadError, Segment, Shared};
@@ -57,6 +59,16 @@ impl Shared {
         from: Offset,
         to: Offset,
     ) -> Result<Vec<AbortedTransaction>, ReadError> {
+        self.aborted_with_markers_below(Offset::MAX, from..to)
+    }
+
+    /// The same where all their markers lie in segments that begin below `below`.
+    pub(super) fn aborted_with_markers_below(
+        &self,
+        below: Offset,
+        range: Range<Offset>,
+    ) -> Result<Vec<AbortedTransaction>, ReadError> {
+        let (from, to) = (range.start, range.end);
         let mut found = Vec::new();
         let (sealed, active, interval) = {
             let state = self.state();
@@ -65,7 +77,11 @@ impl Shared {
                 .partition_point(|segment| segment.base <= from);
             let segments = &state.segments[after.saturating_sub(1)..];
             let sealed = &segments[..segments.len().saturating_sub(1)];
-            let sealed: Vec<Segment> = sealed.iter().filter(|s| s.aborted > 0).copied().collect();
+            let sealed: Vec<Segment> = sealed
+                .iter()
+                .filter(|s| s.aborted > 0 && s.base < below)
+                .copied()
+                .collect();
             let mut active = Vec::new();
             state.active_index.add_aborted(from, to, &mut active);
             (sealed, active, state.index_interval)

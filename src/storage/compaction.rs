@@ -20,8 +20,8 @@
 //!
 //! Only what is below the last stable offset is compacted, so of each transaction it is certain how it ended. Records of aborted
 //! ones go and are never the last of their keys; those of committed ones become plain records. Then the markers have nothing left
-//! to say here, and stay for `delete.retention.ms` after they were written, for a replica that has the records and was away; the
-//! last one of each producer stays, because what is known of the producer is read from it.
+//! to say here, and stay for `delete.retention.ms` after that pass, as tombstones do, for a replica that has the records and was
+//! away; so no pass takes both the records and their marker. The last one of each producer stays, because what is known of the producer is read from it.
 //!
 //! Replicas compact by themselves, each at its own time. So their files differ, and of what is below a compacted position
 //! they have equal records only as far as both have kept them.
@@ -47,7 +47,7 @@ use crate::record::{
 };
 use crate::types::{LogPosition, Offset, ProducerId};
 use crate::wal::{Frame, MAX_PAYLOAD_BYTES};
-use crate::wire::MAX_SNAPSHOT_BATCHES;
+use crate::wire::{MAX_SNAPSHOT_BATCHES, MAX_SNAPSHOT_PRODUCERS};
 
 /// Keys that one pass remembers, at about 40 bytes each. Where there are more, the pass ends where they begin, and the next one
 /// goes on from there.
@@ -67,6 +67,8 @@ pub enum CompactionError {
     Read(#[from] ReadError),
     #[error(transparent)]
     Io(#[from] IoFailure),
+    #[error("the log was changed meanwhile")]
+    Changed,
     #[error("the node stops")]
     Stopped,
 }
@@ -78,6 +80,10 @@ pub struct CompactionJob {
     segments: Vec<Segment>,
     /// Below it the keys are known to be distinct.
     dirty_from: Offset,
+    /// The high watermark when it was planned.
+    pub(super) committed_to: Offset,
+    /// Of the log when it was planned.
+    generation: u64,
     /// A file of several segments stays below it, as far as can be told before it is written.
     segment_bytes: u64,
     index_interval: u64,
@@ -114,11 +120,12 @@ pub struct CompactionReport {
 impl Log {
     /// What there is to compact, once the part that was not looked at since this process began is at least half of what can
     /// be. Nothing at or above `last_stable_offset`, nothing that may still have to be synced, and never the active segment.
-    /// `wall_clock_ms` is the time since 1970. The job may run on any thread, and goes to [`Log::finish_compaction`].
+    /// `high_watermark` is at or above it. `wall_clock_ms` is the time since 1970. The job may run on any thread, and goes to [`Log::finish_compaction`].
     pub fn plan_compaction(
         &self,
         wall_clock_ms: u64,
         last_stable_offset: Offset,
+        high_watermark: Offset,
     ) -> Option<CompactionJob> {
         if !self.config.compact || self.poisoned.is_some() {
             return None;
@@ -136,6 +143,7 @@ impl Log {
             })
             .copied()
             .collect();
+        let generation = state.generation;
         drop(state);
         let dirty = |segment: &&Segment| segment.end.offset > self.compacted_to;
         let dirty: u64 = segments.iter().filter(dirty).map(|s| s.len).sum();
@@ -147,6 +155,8 @@ impl Log {
             shared: self.shared.clone(),
             segments,
             dirty_from: self.compacted_to,
+            committed_to: high_watermark,
+            generation,
             segment_bytes: self.config.segment_bytes,
             index_interval: index_interval(&self.config),
             delete_retention_ms: self.config.delete_retention_ms,
@@ -256,9 +266,27 @@ impl CompactionJob {
     /// Reads the segments twice and writes what takes their places. Blocks; `is_stopping` is asked with each frame. What it
     /// has written is removed again after an error.
     pub fn run(self, is_stopping: impl Fn() -> bool) -> Result<Compacted, CompactionError> {
+        let (shared, generation) = (self.shared.clone(), self.generation);
+        let outcome = self.compact(is_stopping);
+        // What is missing now may have been taken away by right.
+        match outcome {
+            Err(CompactionError::Read(error))
+                if error.is_damage() && shared.state().generation != generation =>
+            {
+                Err(CompactionError::Changed)
+            }
+            outcome => outcome,
+        }
+    }
+
+    fn compact(self, is_stopping: impl Fn() -> bool) -> Result<Compacted, CompactionError> {
         let survey = self.survey(&is_stopping)?;
         let batches = survey.producers.values().flatten();
-        let needed: BTreeSet<Offset> = batches.chain(survey.markers.values()).copied().collect();
+        // A partition remembers so many producers and no more.
+        let mut markers: Vec<Offset> = survey.markers.values().copied().collect();
+        markers.sort_unstable_by(|a, b| b.cmp(a));
+        markers.truncate(MAX_SNAPSHOT_PRODUCERS);
+        let needed: BTreeSet<Offset> = batches.copied().chain(markers).collect();
         let mut replacements = Vec::new();
         let mut rest = &self.segments[..];
         while !rest.is_empty() {
@@ -433,6 +461,10 @@ impl CompactionJob {
                         (plain, judged)
                     }
                     Decided::Gone(judged) => (frame, Some(judged)),
+                    Decided::Until(marker) => {
+                        writer.decided = true;
+                        (marker, None)
+                    }
                     Decided::Kept => (frame, None),
                 };
                 match judged {
@@ -601,7 +633,8 @@ struct Writer {
     index_interval: u64,
     run: Option<Run>,
     changed: bool,
-    /// Records of a committed transaction became plain ones: the markers may go only if this file takes its place.
+    /// Records of a committed transaction became plain ones, or a marker got its time: a later pass takes the marker away, so this
+    /// file must take its place, however little it gains.
     decided: bool,
 }
 

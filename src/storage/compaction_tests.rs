@@ -103,7 +103,7 @@ fn fill(log: &mut Log, count: usize, keys: usize) {
 }
 
 fn compact(log: &mut Log, now_ms: u64) -> Option<CompactionReport> {
-    let job = log.plan_compaction(now_ms, log.end().offset)?;
+    let job = log.plan_compaction(now_ms, log.end().offset, log.end().offset)?;
     let compacted = job.run(|| false).unwrap();
     Some(log.finish_compaction(compacted).unwrap())
 }
@@ -206,10 +206,10 @@ fn nothing_that_is_not_committed_or_still_active_is_touched() {
     let fs = disk(0);
     let (mut log, _) = open(&fs);
     fill(&mut log, 100, 5);
-    assert!(log.plan_compaction(0, Offset::ZERO).is_none());
+    assert!(log.plan_compaction(0, Offset::ZERO, Offset::ZERO).is_none());
     let middle = Offset::new(50).unwrap();
     let before = all(&log);
-    let job = log.plan_compaction(0, middle).unwrap();
+    let job = log.plan_compaction(0, middle, middle).unwrap();
     log.finish_compaction(job.run(|| false).unwrap()).unwrap();
     let after = all(&log);
     assert!(after.len() < before.len());
@@ -227,7 +227,10 @@ fn a_log_that_is_not_to_be_compacted_is_not() {
         compact: false,
         ..config()
     });
-    assert!(log.plan_compaction(0, log.end().offset).is_none());
+    assert!(
+        log.plan_compaction(0, log.end().offset, log.end().offset)
+            .is_none()
+    );
 }
 
 #[test]
@@ -374,7 +377,7 @@ fn more_keys_than_fit_are_compacted_in_several_passes() {
     let values = last_values(&log);
     let mut passes = 0;
     let before = all(&log).len();
-    while let Some(mut job) = log.plan_compaction(0, log.end().offset) {
+    while let Some(mut job) = log.plan_compaction(0, log.end().offset, log.end().offset) {
         job.remember_at_most(15);
         log.finish_compaction(job.run(|| false).unwrap()).unwrap();
         assert_eq!(last_values(&log), values);
@@ -403,7 +406,9 @@ fn a_compaction_survives_a_crash_at_every_point() {
             let (fs, mut log) = prepare(seed);
             let (values, end) = (last_values(&log), log.end());
             let epochs = log.epochs().clone();
-            let job = log.plan_compaction(0, log.end().offset).unwrap();
+            let job = log
+                .plan_compaction(0, log.end().offset, log.end().offset)
+                .unwrap();
             fs.crash_after(point);
             if let Ok(compacted) = job.run(|| false) {
                 let _ = log.finish_compaction(compacted);
@@ -444,7 +449,9 @@ fn what_happens_to_a_log_meanwhile_makes_a_compaction_void() {
     let fs = disk(0);
     let (mut log, _) = open(&fs);
     fill(&mut log, 200, 8);
-    let job = log.plan_compaction(0, log.end().offset).unwrap();
+    let job = log
+        .plan_compaction(0, log.end().offset, log.end().offset)
+        .unwrap();
     let compacted = job.run(|| false).unwrap();
     log.truncate(LogPosition::new(Offset::new(20).unwrap(), epoch(1)))
         .unwrap();
@@ -460,7 +467,9 @@ fn what_happens_to_a_log_meanwhile_makes_a_compaction_void() {
     let (mut log, _) = open(&fs);
     fill(&mut log, 200, 8);
     let before = all(&log);
-    let job = log.plan_compaction(0, log.end().offset).unwrap();
+    let job = log
+        .plan_compaction(0, log.end().offset, log.end().offset)
+        .unwrap();
     let compacted = job.run(|| false).unwrap();
     drop(log);
     let (mut log, _) = open(&fs);

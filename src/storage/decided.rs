@@ -5,10 +5,18 @@ use std::collections::{BTreeSet, HashMap};
 use super::compaction::{CompactionError, CompactionJob, Judged, Survey, any_batch_of, stamp_of};
 use super::reader::Segment;
 use crate::record::{
-    AbortedTransaction, Batch, Compression, Marker, ProducerStamp, without_transaction,
+    AbortedTransaction, Batch, Compression, Marker, ProducerStamp, marker_until,
+    without_transaction,
 };
 use crate::types::{Offset, ProducerId};
 use crate::wal::Frame;
+
+/// For how long a marker stays at least after the first pass that met it: longer than any request of a reader, which is shown
+/// records and markers of several moments.
+const MIN_MARKER_RETENTION_MS: u64 = 5 * 60 * 1000;
+
+/// How often the aborted transactions of a segment are looked up anew because the log was changed meanwhile.
+const MAX_RETRIES: usize = 16;
 
 /// See [`CompactionJob::decide`].
 pub(super) enum Decided {
@@ -18,7 +26,9 @@ pub(super) enum Decided {
     Committed(Frame),
     /// What is left of what was aborted, or of a marker that nobody needs.
     Gone(Judged),
-    /// A marker that stays.
+    /// A marker that this pass is the first to meet, with the time until which it stays.
+    Until(Frame),
+    /// A marker that stays as it is.
     Kept,
 }
 
@@ -39,9 +49,19 @@ impl AbortedIn {
 
 impl CompactionJob {
     pub(super) fn aborted_in(&self, segment: &Segment) -> Result<AbortedIn, CompactionError> {
-        let found = self
-            .shared
-            .aborted(segment.start.offset, segment.end.offset)?;
+        // Each of them has its marker below the high watermark, and segments above it may be cut off under this read.
+        let mut retries = 0;
+        let found = loop {
+            let before = self.shared.state().generation;
+            let found = self.shared.aborted_with_markers_below(
+                self.committed_to,
+                segment.start.offset..segment.end.offset,
+            );
+            if before == self.shared.state().generation || retries >= MAX_RETRIES {
+                break found?;
+            }
+            retries += 1;
+        };
         let mut by_producer: HashMap<ProducerId, Vec<AbortedTransaction>> = HashMap::new();
         for aborted in found {
             by_producer
@@ -79,23 +99,36 @@ impl CompactionJob {
             })
         };
         if header.is_control() {
-            let retention = i64::try_from(self.delete_retention_ms).unwrap_or(i64::MAX);
-            let now = i64::try_from(self.wall_clock_ms).unwrap_or(i64::MAX);
-            let is_past = header.max_timestamp.saturating_add(retention) <= now;
-            if is_needed || !is_past || Marker::read(&batch).is_none() {
+            if Marker::read(&batch).is_none() {
                 return Decided::Kept;
             }
-            return gone(None);
+            let now = i64::try_from(self.wall_clock_ms).unwrap_or(i64::MAX);
+            return match header.delete_horizon() {
+                Some(horizon) if horizon <= now && !is_needed => gone(None),
+                Some(_) => Decided::Kept,
+                None => {
+                    let stays = self.delete_retention_ms.max(MIN_MARKER_RETENTION_MS);
+                    let horizon = now.saturating_add(i64::try_from(stays).unwrap_or(i64::MAX));
+                    match marker_until(&batch, horizon) {
+                        Some(until) => Decided::Until(like(frame, &until)),
+                        None => Decided::Kept,
+                    }
+                }
+            };
         }
         if aborted.covers(&batch, base) {
             return gone(stamp_of(header).filter(|_| is_needed));
         }
-        let plain = without_transaction(&batch);
-        Decided::Committed(Frame::records(
-            frame.leader_epoch(),
-            frame.start(),
-            frame.end_offset(),
-            &[&plain],
-        ))
+        Decided::Committed(like(frame, &without_transaction(&batch)))
     }
+}
+
+/// A frame in the place of another.
+fn like(frame: &Frame, batch: &[u8]) -> Frame {
+    Frame::records(
+        frame.leader_epoch(),
+        frame.start(),
+        frame.end_offset(),
+        &[batch],
+    )
 }

@@ -685,7 +685,7 @@ impl Log {
         let (Some(active), Some(file)) = (active, file) else {
             return;
         };
-        self.shared.keep_index(active.base, index.clone());
+        self.shared.keep_index(active.sealed(), index.clone());
         self.sealed_unsynced
             .push(self.sealed_unsynced_of(&active, file, index));
     }

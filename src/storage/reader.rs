@@ -36,7 +36,7 @@ pub(super) struct Shared {
     pub(super) dir: PathBuf,
     state: RwLock<State>,
     /// Newest last.
-    indexes: Mutex<VecDeque<(Offset, Arc<SegmentIndex>)>>,
+    indexes: Mutex<VecDeque<(SealedSegment, Arc<SegmentIndex>)>>,
 }
 
 pub(super) struct State {
@@ -85,6 +85,14 @@ impl Segment {
             first_timestamp: index.first_timestamp,
             max_timestamp: index.max_timestamp,
             aborted: index.aborted.len() as u32,
+        }
+    }
+
+    pub(super) fn sealed(&self) -> SealedSegment {
+        SealedSegment {
+            len: self.len,
+            start: self.start,
+            end: self.end,
         }
     }
 
@@ -179,10 +187,12 @@ impl Shared {
         self.state.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn keep_index(&self, base: Offset, index: Arc<SegmentIndex>) {
+    /// Keeps the index of one file: another that takes its place, as compaction does, has another length or another end, or the
+    /// same frames.
+    pub(super) fn keep_index(&self, of: SealedSegment, index: Arc<SegmentIndex>) {
         let mut indexes = self.indexes.lock().unwrap_or_else(PoisonError::into_inner);
-        indexes.retain(|(kept, _)| *kept != base);
-        indexes.push_back((base, index));
+        indexes.retain(|(kept, _)| kept.start != of.start);
+        indexes.push_back((of, index));
         if indexes.len() > CACHED_INDEXES {
             indexes.pop_front();
         }
@@ -207,16 +217,14 @@ impl Shared {
         segment: &Segment,
         interval: u64,
     ) -> Result<Arc<SegmentIndex>, ReadError> {
-        {
+        let sealed = segment.sealed();
+        let generation = {
             let indexes = self.indexes.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some((_, index)) = indexes.iter().find(|(base, _)| *base == segment.base) {
+            if let Some((_, index)) = indexes.iter().find(|(of, _)| *of == sealed) {
                 return Ok(index.clone());
             }
-        }
-        let sealed = SealedSegment {
-            len: segment.len,
-            start: segment.start,
-            end: segment.end,
+            drop(indexes);
+            self.state().generation
         };
         let path = index_path(&self.dir, segment.base);
         let index = match SegmentIndex::read(&*self.fs, &path) {
@@ -235,7 +243,10 @@ impl Shared {
             }
         };
         let index = Arc::new(index);
-        self.keep_index(segment.base, index.clone());
+        // Of a file that may have been replaced meanwhile nothing is kept.
+        if self.state().generation == generation {
+            self.keep_index(sealed, index.clone());
+        }
         Ok(index)
     }
 

@@ -93,7 +93,7 @@ fn end(log: &mut Log, id: i64, outcome: TransactionOutcome, first: Offset) -> Of
 }
 
 fn compact(log: &mut Log, now_ms: u64, stable: Offset) {
-    if let Some(job) = log.plan_compaction(now_ms, stable) {
+    if let Some(job) = log.plan_compaction(now_ms, stable, log.end().offset) {
         let compacted = job.run(|| false).unwrap();
         log.finish_compaction(compacted).unwrap();
     }
@@ -261,20 +261,52 @@ fn compaction_takes_what_was_aborted_and_leaves_what_was_committed_as_plain_reco
     assert_eq!(shown(&log, "b"), ["new"]);
 
     // In their time they go, but for the last of each producer.
+    for (now, expected) in [(2000 + DAY_MS - 1, 3), (2000 + DAY_MS, 2)] {
+        for i in 0..60 {
+            append(&mut log, &format!("filler {i}"), "y", None);
+        }
+        sync(&mut log);
+        let stable = log.end().offset;
+        compact(&mut log, now, stable);
+        let left = markers(&log);
+        assert_eq!(left.len(), expected, "at {now}");
+        assert_eq!(left.contains(&early.to_wire()), expected == 3);
+        assert!(left.contains(&late.to_wire()), "{left:?}");
+        let shown = (shown(&log, "a"), shown(&log, "b"));
+        assert_eq!(shown, (vec!["kept".to_owned()], vec!["new".to_owned()]));
+    }
+}
+
+/// However old everything is, a replica that has half of a transaction learns how it ended from a leader that compacts meanwhile.
+#[test]
+fn a_pass_takes_what_was_aborted_and_leaves_its_marker_to_those_who_have_the_records() {
+    let fs = FaultyFileSystem::new(5);
+    let mut log = open(&fs);
+    append(&mut log, "a", "kept", None);
+    let first = append(&mut log, "a", "aborted", Some((7, 0)));
+    let held: Vec<Frame> = log.frames(log.start()).map(Result::unwrap).collect();
+    end(&mut log, 7, TransactionOutcome::Abort, first);
+    let second = append(&mut log, "b", "committed", Some((7, 1)));
+    end(&mut log, 7, TransactionOutcome::Commit, second);
     for i in 0..60 {
-        append(&mut log, &format!("filler {i}"), "y", None);
+        append(&mut log, &format!("filler {i}"), "x", None);
     }
     sync(&mut log);
     let stable = log.end().offset;
-    compact(&mut log, 1000 + DAY_MS, stable);
-    let left = markers(&log);
-    assert!(!left.contains(&early.to_wire()), "{left:?}");
-    assert!(left.contains(&late.to_wire()), "{left:?}");
-    assert_eq!(left.len(), 2);
-    assert_eq!(
-        (shown(&log, "a"), shown(&log, "b")),
-        (vec!["kept".to_owned()], vec!["new".to_owned()])
-    );
+    compact(&mut log, 1000 + 30 * DAY_MS, stable);
+
+    let other = FaultyFileSystem::new(6);
+    let mut replica = open(&other);
+    replica.append(&held[1..]).unwrap();
+    let rest: Vec<Frame> = log.frames(replica.end()).map(Result::unwrap).collect();
+    replica.append(&rest).unwrap();
+    sync(&mut replica);
+    for log in [&mut log, &mut replica] {
+        assert_eq!(shown(log, "a"), ["kept"]);
+        assert_eq!(shown(log, "b"), ["committed"]);
+        compact(log, 1000 + 30 * DAY_MS, stable);
+        assert_eq!(shown(log, "a"), ["kept"]);
+    }
 }
 
 #[test]

@@ -51,7 +51,7 @@ impl Shard {
                     tracing::warn!(partition = %id, cause = %error, "compacted segments did not take their places; trying again later");
                 }
             },
-            Err(CompactionError::Stopped) => {}
+            Err(CompactionError::Stopped | CompactionError::Changed) => {}
             Err(error) => {
                 tracing::warn!(partition = %id, cause = %error, "cannot compact; trying again later");
                 owned.partition.handle_compaction_failed(&error);

@@ -283,8 +283,41 @@ fn offsets_of_a_deleted_topic_are_not_committed() {
     world.settle();
     assert!(!world.is_pending());
     world.fail_over();
+    assert!(!world.is_pending());
     assert_eq!(world.call(end(0, 0, true)), Ok(Answer::Done));
     assert_eq!(world.offset(0), None);
+
+    // While they are being written, and while they are being committed.
+    let guard = world.guard(0);
+    world.holds_writes = true;
+    world.ask(Request::CommitInTransaction(in_transaction(0, guard, 9)));
+    world.coordinator.handle_topics_deleted(&gone);
+    world.flush();
+    assert!(!world.is_pending());
+    let guard = world.guard(0);
+    world.ask(Request::CommitInTransaction(in_transaction(0, guard, 9)));
+    world.flush();
+    assert!(world.is_pending());
+    world.ask(end(0, 0, true));
+    world.coordinator.handle_topics_deleted(&gone);
+    world.flush();
+    assert_eq!(world.offset(0), None);
+    world.fail_over();
+    assert_eq!(world.offset(0), None);
+    assert_eq!(world.coordinator.groups(), 0);
+}
+
+#[test]
+fn what_was_committed_later_outside_the_transaction_stays() {
+    let mut world = World::new();
+    assert_eq!(world.commit_in_transaction(0, 50), accepted());
+    world.pass(Duration::from_secs(1));
+    assert_eq!(world.call(commit(who(""), -1, 10)), accepted());
+    assert_eq!(world.call(end(0, 0, true)), Ok(Answer::Done));
+    for _ in 0..2 {
+        assert_eq!(world.offset(0), Some(10));
+        world.fail_over();
+    }
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! DescribeProducers: what partitions remember of their producers, and which transactions are open in them.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use kafka_protocol::messages::describe_producers_response::{
@@ -8,9 +9,12 @@ use kafka_protocol::messages::describe_producers_response::{
 use kafka_protocol::messages::{DescribeProducersRequest, DescribeProducersResponse, ProducerId};
 
 use crate::kafka::context::{Context, deadline, find_partition, find_topic};
+use crate::kafka::limits::MAX_DESCRIPTION_BYTES;
 use crate::kafka::{ProducerDescription, Service};
-use crate::types::Offset;
+use crate::types::{ErrorCode, Offset};
 
+/// What a producer takes in an answer while it is made, roughly.
+const PRODUCER_BYTES: usize = 80;
 /// How long the owners of the partitions have to answer, in milliseconds.
 const ANSWERED_WITHIN_MS: i32 = 5_000;
 
@@ -21,20 +25,26 @@ pub(super) async fn handle<S: Service>(
 ) -> DescribeProducersResponse {
     let deadline = deadline(ANSWERED_WITHIN_MS);
     let image = context.service.image();
+    let mut seen = BTreeSet::new();
+    let mut bytes = 0;
     let mut topics = Vec::with_capacity(request.topics.len());
     for asked in request.topics {
         let topic = find_topic(&image, &asked.name);
-        let mut partitions = Vec::with_capacity(asked.partition_indexes.len());
+        let mut partitions = Vec::new();
         for index in asked.partition_indexes {
             let found = match find_partition(topic, index) {
+                // One that is named a thousand times is described once: else a small request makes a huge answer.
+                Ok(partition) if !seen.insert(partition) => continue,
+                Ok(_) if bytes > MAX_DESCRIPTION_BYTES => Err(ErrorCode::PolicyViolation),
                 Ok(partition) => {
-                    context
-                        .service
-                        .describe_producers(partition, deadline)
-                        .await
+                    let service = &context.service;
+                    service.describe_producers(partition, deadline).await
                 }
                 Err(error) => Err(error),
             };
+            bytes += found
+                .as_ref()
+                .map_or(0, |found| found.len() * PRODUCER_BYTES);
             let response = PartitionResponse::default().with_partition_index(index);
             partitions.push(match found {
                 Ok(producers) => {

@@ -9,7 +9,7 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::batch;
-use super::client::{connect, connect_to, encode, fetch, peer, produce};
+use super::client::{connect, connect_to, encode, fetch, peer, produce, run};
 use super::double::{Double, node};
 use crate::kafka::{Config, Ended, ListenerKind, Peer, Server, limits};
 use crate::types::ListenerName;
@@ -206,6 +206,14 @@ async fn the_elements_of_requests_in_flight_count_for_memory() {
     producer
         .call(&produce("orders", 0, batch(&["x"]).slice(..9), 1), 9)
         .await;
+    assert_eq!(started.elapsed().as_millis(), 0);
+    // And so have nodes.
+    let of_a_node = Peer {
+        node: Some(node(2)),
+        ..peer()
+    };
+    let mut of_a_node = run(server.admit(of_a_node, ListenerKind::Quic).unwrap());
+    of_a_node.call(&MetadataRequest::default(), 9).await;
     assert_eq!(started.elapsed().as_millis(), 0);
     // The first fits, the second finishes beyond the cap, the third comes when one of them is over.
     first.receive::<FetchRequest>(11).await;
