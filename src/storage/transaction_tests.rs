@@ -348,3 +348,86 @@ fn what_is_not_decided_is_not_compacted() {
     compact(&mut log, 0, stable);
     assert_eq!(shown(&log, "a"), ["old"]);
 }
+
+/// Keys of the crash test.
+const KEYS: usize = 4;
+
+/// Plain records, aborted and committed transactions, one after the other. Returns the next sequence numbers.
+fn mix(log: &mut Log, count: usize, sequence: &mut i32) {
+    for i in 0..count {
+        let key = format!("k{}", i % KEYS);
+        let value = format!("{}", log.end().offset);
+        match i % 3 {
+            0 => {
+                append(log, &key, &value, None);
+            }
+            1 => {
+                let first = append(log, &key, "aborted", Some((7, *sequence)));
+                end(log, 7, TransactionOutcome::Abort, first);
+            }
+            _ => {
+                let first = append(log, &key, &value, Some((8, *sequence)));
+                end(log, 8, TransactionOutcome::Commit, first);
+            }
+        }
+        *sequence += 1;
+    }
+    sync(log);
+}
+
+fn last_shown(log: &Log) -> Vec<Option<String>> {
+    let keys = (0..KEYS).map(|key| format!("k{key}"));
+    keys.map(|key| {
+        let shown = shown(log, &key);
+        assert!(!shown.contains(&"aborted".to_owned()), "{key}: {shown:?}");
+        shown.last().cloned()
+    })
+    .collect()
+}
+
+#[test]
+fn what_was_aborted_is_shown_to_nobody_whenever_a_compaction_crashes() {
+    let mut points = 0;
+    for point in 1.. {
+        let mut reached = false;
+        for power in [false, true] {
+            let fs = FaultyFileSystem::new(point % 3);
+            let mut log = open(&fs);
+            let mut sequence = 0;
+            mix(&mut log, 30, &mut sequence);
+            let stable = log.end().offset;
+            compact(&mut log, 2000, stable);
+            mix(&mut log, 40, &mut sequence);
+            let expected = last_shown(&log);
+            let stable = log.end().offset;
+            // The first markers may go now; the others are met for the first time.
+            let now = 2000 + DAY_MS;
+            let job = log.plan_compaction(now, stable, stable).unwrap();
+            fs.crash_after(point);
+            if let Ok(compacted) = job.run(|| false) {
+                let _ = log.finish_compaction(compacted);
+            }
+            reached |= fs.has_crashed();
+            drop(log);
+            match power {
+                true => fs.power_loss(),
+                false => fs.kill(),
+            }
+            let mut log = open(&fs);
+            assert_eq!(last_shown(&log), expected, "point {point}, power {power}");
+            assert_eq!(log.end().offset, stable);
+            for now in [now, now + DAY_MS] {
+                mix(&mut log, 30, &mut sequence);
+                let expected = last_shown(&log);
+                let stable = log.end().offset;
+                compact(&mut log, now, stable);
+                assert_eq!(last_shown(&log), expected, "point {point}, power {power}");
+            }
+        }
+        if !reached {
+            break;
+        }
+        points = point;
+    }
+    assert!(points > 10, "{points}");
+}
