@@ -8,6 +8,7 @@ input when it has, and another when the node is back. Ends with 0 when everythin
 one topic is in the other exactly once, for a reader of committed records.
 """
 
+import faulthandler
 import sys
 import threading
 import time
@@ -22,6 +23,8 @@ RECORDS = 1200
 BATCH = 20
 (BOOTSTRAP,) = sys.argv[1:]
 begin = time.monotonic()
+# Whatever hangs is shown.
+faulthandler.dump_traceback_later(PATIENCE + 15, exit=True)
 
 
 def say(*words):
@@ -86,17 +89,24 @@ for number in range(RECORDS):
     source.produce(SOURCE, key=str(number), value=str(number))
 assert source.flush(left()) == 0
 
-consumer = Consumer(
-    {
-        "bootstrap.servers": BOOTSTRAP,
-        "group.id": "carriers",
-        "auto.offset.reset": "earliest",
-        "enable.auto.commit": False,
-        "isolation.level": "read_committed",
-        "session.timeout.ms": 10000,
-    }
-)
-consumer.subscribe([SOURCE])
+
+
+def new_consumer():
+    consumer = Consumer(
+        {
+            "bootstrap.servers": BOOTSTRAP,
+            "group.id": "carriers",
+            "auto.offset.reset": "earliest",
+            "enable.auto.commit": False,
+            "isolation.level": "read_committed",
+            "session.timeout.ms": 10000,
+        }
+    )
+    consumer.subscribe([SOURCE])
+    return consumer
+
+
+consumer = new_consumer()
 producer = new_producer()
 threading.Thread(target=disturb, daemon=True).start()
 
@@ -110,21 +120,11 @@ def positions(messages):
 
 
 def rewind():
-    """Back to what is committed: what was read since is read again."""
-    assigned = consumer.assignment()
-    committed = retry(lambda patience: consumer.committed(assigned, min(patience, 10)))
-    for place in committed:
-        if place.offset < 0:
-            place.offset = 0
-        # Refused until the partition is being fetched.
-        while True:
-            try:
-                consumer.seek(place)
-                break
-            except KafkaException as error:
-                left()
-                say("seek again after:", error.args[0].str())
-                time.sleep(0.05)
+    """Back to what is committed: what was read since is read again. By another consumer, because a seek waits without a bound
+    for a partition whose leader has just died."""
+    global consumer
+    consumer.close()
+    consumer = new_consumer()
 
 
 while carried < RECORDS or not disturbed.is_set():
