@@ -823,14 +823,13 @@ impl PartitionChecker {
                 }
                 let Some(leader) = state.leader else { continue };
                 let replica = &self.replicas[index_of(leader.node)];
-                // One whose disk is gone since led with what it had.
-                let mirror = replica
-                    .voids
-                    .get(&leader.directory)
-                    .filter(|_| !replica.is_process(&leader))
-                    .unwrap_or(&replica.mirror);
-                if held.start.offset >= mirror.start.offset && mirror.find(held.end) != Some(&held)
-                {
+                // One whose disk is gone since, or whose damaged log was set aside since, led with what it had; one that led on a
+                // disk that was harmed before has it in its log.
+                let lacks = |mirror: &Mirror| {
+                    held.start.offset >= mirror.start.offset && mirror.find(held.end) != Some(&held)
+                };
+                let before = replica.voids.get(&leader.directory);
+                if before.is_none_or(lacks) && lacks(&replica.mirror) {
                     return violated(
                         "1 (a later leader is without it)",
                         format!(

@@ -240,6 +240,8 @@ impl Node {
         self.applied = 0;
         self.is_new_disk = true;
         self.was_harmed.fill(false);
+        // Until a partition has been opened on it, which a full disk may not let the first process do.
+        self.was_left.fill(true);
     }
 
     /// Whether something was done to this node's disk that explains a failure.
