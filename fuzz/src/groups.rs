@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use quorate::groups::{
-    Answer, Assignment, CommitOffset, Coordinator, EndTransaction, Join, LeavingMember, LogRecord,
-    Now, OffsetCommit, OffsetsVerification, Request, Settings, Subscription, Sync, Ticket,
+    Answer, Assignment, CommitOffset, Coordinator, EndTransaction, Join, LeavingMember, Now,
+    OffsetCommit, OffsetsVerification, Request, Settings, Subscription, Sync, Ticket,
     TransactionCommit, Who, decode_assignment, decode_subscription, encode_assignment,
     encode_subscription, reread_record,
 };
+use quorate::record::LogRecord;
 use quorate::types::{MonotonicTime, ProducerId};
 
 // --- the log ---

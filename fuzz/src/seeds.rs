@@ -18,7 +18,12 @@ fn main() -> io::Result<()> {
         for (i, seed) in seeds.iter().enumerate() {
             fs::write(dir.join(format!("seed-{i:03}")), seed)?;
         }
-        println!("{}: {} seeds in {}", target.name, seeds.len(), dir.display());
+        println!(
+            "{}: {} seeds in {}",
+            target.name,
+            seeds.len(),
+            dir.display()
+        );
     }
     Ok(())
 }

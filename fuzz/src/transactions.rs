@@ -1,7 +1,8 @@
 //! What a coordinator reads of its log of transactions.
 
+use quorate::record::LogRecord;
 use quorate::transactions::{
-    Answer, Coordinator, Ending, Filter, LogKey, LogRecord, Marked, Now, Request, Settings, Ticket,
+    Answer, Coordinator, Ending, Filter, LogKey, Marked, Now, Request, Settings, Ticket,
     decode_key, reread_record,
 };
 use quorate::types::{LeaderEpoch, MonotonicTime, ProducerId};

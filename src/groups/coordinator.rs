@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::committed::Committed;
-use super::effects::{Effects, LogRecord, Then, Ticket};
+use super::effects::{Effects, Then, Ticket};
 use super::group::{Group, GroupState};
 use super::limits::{
     BATCH_BYTES, ENTRY_BYTES, MAX_COMMIT_BYTES, MAX_GROUP_ID_BYTES, MAX_GROUPS, MAX_METADATA_BYTES,
@@ -20,6 +20,7 @@ use super::request::{
     Answer, CommitOffset, Description, FetchedOffset, GroupListing, Join, Now, OffsetCommit,
     Request,
 };
+use crate::record::LogRecord;
 use crate::types::{ErrorCode, MonotonicTime};
 
 /// How often it is looked for offsets that are past their retention. Kafka's `offsets.retention.check.interval.ms`.

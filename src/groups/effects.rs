@@ -8,26 +8,12 @@ use bytes::Bytes;
 use super::committed::Committed;
 use super::request::Answer;
 use super::transactions::{PendingWritten, TransactionEnded};
+use crate::record::LogRecord;
 use crate::types::ErrorCode;
 
 /// Stands for one request until it is answered. The caller numbers requests, each number once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ticket(pub u64);
-
-/// A record for the internal topic.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LogRecord {
-    pub key: Bytes,
-    /// `None` is a tombstone.
-    pub value: Option<Bytes>,
-}
-
-impl LogRecord {
-    /// What it adds to a batch, roughly and rather too much.
-    pub(super) fn bytes(&self) -> usize {
-        self.key.len() + self.value.as_ref().map_or(0, Bytes::len) + 32
-    }
-}
 
 /// Records that are written together, and what follows from it.
 #[derive(Debug)]

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::committed::Offsets;
 use super::consumer_protocol::decode_subscription;
-use super::effects::{Effects, LogRecord, Then, Ticket, Write};
+use super::effects::{Effects, Then, Ticket, Write};
 use super::limits::{ENTRY_BYTES, MAX_ASSIGNMENT_BYTES};
 use super::log_format::{GroupValue, group_key, group_value};
 use super::member::Member;
@@ -15,6 +15,7 @@ use super::rebalance::Rebalance;
 use super::request::{
     Answer, Description, LeavingMember, MemberDescription, Now, Sync, Synced, Who,
 };
+use crate::record::LogRecord;
 use crate::types::{ErrorCode, MonotonicTime};
 
 /// The protocol type of consumers, whose metadata the coordinator can read.

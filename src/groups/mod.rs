@@ -39,7 +39,7 @@ pub use consumer_protocol::{
     decode_assignment, decode_subscription, encode_assignment, encode_subscription,
 };
 pub use coordinator::Coordinator;
-pub use effects::{LogRecord, Ticket};
+pub use effects::Ticket;
 pub use group::GroupState;
 pub use limits::{
     MAX_ASSIGNMENT_BYTES, MAX_COMMIT_BYTES, MAX_ENDED_PRODUCERS, MAX_GROUP_BYTES,

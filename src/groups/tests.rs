@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::*;
+use crate::record::LogRecord;
 use crate::types::{ErrorCode, MonotonicTime};
 
 const GROUP: &str = "readers";

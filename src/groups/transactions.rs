@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::committed::Committed;
 use super::coordinator::{Coordinator, remove_offsets};
-use super::effects::{LogRecord, Then, Ticket, Write};
+use super::effects::{Then, Ticket, Write};
 use super::group::{Group, GroupState};
 use super::limits::{MAX_METADATA_BYTES, MAX_PENDING_BYTES};
 use super::log_format::{
@@ -13,6 +13,7 @@ use super::log_format::{
 };
 use super::pending::{Ended, OffsetsGuard, Pending, PendingOffsets};
 use super::request::{Answer, EndTransaction, Now, OffsetsVerification, TransactionCommit, Who};
+use crate::record::LogRecord;
 use crate::types::{ErrorCode, ProducerId};
 
 /// What follows once a transaction's end is written.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::effects::{Effects, LogRecord, Then, Ticket, Write};
+use super::effects::{Effects, Then, Ticket, Write};
 use super::limits::{
     BATCH_BYTES, MAX_IDS, MAX_PARTITIONS, MAX_STATE_BYTES, MAX_TRANSACTIONAL_ID_BYTES, Settings,
 };
@@ -14,6 +14,7 @@ use super::partitions::Partitions;
 use super::request::{Answer, Description, Filter, Listing, Now, Request};
 use super::state::State;
 use super::transaction::{Details, Judged, NO_EPOCH, Transaction};
+use crate::record::LogRecord;
 use crate::types::{ErrorCode, LeaderEpoch, MonotonicTime, ProducerId};
 
 /// Looks after the transactional ids of one partition of the internal topic, for as long as this node leads that partition in

@@ -3,30 +3,14 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 use super::request::Answer;
 use super::transaction::Details;
+use crate::record::LogRecord;
 use crate::types::ErrorCode;
 
 /// Stands for one request until it is answered. The caller numbers requests, each number once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ticket(pub u64);
-
-/// A record for the internal topic.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LogRecord {
-    pub key: Bytes,
-    /// `None` is a tombstone.
-    pub value: Option<Bytes>,
-}
-
-impl LogRecord {
-    /// What it adds to a batch, roughly and rather too much.
-    pub(super) fn bytes(&self) -> usize {
-        self.key.len() + self.value.as_ref().map_or(0, Bytes::len) + 32
-    }
-}
 
 /// One record, and what follows from it. An id has at most one that waits or is out.
 #[derive(Debug)]

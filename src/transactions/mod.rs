@@ -33,7 +33,7 @@ mod tests;
 mod transaction;
 
 pub use coordinator::Coordinator;
-pub use effects::{LogRecord, Ticket};
+pub use effects::Ticket;
 pub use limits::{MAX_IDS, MAX_PARTITIONS, MAX_STATE_BYTES, MAX_TRANSACTIONAL_ID_BYTES, Settings};
 pub use log_format::{FormatError, LogKey, decode_key, reread_record};
 pub use markers::{Marked, Marker};

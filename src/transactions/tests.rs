@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::limits::MAX_PAUSE;
 use super::transaction::LAST_EPOCH;
 use super::*;
+use crate::record::LogRecord;
 use crate::types::{ErrorCode, LeaderEpoch, MonotonicTime, ProducerId};
 
 const ID: &str = "payments";

@@ -9,9 +9,9 @@ use futures_util::future::{Future, OptionFuture};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::load::load;
-use super::write::write;
 use super::{Ask, Message};
 use crate::broker::clock::wall_clock_ms;
+use crate::broker::internal_topics::write;
 use crate::broker::shared::{PartitionHandle, Shared};
 use crate::controller::jittered;
 use crate::groups::{Answer, Coordinator, Now, Request, Settings, Ticket};

@@ -7,32 +7,29 @@
 mod coordinate;
 mod load;
 mod topic;
-mod write;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
+use super::internal_topics::{self, Coordinators, place_of};
 use super::shared::Shared;
 use crate::controller::Controller;
 use crate::groups::{Answer, EndTransaction, GroupListing, GroupState, Request};
-use crate::metadata::ClusterImage;
-use crate::types::{ErrorCode, OFFSETS_TOPIC, TopicId, TopicName, TopicPartition, partition_of};
+use crate::metadata::{ClusterImage, Topic};
+use crate::types::{ErrorCode, OFFSETS_TOPIC, TopicId, TopicName, TopicPartition};
 
-/// Requests that wait for one coordinator. At the cap they wait outside, until their deadlines.
-const MAILBOX_REQUESTS: usize = 1024;
 /// How soon it is looked again for a partition that is about to be opened.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// How requests reach the coordinators of this node.
 #[derive(Default)]
 pub(super) struct Groups {
-    /// One for each partition of the internal topic that is open here, led or not.
-    coordinators: RwLock<HashMap<TopicPartition, mpsc::Sender<Message>>>,
+    coordinators: Coordinators<Message>,
 }
 
 /// What a coordinator's task is told.
@@ -57,13 +54,9 @@ impl Groups {
         request: Request,
         taken_by: Instant,
     ) -> Result<Answer, ErrorCode> {
-        let id = offsets_topic(image)
-            .map(|topic| TopicPartition {
-                topic: topic.id,
-                partition: partition_of(group, partitions(topic)),
-            })
+        let coordinator = offsets_topic(image)
+            .and_then(|topic| self.coordinators.get(place_of(topic, group)))
             .ok_or(ErrorCode::NotCoordinator)?;
-        let coordinator = self.coordinator(id).ok_or(ErrorCode::NotCoordinator)?;
         ask(&coordinator, group, request, taken_by).await
     }
 
@@ -77,7 +70,7 @@ impl Groups {
         deadline: Instant,
     ) -> Option<Result<(), ErrorCode>> {
         offsets_topic(image).filter(|topic| topic.id == partition.topic)?;
-        let Some(coordinator) = self.coordinator(partition) else {
+        let Some(coordinator) = self.coordinators.get(partition) else {
             return Some(Err(ErrorCode::NotLeaderOrFollower));
         };
         let asked = ask(&coordinator, "", Request::EndTransaction(end), deadline);
@@ -99,7 +92,7 @@ impl Groups {
     ) -> (Vec<GroupListing>, Option<ErrorCode>) {
         let mut groups = Vec::new();
         let mut failed = None;
-        for coordinator in self.all() {
+        for coordinator in self.coordinators.all() {
             let states = states.clone();
             match ask(&coordinator, "", Request::List { states }, deadline).await {
                 Ok(Answer::Listed(some)) => groups.extend(some),
@@ -111,58 +104,6 @@ impl Groups {
         }
         (groups, failed)
     }
-
-    fn coordinator(&self, id: TopicPartition) -> Option<mpsc::Sender<Message>> {
-        let coordinators = self
-            .coordinators
-            .read()
-            .unwrap_or_else(PoisonError::into_inner);
-        coordinators.get(&id).cloned()
-    }
-
-    fn all(&self) -> Vec<mpsc::Sender<Message>> {
-        let coordinators = self
-            .coordinators
-            .read()
-            .unwrap_or_else(PoisonError::into_inner);
-        coordinators.values().cloned().collect()
-    }
-
-    /// Starts and ends tasks so that there is one for each partition of the internal topic that is open here. False while one
-    /// that should be open is not.
-    fn adopt(&self, shared: &Arc<Shared>, image: &ClusterImage, tasks: &TaskTracker) -> bool {
-        let mut wanted = BTreeSet::new();
-        if let Some(topic) = offsets_topic(image) {
-            for (partition, state) in topic.indexed_partitions() {
-                if state.replicas.contains(&shared.me.node) {
-                    wanted.insert(TopicPartition {
-                        topic: topic.id,
-                        partition,
-                    });
-                }
-            }
-        }
-        let mut coordinators = self
-            .coordinators
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
-        // A task whose mailbox is gone ends.
-        coordinators.retain(|id, mailbox| wanted.contains(id) && !mailbox.is_closed());
-        let mut complete = true;
-        for id in wanted {
-            if coordinators.contains_key(&id) {
-                continue;
-            }
-            let Some(handle) = shared.partition(id) else {
-                complete = false;
-                continue;
-            };
-            let (sender, mailbox) = mpsc::channel(MAILBOX_REQUESTS);
-            tasks.spawn(coordinate::run(shared.clone(), id, handle, mailbox));
-            coordinators.insert(id, sender);
-        }
-        complete
-    }
 }
 
 async fn ask(
@@ -171,17 +112,14 @@ async fn ask(
     request: Request,
     taken_by: Instant,
 ) -> Result<Answer, ErrorCode> {
-    let (reply, answer) = oneshot::channel();
-    let message = Message::Ask(Box::new(Ask {
-        group: group.to_owned(),
-        request,
-        reply,
-    }));
-    match tokio::time::timeout_at(taken_by, coordinator.send(message)).await {
-        Ok(Ok(())) => answer.await.unwrap_or(Err(ErrorCode::NotCoordinator)),
-        Ok(Err(_)) => Err(ErrorCode::NotCoordinator),
-        Err(_) => Err(ErrorCode::CoordinatorNotAvailable),
-    }
+    let message = |reply| {
+        Message::Ask(Box::new(Ask {
+            group: group.to_owned(),
+            request,
+            reply,
+        }))
+    };
+    internal_topics::ask(coordinator, message, taken_by).await
 }
 
 /// Keeps the coordinators' tasks in step with the metadata until the node stops, and ends them then.
@@ -191,7 +129,12 @@ pub(super) async fn keep(shared: Arc<Shared>, controller: Controller, groups: Ar
     let mut known: BTreeMap<TopicId, TopicName> = BTreeMap::new();
     loop {
         let image = images.borrow_and_update().clone();
-        let complete = groups.adopt(&shared, &image, &tasks);
+        let start = |id, handle, mailbox| {
+            tasks.spawn(coordinate::run(shared.clone(), id, handle, mailbox));
+        };
+        let complete = groups
+            .coordinators
+            .adopt(&shared, offsets_topic(&image), start);
         let gone = known.extract_if(.., |id, _| image.topic(*id).is_none());
         let deleted: BTreeSet<String> = gone.map(|(_, name)| name.as_str().to_owned()).collect();
         for topic in image.topics() {
@@ -199,7 +142,7 @@ pub(super) async fn keep(shared: Arc<Shared>, controller: Controller, groups: Ar
         }
         if !deleted.is_empty() {
             let deleted = Arc::new(deleted);
-            for coordinator in groups.all() {
+            for coordinator in groups.coordinators.all() {
                 let _ = coordinator
                     .send(Message::TopicsDeleted(deleted.clone()))
                     .await;
@@ -219,10 +162,6 @@ pub(super) async fn keep(shared: Arc<Shared>, controller: Controller, groups: Ar
     tasks.wait().await;
 }
 
-fn offsets_topic(image: &ClusterImage) -> Option<&Arc<crate::metadata::Topic>> {
-    image.topic_by_name(&TopicName::new(OFFSETS_TOPIC).ok()?)
-}
-
-fn partitions(topic: &crate::metadata::Topic) -> u32 {
-    u32::try_from(topic.partitions.len()).unwrap_or(u32::MAX)
+fn offsets_topic(image: &ClusterImage) -> Option<&Arc<Topic>> {
+    internal_topics::find(image, OFFSETS_TOPIC)
 }

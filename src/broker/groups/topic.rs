@@ -2,10 +2,11 @@
 
 use tokio::time::Instant;
 
-use super::{offsets_topic, partitions};
+use super::offsets_topic;
 use crate::broker::Broker;
+use crate::broker::internal_topics::place_of;
 use crate::kafka::{Refusal, Service};
-use crate::types::{ErrorCode, NodeId, OFFSETS_TOPIC, partition_of};
+use crate::types::{ErrorCode, NodeId, OFFSETS_TOPIC};
 
 /// Partitions of the internal topic. Kafka has 50; a partition here has a directory, open files and a replication session of
 /// its own on three nodes, and 16 spread the groups over as many coordinators as most clusters have nodes. The number never
@@ -26,8 +27,9 @@ impl Broker {
             image = self.image();
         }
         let leader = offsets_topic(&image).and_then(|topic| {
-            let state = topic.partition(partition_of(group, partitions(topic)))?;
-            state.leader_node()
+            topic
+                .partition(place_of(topic, group).partition)?
+                .leader_node()
         });
         leader.ok_or_else(|| Refusal {
             error: ErrorCode::CoordinatorNotAvailable,

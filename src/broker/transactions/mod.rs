@@ -11,10 +11,8 @@ mod deliver;
 mod load;
 mod topic;
 mod verify;
-mod write;
 
-use std::collections::{BTreeSet, HashMap};
-use std::sync::{Arc, PoisonError, RwLock, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
@@ -22,19 +20,16 @@ use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use super::Broker;
+use super::internal_topics::{self, Coordinators, place_of};
 use super::shared::Shared;
 use crate::controller::Controller;
 use crate::metadata::{ClusterImage, TRANSACTIONS_SINCE, Topic};
 use crate::transactions::{Answer, Filter, Listing, Request};
 use crate::transport::LogLimit;
-use crate::types::{
-    ErrorCode, ProducerId, TRANSACTIONS_TOPIC, TopicName, TopicPartition, partition_of,
-};
+use crate::types::{ErrorCode, ProducerId, TRANSACTIONS_TOPIC};
 pub(super) use calls::Calls;
 use deliver::Deliveries;
 
-/// Requests that wait for one coordinator. At the cap they wait outside, until their deadlines.
-const MAILBOX_REQUESTS: usize = 1024;
 /// How soon it is looked again for a partition that is about to be opened.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// How often it is looked whether every task still runs, when nothing else happens.
@@ -42,8 +37,7 @@ const LOOK_AFTER: Duration = Duration::from_secs(2);
 
 /// How requests reach the coordinators of this node, and this node's reach those of others.
 pub(super) struct Transactions {
-    /// One for each partition of the internal topic that is open here, led or not.
-    coordinators: RwLock<HashMap<TopicPartition, mpsc::Sender<Ask>>>,
+    coordinators: Coordinators<Ask>,
     calls: Arc<Calls>,
     refusals: LogLimit,
 }
@@ -58,7 +52,7 @@ struct Ask {
 impl Transactions {
     pub(super) fn new(calls: Calls) -> Transactions {
         Transactions {
-            coordinators: RwLock::default(),
+            coordinators: Coordinators::default(),
             calls: Arc::new(calls),
             refusals: LogLimit::default(),
         }
@@ -89,10 +83,9 @@ impl Transactions {
         taken_by: Instant,
     ) -> Result<Answer, ErrorCode> {
         self.check_served(image)?;
-        let place = transactions_topic(image)
-            .map(|topic| place_of(topic, id))
+        let coordinator = transactions_topic(image)
+            .and_then(|topic| self.coordinators.get(place_of(topic, id)))
             .ok_or(ErrorCode::NotCoordinator)?;
-        let coordinator = self.coordinator(place).ok_or(ErrorCode::NotCoordinator)?;
         ask(&coordinator, id, request, taken_by).await
     }
 
@@ -100,7 +93,7 @@ impl Transactions {
     async fn list(&self, filter: Filter, deadline: Instant) -> (Vec<Listing>, Option<ErrorCode>) {
         let mut listings = Vec::new();
         let mut failed = None;
-        for coordinator in self.all() {
+        for coordinator in self.coordinators.all() {
             let request = Request::List(filter.clone());
             match ask(&coordinator, "", request, deadline).await {
                 Ok(Answer::Listed(some)) => listings.extend(some),
@@ -111,72 +104,6 @@ impl Transactions {
             }
         }
         (listings, failed)
-    }
-
-    fn coordinator(&self, id: TopicPartition) -> Option<mpsc::Sender<Ask>> {
-        let coordinators = self
-            .coordinators
-            .read()
-            .unwrap_or_else(PoisonError::into_inner);
-        coordinators.get(&id).cloned()
-    }
-
-    fn all(&self) -> Vec<mpsc::Sender<Ask>> {
-        let coordinators = self
-            .coordinators
-            .read()
-            .unwrap_or_else(PoisonError::into_inner);
-        coordinators.values().cloned().collect()
-    }
-
-    /// Starts and ends tasks so that there is one for each partition of the internal topic that is open here. False while one
-    /// that should be open is not.
-    fn adopt(
-        &self,
-        shared: &Arc<Shared>,
-        controller: &Controller,
-        deliveries: &Arc<Deliveries>,
-        tasks: &TaskTracker,
-    ) -> bool {
-        let image = controller.image().borrow().clone();
-        let mut wanted = BTreeSet::new();
-        if let Some(topic) = transactions_topic(&image) {
-            for (partition, state) in topic.indexed_partitions() {
-                if state.replicas.contains(&shared.me.node) {
-                    wanted.insert(TopicPartition {
-                        topic: topic.id,
-                        partition,
-                    });
-                }
-            }
-        }
-        let mut coordinators = self
-            .coordinators
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
-        // A task whose mailbox is gone ends.
-        coordinators.retain(|id, mailbox| wanted.contains(id) && !mailbox.is_closed());
-        let mut complete = true;
-        for id in wanted {
-            if coordinators.contains_key(&id) {
-                continue;
-            }
-            let Some(handle) = shared.partition(id) else {
-                complete = false;
-                continue;
-            };
-            let (sender, mailbox) = mpsc::channel(MAILBOX_REQUESTS);
-            tasks.spawn(coordinate::run(coordinate::Place {
-                shared: shared.clone(),
-                id,
-                handle,
-                mailbox,
-                images: controller.image(),
-                deliveries: deliveries.clone(),
-            }));
-            coordinators.insert(id, sender);
-        }
-        complete
     }
 }
 
@@ -200,17 +127,12 @@ async fn ask(
     request: Request,
     taken_by: Instant,
 ) -> Result<Answer, ErrorCode> {
-    let (reply, answer) = oneshot::channel();
-    let message = Ask {
+    let message = |reply| Ask {
         id: id.to_owned(),
         request,
         reply,
     };
-    match tokio::time::timeout_at(taken_by, coordinator.send(message)).await {
-        Ok(Ok(())) => answer.await.unwrap_or(Err(ErrorCode::NotCoordinator)),
-        Ok(Err(_)) => Err(ErrorCode::NotCoordinator),
-        Err(_) => Err(ErrorCode::CoordinatorNotAvailable),
-    }
+    internal_topics::ask(coordinator, message, taken_by).await
 }
 
 impl Broker {
@@ -276,8 +198,19 @@ pub(super) async fn keep(
     ));
     let mut images = controller.image();
     loop {
-        images.mark_unchanged();
-        let complete = transactions.adopt(&shared, &controller, &deliveries, &tasks);
+        let image = images.borrow_and_update().clone();
+        let start = |id, handle, mailbox| {
+            tasks.spawn(coordinate::run(coordinate::Place {
+                shared: shared.clone(),
+                id,
+                handle,
+                mailbox,
+                images: controller.image(),
+                deliveries: deliveries.clone(),
+            }));
+        };
+        let topic = transactions_topic(&image);
+        let complete = transactions.coordinators.adopt(&shared, topic, start);
         tokio::select! {
             () = shared.stopping.cancelled() => break,
             changed = images.changed() => {
@@ -293,15 +226,7 @@ pub(super) async fn keep(
 }
 
 fn transactions_topic(image: &ClusterImage) -> Option<&Arc<Topic>> {
-    image.topic_by_name(&TopicName::new(TRANSACTIONS_TOPIC).ok()?)
-}
-
-fn place_of(topic: &Topic, id: &str) -> TopicPartition {
-    let partitions = u32::try_from(topic.partitions.len()).unwrap_or(u32::MAX);
-    TopicPartition {
-        topic: topic.id,
-        partition: partition_of(id, partitions),
-    }
+    internal_topics::find(image, TRANSACTIONS_TOPIC)
 }
 
 #[cfg(test)]

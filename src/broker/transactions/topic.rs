@@ -2,8 +2,9 @@
 
 use tokio::time::Instant;
 
-use super::{place_of, transactions_topic};
+use super::transactions_topic;
 use crate::broker::Broker;
+use crate::broker::internal_topics::place_of;
 use crate::kafka::Refusal;
 use crate::types::{ErrorCode, NodeId, TRANSACTIONS_TOPIC};
 

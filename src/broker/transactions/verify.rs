@@ -10,7 +10,8 @@ use kafka_protocol::messages::{self, AddPartitionsToTxnRequest, AddPartitionsToT
 use kafka_protocol::protocol::StrBytes;
 use tokio::time::Instant;
 
-use super::{Broker, place_of, transactions_topic};
+use super::{Broker, transactions_topic};
+use crate::broker::internal_topics::place_of;
 use crate::metadata::ClusterImage;
 use crate::transactions::{Answer, Request};
 use crate::types::{ErrorCode, NodeId, ProducerId, TopicPartition};

@@ -7,16 +7,16 @@ use tokio::sync::oneshot;
 
 use crate::broker::event::{Event, ProduceEvent};
 use crate::broker::shared::Shared;
-use crate::record::{Batch, BatchBuilder, Compression};
+use crate::record::{Batch, BatchBuilder, Compression, LogRecord};
 use crate::replication::Acks;
-use crate::transactions::LogRecord;
 use crate::types::{ErrorCode, LeaderEpoch, TopicPartition};
 
-/// How long in-sync replicas have to confirm a batch. What comes of it later is seen when the partition is read anew.
+/// How long in-sync replicas have to confirm a batch: Kafka's `offsets.commit.timeout.ms`. What comes of it later is seen when
+/// the partition is read anew.
 const WRITTEN_WITHIN: Duration = Duration::from_secs(5);
 
 /// Appends records as one batch, in this leader epoch and no other, and waits until they are committed.
-pub(super) async fn write(
+pub(in crate::broker) async fn write(
     shared: Arc<Shared>,
     id: TopicPartition,
     epoch: LeaderEpoch,

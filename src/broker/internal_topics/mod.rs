@@ -1,4 +1,7 @@
-//! The cluster's own topics are made when they are first needed.
+//! The cluster's own topics: made when they are first needed, read and written by their coordinators.
+
+mod coordinators;
+mod write;
 
 use std::collections::BTreeMap;
 
@@ -8,6 +11,9 @@ use super::Broker;
 use crate::kafka::Refusal;
 use crate::metadata::CreateTopicRequest;
 use crate::types::{ErrorCode, TopicId, TopicName};
+
+pub(super) use coordinators::{Coordinators, ask, find, place_of};
+pub(super) use write::write;
 
 /// Their settings: of each key the last record, and small segments, so that compaction comes soon and what it leaves is soon read.
 const CONFIG: &[(&str, &str)] = &[("cleanup.policy", "compact"), ("segment.bytes", "16777216")];
