@@ -1,6 +1,7 @@
 //! The cluster's own topics: made when they are first needed, read and written by their coordinators.
 
 mod coordinators;
+mod tenure;
 mod write;
 
 use std::collections::BTreeMap;
@@ -13,6 +14,7 @@ use crate::metadata::CreateTopicRequest;
 use crate::types::{ErrorCode, TopicId, TopicName};
 
 pub(super) use coordinators::{Coordinators, ask, find, place_of};
+pub(super) use tenure::{Ended, PutOff, Tenure};
 pub(super) use write::write;
 
 /// Their settings: of each key the last record, and small segments, so that compaction comes soon and what it leaves is soon read.

@@ -12,13 +12,11 @@ use super::Ask;
 use super::deliver::Deliveries;
 use super::load::load;
 use crate::broker::clock::wall_clock_ms;
-use crate::broker::internal_topics::write;
+use crate::broker::internal_topics::{Ended, PutOff, Tenure, write};
 use crate::broker::shared::{PartitionHandle, Shared};
-use crate::controller::jittered;
 use crate::metadata::ClusterImage;
-use crate::partition::PartitionView;
 use crate::transactions::{Answer, Coordinator, Marked, Marker, Now, Settings, Ticket};
-use crate::types::{ErrorCode, LeaderEpoch, Offset, TopicPartition};
+use crate::types::{ErrorCode, LeaderEpoch, TopicPartition};
 
 /// How often timeouts, and markers that are to be sent again, are looked at.
 const TICK: Duration = Duration::from_millis(50);
@@ -26,10 +24,6 @@ const TICK: Duration = Duration::from_millis(50);
 const REQUESTS_PER_TURN: usize = 256;
 /// How many markers are handed over, and how many ends of markers are taken, before anything else gets a turn.
 const MARKERS_PER_TURN: usize = 1024;
-/// The first pause before a partition is read anew; it doubles up to [`MAX_PAUSE`], and begins again once a write has succeeded.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const MAX_PAUSE: Duration = Duration::from_secs(2);
-
 /// A partition of the internal topic on this node, and what its task needs.
 pub(super) struct Place {
     pub(super) shared: Arc<Shared>,
@@ -44,13 +38,15 @@ pub(super) struct Place {
 pub(super) async fn run(place: Place) {
     let view = place.handle.view.clone();
     let mut task = Task {
-        place,
-        view,
-        pause: FIRST_PAUSE,
+        id: place.id,
+        handle: place.handle,
+        images: place.images,
+        deliveries: place.deliveries,
+        tenure: Tenure::new(place.shared, view, place.mailbox, Nothing),
         sent: Sent::new(LeaderEpoch::NONE),
     };
     loop {
-        let ended = match task.until_leading().await {
+        let ended = match task.tenure.until_leading().await {
             Ok(epoch) => task.lead(epoch).await,
             Err(ended) => Err(ended),
         };
@@ -60,17 +56,27 @@ pub(super) async fn run(place: Place) {
     }
 }
 
-/// The partition is gone from here, or the node stops.
-struct Ended;
-
 type Reply = oneshot::Sender<Result<Answer, ErrorCode>>;
 type Writing = Pin<Box<dyn Future<Output = Result<(), ErrorCode>> + Send>>;
 
 struct Task {
-    place: Place,
-    view: watch::Receiver<PartitionView>,
-    pause: Duration,
+    id: TopicPartition,
+    handle: PartitionHandle,
+    images: watch::Receiver<Arc<ClusterImage>>,
+    deliveries: Arc<Deliveries>,
+    tenure: Tenure<Nothing>,
     sent: Sent,
+}
+
+/// Nothing is kept for later: who asks is answered.
+struct Nothing;
+
+impl PutOff for Nothing {
+    type Message = Ask;
+
+    fn put_off(&mut self, ask: Ask, error: ErrorCode) {
+        let _ = ask.reply.send(Err(error));
+    }
 }
 
 /// The markers that a coordinator has sent. They outlive it: one that is read anew in the same epoch sends them again, and the
@@ -78,6 +84,7 @@ struct Task {
 /// when all of these have ended.
 struct Sent {
     epoch: LeaderEpoch,
+    /// Holds no more than are out: each marker that was handed over ends once.
     ends: mpsc::UnboundedSender<(Marker, Marked)>,
     ended: mpsc::UnboundedReceiver<(Marker, Marked)>,
     /// How many have not ended.
@@ -121,58 +128,25 @@ impl Sent {
 impl Task {
     fn now(&self) -> Now {
         Now {
-            monotonic: self.place.shared.clock.now(),
+            monotonic: self.tenure.shared.clock.now(),
             wall_ms: i64::try_from(wall_clock_ms()).unwrap_or(i64::MAX),
         }
     }
 
-    /// Waits until the view has changed or somebody asks, who is answered with `error`.
-    async fn idle(&mut self, error: ErrorCode) -> Result<(), Ended> {
-        let shared = self.place.shared.clone();
-        tokio::select! {
-            () = shared.stopping.cancelled() => Err(Ended),
-            ask = self.place.mailbox.recv() => {
-                let _ = ask.ok_or(Ended)?.reply.send(Err(error));
-                Ok(())
-            }
-            changed = self.view.changed() => changed.map_err(|_| Ended),
-        }
-    }
-
-    async fn until_leading(&mut self) -> Result<LeaderEpoch, Ended> {
-        loop {
-            let view = *self.view.borrow_and_update();
-            if view.is_leader {
-                return Ok(view.leader_epoch);
-            }
-            self.idle(ErrorCode::NotCoordinator).await?;
-        }
-    }
-
-    fn leads(&mut self, epoch: LeaderEpoch) -> bool {
-        let view = self.view.borrow_and_update();
-        view.is_leader && view.leader_epoch == epoch
-    }
-
     /// Reads the partition and looks after its ids, until it cannot go on as it is.
     async fn lead(&mut self, epoch: LeaderEpoch) -> Result<(), Ended> {
-        let Some(end) = self.until_committed(epoch).await? else {
+        let Some(end) = self.tenure.until_committed(epoch).await? else {
             return Ok(());
         };
         self.sent.enter(epoch);
         if !self.until_all_ended(epoch).await? {
             return Ok(());
         }
-        let id = self.place.id;
-        let reader = self.place.handle.reader.clone();
-        let mut loading =
+        let id = self.id;
+        let reader = self.handle.reader.clone();
+        let loading =
             tokio::task::spawn_blocking(move || load(&reader, end, Settings::default(), epoch));
-        let loaded = loop {
-            tokio::select! {
-                loaded = &mut loading => break loaded,
-                idled = self.idle(ErrorCode::CoordinatorLoadInProgress) => idled?,
-            }
-        };
+        let loaded = self.tenure.until(loading).await?;
         let cause = match loaded {
             Ok(Ok(coordinator)) => {
                 tracing::info!(
@@ -185,58 +159,22 @@ impl Task {
             Err(error) => error.to_string(),
         };
         tracing::error!(partition = %id, %epoch, cause, "the transactions cannot be read; trying again");
-        self.rest().await
-    }
-
-    /// Waits until everything that the log held when this reign began is committed: then nothing below can change any more.
-    /// `None` when the reign ended before.
-    async fn until_committed(&mut self, epoch: LeaderEpoch) -> Result<Option<Offset>, Ended> {
-        let mut end = None;
-        loop {
-            if !self.leads(epoch) {
-                return Ok(None);
-            }
-            let view = *self.view.borrow();
-            if view.watermark_known {
-                let end = *end.get_or_insert(view.log_end);
-                if view.high_watermark >= end {
-                    return Ok(Some(end));
-                }
-            }
-            self.idle(ErrorCode::CoordinatorLoadInProgress).await?;
-        }
+        self.tenure.rest().await
     }
 
     /// Waits until every marker that was sent in this epoch has ended, which each does within seconds. False when the reign ended
     /// before.
     async fn until_all_ended(&mut self, epoch: LeaderEpoch) -> Result<bool, Ended> {
         while self.sent.out > 0 {
-            if !self.leads(epoch) {
+            if !self.tenure.leads(epoch) {
                 return Ok(false);
             }
-            let mut sent = std::mem::replace(&mut self.sent, Sent::new(epoch));
-            let idled = tokio::select! {
-                _ = sent.next() => Ok(()),
-                idled = self.idle(ErrorCode::CoordinatorLoadInProgress) => idled,
-            };
-            self.sent = sent;
-            idled?;
-        }
-        Ok(true)
-    }
-
-    /// A pause before the next attempt.
-    async fn rest(&mut self) -> Result<(), Ended> {
-        let pause = jittered(self.pause);
-        self.pause = (self.pause * 2).min(MAX_PAUSE);
-        let over = tokio::time::sleep(pause);
-        tokio::pin!(over);
-        loop {
             tokio::select! {
-                () = &mut over => return Ok(()),
-                idled = self.idle(ErrorCode::CoordinatorLoadInProgress) => idled?,
+                _ = self.sent.next() => {}
+                idled = self.tenure.idle(ErrorCode::CoordinatorLoadInProgress) => idled?,
             }
         }
+        Ok(true)
     }
 
     async fn serve(
@@ -244,13 +182,13 @@ impl Task {
         epoch: LeaderEpoch,
         mut coordinator: Coordinator,
     ) -> Result<(), Ended> {
-        if !self.leads(epoch) {
+        if !self.tenure.leads(epoch) {
             // Its reign ended while the partition was read.
             return Ok(());
         }
         coordinator.loaded(self.now());
-        let id = self.place.id;
-        let shared = self.place.shared.clone();
+        let id = self.id;
+        let shared = self.tenure.shared.clone();
         // As many as there are requests under way, of which a connection has one at a time.
         let mut waiting: HashMap<Ticket, Reply> = HashMap::new();
         let mut tickets = 0;
@@ -277,10 +215,10 @@ impl Task {
             };
             tokio::select! {
                 () = shared.stopping.cancelled() => return Err(Ended),
-                ask = self.place.mailbox.recv() => {
+                ask = self.tenure.mailbox.recv() => {
                     take(self, ask.ok_or(Ended)?);
                     for _ in 1..REQUESTS_PER_TURN {
-                        let Ok(ask) = self.place.mailbox.try_recv() else { break };
+                        let Ok(ask) = self.tenure.mailbox.try_recv() else { break };
                         take(self, ask);
                     }
                 }
@@ -298,7 +236,7 @@ impl Task {
                             "a later transaction coordinator is at work; reading the transactions anew"
                         );
                         refuse(waiting, ErrorCode::NotCoordinator);
-                        return self.rest().await;
+                        return self.tenure.rest().await;
                     }
                 }
                 Some(written) = OptionFuture::from(writing.as_mut()) => {
@@ -306,7 +244,7 @@ impl Task {
                     let (now, random) = (self.now(), rand::random());
                     match written {
                         Ok(()) => {
-                            self.pause = FIRST_PAUSE;
+                            self.tenure.has_written();
                             coordinator.handle_written(now, random, Ok(()));
                         }
                         // Refused before it was appended.
@@ -320,15 +258,15 @@ impl Task {
                                 "cannot tell whether a change to transactions was written; reading them anew"
                             );
                             refuse(waiting, ErrorCode::CoordinatorNotAvailable);
-                            return self.rest().await;
+                            return self.tenure.rest().await;
                         }
                     }
                 }
-                changed = self.view.changed() => {
+                changed = self.tenure.view.changed() => {
                     if changed.is_err() {
                         return Err(Ended);
                     }
-                    if !self.leads(epoch) {
+                    if !self.tenure.leads(epoch) {
                         tracing::info!(partition = %id, %epoch, "this node coordinates these transactions no more");
                         refuse(waiting, ErrorCode::NotCoordinator);
                         return Ok(());
@@ -344,11 +282,11 @@ impl Task {
         if markers.is_empty() {
             return;
         }
-        let image = self.place.images.borrow().clone();
+        let image = self.images.borrow().clone();
         self.sent.out += markers.len();
         for marker in markers {
             let ends = &self.sent.ends;
-            self.place.deliveries.deliver(&image, marker, ends);
+            self.deliveries.deliver(&image, marker, ends);
         }
     }
 }
