@@ -395,6 +395,7 @@ async fn a_killed_leader_that_is_back_at_its_address_is_known_by_its_reset_at_th
                 .count()
         };
         let started = starts(&cluster);
+        let active = cluster.status(leader).await.unwrap().active_controller;
         // Asleep, the followers miss how their leader dies and comes back.
         for id in &others {
             cluster.freeze(*id);
@@ -408,7 +409,25 @@ async fn a_killed_leader_that_is_back_at_its_address_is_known_by_its_reset_at_th
             }
         })
         .await;
-        for id in &others {
+        // As long as the active controller sleeps, if it is one of them, the other cannot learn of the restart by the metadata, and
+        // have its link replaced by another for that, before it has sent anything over the old one.
+        let (asleep, awake): (Vec<NodeId>, Vec<NodeId>) =
+            others.iter().partition(|id| active == Some(**id));
+        for id in &awake {
+            cluster.thaw(*id);
+        }
+        until("the link to the leader is another one", async || {
+            for (id, before) in others.iter().zip(&before) {
+                let log = cluster.spec(*id).log_text();
+                let is_up = |line: &str| line.contains("replication link up");
+                if log.lines().skip(*before).any(is_up) {
+                    return Ok(());
+                }
+            }
+            Err("nobody has come back".to_owned())
+        })
+        .await;
+        for id in &asleep {
             cluster.thaw(*id);
         }
         cluster.until_healthy().await;
