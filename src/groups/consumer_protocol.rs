@@ -15,7 +15,8 @@ use std::sync::Arc;
 use bytes::{BufMut, Bytes, BytesMut};
 use thiserror::Error;
 
-use super::log_format::{FormatError, Reader};
+use super::log_format::FormatError;
+use crate::record::{FieldError, Fields};
 
 /// The version in which subscriptions are written.
 pub const SUBSCRIPTION_VERSION: i16 = 2;
@@ -67,23 +68,29 @@ pub fn encode_assignment(assignment: &Assignment) -> Bytes {
     out.freeze()
 }
 
+impl From<FieldError> for ProtocolError {
+    fn from(error: FieldError) -> ProtocolError {
+        FormatError::from(error).into()
+    }
+}
+
 /// Versions newer than ours are read as far as ours go, as the protocol wants it.
 pub fn decode_subscription(bytes: &[u8]) -> Result<Subscription, ProtocolError> {
-    let mut reader = Reader { rest: bytes };
-    let version = version(&mut reader)?;
-    let count = reader.i32()?;
+    let mut fields = Fields::new(bytes);
+    let version = version(&mut fields)?;
+    let count = fields.i32()?;
     let mut topics = Vec::new();
     for _ in 0..count {
-        topics.push(reader.text()?);
+        topics.push(fields.text()?.into());
     }
     // The user data is some assignors' own.
-    reader.bytes()?;
+    fields.bytes()?;
     let owned = if version >= 1 {
-        partitions(&mut reader)?
+        partitions(&mut fields)?
     } else {
         Partitions::new()
     };
-    let generation = if version >= 2 { reader.i32()? } else { -1 };
+    let generation = if version >= 2 { fields.i32()? } else { -1 };
     Ok(Subscription {
         topics,
         owned,
@@ -96,27 +103,27 @@ pub fn decode_assignment(bytes: &[u8]) -> Result<Assignment, ProtocolError> {
     if bytes.is_empty() {
         return Ok(Assignment::default());
     }
-    let mut reader = Reader { rest: bytes };
-    version(&mut reader)?;
+    let mut fields = Fields::new(bytes);
+    version(&mut fields)?;
     Ok(Assignment {
-        partitions: partitions(&mut reader)?,
+        partitions: partitions(&mut fields)?,
     })
 }
 
-fn version(reader: &mut Reader<'_>) -> Result<i16, FormatError> {
-    match reader.i16()? {
+fn version(fields: &mut Fields<'_>) -> Result<i16, FormatError> {
+    match fields.i16()? {
         version if version < 0 => Err(FormatError::UnknownVersion(version)),
         version => Ok(version),
     }
 }
 
-fn partitions(reader: &mut Reader<'_>) -> Result<Partitions, FormatError> {
+fn partitions(fields: &mut Fields<'_>) -> Result<Partitions, FormatError> {
     let mut found = Partitions::new();
-    for _ in 0..reader.i32()? {
-        let topic = reader.text()?;
+    for _ in 0..fields.i32()? {
+        let topic = fields.text()?.into();
         let partitions = found.entry(topic).or_default();
-        for _ in 0..reader.i32()? {
-            partitions.push(reader.i32()?);
+        for _ in 0..fields.i32()? {
+            partitions.push(fields.i32()?);
         }
     }
     Ok(found)

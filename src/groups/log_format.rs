@@ -35,6 +35,7 @@ use thiserror::Error;
 
 use super::committed::Committed;
 use super::pending::{Ended, PendingOffsets};
+use crate::record::{FieldError, Fields};
 use crate::types::ProducerId;
 
 const OFFSET_KEY_VERSION: i16 = 1;
@@ -72,12 +73,8 @@ pub enum LogKey {
 /// Why a record could not be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum FormatError {
-    #[error("it ends within a field that takes {wanted} bytes, with {remaining} left")]
-    CutShort { wanted: usize, remaining: usize },
-    #[error("a length of {0}")]
-    BadLength(i32),
-    #[error("text that is not UTF-8")]
-    NotText,
+    #[error(transparent)]
+    Field(#[from] FieldError),
     #[error("a negative {0}, which is none")]
     Negative(&'static str),
     #[error("a value of version {0}, which this version of the broker does not know")]
@@ -200,56 +197,56 @@ pub(super) fn group_value(value: &GroupValue) -> Bytes {
 
 /// What a record's key names.
 pub fn decode_key(key: &[u8]) -> Result<LogKey, FormatError> {
-    let mut reader = Reader { rest: key };
-    Ok(match reader.i16()? {
+    let mut fields = Fields::new(key);
+    Ok(match fields.i16()? {
         0 | OFFSET_KEY_VERSION => LogKey::Offset {
-            group: reader.text()?,
-            topic: reader.text()?,
-            partition: reader.i32()?,
+            group: fields.text()?.into(),
+            topic: fields.text()?.into(),
+            partition: fields.i32()?,
         },
         GROUP_KEY_VERSION => LogKey::Group {
-            group: reader.text()?,
+            group: fields.text()?.into(),
         },
         PENDING_KEY_VERSION => LogKey::Pending {
-            group: reader.text()?,
-            producer: reader.producer()?,
+            group: fields.text()?.into(),
+            producer: producer(&mut fields)?,
         },
         ENDED_KEY_VERSION => LogKey::Ended {
-            producer: reader.producer()?,
+            producer: producer(&mut fields)?,
         },
         version => LogKey::Unknown { version },
     })
 }
 
 pub(super) fn decode_offset(value: &[u8]) -> Result<Committed, FormatError> {
-    let mut reader = Reader { rest: value };
-    let version = reader.i16()?;
+    let mut fields = Fields::new(value);
+    let version = fields.i16()?;
     if !(0..=OFFSET_VALUE_VERSION).contains(&version) {
         return Err(FormatError::UnknownVersion(version));
     }
     Ok(Committed {
-        offset: reader.i64()?,
-        leader_epoch: if version >= 3 { reader.i32()? } else { -1 },
-        metadata: reader.text()?,
-        timestamp_ms: reader.i64()?,
+        offset: fields.i64()?,
+        leader_epoch: if version >= 3 { fields.i32()? } else { -1 },
+        metadata: fields.text()?.into(),
+        timestamp_ms: fields.i64()?,
     })
 }
 
 /// The producer's epoch, and what it has pending.
 pub(super) fn decode_pending(value: &[u8]) -> Result<(i16, PendingOffsets), FormatError> {
-    let mut reader = Reader { rest: value };
-    reader.transaction_version()?;
-    let epoch = reader.epoch()?;
-    let count = reader.i32()?;
+    let mut fields = Fields::new(value);
+    check_transaction_version(&mut fields)?;
+    let epoch = epoch(&mut fields)?;
+    let count = fields.i32()?;
     let mut offsets = PendingOffsets::new();
     // Nothing is reserved by what the count says.
     for _ in 0..count {
-        let key = (reader.text()?, reader.i32()?);
+        let key = (fields.text()?.into(), fields.i32()?);
         let committed = Committed {
-            offset: reader.i64()?,
-            leader_epoch: reader.i32()?,
-            metadata: reader.text()?,
-            timestamp_ms: reader.i64()?,
+            offset: fields.i64()?,
+            leader_epoch: fields.i32()?,
+            metadata: fields.text()?.into(),
+            timestamp_ms: fields.i64()?,
         };
         offsets.insert(key, committed);
     }
@@ -257,43 +254,43 @@ pub(super) fn decode_pending(value: &[u8]) -> Result<(i16, PendingOffsets), Form
 }
 
 pub(super) fn decode_ended(value: &[u8]) -> Result<Ended, FormatError> {
-    let mut reader = Reader { rest: value };
-    reader.transaction_version()?;
+    let mut fields = Fields::new(value);
+    check_transaction_version(&mut fields)?;
     Ok(Ended {
-        epoch: reader.epoch()?,
-        coordinator_epoch: reader.i32()?,
-        at_ms: reader.i64()?,
+        epoch: epoch(&mut fields)?,
+        coordinator_epoch: fields.i32()?,
+        at_ms: fields.i64()?,
     })
 }
 
 pub(super) fn decode_group(value: &[u8]) -> Result<GroupValue, FormatError> {
-    let mut reader = Reader { rest: value };
-    let version = reader.i16()?;
+    let mut fields = Fields::new(value);
+    let version = fields.i16()?;
     if !(0..=GROUP_VALUE_VERSION).contains(&version) {
         return Err(FormatError::UnknownVersion(version));
     }
-    let protocol_type = reader.text()?;
-    let generation = reader.i32()?;
-    let protocol = reader.optional_text()?;
-    let leader = reader.optional_text()?;
-    let state_since_ms = if version >= 2 { reader.i64()? } else { -1 };
-    let count = reader.i32()?;
+    let protocol_type = fields.text()?.into();
+    let generation = fields.i32()?;
+    let protocol = fields.optional_text()?.map(Into::into);
+    let leader = fields.optional_text()?.map(Into::into);
+    let state_since_ms = if version >= 2 { fields.i64()? } else { -1 };
+    let count = fields.i32()?;
     let mut members = Vec::new();
     // Nothing is reserved by what the count says: each member takes its own bytes, or the reader ends.
     for _ in 0..count {
-        let member = reader.text()?;
+        let member = fields.text()?.into();
         let instance = if version >= 3 {
-            reader.optional_text()?
+            fields.optional_text()?.map(Into::into)
         } else {
             None
         };
-        let (client_id, client_host) = (reader.text()?, reader.text()?);
+        let (client_id, client_host) = (fields.text()?.into(), fields.text()?.into());
         let rebalance_ms = if version >= 1 {
-            Some(reader.i32()?)
+            Some(fields.i32()?)
         } else {
             None
         };
-        let session_ms = reader.i32()?;
+        let session_ms = fields.i32()?;
         members.push(MemberValue {
             member,
             instance,
@@ -301,8 +298,8 @@ pub(super) fn decode_group(value: &[u8]) -> Result<GroupValue, FormatError> {
             client_host,
             rebalance_ms: rebalance_ms.unwrap_or(session_ms),
             session_ms,
-            subscription: reader.bytes()?,
-            assignment: reader.bytes()?,
+            subscription: Bytes::copy_from_slice(fields.bytes()?),
+            assignment: Bytes::copy_from_slice(fields.bytes()?),
         });
     }
     Ok(GroupValue {
@@ -364,84 +361,22 @@ fn put_bytes(out: &mut BytesMut, bytes: &[u8]) {
     out.put_slice(bytes);
 }
 
-/// Reads fields off a slice. Nothing is allocated before its bytes are known to be there.
-pub(super) struct Reader<'a> {
-    pub(super) rest: &'a [u8],
+fn producer(fields: &mut Fields<'_>) -> Result<ProducerId, FormatError> {
+    ProducerId::new(fields.i64()?).ok_or(FormatError::Negative("producer id"))
 }
 
-impl<'a> Reader<'a> {
-    fn take(&mut self, wanted: usize) -> Result<&'a [u8], FormatError> {
-        match self.rest.split_at_checked(wanted) {
-            Some((taken, rest)) => {
-                self.rest = rest;
-                Ok(taken)
-            }
-            None => Err(FormatError::CutShort {
-                wanted,
-                remaining: self.rest.len(),
-            }),
-        }
+fn epoch(fields: &mut Fields<'_>) -> Result<i16, FormatError> {
+    let epoch = fields.i16()?;
+    if epoch < 0 {
+        return Err(FormatError::Negative("producer epoch"));
     }
+    Ok(epoch)
+}
 
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], FormatError> {
-        let mut array = [0; N];
-        array.copy_from_slice(self.take(N)?);
-        Ok(array)
-    }
-
-    pub(super) fn i16(&mut self) -> Result<i16, FormatError> {
-        Ok(i16::from_be_bytes(self.array()?))
-    }
-
-    pub(super) fn i32(&mut self) -> Result<i32, FormatError> {
-        Ok(i32::from_be_bytes(self.array()?))
-    }
-
-    pub(super) fn i64(&mut self) -> Result<i64, FormatError> {
-        Ok(i64::from_be_bytes(self.array()?))
-    }
-
-    fn producer(&mut self) -> Result<ProducerId, FormatError> {
-        ProducerId::new(self.i64()?).ok_or(FormatError::Negative("producer id"))
-    }
-
-    fn epoch(&mut self) -> Result<i16, FormatError> {
-        let epoch = self.i16()?;
-        if epoch < 0 {
-            return Err(FormatError::Negative("producer epoch"));
-        }
-        Ok(epoch)
-    }
-
-    fn transaction_version(&mut self) -> Result<(), FormatError> {
-        match self.i16()? {
-            TRANSACTION_VALUE_VERSION => Ok(()),
-            version => Err(FormatError::UnknownVersion(version)),
-        }
-    }
-
-    pub(super) fn text(&mut self) -> Result<Arc<str>, FormatError> {
-        self.optional_text()?.ok_or(FormatError::BadLength(-1))
-    }
-
-    pub(super) fn optional_text(&mut self) -> Result<Option<Arc<str>>, FormatError> {
-        let length = self.i16()?;
-        if length == -1 {
-            return Ok(None);
-        }
-        let length = usize::try_from(length).map_err(|_| FormatError::BadLength(length.into()))?;
-        let text = std::str::from_utf8(self.take(length)?).map_err(|_| FormatError::NotText)?;
-        Ok(Some(text.into()))
-    }
-
-    /// A copy; absent bytes are empty ones.
-    pub(super) fn bytes(&mut self) -> Result<Bytes, FormatError> {
-        let length = self.i32()?;
-        if length == -1 {
-            return Ok(Bytes::new());
-        }
-        let length = usize::try_from(length).map_err(|_| FormatError::BadLength(length))?;
-        Ok(Bytes::copy_from_slice(self.take(length)?))
+fn check_transaction_version(fields: &mut Fields<'_>) -> Result<(), FormatError> {
+    match fields.i16()? {
+        TRANSACTION_VALUE_VERSION => Ok(()),
+        version => Err(FormatError::UnknownVersion(version)),
     }
 }
 

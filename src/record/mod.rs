@@ -21,6 +21,7 @@ pub mod builder;
 pub mod check;
 pub mod compression;
 pub mod control;
+mod fields;
 pub mod header;
 mod log_record;
 pub mod records;
@@ -32,6 +33,7 @@ pub use builder::{AppendError, BatchBuilder, ProducerStamp, SealedBatch, restamp
 pub use check::{Limits, check_produced};
 pub use compression::{Compression, CompressionError, MAX_EXPANDED_BYTES};
 pub use control::{AbortedSpan, AbortedTransaction, Marker, TransactionOutcome, is_marker};
+pub use fields::{FieldError, Fields};
 pub use header::{BatchError, BatchHeader, HEADER_LEN, TimestampType};
 pub use log_record::LogRecord;
 pub use records::{Header, Record, RecordError, Records, records, records_within};

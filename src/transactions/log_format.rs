@@ -22,6 +22,7 @@ use thiserror::Error;
 use super::partitions::Partitions;
 use super::state::State;
 use super::transaction::Details;
+use crate::record::{FieldError, Fields};
 
 const KEY_VERSION: i16 = 0;
 const VALUE_VERSION: i16 = 1;
@@ -42,12 +43,8 @@ pub enum LogKey {
 /// Why a record could not be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum FormatError {
-    #[error("it ends within a field that takes {wanted} bytes, with {remaining} left")]
-    CutShort { wanted: usize, remaining: usize },
-    #[error("a length of {0}")]
-    BadLength(i64),
-    #[error("text that is not UTF-8")]
-    NotText,
+    #[error(transparent)]
+    Field(#[from] FieldError),
     #[error("producer id {producer} and epoch {epoch}, which no producer has")]
     BadProducer { producer: i64, epoch: i16 },
     #[error("a state of number {0}, which is never written")]
@@ -109,57 +106,54 @@ pub(super) fn value(details: &Details) -> Bytes {
 
 /// What a record's key names.
 pub fn decode_key(key: &[u8]) -> Result<LogKey, FormatError> {
-    let mut reader = Reader { rest: key };
-    Ok(match reader.i16()? {
-        KEY_VERSION => {
-            let length = reader.i16()?;
-            LogKey::Id(reader.text_of(length.into())?.into())
-        }
+    let mut fields = Fields::new(key);
+    Ok(match fields.i16()? {
+        KEY_VERSION => LogKey::Id(fields.text()?.into()),
         version => LogKey::Unknown { version },
     })
 }
 
 pub(super) fn decode_value(value: &[u8]) -> Result<Details, FormatError> {
-    let mut reader = Reader { rest: value };
-    let version = reader.i16()?;
+    let mut fields = Fields::new(value);
+    let version = fields.i16()?;
     if !(0..=VALUE_VERSION).contains(&version) {
         return Err(FormatError::UnknownVersion(version));
     }
     let flexible = version >= 1;
-    let (producer, epoch) = (reader.i64()?, reader.i16()?);
+    let (producer, epoch) = (fields.i64()?, fields.i16()?);
     if producer < 0 || epoch < 0 {
         return Err(FormatError::BadProducer { producer, epoch });
     }
-    let timeout_ms = reader.i32()?;
-    let number = reader.i8()?;
+    let timeout_ms = fields.i32()?;
+    let number = fields.i8()?;
     let state = State::from_number(number)
         .filter(|state| !matches!(state, State::Dead | State::PrepareEpochFence))
         .ok_or(FormatError::UnknownState(number))?;
     let mut partitions = Partitions::default();
     // Nothing is reserved by what a count says: each entry takes its own bytes, or the reader ends.
-    for _ in 0..reader.count(flexible)? {
+    for _ in 0..count(&mut fields, flexible)? {
         let length = match flexible {
-            true => i64::from(reader.unsigned()?) - 1,
-            false => reader.i16()?.into(),
+            true => i64::from(fields.unsigned()?) - 1,
+            false => fields.i16()?.into(),
         };
-        let topic = reader.text_of(length)?;
-        for _ in 0..reader.count(flexible)? {
-            partitions.insert(topic, reader.i32()?);
+        let topic = fields.text_of(length)?;
+        for _ in 0..count(&mut fields, flexible)? {
+            partitions.insert(topic, fields.i32()?);
         }
         if flexible {
-            reader.tags(|_, _| Ok(()))?;
+            fields.tags(|_, _| Ok::<_, FieldError>(()))?;
         }
     }
-    let (changed_ms, started_ms) = (reader.i64()?, reader.i64()?);
+    let (changed_ms, started_ms) = (fields.i64()?, fields.i64()?);
     let (mut previous_producer, mut last_epoch) = (-1, -1);
     if flexible {
-        reader.tags(|tag, mut field| {
+        fields.tags(|tag, mut field| {
             match tag {
                 PREVIOUS_PRODUCER_TAG => previous_producer = field.i64()?,
                 LAST_EPOCH_TAG => last_epoch = field.i16()?,
                 _ => {}
             }
-            Ok(())
+            Ok::<_, FieldError>(())
         })?;
     }
     Ok(Details {
@@ -195,87 +189,14 @@ fn put_unsigned(out: &mut BytesMut, mut value: u32) {
     out.put_u8(value as u8);
 }
 
-/// Reads fields off a slice. Nothing is allocated before its bytes are known to be there.
-struct Reader<'a> {
-    rest: &'a [u8],
-}
-
-impl<'a> Reader<'a> {
-    fn take(&mut self, wanted: usize) -> Result<&'a [u8], FormatError> {
-        match self.rest.split_at_checked(wanted) {
-            Some((taken, rest)) => {
-                self.rest = rest;
-                Ok(taken)
-            }
-            None => Err(FormatError::CutShort {
-                wanted,
-                remaining: self.rest.len(),
-            }),
-        }
+/// How many entries follow; none where they are absent.
+fn count(fields: &mut Fields<'_>, flexible: bool) -> Result<u32, FieldError> {
+    if flexible {
+        return Ok(fields.unsigned()?.saturating_sub(1));
     }
-
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], FormatError> {
-        let mut array = [0; N];
-        array.copy_from_slice(self.take(N)?);
-        Ok(array)
-    }
-
-    fn i8(&mut self) -> Result<i8, FormatError> {
-        Ok(i8::from_be_bytes(self.array()?))
-    }
-
-    fn i16(&mut self) -> Result<i16, FormatError> {
-        Ok(i16::from_be_bytes(self.array()?))
-    }
-
-    fn i32(&mut self) -> Result<i32, FormatError> {
-        Ok(i32::from_be_bytes(self.array()?))
-    }
-
-    fn i64(&mut self) -> Result<i64, FormatError> {
-        Ok(i64::from_be_bytes(self.array()?))
-    }
-
-    /// A variable-length integer of at most 32 bits, seven in each byte, the lowest first.
-    fn unsigned(&mut self) -> Result<u32, FormatError> {
-        let mut value = 0_u64;
-        for shift in (0..35).step_by(7) {
-            let [byte] = self.array()?;
-            value |= u64::from(byte & 0x7f) << shift;
-            if byte < 0x80 {
-                return u32::try_from(value).map_err(|_| FormatError::BadLength(value as i64));
-            }
-        }
-        Err(FormatError::BadLength(value as i64))
-    }
-
-    /// How many entries follow; none where they are absent.
-    fn count(&mut self, flexible: bool) -> Result<u32, FormatError> {
-        if flexible {
-            return Ok(self.unsigned()?.saturating_sub(1));
-        }
-        match self.i32()? {
-            -1 => Ok(0),
-            count => u32::try_from(count).map_err(|_| FormatError::BadLength(count.into())),
-        }
-    }
-
-    fn text_of(&mut self, length: i64) -> Result<&'a str, FormatError> {
-        let wanted = usize::try_from(length).map_err(|_| FormatError::BadLength(length))?;
-        std::str::from_utf8(self.take(wanted)?).map_err(|_| FormatError::NotText)
-    }
-
-    fn tags(
-        &mut self,
-        mut see: impl FnMut(u32, Reader<'a>) -> Result<(), FormatError>,
-    ) -> Result<(), FormatError> {
-        for _ in 0..self.unsigned()? {
-            let tag = self.unsigned()?;
-            let length = self.unsigned()?;
-            let field = self.take(length as usize)?;
-            see(tag, Reader { rest: field })?;
-        }
-        Ok(())
+    match fields.i32()? {
+        -1 => Ok(0),
+        count => u32::try_from(count).map_err(|_| FieldError::BadLength(count.into())),
     }
 }
 
