@@ -14,8 +14,7 @@ use super::limits::{Limits, MAX_REQUEST_WAIT};
 use super::login::{Doorman, LoginState};
 use crate::metadata::{ClusterImage, Endpoint, Registration, Topic};
 use crate::types::{
-    ErrorCode, LeaderEpoch, ListenerName, NodeId, PartitionIndex, TopicId, TopicName,
-    TopicPartition,
+    ErrorCode, LeaderEpoch, ListenerName, NodeId, PartitionIndex, TopicId, TopicPartition,
 };
 
 /// How a client reached the node. Metadata answers with the endpoints of the same kind, so that the client goes on as it
@@ -137,11 +136,6 @@ impl<S: Service> Context<S> {
     }
 }
 
-/// The topic of this name. A name that no topic can have is unknown, too.
-pub(super) fn find_topic<'a>(image: &'a ClusterImage, name: &str) -> Option<&'a Arc<Topic>> {
-    image.topic_by_name(&TopicName::new(name).ok()?)
-}
-
 /// How a request names a topic: by its name, or in later versions by its id.
 #[derive(Clone, Copy)]
 pub(super) enum TopicKey<'a> {
@@ -168,7 +162,7 @@ impl<'a> TopicKey<'a> {
     pub(super) fn find(self, image: &ClusterImage) -> FoundTopic<'_> {
         match self {
             TopicKey::Name(name) => FoundTopic {
-                topic: find_topic(image, name),
+                topic: image.topic_named(name),
                 missing: ErrorCode::UnknownTopicOrPartition,
             },
             TopicKey::Id(id) => FoundTopic {

@@ -277,6 +277,11 @@ impl ClusterImage {
         self.topics.get(self.names.get(name)?)
     }
 
+    /// The topic of this name. A name that no topic can have is unknown, too.
+    pub fn topic_named(&self, name: &str) -> Option<&Arc<Topic>> {
+        self.topic_by_name(&TopicName::new(name).ok()?)
+    }
+
     /// In order of name.
     pub fn topics(&self) -> impl ExactSizeIterator<Item = &Arc<Topic>> {
         self.names.values().map(|id| &self.topics[id])

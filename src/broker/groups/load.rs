@@ -1,63 +1,26 @@
 //! A coordinator from what its partition holds.
 
-use thiserror::Error;
-
+use crate::broker::internal_topics::{ReplayError, replay};
 use crate::groups::{Coordinator, Settings};
-use crate::record::{BatchError, Batches, RecordError, records};
-use crate::storage::{LogReader, ReadError};
+use crate::storage::LogReader;
 use crate::types::Offset;
-
-/// Bytes that are read at a time.
-const READ_BYTES: usize = 1 << 20;
-
-/// Why a partition's groups could not be read.
-#[derive(Debug, Error)]
-pub(super) enum LoadError {
-    #[error(transparent)]
-    Read(#[from] ReadError),
-    #[error(transparent)]
-    Batch(#[from] BatchError),
-    #[error(transparent)]
-    Record(#[from] RecordError),
-}
 
 /// Reads everything below `end`. Blocks; takes as long as the log is.
 pub(super) fn load(
     reader: &LogReader,
     end: Offset,
     settings: Settings,
-) -> Result<Coordinator, LoadError> {
+) -> Result<Coordinator, ReplayError> {
     let mut coordinator = Coordinator::new(settings);
-    let mut from = reader.earliest();
-    let (mut read, mut unreadable) = (0_u64, 0_u64);
-    while from < end {
-        let chunks = reader.read_records(from, READ_BYTES, end)?;
-        let mut next = from;
-        for chunk in chunks {
-            for batch in Batches::new(chunk) {
-                let batch = batch?;
-                for record in records(&batch)? {
-                    let record = record?;
-                    // A batch that compaction has joined begins before.
-                    if record.offset < from.to_wire() {
-                        continue;
-                    }
-                    read += 1;
-                    let key = record.key.as_deref();
-                    if let Err(error) = coordinator.replay(key, record.value.as_deref()) {
-                        unreadable += 1;
-                        tracing::warn!(offset = record.offset, cause = %error, "a record of a consumer group cannot be read");
-                    }
-                }
-                next = Offset::from_wire(batch.header.next_offset()).unwrap_or(end);
-            }
+    let mut unreadable = 0_u64;
+    let read = replay(reader, end, |record| {
+        let key = record.key.as_deref();
+        if let Err(error) = coordinator.replay(key, record.value.as_deref()) {
+            unreadable += 1;
+            tracing::warn!(offset = record.offset, cause = %error, "a record of a consumer group cannot be read");
         }
-        if next <= from {
-            // Nothing is left there: the last records were compacted away.
-            break;
-        }
-        from = next;
-    }
+        Ok::<_, ReplayError>(())
+    })?;
     tracing::debug!(
         records = read,
         unreadable,

@@ -163,5 +163,5 @@ pub(super) async fn keep(shared: Arc<Shared>, controller: Controller, groups: Ar
 }
 
 fn offsets_topic(image: &ClusterImage) -> Option<&Arc<Topic>> {
-    internal_topics::find(image, OFFSETS_TOPIC)
+    image.topic_named(OFFSETS_TOPIC)
 }

@@ -7,8 +7,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::broker::shared::{PartitionHandle, Shared};
-use crate::metadata::{ClusterImage, Topic};
-use crate::types::{ErrorCode, TopicName, TopicPartition, partition_of};
+use crate::metadata::Topic;
+use crate::types::{ErrorCode, TopicPartition, partition_of};
 
 /// Requests that wait for one coordinator. At the cap they wait outside, until their deadlines.
 const MAILBOX_REQUESTS: usize = 1024;
@@ -96,11 +96,6 @@ pub(in crate::broker) async fn ask<M, A>(
         Ok(Err(_)) => Err(ErrorCode::NotCoordinator),
         Err(_) => Err(ErrorCode::CoordinatorNotAvailable),
     }
-}
-
-/// The internal topic of this name, if it was made.
-pub(in crate::broker) fn find<'a>(image: &'a ClusterImage, name: &str) -> Option<&'a Arc<Topic>> {
-    image.topic_by_name(&TopicName::new(name).ok()?)
 }
 
 /// The partition of an internal topic that holds a group or a transactional id.

@@ -226,7 +226,7 @@ pub(super) async fn keep(
 }
 
 fn transactions_topic(image: &ClusterImage) -> Option<&Arc<Topic>> {
-    internal_topics::find(image, TRANSACTIONS_TOPIC)
+    image.topic_named(TRANSACTIONS_TOPIC)
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use super::groups::TAKEN_WITHIN;
 use super::transactions::{in_words_of, producer, tell};
 use crate::groups::MAX_GROUP_ID_BYTES;
 use crate::kafka::Service;
-use crate::kafka::context::{Context, find_topic};
+use crate::kafka::context::Context;
 use crate::transactions::Request;
 use crate::types::{ErrorCode, OFFSETS_TOPIC, partition_of};
 
@@ -40,12 +40,13 @@ async fn add<S: Service>(
     // Makes the groups' topic where there is none yet; who leads the group's partition does not matter here.
     let deadline = Instant::now() + TAKEN_WITHIN;
     if let Err(refusal) = context.service.group_coordinator(group, deadline).await
-        && find_topic(&context.service.image(), OFFSETS_TOPIC).is_none()
+        && context.service.image().topic_named(OFFSETS_TOPIC).is_none()
     {
         return Err(refusal.error);
     }
     let image = context.service.image();
-    let partitions = find_topic(&image, OFFSETS_TOPIC)
+    let partitions = image
+        .topic_named(OFFSETS_TOPIC)
         .and_then(|topic| u32::try_from(topic.partitions.len()).ok())
         .ok_or(ErrorCode::CoordinatorNotAvailable)?;
     drop(image);

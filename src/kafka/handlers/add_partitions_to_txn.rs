@@ -12,7 +12,7 @@ use kafka_protocol::messages::{AddPartitionsToTxnRequest, AddPartitionsToTxnResp
 
 use super::transactions::{ask, in_words_of, producer, tell};
 use crate::kafka::Service;
-use crate::kafka::context::{Context, find_partition, find_topic};
+use crate::kafka::context::{Context, find_partition};
 use crate::transactions::{Answer, Request};
 use crate::types::{ErrorCode, is_internal};
 
@@ -106,7 +106,7 @@ async fn add<S: Service>(
                 // The offsets of groups come into a transaction with AddOffsetsToTxn; nothing else is a client's to write.
                 return Err(ErrorCode::TopicAuthorizationFailed);
             }
-            find_partition(find_topic(&image, topic), *index).map(|_| ())
+            find_partition(image.topic_named(topic), *index).map(|_| ())
         })
         .collect();
     drop(image);

@@ -9,7 +9,7 @@ use kafka_protocol::messages::{CreatePartitionsRequest, CreatePartitionsResponse
 
 use super::code_and_message;
 use super::create_topics::nodes;
-use crate::kafka::context::{Context, deadline, find_topic};
+use crate::kafka::context::{Context, deadline};
 use crate::kafka::{Refusal, Service};
 use crate::metadata::{self, ClusterImage};
 use crate::types::{ErrorCode, is_internal};
@@ -76,7 +76,9 @@ fn understand(
     image: &ClusterImage,
     topic: &CreatePartitionsTopic,
 ) -> Result<metadata::CreatePartitionsRequest, Refusal> {
-    let found = find_topic(image, &topic.name).ok_or(ErrorCode::UnknownTopicOrPartition)?;
+    let found = image
+        .topic_named(&topic.name)
+        .ok_or(ErrorCode::UnknownTopicOrPartition)?;
     if is_internal(&topic.name) {
         return Err(Refusal {
             error: ErrorCode::InvalidTopicException,

@@ -8,7 +8,7 @@ use kafka_protocol::messages::delete_records_response::{
 use kafka_protocol::messages::{DeleteRecordsRequest, DeleteRecordsResponse};
 
 use crate::kafka::Service;
-use crate::kafka::context::{Context, deadline, find_partition, find_topic};
+use crate::kafka::context::{Context, deadline, find_partition};
 use crate::metadata::{Topic, TopicConfig};
 use crate::types::{ErrorCode, Offset, TopicPartition, is_internal};
 
@@ -25,7 +25,7 @@ pub(super) async fn handle<S: Service>(
     let mut wanted = Vec::new();
     let mut plan = Vec::with_capacity(request.topics.len());
     for asked in request.topics {
-        let topic = find_topic(&image, &asked.name);
+        let topic = image.topic_named(&asked.name);
         let places = asked.partitions.iter().map(|partition| {
             let planned = plan_one(topic, partition.partition_index, partition.offset);
             let place = planned.map(|planned| {

@@ -7,7 +7,7 @@ use kafka_protocol::messages::delete_topics_response::DeletableTopicResult;
 use kafka_protocol::messages::{DeleteTopicsRequest, DeleteTopicsResponse, TopicName};
 
 use super::code_and_message;
-use crate::kafka::context::{Context, deadline, find_topic, from_uuid, to_uuid};
+use crate::kafka::context::{Context, deadline, from_uuid, to_uuid};
 use crate::kafka::{Refusal, Service};
 use crate::metadata::ClusterImage;
 use crate::types::{ErrorCode, TopicId, is_internal};
@@ -106,7 +106,8 @@ fn find(
             error: ErrorCode::InvalidRequest,
             message: Some("a topic is named either by its name or by its id".to_owned()),
         }),
-        (Some(name), None) => find_topic(image, name)
+        (Some(name), None) => image
+            .topic_named(name)
             .map(|topic| topic.id)
             .ok_or_else(|| ErrorCode::UnknownTopicOrPartition.into()),
         (None, Some(id)) => match image.topic(id) {

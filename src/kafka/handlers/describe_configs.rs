@@ -12,7 +12,7 @@ use kafka_protocol::protocol::StrBytes;
 use super::{answer_in_turn, code_and_message};
 use crate::kafka::codec::{BadRequest, RawRequest, text};
 use crate::kafka::connection::Pending;
-use crate::kafka::context::{Context, find_topic};
+use crate::kafka::context::Context;
 use crate::kafka::limits::MAX_DESCRIBED_RESOURCES;
 use crate::kafka::{NodeSetting, Refusal, Service};
 use crate::metadata::{ConfigEntry, ConfigKind, ConfigSource, TopicConfig};
@@ -90,7 +90,8 @@ fn describe<S: Service>(
     match resource.resource_type {
         TOPIC => {
             let image = context.service.image();
-            let topic = find_topic(&image, &resource.resource_name)
+            let topic = image
+                .topic_named(&resource.resource_name)
                 .ok_or(ErrorCode::UnknownTopicOrPartition)?;
             let entries = TopicConfig::describe(
                 &topic.config,

@@ -8,7 +8,7 @@ use kafka_protocol::messages::describe_producers_response::{
 };
 use kafka_protocol::messages::{DescribeProducersRequest, DescribeProducersResponse, ProducerId};
 
-use crate::kafka::context::{Context, deadline, find_partition, find_topic};
+use crate::kafka::context::{Context, deadline, find_partition};
 use crate::kafka::limits::MAX_DESCRIPTION_BYTES;
 use crate::kafka::{ProducerDescription, Service};
 use crate::types::{ErrorCode, Offset};
@@ -29,7 +29,7 @@ pub(super) async fn handle<S: Service>(
     let mut bytes = 0;
     let mut topics = Vec::with_capacity(request.topics.len());
     for asked in request.topics {
-        let topic = find_topic(&image, &asked.name);
+        let topic = image.topic_named(&asked.name);
         let mut partitions = Vec::new();
         for index in asked.partition_indexes {
             let found = match find_partition(topic, index) {

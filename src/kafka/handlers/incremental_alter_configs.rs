@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::code_and_message;
 use super::describe_configs::{BROKER, TOPIC};
-use crate::kafka::context::{Context, deadline, find_topic};
+use crate::kafka::context::{Context, deadline};
 use crate::kafka::{Refusal, Service};
 use crate::metadata::ConfigChange;
 use crate::types::{ErrorCode, is_internal};
@@ -89,8 +89,9 @@ async fn alter<S: Service>(
         changes.push(change(config)?);
     }
     let image = context.service.image();
-    let topic =
-        find_topic(&image, &resource.resource_name).ok_or(ErrorCode::UnknownTopicOrPartition)?;
+    let topic = image
+        .topic_named(&resource.resource_name)
+        .ok_or(ErrorCode::UnknownTopicOrPartition)?;
     if is_internal(topic.name.as_str()) && names.contains(CLEANUP_POLICY) {
         return Err(Refusal {
             error: ErrorCode::PolicyViolation,

@@ -7,7 +7,7 @@ use kafka_protocol::messages::list_offsets_response::{
 };
 use kafka_protocol::messages::{ListOffsetsRequest, ListOffsetsResponse};
 
-use crate::kafka::context::{Context, find_partition, find_topic};
+use crate::kafka::context::{Context, find_partition};
 use crate::kafka::{ListedOffset, OffsetSpec, Service};
 use crate::types::{ErrorCode, IsolationLevel, LeaderEpoch};
 
@@ -29,7 +29,7 @@ pub(super) async fn handle<S: Service>(
     let image = context.service.image();
     let mut topics = Vec::with_capacity(request.topics.len());
     for asked in request.topics {
-        let topic = find_topic(&image, &asked.name);
+        let topic = image.topic_named(&asked.name);
         let mut partitions = Vec::with_capacity(asked.partitions.len());
         for wanted in asked.partitions {
             let listed = match (

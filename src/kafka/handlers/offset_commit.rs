@@ -7,10 +7,10 @@ use kafka_protocol::messages::offset_commit_response::{
 };
 use kafka_protocol::messages::{OffsetCommitRequest, OffsetCommitResponse};
 
-use super::groups::{ask, code, unexpected, who};
-use crate::groups::{Answer, CommitOffset, OffsetCommit, Request};
+use super::groups::{ask, codes, commit_offset, unexpected, who};
+use crate::groups::{Answer, OffsetCommit, Request};
 use crate::kafka::Service;
-use crate::kafka::context::{Context, find_partition, find_topic};
+use crate::kafka::context::Context;
 
 pub(super) async fn handle<S: Service>(
     context: Arc<Context<S>>,
@@ -20,20 +20,16 @@ pub(super) async fn handle<S: Service>(
     let image = context.service.image();
     let mut offsets = Vec::new();
     for topic in &request.topics {
-        let found = find_topic(&image, &topic.name);
+        let found = image.topic_named(&topic.name);
         offsets.extend(topic.partitions.iter().map(|partition| {
-            CommitOffset {
-                topic: topic.name.as_str().to_owned(),
-                partition: partition.partition_index,
-                offset: partition.committed_offset,
-                leader_epoch: partition.committed_leader_epoch,
-                metadata: partition
-                    .committed_metadata
-                    .as_ref()
-                    .map(|metadata| metadata.as_str().to_owned())
-                    .unwrap_or_default(),
-                refused: find_partition(found, partition.partition_index).err(),
-            }
+            let (index, offset) = (partition.partition_index, partition.committed_offset);
+            let at = (index, offset, partition.committed_leader_epoch);
+            commit_offset(
+                &topic.name,
+                found,
+                at,
+                partition.committed_metadata.as_ref(),
+            )
         }));
     }
     drop(image);
@@ -47,13 +43,7 @@ pub(super) async fn handle<S: Service>(
         Ok(other) => unexpected(other),
         Err(error) => Err(error),
     };
-    // One for each partition, in order; what concerns the whole group is said of each.
-    let mut codes = match &result {
-        Ok(results) => results.iter().map(code).collect(),
-        Err(_) => Vec::new(),
-    }
-    .into_iter();
-    let whole = code(&result);
+    let mut code_of_next = codes(&result);
     let topics = request
         .topics
         .into_iter()
@@ -64,7 +54,7 @@ pub(super) async fn handle<S: Service>(
                 .map(|partition| {
                     OffsetCommitResponsePartition::default()
                         .with_partition_index(partition.partition_index)
-                        .with_error_code(codes.next().unwrap_or(whole))
+                        .with_error_code(code_of_next())
                 })
                 .collect();
             OffsetCommitResponseTopic::default()

@@ -9,7 +9,7 @@ use kafka_protocol::messages::offset_for_leader_epoch_response::{
 use kafka_protocol::messages::{OffsetForLeaderEpochRequest, OffsetForLeaderEpochResponse};
 
 use crate::kafka::Service;
-use crate::kafka::context::{Context, find_partition, find_topic};
+use crate::kafka::context::{Context, find_partition};
 use crate::types::{ErrorCode, LeaderEpoch, Offset};
 
 pub(super) async fn handle<S: Service>(
@@ -20,7 +20,7 @@ pub(super) async fn handle<S: Service>(
     let image = context.service.image();
     let mut topics = Vec::with_capacity(request.topics.len());
     for asked in request.topics {
-        let topic = find_topic(&image, &asked.topic);
+        let topic = image.topic_named(&asked.topic);
         let mut partitions = Vec::with_capacity(asked.partitions.len());
         for wanted in asked.partitions {
             let found = match (

@@ -8,12 +8,12 @@ use kafka_protocol::messages::txn_offset_commit_response::{
 use kafka_protocol::messages::{TxnOffsetCommitRequest, TxnOffsetCommitResponse};
 use tokio::time::{Instant, timeout_at};
 
-use super::groups::{TAKEN_WITHIN, ask, code, unexpected, who};
+use super::groups::{TAKEN_WITHIN, ask, codes, commit_offset, unexpected, who};
 use crate::groups::{
     Answer, CommitOffset, OffsetsGuard, OffsetsVerification, Request, TransactionCommit,
 };
 use crate::kafka::Service;
-use crate::kafka::context::{Context, find_partition, find_topic};
+use crate::kafka::context::{Context, find_partition};
 use crate::types::{ErrorCode, OFFSETS_TOPIC, ProducerId, partition_of};
 
 /// From this version on a client knows that it can abort and go on.
@@ -27,36 +27,26 @@ pub(super) async fn handle<S: Service>(
     let image = context.service.image();
     let mut offsets = Vec::new();
     for topic in &request.topics {
-        let found = find_topic(&image, &topic.name);
+        let found = image.topic_named(&topic.name);
         offsets.extend(topic.partitions.iter().map(|partition| {
-            CommitOffset {
-                topic: topic.name.as_str().to_owned(),
-                partition: partition.partition_index,
-                offset: partition.committed_offset,
-                leader_epoch: partition.committed_leader_epoch,
-                metadata: partition
-                    .committed_metadata
-                    .as_ref()
-                    .map(|metadata| metadata.as_str().to_owned())
-                    .unwrap_or_default(),
-                refused: find_partition(found, partition.partition_index).err(),
-            }
+            let (index, offset) = (partition.partition_index, partition.committed_offset);
+            let at = (index, offset, partition.committed_leader_epoch);
+            commit_offset(
+                &topic.name,
+                found,
+                at,
+                partition.committed_metadata.as_ref(),
+            )
         }));
     }
     drop(image);
     let result = commit(&context, &request, offsets, version).await;
-    // One for each partition, in order; what concerns the whole group is said of each.
-    let mut codes = match &result {
-        Ok(results) => results.iter().map(code).collect(),
-        Err(_) => Vec::new(),
-    }
-    .into_iter();
-    let whole = code(&result);
+    let mut code_of_next = codes(&result);
     let topics = request.topics.into_iter().map(|topic| {
         let partitions = topic.partitions.iter().map(|partition| {
             TxnOffsetCommitResponsePartition::default()
                 .with_partition_index(partition.partition_index)
-                .with_error_code(codes.next().unwrap_or(whole))
+                .with_error_code(code_of_next())
         });
         let partitions = partitions.collect();
         TxnOffsetCommitResponseTopic::default()
@@ -120,7 +110,9 @@ async fn verified<S: Service>(
 ) -> Result<OffsetsGuard, ErrorCode> {
     let deadline = Instant::now() + TAKEN_WITHIN;
     let image = context.service.image();
-    let topic = find_topic(&image, OFFSETS_TOPIC).ok_or(ErrorCode::NotCoordinator)?;
+    let topic = image
+        .topic_named(OFFSETS_TOPIC)
+        .ok_or(ErrorCode::NotCoordinator)?;
     let partitions = u32::try_from(topic.partitions.len()).unwrap_or(u32::MAX);
     let index = partition_of(&request.group_id, partitions);
     let partition = find_partition(Some(topic), index.to_wire())?;

@@ -11,7 +11,7 @@ use kafka_protocol::messages::{WriteTxnMarkersRequest, WriteTxnMarkersResponse};
 use tokio::time::{Instant, timeout_at};
 
 use crate::kafka::Service;
-use crate::kafka::context::{Context, find_partition, find_topic};
+use crate::kafka::context::{Context, find_partition};
 use crate::metadata::ClusterImage;
 use crate::record::{Marker, TransactionOutcome};
 use crate::types::{ErrorCode, ProducerId, TopicPartition};
@@ -99,5 +99,5 @@ fn plan(
     index: i32,
     marker: Result<Marker, ErrorCode>,
 ) -> Result<(TopicPartition, Marker), ErrorCode> {
-    Ok((find_partition(find_topic(image, topic), index)?, marker?))
+    Ok((find_partition(image.topic_named(topic), index)?, marker?))
 }
