@@ -129,7 +129,7 @@ pub(super) async fn keep_registered(shared: Arc<Shared>) {
                 let shown = image.wait_for(|image| image.node(shared.me) == Some(&registration));
                 let _ = tokio::time::timeout(REGISTERED_PAUSE, shown).await;
             }
-            Err(SubmitError::Rejected(rejection)) => {
+            Err(SubmitError::Rejected(rejection)) if !rejection.passes_by_itself() => {
                 let refused = RegistrationState::Refused(rejection.clone());
                 if set_state(&shared, refused) {
                     tracing::error!(node = %shared.me, %rejection, "the cluster does not take this node");

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use openraft::error::{ClientWriteError, RaftError};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::duties;
@@ -276,7 +277,9 @@ impl Shared {
     /// Commits a command as the active controller.
     pub(super) async fn write(&self, command: Command, timeout: Duration) -> Response {
         // What a node of the cluster could not read must not be in the log.
-        if let Err(rejection) = self.image.borrow().check_version(&command) {
+        let begin = Instant::now();
+        let logged = self.metrics().last_log_index.unwrap_or(0);
+        if let Err(rejection) = await_version(self.image.clone(), logged, &command, timeout).await {
             return Response::Proposed {
                 result: Err(rejection),
                 applied_index: 0,
@@ -296,7 +299,8 @@ impl Shared {
             let _turn = self.proposals.acquire().await;
             self.raft.client_write(command).await
         };
-        match tokio::time::timeout(timeout, written).await {
+        let left = timeout.saturating_sub(begin.elapsed());
+        match tokio::time::timeout(left, written).await {
             Ok(Ok(response)) => Response::Proposed {
                 result: response.data,
                 applied_index: response.log_id.index,
@@ -319,6 +323,21 @@ impl Shared {
         let caught_up = image.wait_for(|image| image.applied_index() >= index);
         let _ = tokio::time::timeout(timeout, caught_up).await;
     }
+}
+
+/// Whether every node of the cluster can read `command`. An active controller may have logged, and others applied, what its own
+/// image does not show yet: a node that has seen the version rise asks for more at once. So a version that is too low is
+/// held for one only when the image has come to `logged`, the end of the log, or `wait` is over.
+async fn await_version(
+    mut images: watch::Receiver<Arc<ClusterImage>>,
+    logged: u64,
+    command: &Command,
+    wait: Duration,
+) -> Result<(), Rejection> {
+    let settled = images
+        .wait_for(|image| image.check_version(command).is_ok() || image.applied_index() >= logged);
+    drop(tokio::time::timeout(wait, settled).await);
+    images.borrow().check_version(command)
 }
 
 /// Who may propose what: a node speaks for itself, and elections are the active controller's own.
@@ -416,8 +435,56 @@ mod tests {
         CreateTopicRequest, Endpoint, METADATA_VERSION, PartitionChange, Registration,
     };
     use crate::types::{
-        ClusterId, DirectoryId, Incarnation, LeaderEpoch, PartitionEpoch, TopicId, TopicName,
+        ClusterId, DirectoryId, Incarnation, LeaderEpoch, ListenerName, PartitionEpoch, TopicId,
+        TopicName,
     };
+
+    /// A command of the second version, an image that does not take it, and one that does.
+    fn raised() -> (Command, ClusterImage, ClusterImage) {
+        let mut before = ClusterImage::new();
+        let cluster_id = ClusterId::from_random_bits(1);
+        before.apply(&Command::InitCluster { cluster_id }).unwrap();
+        before.set_applied_index(3);
+        let mut after = before.clone();
+        let version = METADATA_VERSION;
+        after
+            .apply(&Command::RaiseMetadataVersion { version })
+            .unwrap();
+        after.set_applied_index(5);
+        let mut registration = registration(NodeId::new(1).unwrap());
+        registration
+            .kafka_listeners
+            .insert(ListenerName::new("x").unwrap(), registration.quic.clone());
+        (Command::RegisterNode { registration }, before, after)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_version_is_too_low_only_once_the_log_is_applied() {
+        let (command, before, after) = raised();
+        let wait = Duration::from_secs(3600);
+        let (images, image) = watch::channel(Arc::new(before.clone()));
+        let asked = tokio::spawn(async move { await_version(image, 5, &command, wait).await });
+        tokio::task::yield_now().await;
+        assert!(
+            !asked.is_finished(),
+            "it was told by an image that is behind"
+        );
+        images.send_replace(Arc::new(after));
+        assert_eq!(asked.await.unwrap(), Ok(()));
+
+        let (command, mut applied, _) = raised();
+        applied.set_applied_index(5);
+        let (_images, image) = watch::channel(Arc::new(applied));
+        let refused = await_version(image, 5, &command, Duration::ZERO).await;
+        let Err(rejection) = refused else {
+            panic!("{refused:?}")
+        };
+        assert!(rejection.passes_by_itself(), "{rejection:?}");
+        let begin = Instant::now();
+        let (_images, image) = watch::channel(Arc::new(before));
+        assert!(await_version(image, 5, &command, wait).await.is_err());
+        assert_eq!(begin.elapsed(), wait);
+    }
 
     #[test]
     fn a_refused_isr_change_is_definite_only_when_its_epochs_are_past() {
@@ -438,9 +505,8 @@ mod tests {
         assert!(may_still_happen(&proposal, &open));
     }
 
-    /// Of one partition.
-    fn led_by(node: NodeId) -> ClusterImage {
-        let registration = Registration {
+    fn registration(node: NodeId) -> Registration {
+        Registration {
             node,
             directory: DirectoryId::from_random_bits(1),
             incarnation: Incarnation::from_random_bits(1),
@@ -452,7 +518,12 @@ mod tests {
             kafka_listeners: BTreeMap::new(),
             boot_id: None,
             metadata_version: METADATA_VERSION,
-        };
+        }
+    }
+
+    /// Of one partition.
+    fn led_by(node: NodeId) -> ClusterImage {
+        let registration = registration(node);
         let mut image = ClusterImage::new();
         let cluster_id = ClusterId::from_random_bits(1);
         image.apply(&Command::InitCluster { cluster_id }).unwrap();

@@ -362,6 +362,12 @@ pub enum Rejection {
 }
 
 impl Rejection {
+    /// Whether nobody has to do anything for the same command to be taken later: the cluster is about to be founded, or this
+    /// node knows of a rise of the version that the active controller has not applied yet.
+    pub fn passes_by_itself(&self) -> bool {
+        matches!(self, Rejection::NoCluster | Rejection::VersionTooLow { .. })
+    }
+
     /// The answer to a Kafka client.
     pub fn error_code(&self) -> ErrorCode {
         match self {
