@@ -65,8 +65,6 @@ pub enum Planted {
     AnsweredAtWrite,
     /// A replica that is to go removes its log when that is asked for, and not once the others are in sync.
     LeavesEarly,
-    /// A node removes a log as soon as it comes to metadata in which the replica is elsewhere, however old that is.
-    RemovedUnasked,
     /// A leader commits what its own disk has.
     OwnDiskCommits,
     /// A leader takes its epoch's start for committed as soon as its own disk has it.
@@ -77,7 +75,7 @@ pub enum Planted {
     DialsTwice,
 }
 
-pub const ALL: [Planted; 35] = [
+pub const ALL: [Planted; 34] = [
     Planted::LyingDisk,
     Planted::OldSessionsAck,
     Planted::FenceNotPersisted,
@@ -108,7 +106,6 @@ pub const ALL: [Planted; 35] = [
     Planted::RoomNotTold,
     Planted::AnsweredAtWrite,
     Planted::LeavesEarly,
-    Planted::RemovedUnasked,
     Planted::OwnDiskCommits,
     Planted::StartNotAwaited,
     Planted::AckAfterFence,
