@@ -31,7 +31,11 @@ pub fn kill(cluster: &mut Cluster, network: &Network, id: NodeId) {
     cluster.kill(id);
 }
 
-pub async fn stop(cluster: &mut Cluster, network: &Network, id: NodeId) -> std::process::ExitStatus {
+pub async fn stop(
+    cluster: &mut Cluster,
+    network: &Network,
+    id: NodeId,
+) -> std::process::ExitStatus {
     let ended = cluster.stop(id).await;
     network.pids().lock().unwrap().remove(&id);
     ended

@@ -160,12 +160,19 @@ impl Ledger {
         self.committed.get(&producer).copied().unwrap_or_default()
     }
 
-    /// A reader of committed records was given one. `stable` is the last stable offset that came with it.
-    pub fn read(&mut self, reader: u32, partition: u32, stable: i64, offset: i64, value: &str) {
+    /// A reader of committed records was given one. `stable` is the last stable offset that came with it, if it was told.
+    pub fn read(
+        &mut self,
+        reader: u32,
+        partition: u32,
+        stable: Option<i64>,
+        offset: i64,
+        value: &str,
+    ) {
         let Some(entry) = self.known(partition, offset, value) else {
             return;
         };
-        if offset >= stable {
+        if let Some(stable) = stable.filter(|stable| offset >= *stable) {
             let what = format!("{entry} at {partition}@{offset}, which is stable to {stable}");
             self.violations.add(Kind::ReadTooEarly, what);
         }
@@ -188,8 +195,9 @@ impl Ledger {
     /// What an answer to a fetch says of the partition.
     pub fn told(&mut self, reader: u32, partition: u32, stable: i64, watermark: i64) {
         if stable > watermark {
-            let what =
-                format!("reader {reader}: {partition} is stable to {stable} and ends at {watermark}");
+            let what = format!(
+                "reader {reader}: {partition} is stable to {stable} and ends at {watermark}"
+            );
             self.violations.add(Kind::ReadTooEarly, what);
         }
     }
@@ -303,7 +311,10 @@ impl Ledger {
     fn check_whole(&mut self, there: &BTreeMap<(u32, u64), BTreeMap<u32, Vec<u64>>>) -> Ends {
         let mut ends = Ends::default();
         for ((producer, number), transaction) in &self.transactions {
-            let found = there.get(&(*producer, *number)).cloned().unwrap_or_default();
+            let found = there
+                .get(&(*producer, *number))
+                .cloned()
+                .unwrap_or_default();
             let count = |found: &BTreeMap<u32, Vec<u64>>| -> u64 {
                 found.values().map(|own| own.len() as u64).sum()
             };
@@ -375,7 +386,7 @@ mod tests {
         for unknown in [false, true] {
             let (mut ledger, logs) = good(unknown);
             for (offset, value) in &logs[&0] {
-                ledger.read(READER, 0, 100, *offset, value);
+                ledger.read(READER, 0, Some(100), *offset, value);
             }
             let ends = ledger.close(&logs, &BTreeMap::new());
             assert!(ledger.violations.is_empty(), "{}", ledger.violations);
@@ -402,7 +413,7 @@ mod tests {
     fn an_aborted_record_is_found_when_it_is_read_and_in_the_end() {
         let (mut ledger, mut logs) = good(false);
         let aborted = "1:1:0:0:4".to_owned();
-        ledger.read(READER, 0, 100, 2, &aborted);
+        ledger.read(READER, 0, Some(100), 2, &aborted);
         assert_eq!(ledger.violations.kinds(), [Kind::NotCommitted]);
         let (mut other, _) = good(false);
         logs.get_mut(&0).unwrap().push((2, aborted));
@@ -414,7 +425,7 @@ mod tests {
         let mut ledger = Ledger::new();
         let number = ledger.begin(1);
         let value = ledger.add(1, number, 0, None).to_string();
-        ledger.read(READER, 0, 100, 0, &value);
+        ledger.read(READER, 0, Some(100), 0, &value);
         assert_eq!(ledger.violations.kinds(), [Kind::NotCommitted]);
     }
 
@@ -422,11 +433,11 @@ mod tests {
     fn a_record_above_what_is_stable_and_one_that_comes_again_are_found() {
         let (mut ledger, logs) = good(false);
         let (offset, value) = &logs[&0][0];
-        ledger.read(READER, 0, *offset, *offset, value);
+        ledger.read(READER, 0, Some(*offset), *offset, value);
         assert_eq!(ledger.violations.kinds(), [Kind::ReadTooEarly]);
         let (mut ledger, _) = good(false);
-        ledger.read(READER, 0, 100, *offset, value);
-        ledger.read(READER, 0, 100, *offset, value);
+        ledger.read(READER, 0, Some(100), *offset, value);
+        ledger.read(READER, 0, Some(100), *offset, value);
         assert_eq!(ledger.violations.kinds(), [Kind::Gap]);
         let (mut ledger, _) = good(false);
         ledger.told(READER, 0, 6, 5);
@@ -448,7 +459,7 @@ mod tests {
     #[test]
     fn a_reader_who_was_led_past_a_record_is_found() {
         let (mut ledger, logs) = good(false);
-        ledger.read(READER, 0, 100, 1, &logs[&0][1].1);
+        ledger.read(READER, 0, Some(100), 1, &logs[&0][1].1);
         assert_eq!(found(&mut ledger, &logs), [Kind::Divergent]);
     }
 

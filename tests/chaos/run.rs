@@ -414,7 +414,10 @@ impl Run {
                 continue;
             };
             let at = position(&mut reach, &group, &topic).await;
-            carried.insert(carrier, at.unwrap_or_else(|error| panic!("{group}: {error}")));
+            carried.insert(
+                carrier,
+                at.unwrap_or_else(|error| panic!("{group}: {error}")),
+            );
         }
         let found = self.shared.ledger().close(&logs, &carried);
         (found, ends)
@@ -605,4 +608,3 @@ impl Run {
         lines.join("\n")
     }
 }
-

@@ -65,7 +65,10 @@ const TRANSACTION_KEY: i8 = 1;
 #[derive(Debug)]
 pub enum Undone {
     /// This answer does not change by asking again. `first`: and it came to the first attempt.
-    Refused { code: i16, first: bool },
+    Refused {
+        code: i16,
+        first: bool,
+    },
     TimeUp(String),
 }
 
@@ -595,7 +598,9 @@ pub async fn read_committed(
             let mut ledger = shared.ledger();
             ledger.told(reader, partition, fetched.stable, fetched.watermark);
             for (offset, value) in &fetched.values {
-                ledger.read(reader, partition, fetched.stable, *offset, value);
+                // A leader that does not know where its log is committed to may show what it knows of the past.
+                let stable = (fetched.stable >= 0).then_some(fetched.stable);
+                ledger.read(reader, partition, stable, *offset, value);
             }
             ledger.at(reader, partition, fetched.next);
             *from = fetched.next;
@@ -610,7 +615,7 @@ pub async fn read_whole(reach: &mut Reach, partition: u32) -> Result<(Log, i64),
     loop {
         let fetched = fetch(reach, partition, from).await;
         let fetched = fetched.map_err(|error| error.to_string())?;
-        if fetched.stable != fetched.watermark {
+        if fetched.stable < 0 || fetched.stable != fetched.watermark {
             return Err(format!(
                 "{partition} is stable to {} of {}",
                 fetched.stable, fetched.watermark
