@@ -352,6 +352,12 @@ impl Transactor {
                 tokio::time::sleep(over + over / 2).await;
                 self.end(number, true).await
             }
+            // As if it had died while it asked: nobody is told what came of it.
+            6..8 => {
+                let patience = Duration::from_millis(self.random.below(20));
+                let asked = tokio::time::timeout(patience, self.end(number, true)).await;
+                asked.unwrap_or(Ok(false))
+            }
             _ => self.end(number, true).await,
         }
     }
