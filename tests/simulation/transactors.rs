@@ -32,6 +32,9 @@ const GOES_ON_FOR: Duration = Duration::from_millis(300);
 /// In so many of 1000 looks, of 25 ms, a transaction that is under way is given up and its producer fenced.
 const GIVEN_UP_PERMILLE: u64 = 12;
 const COMMITTED_PERMILLE: u64 = 600;
+const MOVED_PERMILLE: u64 = 250;
+/// How late what the coordinator before has sent may be, in microseconds.
+const LATE_US: u64 = 300_000;
 
 /// What a partition is asked for.
 #[derive(Clone, Debug)]
@@ -47,7 +50,7 @@ pub struct TransactionCall {
     pub partition: usize,
     pub number: u64,
     pub epoch: i16,
-    /// Rises over all that this transactor sends.
+    /// Rises over all that this transactor sends; 0 where nobody waits for the answer.
     pub attempt: u64,
     pub node: usize,
     pub work: Work,
@@ -67,7 +70,7 @@ impl TransactionCall {
 
 struct Outstanding {
     work: Work,
-    /// Of the last attempt.
+    /// Of the last attempt; 0 before the first.
     attempt: u64,
     in_flight_until: Option<MonotonicTime>,
     not_before: MonotonicTime,
@@ -91,6 +94,8 @@ pub struct Transactor {
     id: i64,
     epoch: i16,
     coordinator_epoch: i32,
+    /// Whether the coordinator moved when the present transaction's end was decided: its predecessor has sent markers too.
+    has_moved: bool,
     /// Of its present or last transaction.
     number: u64,
     state: State,
@@ -121,6 +126,7 @@ impl Transactor {
                 id: FIRST_ID + index as i64,
                 epoch: 0,
                 coordinator_epoch: 0,
+                has_moved: false,
                 number: 0,
                 state: State::Idle,
                 reached: BTreeSet::new(),
@@ -210,7 +216,8 @@ impl Transactor {
     fn end(&mut self, commit: bool, fence: bool, now: MonotonicTime) {
         self.decided.insert(self.number, commit);
         self.state = State::Ending { commit };
-        self.coordinator_epoch += i32::from(self.random.permille(200));
+        self.has_moved = self.random.permille(MOVED_PERMILLE);
+        self.coordinator_epoch += i32::from(self.has_moved);
         if fence {
             self.epoch += 1;
             self.sequences.fill(0);
@@ -341,6 +348,22 @@ impl World {
                 work: work.work.clone(),
                 answered_in: LeaderEpoch::NONE,
             };
+            if transactor.has_moved
+                && let Work::Marker(marker) = &call.work
+            {
+                let late = transactor.random.below(LATE_US);
+                let marker = Marker {
+                    coordinator_epoch: marker.coordinator_epoch - 1,
+                    ..*marker
+                };
+                // Nobody waits for an answer.
+                let before = TransactionCall {
+                    attempt: 0,
+                    work: Work::Marker(marker),
+                    ..call.clone()
+                };
+                self.plan_us(late, Event::Transaction(before));
+            }
             if let Some(after) = self.network.send_call(clients, node) {
                 let at = (now + after).max(self.transactors[i].arrivals[node]);
                 self.transactors[i].arrivals[node] = at;
@@ -532,7 +555,7 @@ impl World {
         let Some(work) = transactor
             .work
             .get_mut(&partition)
-            .filter(|work| work.attempt == call.attempt)
+            .filter(|work| work.attempt == call.attempt && call.attempt > 0)
         else {
             return Ok(());
         };
