@@ -73,9 +73,17 @@ pub enum Planted {
     AckAfterFence,
     /// A follower dials a leader to which it has a connection.
     DialsTwice,
+    /// A reader of committed records reads to the watermark, and not to the last stable offset.
+    ReadUndecided,
+    /// The last of the aborted transactions that a reader is told of is left out.
+    AbortedLeftOut,
+    /// The marker of a coordinator that is not the current one any more is written like the current one's.
+    OldCoordinatorsMarker,
+    /// A coordinator takes a transaction for ended once the first of its partitions has the marker.
+    EndsAtFirstMarker,
 }
 
-pub const ALL: [Planted; 34] = [
+pub const ALL: [Planted; 38] = [
     Planted::LyingDisk,
     Planted::OldSessionsAck,
     Planted::FenceNotPersisted,
@@ -110,4 +118,8 @@ pub const ALL: [Planted; 34] = [
     Planted::StartNotAwaited,
     Planted::AckAfterFence,
     Planted::DialsTwice,
+    Planted::ReadUndecided,
+    Planted::AbortedLeftOut,
+    Planted::OldCoordinatorsMarker,
+    Planted::EndsAtFirstMarker,
 ];
