@@ -18,7 +18,7 @@ mod operations;
 mod random_commands;
 mod topic_config;
 
-pub use assignment::{CreatePartitionsRequest, CreateTopicRequest, assign};
+pub use assignment::{DEFAULT_REPLICATION_FACTOR, CreatePartitionsRequest, CreateTopicRequest, assign};
 pub use command::{
     Appointing, Command, ConfigChange, ElectionStart, ForcedLeader, NewPartition, NewTopic,
     Outcome, PartitionChange, Reassignment, ReassignmentEnd, Rejection,

@@ -1,3 +1,4 @@
+use std::num::NonZero;
 use std::sync::Arc;
 
 use kafka_protocol::messages::create_partitions_request::{
@@ -175,6 +176,34 @@ async fn metadata_creates_legal_topics_unless_told_otherwise() {
     );
     let response = client.call(&metadata_of(&["other"]), 9).await;
     assert_eq!(codes(&response.topics), [3]);
+}
+
+#[tokio::test]
+async fn a_topic_asked_for_without_counts_has_the_nodes_defaults() {
+    let config = Config {
+        num_partitions: NonZero::new(4),
+        default_replication_factor: NonZero::new(2),
+        ..Config::default()
+    };
+    let mut client = connect_to(
+        &Server::new(Double::new(), config),
+        ListenerKind::Kafka(ListenerName::unnamed()),
+    );
+    let auto = client.call(&metadata_of(&["auto"]), 9).await;
+    assert_eq!(auto.topics[0].partitions.len(), 4);
+    assert_eq!(auto.topics[0].partitions[0].replica_nodes.len(), 2);
+    for (partitions, factor, expected) in [(-1, -1, (4, 2)), (1, -1, (1, 2)), (-1, 3, (4, 3))] {
+        let topic = CreatableTopic::default()
+            .with_name(name(&format!("made-{partitions}-{factor}")))
+            .with_num_partitions(partitions)
+            .with_replication_factor(factor);
+        let request = CreateTopicsRequest::default()
+            .with_topics(vec![topic])
+            .with_timeout_ms(1000);
+        let made = &client.call(&request, 7).await.topics[0];
+        assert_eq!(made.error_code, 0, "{:?}", made.error_message);
+        assert_eq!((made.num_partitions, made.replication_factor), expected);
+    }
 }
 
 #[tokio::test]
