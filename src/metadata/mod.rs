@@ -37,6 +37,6 @@ pub use image::{
     MAX_REPLICAS, MAX_TOPICS, METADATA_VERSION, Registration, TRANSACTIONS_SINCE, Topic,
 };
 pub use leadership::{Move, can_take_over, moves_away, moves_to_preferred};
-pub use topic_config::{
+pub use topic_config::{ListEdit, 
     ConfigDefinition, ConfigEntry, ConfigError, ConfigKind, ConfigSource, FlushPolicy, TopicConfig,
 };

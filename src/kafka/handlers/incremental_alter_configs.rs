@@ -1,4 +1,4 @@
-//! IncrementalAlterConfigs: sets and resets single settings of topics.
+//! IncrementalAlterConfigs: sets and resets single settings of topics, and edits those that are lists.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use super::code_and_message;
 use super::describe_configs::{BROKER, TOPIC};
 use crate::kafka::context::{Context, deadline};
 use crate::kafka::{Refusal, Service};
-use crate::metadata::ConfigChange;
+use crate::metadata::{ConfigChange, ListEdit, Topic, TopicConfig};
 use crate::types::{ErrorCode, is_internal};
 
 /// The request names no time of its own; this is Kafka's default of a client's request timeout.
@@ -78,7 +78,10 @@ async fn alter<S: Service>(
         }
     }
     let mut names = BTreeSet::new();
-    let mut changes = Vec::with_capacity(resource.configs.len());
+    let image = context.service.image();
+    let topic = image
+        .topic_named(&resource.resource_name)
+        .ok_or(ErrorCode::UnknownTopicOrPartition)?;
     for config in &resource.configs {
         if !names.insert(config.name.as_str()) {
             return Err(invalid(format!(
@@ -86,12 +89,7 @@ async fn alter<S: Service>(
                 config.name.as_str()
             )));
         }
-        changes.push(change(config)?);
     }
-    let image = context.service.image();
-    let topic = image
-        .topic_named(&resource.resource_name)
-        .ok_or(ErrorCode::UnknownTopicOrPartition)?;
     if is_internal(topic.name.as_str()) && names.contains(CLEANUP_POLICY) {
         return Err(Refusal {
             error: ErrorCode::PolicyViolation,
@@ -101,13 +99,18 @@ async fn alter<S: Service>(
             )),
         });
     }
+    let changes = resource
+        .configs
+        .iter()
+        .map(|config| change(topic, config))
+        .collect::<Result<_, _>>()?;
     context
         .service
         .alter_topic_config(topic.id, changes, validate_only, deadline)
         .await
 }
 
-fn change(config: &AlterableConfig) -> Result<ConfigChange, Refusal> {
+fn change(topic: &Topic, config: &AlterableConfig) -> Result<ConfigChange, Refusal> {
     let name = config.name.as_str().to_owned();
     match (config.config_operation, &config.value) {
         (SET, Some(value)) => Ok(ConfigChange::Set {
@@ -116,13 +119,33 @@ fn change(config: &AlterableConfig) -> Result<ConfigChange, Refusal> {
         }),
         (SET, None) => Err(invalid(format!("{name:.64} cannot be set to nothing"))),
         (DELETE, _) => Ok(ConfigChange::Delete { name }),
-        (APPEND | SUBTRACT, _) => Err(Refusal {
-            error: ErrorCode::InvalidConfig,
-            message: Some(format!(
-                "{name:.64} cannot be appended to or subtracted from: no setting here is a list of several values; set it"
-            )),
-        }),
+        (APPEND, Some(value)) => edited(topic, name, ListEdit::Append, value),
+        (SUBTRACT, Some(value)) => edited(topic, name, ListEdit::Subtract, value),
+        (APPEND | SUBTRACT, None) => Err(invalid(format!(
+            "nothing is named that {name:.64} is to gain or lose"
+        ))),
         (other, _) => Err(invalid(format!("there is no operation {other}"))),
+    }
+}
+
+/// The list as it is to be. It follows from what this node knows of the topic: of two that edit one list at one time, the
+/// later wins.
+fn edited(
+    topic: &Topic,
+    name: String,
+    edit: ListEdit,
+    elements: &str,
+) -> Result<ConfigChange, Refusal> {
+    let refuse = |message| Refusal {
+        error: ErrorCode::InvalidConfig,
+        message: Some(message),
+    };
+    match TopicConfig::edit_list(&topic.config, &name, edit, elements) {
+        Ok(Some(value)) => Ok(ConfigChange::Set { name, value }),
+        Ok(None) => Err(refuse(format!(
+            "{name:.64} is no list, so it cannot be appended to or subtracted from; set it"
+        ))),
+        Err(error) => Err(refuse(error.to_string())),
     }
 }
 

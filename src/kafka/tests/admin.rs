@@ -466,7 +466,10 @@ async fn settings_are_changed_and_described() {
         (change("retention.ms", 0, Some("soon")), 40),
         (change("colour", 0, Some("red")), 40),
         (change("retention.ms", 0, None), 42),
-        (change("cleanup.policy", 2, Some("compact")), 40),
+        (change("retention.ms", 2, Some("1")), 40),
+        (change("cleanup.policy", 2, Some("compress")), 40),
+        (change("cleanup.policy", 2, None), 42),
+        (change("cleanup.policy", 3, Some("delete")), 40),
         (change("retention.ms", 9, Some("1")), 42),
     ] {
         let request = IncrementalAlterConfigsRequest::default().with_resources(vec![resource(
@@ -478,6 +481,19 @@ async fn settings_are_changed_and_described() {
         let result = &response.responses[0];
         assert_eq!(result.error_code, code, "{result:?}");
         assert!(result.error_message.is_some());
+    }
+
+    for (operation, expected) in [(2, "delete,compact"), (3, "delete")] {
+        let request = IncrementalAlterConfigsRequest::default().with_resources(vec![resource(
+            2,
+            "orders",
+            vec![change("cleanup.policy", operation, Some("compact"))],
+        )]);
+        let result = client.call(&request, 1).await.responses.remove(0);
+        assert_eq!(result.error_code, 0, "{result:?}");
+        let image = double.image();
+        let topic = image.topic_named("orders").unwrap();
+        assert_eq!(topic.config["cleanup.policy"], expected);
     }
 
     let described = |kind, resource: &str, keys: Option<&[&str]>| {
