@@ -34,6 +34,7 @@ mod offset_delete;
 mod offset_fetch;
 mod offset_for_leader_epoch;
 mod produce;
+mod produce_refusal;
 mod produce_transactions;
 mod sasl;
 mod sync_group;
