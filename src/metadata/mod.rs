@@ -18,7 +18,9 @@ mod operations;
 mod random_commands;
 mod topic_config;
 
-pub use assignment::{DEFAULT_REPLICATION_FACTOR, CreatePartitionsRequest, CreateTopicRequest, assign};
+pub use assignment::{
+    CreatePartitionsRequest, CreateTopicRequest, DEFAULT_REPLICATION_FACTOR, assign,
+};
 pub use command::{
     Appointing, Command, ConfigChange, ElectionStart, ForcedLeader, NewPartition, NewTopic,
     Outcome, PartitionChange, Reassignment, ReassignmentEnd, Rejection,
@@ -37,6 +39,7 @@ pub use image::{
     MAX_REPLICAS, MAX_TOPICS, METADATA_VERSION, Registration, TRANSACTIONS_SINCE, Topic,
 };
 pub use leadership::{Move, can_take_over, moves_away, moves_to_preferred};
-pub use topic_config::{ListEdit, 
-    ConfigDefinition, ConfigEntry, ConfigError, ConfigKind, ConfigSource, FlushPolicy, TopicConfig,
+pub use topic_config::{
+    ConfigDefinition, ConfigEntry, ConfigError, ConfigKind, ConfigSource, FlushPolicy, ListEdit,
+    TopicConfig,
 };

@@ -3,9 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use kafka_protocol::messages::incremental_alter_configs_request::{
-    AlterConfigsResource, AlterableConfig,
-};
+use kafka_protocol::messages::incremental_alter_configs_request::AlterableConfig;
 use kafka_protocol::messages::incremental_alter_configs_response::AlterConfigsResourceResponse;
 use kafka_protocol::messages::{IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse};
 use tokio::time::Instant;
@@ -18,7 +16,7 @@ use crate::metadata::{ConfigChange, ListEdit, Topic, TopicConfig};
 use crate::types::{ErrorCode, is_internal};
 
 /// The request names no time of its own; this is Kafka's default of a client's request timeout.
-const WAIT_MS: i32 = 30_000;
+pub(super) const WAIT_MS: i32 = 30_000;
 
 /// What decides whether old records go, whatever their keys.
 const CLEANUP_POLICY: &str = "cleanup.policy";
@@ -42,7 +40,12 @@ pub(super) async fn handle<S: Service>(
             resource.resource_name.as_str().to_owned(),
         );
         let altered = if seen.insert(key) {
-            alter(&context, &resource, request.validate_only, deadline).await
+            let named = (resource.resource_type, resource.resource_name.as_str());
+            let changes = |topic: &Topic| {
+                let changes = resource.configs.iter().map(|config| change(topic, config));
+                changes.collect()
+            };
+            alter(&context, named, changes, request.validate_only, deadline).await
         } else {
             Err(invalid("the request names the resource more than once"))
         };
@@ -58,13 +61,15 @@ pub(super) async fn handle<S: Service>(
     IncrementalAlterConfigsResponse::default().with_responses(responses)
 }
 
-async fn alter<S: Service>(
+/// Has a resource's settings changed as `changes` makes it from the topic, if it is one.
+pub(super) async fn alter<S: Service>(
     context: &Context<S>,
-    resource: &AlterConfigsResource,
+    (kind, name): (i8, &str),
+    changes: impl FnOnce(&Topic) -> Result<Vec<ConfigChange>, Refusal>,
     validate_only: bool,
     deadline: Instant,
 ) -> Result<(), Refusal> {
-    match resource.resource_type {
+    match kind {
         TOPIC => {}
         BROKER => {
             return Err(invalid(
@@ -77,20 +82,23 @@ async fn alter<S: Service>(
             )));
         }
     }
-    let mut names = BTreeSet::new();
     let image = context.service.image();
     let topic = image
-        .topic_named(&resource.resource_name)
+        .topic_named(name)
         .ok_or(ErrorCode::UnknownTopicOrPartition)?;
-    for config in &resource.configs {
-        if !names.insert(config.name.as_str()) {
+    let changes = changes(topic)?;
+    let mut names = BTreeSet::new();
+    for change in &changes {
+        if !names.insert(change.name()) {
             return Err(invalid(format!(
                 "the request changes {:.64} more than once",
-                config.name.as_str()
+                change.name()
             )));
         }
     }
-    if is_internal(topic.name.as_str()) && names.contains(CLEANUP_POLICY) {
+    if is_internal(topic.name.as_str())
+        && changes.iter().any(|change| is_other_policy(topic, change))
+    {
         return Err(Refusal {
             error: ErrorCode::PolicyViolation,
             message: Some(format!(
@@ -99,15 +107,16 @@ async fn alter<S: Service>(
             )),
         });
     }
-    let changes = resource
-        .configs
-        .iter()
-        .map(|config| change(topic, config))
-        .collect::<Result<_, _>>()?;
     context
         .service
         .alter_topic_config(topic.id, changes, validate_only, deadline)
         .await
+}
+
+/// Whether a topic's cleanup policy would be another.
+fn is_other_policy(topic: &Topic, change: &ConfigChange) -> bool {
+    let is_same = matches!(change, ConfigChange::Set { value, .. } if topic.config.get(CLEANUP_POLICY) == Some(value));
+    change.name() == CLEANUP_POLICY && !is_same
 }
 
 fn change(topic: &Topic, config: &AlterableConfig) -> Result<ConfigChange, Refusal> {
@@ -149,7 +158,7 @@ fn edited(
     }
 }
 
-fn invalid(message: impl Into<String>) -> Refusal {
+pub(super) fn invalid(message: impl Into<String>) -> Refusal {
     Refusal {
         error: ErrorCode::InvalidRequest,
         message: Some(message.into()),

@@ -59,7 +59,10 @@ struct TopicShare<P> {
 type Submitted = Result<(TopicPartition, ProduceReply), ProduceRefusal>;
 
 /// One partition's share that is over. The partition is known where it was there.
-type Finished = (Option<TopicPartition>, Result<ProduceOutcome, ProduceRefusal>);
+type Finished = (
+    Option<TopicPartition>,
+    Result<ProduceOutcome, ProduceRefusal>,
+);
 
 async fn submit<S: Service>(
     context: &Context<S>,

@@ -16,9 +16,10 @@ use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListO
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::metadata_response::MetadataResponseTopic;
 use kafka_protocol::messages::{
-    ApiVersionsRequest, CreatePartitionsRequest, CreateTopicsRequest, DeleteTopicsRequest,
-    DescribeClusterRequest, DescribeConfigsRequest, IncrementalAlterConfigsRequest,
-    InitProducerIdRequest, ListOffsetsRequest, MetadataRequest,
+    AlterConfigsRequest, ApiVersionsRequest, CreatePartitionsRequest, CreateTopicsRequest,
+    DeleteTopicsRequest, DescribeClusterRequest, DescribeConfigsRequest,
+    IncrementalAlterConfigsRequest, InitProducerIdRequest, ListOffsetsRequest, MetadataRequest,
+    alter_configs_request,
 };
 use kafka_protocol::protocol::StrBytes;
 
@@ -494,6 +495,41 @@ async fn settings_are_changed_and_described() {
         let image = double.image();
         let topic = image.topic_named("orders").unwrap();
         assert_eq!(topic.config["cleanup.policy"], expected);
+    }
+
+    for version in 0..=2 {
+        let set = |settings: &[(&str, Option<&str>)]| {
+            let configs = settings.iter().map(|(setting, value)| {
+                alter_configs_request::AlterableConfig::default()
+                    .with_name(str_bytes(setting))
+                    .with_value(value.map(str_bytes))
+            });
+            let topic = alter_configs_request::AlterConfigsResource::default()
+                .with_resource_type(2)
+                .with_resource_name(str_bytes("orders"))
+                .with_configs(configs.collect());
+            AlterConfigsRequest::default().with_resources(vec![topic])
+        };
+        let both = [("retention.ms", Some("8")), ("segment.ms", Some("9"))];
+        let one = [("retention.ms", Some("7"))];
+        for (settings, code) in [
+            (&both[..], 0),
+            (&[("retention.ms", Some("soon"))], 40),
+            (&[("retention.ms", None)], 42),
+            (&[both[0], both[0]], 42),
+            (&one, 0),
+        ] {
+            let result = client
+                .call(&set(settings), version)
+                .await
+                .responses
+                .remove(0);
+            assert_eq!(result.error_code, code, "{result:?}");
+        }
+        let image = double.image();
+        let kept = &image.topic_named("orders").unwrap().config;
+        assert_eq!(kept.len(), 1, "what was not named is gone: {kept:?}");
+        assert_eq!(kept["retention.ms"], "7");
     }
 
     let described = |kind, resource: &str, keys: Option<&[&str]>| {
