@@ -5,7 +5,9 @@ usage: librdkafka_suite.py CHECKOUT BOOTSTRAP [TEST…]
 CHECKOUT is librdkafka's source, built: ./configure && make libs && make -C tests build. TEST is a number such as 0103;
 without any, all run that need a broker. Those that bring a mock cluster of their own, or need none, are counted apart.
 Each runs in a process of its own, for TIMEOUT seconds (300) at most, and its output is kept in CHECKOUT/tests/out.
-QUICK=1 has the runner do less of everything.
+QUICK=1 has the runner do less of everything. Some tests call Kafka's own tools, which kafka_home.sh brings: KAFKA_PATH says
+where. TEST_SCENARIO=noautocreate has those run that want a cluster which makes no topics by itself
+(SERVER_FLAGS="--auto-create-topics false" for cluster.sh); without it they are left out.
 
 Prints a line for each test, and then how many passed, failed and were skipped. Ends with 1 where any failed.
 """
@@ -18,6 +20,7 @@ import subprocess
 import sys
 import time
 
+SCENARIO = os.environ.get("TEST_SCENARIO", "default")
 # What the tests are told that they talk to: it decides which of them run.
 KAFKA_VERSION = os.environ.get("TEST_KAFKA_VERSION", "4.0.0")
 TIMEOUT = int(os.environ.get("TIMEOUT", "300"))
@@ -29,22 +32,26 @@ def tests_of(source):
     """Names of the tests that need a broker, and those of the others."""
     remote, local = [], []
     table = source[source.index("struct test tests[]"):]
-    for name, flags in re.findall(r"_TEST\(\s*(\w+),\s*([^,)]+)", table):
-        if not name[0].isdigit() or "MANUAL" in flags:
+    for line in re.split(r"\b_TEST\(", table)[1:]:
+        name, flags = re.match(r"\s*(\w+),\s*([^,)]+)", line).groups()
+        # Up to where the next test begins, so that a test's own settings are found and no other's.
+        scenario = re.search(r'\.scenario = "(\w+)"', line)
+        if "MANUAL" in flags or (scenario.group(1) if scenario else "default") != SCENARIO:
             continue
         alone = "TEST_F_LOCAL" in flags or name.endswith("_mock")
         (local if alone else remote).append(name)
     return remote, local
 
 
-def run(folder, number, out):
+def run(folder, number, out, brokers):
     """What the runner says of each test of that number: its state, seconds, and reason."""
     arguments = ["./test-runner", "-p1", "-L"] + (["-Q"] if os.environ.get("QUICK") else [])
-    libraries = {"LD_LIBRARY_PATH": "../src:../src-cpp", "TESTS": number, "TEST_KAFKA_VERSION": KAFKA_VERSION}
+    settings = {"LD_LIBRARY_PATH": "../src:../src-cpp", "TESTS": number, "TEST_KAFKA_VERSION": KAFKA_VERSION}
+    settings |= {"TEST_SCENARIO": SCENARIO, "BROKERS": brokers}
     started = time.monotonic()
     with open(out, "wb") as log:
         child = subprocess.Popen(
-            arguments, cwd=folder, stdout=log, stderr=log, env={**os.environ, **libraries}, start_new_session=True
+            arguments, cwd=folder, stdout=log, stderr=log, env={**os.environ, **settings}, start_new_session=True
         )
         try:
             child.wait(TIMEOUT)
@@ -70,7 +77,7 @@ def main():
     for name in chosen:
         number = name[:4]
         if number not in results:
-            results[number] = run(folder, number, folder / "out" / f"{number}.log")
+            results[number] = run(folder, number, folder / "out" / f"{number}.log", sys.argv[2])
         said, ended, took = results[number]
         state, took, why = said.get(name, ("FAILED", took, ended))
         if state == "RUNNING":
