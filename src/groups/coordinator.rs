@@ -18,8 +18,8 @@ use super::log_format::{
 };
 use super::pending::{Pending, Transactions};
 use super::request::{
-    Answer, CommitOffset, Description, FetchedOffset, GroupListing, GroupType, Join, ListFilter, Now, OffsetCommit,
-    Request,
+    Answer, CommitOffset, Description, FetchedOffset, GroupListing, GroupType, Join, ListFilter,
+    Now, OffsetCommit, Request,
 };
 use crate::record::LogRecord;
 use crate::types::{ErrorCode, MonotonicTime};
@@ -480,7 +480,10 @@ impl Coordinator {
             }
             let since_ms = match group.consumers() {
                 Some(consumers) => Some(consumers.empty_since_ms()),
-                None => group.protocol_type.is_some().then_some(group.state_since_ms),
+                None => group
+                    .protocol_type
+                    .is_some()
+                    .then_some(group.state_since_ms),
             };
             // Where members were, the time without them counts; where a client only ever committed, that of its commits.
             let unused = since_ms.is_none_or(past);

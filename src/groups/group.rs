@@ -161,7 +161,10 @@ impl Group {
 
     /// Whether members of either protocol are in it, or are about to be.
     pub(super) fn is_used(&self) -> bool {
-        let is_idle = self.consumer.as_ref().is_none_or(|serving| serving.is_idle());
+        let is_idle = self
+            .consumer
+            .as_ref()
+            .is_none_or(|serving| serving.is_idle());
         self.state != GroupState::Empty || !self.pending.is_empty() || !is_idle
     }
 
@@ -419,7 +422,11 @@ impl Group {
         if self.state == GroupState::Dead {
             return Err(ErrorCode::CoordinatorNotAvailable);
         }
-        if let Some(serving) = self.consumer.as_ref().filter(|serving| !serving.group.is_empty()) {
+        if let Some(serving) = self
+            .consumer
+            .as_ref()
+            .filter(|serving| !serving.group.is_empty())
+        {
             return serving.group.check_member(&who.member, generation);
         }
         // A client that assigns partitions itself, or an operator: while no member can be in its way.

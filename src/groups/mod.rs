@@ -55,7 +55,7 @@ pub use limits::{
 pub use log_format::{FormatError, LogKey, decode_key, reread_record};
 pub use pending::OffsetsGuard;
 pub use request::{
-    Answer, CommitOffset, Description, EndTransaction, FetchedOffset, GroupListing, Join,
-    JoinMember, Joined, LeavingMember, MemberDescription, Now, OffsetCommit, OffsetsVerification,
-    GroupType, ListFilter, Request, Sync, Synced, TransactionCommit, Who,
+    Answer, CommitOffset, Description, EndTransaction, FetchedOffset, GroupListing, GroupType,
+    Join, JoinMember, Joined, LeavingMember, ListFilter, MemberDescription, Now, OffsetCommit,
+    OffsetsVerification, Request, Sync, Synced, TransactionCommit, Who,
 };

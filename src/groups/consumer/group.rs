@@ -124,7 +124,10 @@ impl ConsumerGroup {
         let member = self.members.remove(id)?;
         self.targets.remove(id);
         if let Some(instance) = &member.subscription.instance
-            && self.statics.get(instance).is_some_and(|known| **known == *id)
+            && self
+                .statics
+                .get(instance)
+                .is_some_and(|known| **known == *id)
         {
             self.statics.remove(instance);
         }
@@ -132,7 +135,11 @@ impl ConsumerGroup {
     }
 
     /// Whether somebody who says that it is this member in this epoch is, for offsets.
-    pub(in crate::groups) fn check_member(&self, member: &str, epoch: i32) -> Result<(), ErrorCode> {
+    pub(in crate::groups) fn check_member(
+        &self,
+        member: &str,
+        epoch: i32,
+    ) -> Result<(), ErrorCode> {
         match self.members.get(member) {
             None => Err(ErrorCode::UnknownMemberId),
             Some(known) if known.current.epoch != epoch => Err(ErrorCode::StaleMemberEpoch),
@@ -162,7 +169,9 @@ impl ConsumerGroup {
                 *votes.entry(assignor).or_default() += 1;
             }
         }
-        let most = votes.iter().max_by_key(|&(assignor, votes)| (votes, std::cmp::Reverse(assignor)));
+        let most = votes
+            .iter()
+            .max_by_key(|&(assignor, votes)| (votes, std::cmp::Reverse(assignor)));
         most.map_or(Assignor::DEFAULT, |(&assignor, _)| assignor)
     }
 

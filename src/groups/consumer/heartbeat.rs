@@ -14,8 +14,8 @@ use super::reconcile::{Target, step};
 use super::request::{ConsumerHeartbeat, HeartbeatAnswer};
 use super::topics::Topics;
 use crate::groups::limits::{
-    MAX_CLIENT_ID_BYTES, MAX_GROUP_BYTES, MAX_INSTANCE_ID_BYTES, MAX_MEMBER_ID_BYTES,
-    MAX_PATTERNS, MAX_RACK_BYTES, Settings, cut,
+    MAX_CLIENT_ID_BYTES, MAX_GROUP_BYTES, MAX_INSTANCE_ID_BYTES, MAX_MEMBER_ID_BYTES, MAX_PATTERNS,
+    MAX_RACK_BYTES, Settings, cut,
 };
 use crate::groups::request::Now;
 use crate::types::{ErrorCode, TopicName};
@@ -367,7 +367,10 @@ impl ConsumerGroup {
     }
 
     fn check_size(&self, light: &Light<'_>, is_new: bool) -> Result<(), ErrorCode> {
-        let subscriptions = self.members.values().map(|member| member.subscription.bytes());
+        let subscriptions = self
+            .members
+            .values()
+            .map(|member| member.subscription.bytes());
         let patterns = self.members.values();
         let patterns = patterns.filter_map(|member| member.subscription.pattern.as_deref());
         let patterns: std::collections::BTreeSet<&str> = patterns.collect();
@@ -398,7 +401,10 @@ fn updated(known: &Subscription, beat: &ConsumerHeartbeat) -> Subscription {
     }
     if let Some(names) = &beat.names {
         let names: std::collections::BTreeSet<&str> = names.iter().map(String::as_str).collect();
-        let same = names.iter().copied().eq(known.names.iter().map(|name| &**name));
+        let same = names
+            .iter()
+            .copied()
+            .eq(known.names.iter().map(|name| &**name));
         if !same {
             subscription.names = names.into_iter().map(Arc::from).collect();
         }

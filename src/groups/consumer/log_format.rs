@@ -139,7 +139,11 @@ fn unknown() -> Member {
 }
 
 /// The records that make `after` of `before`.
-pub(super) fn changes(group: &str, before: &ConsumerGroup, after: &ConsumerGroup) -> Vec<LogRecord> {
+pub(super) fn changes(
+    group: &str,
+    before: &ConsumerGroup,
+    after: &ConsumerGroup,
+) -> Vec<LogRecord> {
     let mut records = Vec::new();
     let mut put = |key: Bytes, value: Option<Bytes>| records.push(LogRecord { key, value });
     for id in before.members.keys() {
@@ -443,7 +447,9 @@ mod tests {
             assigned: partitions_of(&[1, 2]),
             revoking: partitions_of(&[3]),
         });
-        group.targets.insert("m".into(), Arc::new(partitions_of(&[1, 2, 4])));
+        group
+            .targets
+            .insert("m".into(), Arc::new(partitions_of(&[1, 2, 4])));
         group.put("m".into(), member);
         changes("g", &ConsumerGroup::default(), &group)
     }
@@ -464,7 +470,10 @@ mod tests {
             let gone = reread_consumer_record(known.clone(), None).unwrap();
             assert_eq!(gone, (key, None));
             for cut in 0..value.len() {
-                assert!(decode_record(known.clone(), Some(&value[..cut])).is_err(), "{cut}");
+                assert!(
+                    decode_record(known.clone(), Some(&value[..cut])).is_err(),
+                    "{cut}"
+                );
             }
         }
     }

@@ -281,7 +281,11 @@ impl Group {
     }
 
     fn forget_unused_consumers(&mut self) {
-        if self.consumer.as_ref().is_some_and(|serving| serving.is_nothing()) {
+        if self
+            .consumer
+            .as_ref()
+            .is_some_and(|serving| serving.is_nothing())
+        {
             self.consumer = None;
         }
     }

@@ -25,13 +25,16 @@ struct Cluster(BTreeMap<String, TopicShape>);
 impl Cluster {
     fn with(mut self, name: &str, partitions: i32) -> Cluster {
         let id = topic_id(name);
-        self.0.insert(name.to_owned(), TopicShape { id, partitions });
+        self.0
+            .insert(name.to_owned(), TopicShape { id, partitions });
         self
     }
 }
 
 fn topic_id(name: &str) -> TopicId {
-    let bits = name.bytes().fold(1_u128, |bits, byte| bits << 8 | u128::from(byte));
+    let bits = name
+        .bytes()
+        .fold(1_u128, |bits, byte| bits << 8 | u128::from(byte));
     TopicId::from_random_bits(bits)
 }
 
@@ -95,12 +98,14 @@ impl World {
                 .unwrap();
         }
         self.coordinator.loaded(self.now());
-        self.coordinator.handle_topics(Arc::new(self.topics.clone()));
+        self.coordinator
+            .handle_topics(Arc::new(self.topics.clone()));
     }
 
     fn set_topics(&mut self, topics: Cluster) {
         self.topics = topics;
-        self.coordinator.handle_topics(Arc::new(self.topics.clone()));
+        self.coordinator
+            .handle_topics(Arc::new(self.topics.clone()));
     }
 
     /// Leaves the answer to come with a write.
@@ -258,7 +263,10 @@ fn who_is_not_heard_for_a_session_is_out() {
     assert_eq!(world.describe().unwrap().members.len(), 1);
     world.pass(Duration::from_secs(2));
     let described = world.describe().unwrap();
-    assert_eq!((described.state, described.epoch), (ConsumerState::Empty, 2));
+    assert_eq!(
+        (described.state, described.epoch),
+        (ConsumerState::Empty, 2)
+    );
     world.fail_over();
     assert_eq!(world.describe(), Ok(described));
 }
@@ -300,9 +308,15 @@ fn a_heartbeat_that_makes_no_sense_is_refused() {
     assert_eq!(refuse(&|beat| beat.epoch = -2), invalid);
     assert_eq!(refuse(&|beat| beat.rebalance = None), invalid);
     assert_eq!(refuse(&|beat| beat.owned = None), invalid);
-    assert_eq!(refuse(&|beat| beat.owned = Some(of("orders", [1]))), invalid);
+    assert_eq!(
+        refuse(&|beat| beat.owned = Some(of("orders", [1]))),
+        invalid
+    );
     assert_eq!(refuse(&|beat| beat.names = None), invalid);
-    assert_eq!(refuse(&|beat| beat.who.instance = Some(String::new())), invalid);
+    assert_eq!(
+        refuse(&|beat| beat.who.instance = Some(String::new())),
+        invalid
+    );
     assert_eq!(refuse(&|beat| beat.who.member = "m".repeat(300)), invalid);
     assert_eq!(refuse(&|beat| beat.rack = Some("r".repeat(300))), invalid);
     let refused = refuse(&|beat| beat.assignor = Some("mine".to_owned()));
@@ -312,13 +326,19 @@ fn a_heartbeat_that_makes_no_sense_is_refused() {
     let refused = refuse(&|beat| beat.pattern = Some("(".to_owned()));
     assert_eq!(refused, ErrorCode::InvalidRegularExpression);
     assert_eq!(check(&joining("", &["orders"])), Ok(()));
-    let nobody = ConsumerHeartbeat { epoch: 3, ..joining("", &["orders"]) };
+    let nobody = ConsumerHeartbeat {
+        epoch: 3,
+        ..joining("", &["orders"])
+    };
     assert_eq!(check(&nobody), Err(invalid));
 }
 
 #[test]
 fn a_refused_member_leaves_nothing_behind() {
-    let settings = Settings { max_size: 1, ..Settings::default() };
+    let settings = Settings {
+        max_size: 1,
+        ..Settings::default()
+    };
     let mut world = World::with(orders(1), settings);
     let beat = joining("", &["orders"]);
     let given = world.beat(beat).unwrap();
@@ -352,7 +372,9 @@ fn a_static_member_keeps_its_partitions_for_its_next_process() {
     let refused = world.beat(as_instance(living("a2", 1, None), "one"));
     assert_eq!(refused, Err(ErrorCode::FencedInstanceId));
     // It leaves for a while.
-    let left = world.beat(as_instance(living("a", -2, None), "one")).unwrap();
+    let left = world
+        .beat(as_instance(living("a", -2, None), "one"))
+        .unwrap();
     assert_eq!(left.epoch, -2);
     world.fail_over();
     let again = world.beat(second).unwrap();
@@ -362,12 +384,16 @@ fn a_static_member_keeps_its_partitions_for_its_next_process() {
     let refused = world.beat(as_instance(living("a", 1, None), "one"));
     assert_eq!(refused, Err(ErrorCode::FencedInstanceId));
     // For good.
-    let left = world.beat(as_instance(living("a2", -1, None), "one")).unwrap();
+    let left = world
+        .beat(as_instance(living("a2", -1, None), "one"))
+        .unwrap();
     assert_eq!(left.epoch, -1);
     assert_eq!(world.describe().unwrap().state, ConsumerState::Empty);
     // One that stays away is out when its session ends.
     world.beat(a).unwrap();
-    world.beat(as_instance(living("a", -2, None), "one")).unwrap();
+    world
+        .beat(as_instance(living("a", -2, None), "one"))
+        .unwrap();
     world.pass(Duration::from_secs(46));
     assert_eq!(world.describe().unwrap().state, ConsumerState::Empty);
 }
@@ -411,7 +437,10 @@ fn the_assignor_is_the_one_that_most_wish_for() {
     let described = world.describe().unwrap();
     assert_eq!(described.assignor, "range");
     let targets: Vec<Partitions> = described.members.into_iter().map(|m| m.target).collect();
-    assert_eq!(targets, [of("orders", 0..2), of("orders", [2]), of("orders", [3])]);
+    assert_eq!(
+        targets,
+        [of("orders", 0..2), of("orders", [2]), of("orders", [3])]
+    );
 }
 
 fn commit(member: &str, epoch: i32) -> Request {
@@ -454,7 +483,9 @@ fn offsets_are_a_members_in_its_epoch() {
     assert_eq!(world.call(fetch(Some(("a", 2)))), stale);
     assert_eq!(world.call(fetch(Some(("b", 1)))), unknown);
     let delete = Request::DeleteOffsets(vec![("orders".to_owned(), 0)]);
-    let read = Ok(Answer::Results(vec![Err(ErrorCode::GroupSubscribedToTopic)]));
+    let read = Ok(Answer::Results(vec![Err(
+        ErrorCode::GroupSubscribedToTopic,
+    )]));
     assert_eq!(world.call(delete.clone()), read);
     assert_eq!(world.call(Request::Delete), Err(ErrorCode::NonEmptyGroup));
     world.beat(living("a", -1, None)).unwrap();
@@ -499,7 +530,10 @@ fn an_empty_group_changes_its_protocol_and_another_does_not() {
     }
     let listed = |world: &mut World, kind| {
         let types = Some([kind].into());
-        let filter = ListFilter { types, states: Some(["stable".to_owned()].into()) };
+        let filter = ListFilter {
+            types,
+            states: Some(["stable".to_owned()].into()),
+        };
         match world.call(Request::List(filter)) {
             Ok(Answer::Listed(groups)) => groups.len(),
             other => panic!("{other:?}"),
@@ -536,7 +570,9 @@ fn an_empty_group_changes_its_protocol_and_another_does_not() {
     world.fail_over();
     assert_eq!(listed(&mut world, GroupType::Classic), 1);
     // And back.
-    world.call(Request::Leave(vec![crate::groups::LeavingMember { who }])).unwrap();
+    world
+        .call(Request::Leave(vec![crate::groups::LeavingMember { who }]))
+        .unwrap();
     world.beat(joining("a", &["orders"])).unwrap();
     world.fail_over();
     assert_eq!(listed(&mut world, GroupType::Consumer), 1);
@@ -577,7 +613,10 @@ fn one_change_is_written_at_a_time() {
     assert!(world.coordinator.poll_answer().is_none());
     world.log.extend(first);
     world.coordinator.handle_written(world.now(), Ok(()));
-    assert_eq!(world.coordinator.poll_answer().map(|(ticket, _)| ticket), Some(a));
+    assert_eq!(
+        world.coordinator.poll_answer().map(|(ticket, _)| ticket),
+        Some(a)
+    );
     assert!(world.coordinator.poll_answer().is_none());
     world.flush();
     assert!(world.answers[&b].is_ok());

@@ -11,9 +11,7 @@ use kafka_protocol::messages::{
 };
 
 use super::groups::{ask, unexpected};
-use crate::groups::{
-    Answer, ConsumerDescription, ConsumerMemberDescription, Partitions, Request,
-};
+use crate::groups::{Answer, ConsumerDescription, ConsumerMemberDescription, Partitions, Request};
 use crate::kafka::Service;
 use crate::kafka::codec::text;
 use crate::kafka::context::{Context, to_uuid};

@@ -22,7 +22,9 @@ pub(super) async fn handle<S: Service>(
     let states = request.states_filter.iter();
     let states: BTreeSet<String> = states.map(|state| state.to_ascii_lowercase()).collect();
     let types = request.types_filter.iter();
-    let types: BTreeSet<GroupType> = types.filter_map(|kind| GroupType::from_name(kind)).collect();
+    let types: BTreeSet<GroupType> = types
+        .filter_map(|kind| GroupType::from_name(kind))
+        .collect();
     let filter = ListFilter {
         states: Some(states).filter(|_| !request.states_filter.is_empty()),
         types: Some(types).filter(|_| !request.types_filter.is_empty()),

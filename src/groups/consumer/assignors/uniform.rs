@@ -104,8 +104,9 @@ fn give_out(question: &Question<'_>, given: &mut [Partitions], mut free: Vec<(To
     }
 }
 
-/// Within each topic, partitions move from who has most to who has least, while that makes them more equal. Each move does, so
-/// that it ends; the rounds over all topics are bounded besides, and what is left uneven then stays so until the next change.
+/// Within each topic, partitions move from who has most to who has least, until no reader of it has two more than another. Each
+/// move makes them more equal, so that it ends; the rounds over all topics are bounded besides, and what is left uneven then
+/// stays so until the next change.
 fn balance(question: &Question<'_>, given: &mut [Partitions]) {
     let readers = question.readers_of_topics();
     let mut sizes: Vec<usize> = given.iter().map(Partitions::len).collect();

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use rand::rngs::SmallRng;
+use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use super::*;
@@ -55,7 +55,7 @@ const NAMES: [&str; 3] = ["orders", "paid", "news"];
 
 struct Run {
     world: World,
-    random: SmallRng,
+    random: StdRng,
     clients: BTreeMap<String, Client>,
     born: u32,
     epoch: i32,
@@ -65,7 +65,7 @@ impl Run {
     fn new(seed: u64) -> Run {
         Run {
             world: World::new(orders(5)),
-            random: SmallRng::seed_from_u64(seed),
+            random: StdRng::seed_from_u64(seed),
             clients: BTreeMap::new(),
             born: 0,
             epoch: 0,
@@ -209,7 +209,12 @@ impl Run {
             }
             10..13 => {
                 let name = NAMES[self.random.random_range(0..NAMES.len())];
-                let known = self.world.topics.0.get(name).map_or(0, |shape| shape.partitions);
+                let known = self
+                    .world
+                    .topics
+                    .0
+                    .get(name)
+                    .map_or(0, |shape| shape.partitions);
                 let grown = (known + self.random.random_range(1..4)).min(12);
                 let topics = self.world.topics.clone().with(name, grown);
                 self.world.set_topics(topics);
