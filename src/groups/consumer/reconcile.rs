@@ -23,7 +23,10 @@ pub(super) fn step(current: &Current, owned: Option<&Partitions>, target: &Targe
             current.clone()
         }
         // It has come as far as its present target asked for, which may be older than the group's.
-        ReconciliationState::UnrevokedPartitions => next(current, current.epoch + 1, owned, target),
+        ReconciliationState::UnrevokedPartitions => {
+            let epoch = current.epoch.saturating_add(1);
+            next(current, epoch, owned, target)
+        }
     }
 }
 
