@@ -2,9 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::BrokerOptions;
@@ -12,8 +14,9 @@ use super::event::{Adoption, Event};
 use super::leader_link::{self, LinkOptions};
 use super::shared::{PartitionHandle, Shared};
 use super::tcp_link;
+use crate::controller::{Controller, jittered};
 use crate::metadata::{ClusterImage, FlushPolicy, Topic, TopicConfig};
-use crate::partition::{Partition, PartitionOptions};
+use crate::partition::{Departures, Partition, PartitionOptions};
 use crate::storage::{
     DataDir, Flush, FrameFault, Impairment, ImpairmentReason, LogConfig, LogOptions,
 };
@@ -24,6 +27,11 @@ use crate::types::{
 
 /// Session ids of one partition: a range of 2³² each.
 const SESSIONS_PER_PARTITION: u64 = 1 << 32;
+
+/// How long the controllers are asked before it is said that they do not answer, how often that is said, and the pause between.
+const COMMITTED_END_TIMEOUT: Duration = Duration::from_secs(10);
+const COMMITTED_END_LOG_INTERVAL: Duration = Duration::from_secs(60);
+const COMMITTED_END_RETRY: Duration = Duration::from_secs(2);
 
 pub(super) struct Assignments {
     shared: Arc<Shared>,
@@ -38,6 +46,8 @@ pub(super) struct Assignments {
     /// Partitions that could not be opened. They stay shut until the process starts again: an operator has to look.
     unopened: BTreeSet<TopicPartition>,
     links: BTreeMap<NodeId, Link>,
+    /// Those that have left this node, and whose logs are not removed yet.
+    departures: Departures,
     /// Whether logs that were left behind have been looked for.
     tidied: bool,
     /// Whether the machine's boot is still to be noted, which tells the next process that every log has heard of the restart
@@ -60,6 +70,29 @@ struct Link {
     task: JoinHandle<()>,
 }
 
+/// Past which index everything is that was committed before; asked for until there is an answer. `None` when the node stops.
+async fn committed_end(shared: Arc<Shared>, controller: Controller) -> Option<u64> {
+    let mut logged: Option<Instant> = None;
+    loop {
+        let asked = tokio::select! {
+            () = shared.stopping.cancelled() => return None,
+            asked = controller.committed_end(COMMITTED_END_TIMEOUT) => asked,
+        };
+        let cause = match asked {
+            Ok(end) => return Some(end),
+            Err(error) => error,
+        };
+        if logged.is_none_or(|at| at.elapsed() > COMMITTED_END_LOG_INTERVAL) {
+            tracing::info!(%cause, "logs of replicas that left this node stay until the controllers answer");
+            logged = Some(Instant::now());
+        }
+        tokio::select! {
+            () = shared.stopping.cancelled() => return None,
+            () = tokio::time::sleep(jittered(COMMITTED_END_RETRY)) => {}
+        }
+    }
+}
+
 /// Where the sessions' numbers begin: elsewhere in each process, so that what an earlier one sent is of no session of this one.
 /// Half of the numbers are left to go up in.
 fn first_sessions(process: Incarnation) -> u64 {
@@ -79,6 +112,7 @@ impl Assignments {
             open: HashMap::new(),
             unopened: BTreeSet::new(),
             links: BTreeMap::new(),
+            departures: Departures::default(),
             tidied: false,
             boot_note_due: true,
             next_session: first_sessions(shared.me.incarnation),
@@ -87,10 +121,22 @@ impl Assignments {
     }
 
     /// Runs until the node stops, or the metadata does.
-    pub(super) async fn follow(mut self, mut images: watch::Receiver<Arc<ClusterImage>>) {
+    pub(super) async fn follow(mut self, controller: Controller) {
+        let mut images = controller.image();
+        let (answer, mut answers) = mpsc::channel(1);
         loop {
             let image = images.borrow_and_update().clone();
             self.apply(&image).await;
+            if let Some(number) = self.departures.question() {
+                let asked = committed_end(self.shared.clone(), controller.clone());
+                let answer = answer.clone();
+                // It ends with the node, or with its answer: the next question is put only then.
+                tokio::spawn(async move {
+                    if let Some(end) = asked.await {
+                        let _ = answer.send((number, end)).await;
+                    }
+                });
+            }
             tokio::select! {
                 () = self.shared.stopping.cancelled() => break,
                 changed = images.changed() => {
@@ -98,6 +144,7 @@ impl Assignments {
                         break;
                     }
                 }
+                Some((number, end)) = answers.recv() => self.departures.handle_answer(number, end),
             }
         }
         for (_, link) in std::mem::take(&mut self.links) {
@@ -284,21 +331,25 @@ impl Assignments {
         Ok(())
     }
 
-    /// Closes partitions that this node holds no more, and removes their logs: the cluster has committed that nobody needs
-    /// them here.
+    /// Closes partitions that this node holds no more, and removes their logs once it is sure that the cluster has committed
+    /// that nobody needs them here.
     async fn drop_unassigned(&mut self, image: &ClusterImage) {
         let me = self.shared.me.node;
-        let is_gone = |id: &TopicPartition| {
+        let is_replica = |id: &TopicPartition| {
             image
                 .partition(*id)
-                .is_none_or(|state| !state.replicas.contains(&me))
+                .is_some_and(|state| state.replicas.contains(&me))
         };
+        for id in self.departures.settle(image.applied_index(), is_replica) {
+            self.remove_log(id).await;
+        }
+        let is_gone = |id: &TopicPartition| !is_replica(id);
         let gone: Vec<TopicPartition> = self.open.keys().copied().filter(is_gone).collect();
         // One that could not be opened may come back another time, as a new replica.
         let left: Vec<TopicPartition> = self.unopened.iter().copied().filter(is_gone).collect();
         for id in left {
             self.unopened.remove(&id);
-            self.remove_log(id).await;
+            self.departures.closed(id);
         }
         for id in gone {
             self.open.remove(&id);
@@ -314,7 +365,7 @@ impl Assignments {
                     let _ = released.await;
                 }
             }
-            self.remove_log(id).await;
+            self.departures.closed(id);
         }
     }
 
@@ -346,7 +397,9 @@ impl Assignments {
             let assigned = image
                 .partition(id)
                 .is_some_and(|state| state.replicas.contains(&me.node));
-            if !assigned {
+            // It was open in this process, and may have been acknowledged from.
+            let is_kept = self.departures.contains(&id);
+            if !assigned && !is_kept {
                 tracing::info!(partition = %id, %topic, "the partition left this node while it was not running");
                 self.remove_log(id).await;
             }

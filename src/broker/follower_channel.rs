@@ -66,6 +66,15 @@ impl CatchUpShare {
     }
 }
 
+/// What an order is to send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sending {
+    Live,
+    CatchUp,
+    /// Catch-up frames of a partition that has too few replicas in sync: they are not held back for answers that are late.
+    NeededCatchUp,
+}
+
 /// One live connection from one follower.
 #[derive(Debug)]
 pub(super) struct FollowerChannel {
@@ -180,9 +189,14 @@ impl FollowerChannel {
 
     /// Whether another order may go out. If not, [`FollowerChannel::release`] or [`FollowerChannel::takes_turned_away`] will say when
     /// there is room again.
-    pub(super) fn has_room(&self, catch_up: bool) -> bool {
+    pub(super) fn has_room(&self, sending: Sending) -> bool {
+        let window = match sending {
+            Sending::Live => None,
+            Sending::CatchUp if self.share.is_held_back() => Some(0),
+            Sending::CatchUp | Sending::NeededCatchUp => Some(self.catch_up_window()),
+        };
         self.outstanding.has_room(FOLLOWER_BUDGET_BYTES)
-            && (!catch_up || self.catching_up.has_room(self.catch_up_window()))
+            && window.is_none_or(|window| self.catching_up.has_room(window))
     }
 
     /// True when somebody who wanted to send catch-up frames was turned away, and should come again: asked where they are held back
@@ -191,11 +205,8 @@ impl FollowerChannel {
         self.catching_up.turned_away.swap(false, Ordering::AcqRel)
     }
 
-    /// How many bytes of catch-up frames may be under way now.
+    /// How many bytes of catch-up frames may be under way, unless they are held back.
     fn catch_up_window(&self) -> usize {
-        if self.share.is_held_back() {
-            return 0;
-        }
         let distance = self.catch_up_for_distance.load(Ordering::Relaxed);
         self.share.bytes_each().saturating_add(distance)
     }
@@ -319,14 +330,14 @@ mod tests {
     fn catch_up_frames_leave_live_frames_room_and_wait_for_their_own() {
         let channel = channel(&Arc::default());
         channel.count(CATCH_UP_BYTES, true);
-        assert!(channel.has_room(false));
-        assert!(!channel.has_room(true));
+        assert!(channel.has_room(Sending::Live));
+        assert!(!channel.has_room(Sending::CatchUp));
         // What live frames free is no room for those who catch up.
         channel.count(1000, false);
         assert!(!channel.release(1000, 0));
         assert!(!channel.release(1000, 1000));
         assert!(channel.release(CATCH_UP_BYTES / 2, CATCH_UP_BYTES / 2));
-        assert!(channel.has_room(true));
+        assert!(channel.has_room(Sending::CatchUp));
         // Nobody was turned away since.
         assert!(!channel.release(1000, 1000));
     }
@@ -335,16 +346,16 @@ mod tests {
     fn a_follower_far_off_may_have_more_under_way_and_never_more_than_the_budget() {
         let channel = channel(&Arc::default());
         channel.count(CATCH_UP_BYTES, true);
-        assert!(!channel.has_room(true));
+        assert!(!channel.has_room(Sending::CatchUp));
         channel.note_round_trip(Duration::from_millis(100));
-        assert!(channel.has_room(true));
+        assert!(channel.has_room(Sending::CatchUp));
         channel.count(12_500_000, true);
-        assert!(!channel.has_room(true));
+        assert!(!channel.has_room(Sending::CatchUp));
         channel.note_round_trip(Duration::from_secs(3600));
-        assert!(channel.has_room(true));
+        assert!(channel.has_room(Sending::CatchUp));
         channel.count(FOLLOWER_BUDGET_BYTES, true);
-        assert!(!channel.has_room(true));
-        assert!(!channel.has_room(false));
+        assert!(!channel.has_room(Sending::CatchUp));
+        assert!(!channel.has_room(Sending::Live));
     }
 
     #[test]
@@ -356,14 +367,21 @@ mod tests {
         assert!(share.is_used());
         share.hold_back();
         share.hold_back();
-        assert!(channel.has_room(false));
-        assert!(!channel.has_room(true));
+        assert!(channel.has_room(Sending::Live));
+        assert!(channel.has_room(Sending::NeededCatchUp));
+        assert!(!channel.has_room(Sending::CatchUp));
         share.let_go();
-        assert!(!channel.has_room(true));
+        assert!(!channel.has_room(Sending::CatchUp));
         share.let_go();
         assert!(channel.takes_turned_away());
         assert!(!channel.takes_turned_away());
-        assert!(channel.has_room(true));
+        assert!(channel.has_room(Sending::CatchUp));
+        // What is needed has a window too, and is told when there is room in it.
+        share.hold_back();
+        channel.count(CATCH_UP_BYTES, true);
+        assert!(!channel.has_room(Sending::NeededCatchUp));
+        assert!(channel.release(CATCH_UP_BYTES, CATCH_UP_BYTES));
+        assert!(channel.has_room(Sending::NeededCatchUp));
     }
 
     #[test]
@@ -371,28 +389,31 @@ mod tests {
         let share = Arc::default();
         let first = channel(&share);
         first.count(CATCH_UP_BYTES / 2, true);
-        assert!(first.has_room(true));
+        assert!(first.has_room(Sending::CatchUp));
         // Another begins; live frames alone would not count.
         let second = channel(&share);
         second.count(CATCH_UP_BYTES, false);
-        assert!(first.has_room(true));
+        assert!(first.has_room(Sending::CatchUp));
         second.count(1, true);
-        assert!(!first.has_room(true));
-        assert!(second.has_room(true));
+        assert!(!first.has_room(Sending::CatchUp));
+        assert!(second.has_room(Sending::CatchUp));
         // It is done, or gone.
         second.release(1, 1);
-        assert!(first.has_room(true));
+        assert!(first.has_room(Sending::CatchUp));
         second.count(1, true);
-        assert!(!first.has_room(true));
+        assert!(!first.has_room(Sending::CatchUp));
         drop(second);
-        assert!(first.has_room(true));
+        assert!(first.has_room(Sending::CatchUp));
 
         let many: Vec<_> = (0..100).map(|_| channel(&share)).collect();
         for follower in &many {
             follower.count(CATCH_UP_BYTES_EACH - 1, true);
         }
-        assert!(many.iter().all(|follower| follower.has_room(true)));
+        assert!(
+            many.iter()
+                .all(|follower| follower.has_room(Sending::CatchUp))
+        );
         many[0].count(1, true);
-        assert!(!many[0].has_room(true));
+        assert!(!many[0].has_room(Sending::CatchUp));
     }
 }

@@ -136,7 +136,7 @@ impl Starting {
         let tasks = TaskTracker::new();
         tasks.spawn(promises::keep(shared.clone(), options.data_dir.clone()));
         let assignments = Assignments::new(shared.clone(), &options);
-        tasks.spawn(assignments.follow(controller.image()));
+        tasks.spawn(assignments.follow(controller.clone()));
         tasks.spawn(isr_proposals::keep(shared.clone(), controller.clone()));
         tasks.spawn(resignations::keep(shared.clone(), controller.clone()));
         tasks.spawn(checkpoint(shared.clone(), options.data_dir.clone()));

@@ -20,7 +20,7 @@ use self::session_lines::{Asked, SessionLines};
 use self::sessions::FollowerSession;
 use super::clock::{Clock, wall_clock_ms};
 use super::event::{Adoption, Event, FramesEvent, HandOverReply, ProduceEvent};
-use super::follower_channel::FollowerChannel;
+use super::follower_channel::{FollowerChannel, Sending};
 use super::inbox::Inbox;
 use super::leader_channel::LeaderChannel;
 use super::shared::Shared;
@@ -756,7 +756,12 @@ impl Owned {
                 .handle_session_closed_by_follower(order.to, order.session);
             return;
         };
-        if !session.channel.has_room(order.catch_up) {
+        let sending = match (order.catch_up, self.partition.lacks_replicas()) {
+            (false, _) => Sending::Live,
+            (true, false) => Sending::CatchUp,
+            (true, true) => Sending::NeededCatchUp,
+        };
+        if !session.channel.has_room(sending) {
             self.partition.handle_blocked(order);
             return;
         }

@@ -274,6 +274,12 @@ impl Controller {
             .await
     }
 
+    /// An index in the log of the metadata that is past everything that was committed before this call: what an image shows
+    /// that has applied that much is as new as the call. Takes a round of the controllers' log. Errors as [`Controller::submit`].
+    pub async fn committed_end(&self, timeout: Duration) -> Result<u64, SubmitError> {
+        self.shared.committed_end(timeout).await
+    }
+
     /// Creates a topic: the active controller chooses replicas among the nodes that it holds for alive.
     pub async fn create_topic(
         &self,

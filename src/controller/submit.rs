@@ -33,6 +33,26 @@ impl Shared {
         proposal: Proposal,
         timeout: Duration,
     ) -> Result<Outcome, SubmitError> {
+        let (outcome, _) = self.submit_at(proposal, timeout).await?;
+        Ok(outcome)
+    }
+
+    /// See [`Controller::committed_end`].
+    pub(super) async fn committed_end(&self, timeout: Duration) -> Result<u64, SubmitError> {
+        // Any entry of the log will do; what changes nothing is taken from every node.
+        let version = self.image.borrow().metadata_version();
+        let registration = self.registration.borrow().in_version(version);
+        let command = Command::RegisterNode { registration };
+        let (_, index) = self.submit_at(Proposal::Command(command), timeout).await?;
+        Ok(index)
+    }
+
+    /// Gives the index in the log besides, at which the command was committed by the last attempt.
+    async fn submit_at(
+        &self,
+        proposal: Proposal,
+        timeout: Duration,
+    ) -> Result<(Outcome, u64), SubmitError> {
         let deadline = Instant::now() + timeout;
         let mut cause = "none is known to be active".to_owned();
         let mut hint = None;
@@ -65,7 +85,7 @@ impl Shared {
                         .await;
                     return match result {
                         Err(rejection) if uncertain && is_own_doing(&proposal, &rejection) => {
-                            Ok(Outcome::Done)
+                            Ok((Outcome::Done, applied_index))
                         }
                         Ok(outcome) if uncertain && may_still_happen(&proposal, &outcome) => {
                             Err(SubmitError::NoQuorum {
@@ -73,7 +93,7 @@ impl Shared {
                                 cause: "an earlier attempt may still be carried out".to_owned(),
                             })
                         }
-                        result => Ok(result?),
+                        result => Ok((result?, applied_index)),
                     };
                 }
                 Ok(Response::NotActive { active, address }) => {

@@ -7,6 +7,7 @@ mod actions;
 #[cfg(test)]
 mod cluster_tests;
 mod damage;
+mod departures;
 #[cfg(test)]
 mod fault_tests;
 mod hand_over;
@@ -18,6 +19,7 @@ mod resign;
 mod transactions;
 mod views;
 
+pub use departures::Departures;
 pub use hand_over::HandOverError;
 pub use output::{FenceAnswer, Frames, FramesReady, Hello, Output, PartitionView, RoleView};
 pub use produce::ProduceRequest;

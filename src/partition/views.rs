@@ -15,6 +15,16 @@ impl Partition {
         }
     }
 
+    /// Whether one more replica in sync is needed: nothing is committed for want of it, or what is lies on one node alone.
+    pub fn lacks_replicas(&self) -> bool {
+        self.state.as_ref().is_some_and(|state| {
+            let enough = usize::try_from(state.min_insync)
+                .unwrap_or(usize::MAX)
+                .max(2);
+            state.isr.len() < enough.min(state.replicas.len())
+        })
+    }
+
     /// What is known of producers: a replay of the log, at any time (invariant 11).
     pub fn producers(&self) -> &ProducerStates {
         match &self.role {

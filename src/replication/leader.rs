@@ -229,13 +229,21 @@ impl Leader {
     /// than m are left, what waits for a commit is told so.
     pub fn handle_state(&mut self, state: &PartitionState) {
         debug_assert_eq!(state.leader_epoch, self.epoch);
+        // A replica may have left and come back in a state between. It may never see such a state, or do so long after: what
+        // it acknowledged may be of a log that it has removed, or will. One in the in-sync set has not left since, as this
+        // leader alone could have put it back there.
+        let one_is_missing = self.in_sync.partition_epoch().next() < state.partition_epoch;
+        let stays = |node: &NodeId| {
+            state.replicas.contains(node) && (!one_is_missing || state.isr_contains(*node))
+        };
         self.replicas = state.replicas.clone();
         self.target_replicas = state.target_replicas.clone();
         self.in_sync.handle_state(state);
         // It may never see a state without itself: it is told, so that it asks again if it is a replica by then.
         let (epoch, actions) = (self.epoch, &mut self.actions);
-        self.followers.retain(|&to, progress| {
-            let stays = state.replicas.contains(&to);
+        self.followers.retain(|to, progress| {
+            let stays = stays(to);
+            let to = *to;
             if !stays {
                 let why = SessionRefusal::NotReplica;
                 actions.push_back(LeaderAction::refuse(to, progress.session, epoch, why));
@@ -246,7 +254,7 @@ impl Leader {
             progress.log_lost &= state.isr.contains(&progress.replica);
         }
         self.caught_up
-            .retain(|node, _| state.replicas.contains(node));
+            .retain(|node, _| *node == self.me.node || stays(node));
         if !self.in_sync.is_large_enough() {
             let actions = &mut self.actions;
             let error = ErrorCode::NotEnoughReplicasAfterAppend;
@@ -1041,6 +1049,22 @@ mod tests {
                 if *to == TWO && answer.session == SessionId::from_random_bits(1) && answer.outcome == refused)
         });
         assert!(is_told, "{told:?}");
+    }
+
+    #[test]
+    fn what_a_replica_acknowledged_before_a_state_that_was_missed_does_not_count() {
+        let told = |skipped: u32| {
+            let mut leader = started();
+            open(&mut leader, THREE, 1, position(5, 2));
+            let mut next = state(2, &[ME, THREE], 2);
+            next.partition_epoch = PartitionEpoch(1 + 1 + skipped);
+            leader.handle_state(&next);
+            let has_session = |node| leader.session_of(node).is_some();
+            (has_session(TWO), has_session(THREE))
+        };
+        assert_eq!(told(0), (true, true));
+        // Two may have been elsewhere in between, and have to remove its log yet.
+        assert_eq!(told(1), (false, true));
     }
 
     #[test]

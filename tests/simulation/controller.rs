@@ -255,6 +255,14 @@ impl World {
                 return self.step_controller();
             }
             ToController::FenceTimedOut { call, node } => self.take_fenced(call, node, None),
+            ToController::CommittedEnd { node, boot, number } => {
+                let end = self.controller.image.applied_index();
+                let controller = self.setup.controller();
+                if let Some(after) = self.network.send_call(controller, node) {
+                    let message = ToNode::CommittedEnd { boot, number, end };
+                    self.plan(after, Event::ToNode { node, message });
+                }
+            }
             ToController::ChangeIsr {
                 node,
                 boot,

@@ -138,6 +138,12 @@ pub enum ToController {
         call: u64,
         node: usize,
     },
+    /// A process asks up to where the metadata is committed.
+    CommittedEnd {
+        node: usize,
+        boot: u64,
+        number: u64,
+    },
     ChangeIsr {
         node: usize,
         boot: u64,
@@ -167,6 +173,8 @@ pub enum ToNode {
         change: IsrChange,
         outcome: IsrOutcome,
     },
+    /// Past what index everything is that was committed before it was asked.
+    CommittedEnd { boot: u64, number: u64, end: u64 },
 }
 
 /// A replica's answer to a fence: `None` when it has no promise to give.
@@ -288,6 +296,9 @@ impl Event {
                     node, epoch, done, ..
                 } => [31, *node as u64, epoch.get().into(), u64::from(*done)],
                 ToController::FenceTimedOut { call, node } => [18, *node as u64, *call, 0],
+                ToController::CommittedEnd { node, boot, number } => {
+                    [33, *node as u64, *boot, *number]
+                }
                 ToController::ChangeIsr { node, change, .. } => [
                     19,
                     *node as u64,
@@ -302,6 +313,7 @@ impl Event {
                     [32, *node as u64, epoch.get().into(), to.get().into()]
                 }
                 ToNode::IsrOutcome { outcome, .. } => [22, *node as u64, *outcome as u64, 0],
+                ToNode::CommittedEnd { number, end, .. } => [34, *node as u64, *number, *end],
             },
             Event::ControllerTick => [23, 0, 0, 0],
             Event::Commit { origin, .. } => [

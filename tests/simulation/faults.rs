@@ -137,6 +137,10 @@ impl World {
             FaultKind::Depose { partition } => self.depose(partition),
             FaultKind::MinInsync { min_insync } => self.min_insync = min_insync,
             FaultKind::Reassign { partition, pick } => self.reassign(partition, pick),
+            FaultKind::Away { partition, node } => {
+                self.take_away(partition, node);
+                self.plan(ends_after, Event::FaultOver(i));
+            }
             FaultKind::Drain { node } => {
                 self.set_draining(node, true);
                 self.plan(ends_after, Event::FaultOver(i));
@@ -154,6 +158,7 @@ impl World {
         match self.schedule[i].kind {
             FaultKind::Pause { node } => return self.go_on(node),
             FaultKind::Cut { from, to } => self.heal_way(from, to),
+            FaultKind::Away { partition, .. } => self.put_back(partition),
             FaultKind::CutBoth { a, b } => {
                 self.heal_way(a, b);
                 self.heal_way(b, a);

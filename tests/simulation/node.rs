@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use quorate::metadata::{Endpoint, METADATA_VERSION, Registration};
-use quorate::partition::{Partition, PartitionOptions};
+use quorate::partition::{Departures, Partition, PartitionOptions};
 use quorate::replication::{Peers, ProduceTicket};
 use quorate::storage::faulty::FaultyFileSystem;
 use quorate::storage::{
@@ -79,6 +79,10 @@ pub struct Process {
     next_session: u64,
     pub waiting: BTreeMap<ProduceTicket, Waiting>,
     pub registered: bool,
+    /// Replicas that are closed and whose logs are still there.
+    pub departures: Departures,
+    /// The question that the controller is asked for them, and when again.
+    pub question: Option<(u64, MonotonicTime)>,
     /// When this process registers again if it is not registered by then.
     pub register_at: MonotonicTime,
     /// For a planted mistake: the last answer of each leader, by leader and partition.
@@ -326,6 +330,8 @@ impl Node {
             next_session: SESSIONS_PER_PARTITION,
             waiting: BTreeMap::new(),
             registered: false,
+            departures: Departures::default(),
+            question: None,
             register_at: now,
             old_answers: BTreeMap::new(),
         });

@@ -24,6 +24,33 @@ impl World {
         }
         let fewest = u64::from(state.min_insync.max(1));
         target.truncate(random.between(fewest, target.len() as u64) as usize);
+        self.reassign_to(partition, target);
+    }
+
+    /// Takes a partition's replica away from `node`, if enough are left.
+    pub fn take_away(&mut self, partition: usize, node: usize) {
+        let id = partition_id(partition);
+        let Some(state) = self.controller.image.partition(id) else {
+            return;
+        };
+        let mut target = state.replicas.clone();
+        target.retain(|&replica| replica != node_id(node));
+        if target.len() >= state.min_insync.max(1) as usize {
+            self.reassign_to(partition, target);
+        }
+    }
+
+    /// Gives a partition a replica on every node.
+    pub fn put_back(&mut self, partition: usize) {
+        let all = (0..self.setup.nodes).map(node_id).collect();
+        self.reassign_to(partition, all);
+    }
+
+    fn reassign_to(&mut self, partition: usize, target: Vec<NodeId>) {
+        let id = partition_id(partition);
+        let Some(state) = self.controller.image.partition(id) else {
+            return;
+        };
         let command = Command::Reassign {
             reassignments: vec![Reassignment {
                 partition: id,

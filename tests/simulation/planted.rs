@@ -65,6 +65,8 @@ pub enum Planted {
     AnsweredAtWrite,
     /// A replica that is to go removes its log when that is asked for, and not once the others are in sync.
     LeavesEarly,
+    /// A node removes a log as soon as it comes to metadata in which the replica is elsewhere, however old that is.
+    RemovedUnasked,
     /// A leader commits what its own disk has.
     OwnDiskCommits,
     /// A leader takes its epoch's start for committed as soon as its own disk has it.
@@ -75,7 +77,7 @@ pub enum Planted {
     DialsTwice,
 }
 
-pub const ALL: [Planted; 34] = [
+pub const ALL: [Planted; 35] = [
     Planted::LyingDisk,
     Planted::OldSessionsAck,
     Planted::FenceNotPersisted,
@@ -106,6 +108,7 @@ pub const ALL: [Planted; 34] = [
     Planted::RoomNotTold,
     Planted::AnsweredAtWrite,
     Planted::LeavesEarly,
+    Planted::RemovedUnasked,
     Planted::OwnDiskCommits,
     Planted::StartNotAwaited,
     Planted::AckAfterFence,

@@ -20,6 +20,7 @@ const TICKS_BETWEEN_HEARTBEATS: u64 = 2;
 const TICKS_BETWEEN_RETENTIONS: u64 = 10;
 const TICKS_BETWEEN_CHECKPOINTS: u64 = 20;
 const REGISTER_AGAIN: Duration = Duration::from_millis(300);
+const ASK_AGAIN: Duration = Duration::from_millis(200);
 /// The wall clock at the beginning; retention alone looks at it.
 pub const WALL_CLOCK_MS: u64 = 1_700_000_000_000;
 
@@ -142,6 +143,10 @@ impl World {
             .filter(|&leader| leader != me.node)
             .collect();
         let leaders: BTreeSet<usize> = leaders.into_iter().map(index_of).collect();
+        self.settle_departures(node)?;
+        if self.nodes[node].process.is_none() {
+            return Ok(());
+        }
         self.keep_links(node, &leaders)?;
         for partition in 0..self.setup.partitions {
             let Some(state) = image.partition(partition_id(partition)) else {
@@ -190,35 +195,54 @@ impl World {
         Ok(())
     }
 
-    /// The cluster has committed that nobody needs the replica on this node: it is closed, and its log removed. One that this
-    /// process never opened goes too, once the metadata is as new as everything before this process began.
+    /// The cluster has committed that nobody needs the replica on this node: it is closed, and its log goes once it is sure that
+    /// it was not put back. One that this process never opened goes at once, when the metadata is as new as everything before
+    /// this process began.
     fn leave(&mut self, node: usize, partition: usize) -> Check {
         let Some(process) = &mut self.nodes[node].process else {
             return Ok(());
         };
         let replica = process.replicas[partition].take();
-        let dir = partition_dir(partition);
-        let is_left_over = process.registered && self.nodes[node].disk.shared().list(&dir).is_ok();
-        if replica.is_none() && !is_left_over {
+        let id = partition_id(partition);
+        let Some(mut replica) = replica else {
+            let dir = partition_dir(partition);
+            let is_left_over = process.registered
+                && !process.departures.contains(&id)
+                && self.nodes[node].disk.shared().list(&dir).is_ok();
+            return if is_left_over {
+                self.remove_log(node, partition)
+            } else {
+                Ok(())
+            };
+        };
+        process.departures.closed(id);
+        self.tell(|| format!("node {} leaves partition {partition}", node + 1));
+        for (from, session) in std::mem::take(&mut replica.sessions) {
+            self.release(node, from, session.connection, session.outstanding);
+        }
+        if let Some(leader) = replica.partition.followed_leader() {
+            self.close_session_at(node, index_of(leader), partition);
+        }
+        let (outputs, mut log) = replica.partition.close();
+        // What it could not sync counts for nobody: it is in no set.
+        let _ = log.close();
+        for output in outputs {
+            if let Output::Complete { ticket, result } = output {
+                self.answer_produce(node, ticket, result)?;
+            }
+        }
+        if self.has_died(node) {
             return Ok(());
         }
-        self.tell(|| format!("node {} leaves partition {partition}", node + 1));
-        if let Some(mut replica) = replica {
-            for (from, session) in std::mem::take(&mut replica.sessions) {
-                self.release(node, from, session.connection, session.outstanding);
-            }
-            if let Some(leader) = replica.partition.followed_leader() {
-                self.close_session_at(node, index_of(leader), partition);
-            }
-            let (outputs, mut log) = replica.partition.close();
-            // What it could not sync is removed anyway.
-            let _ = log.close();
-            for output in outputs {
-                if let Output::Complete { ticket, result } = output {
-                    self.answer_produce(node, ticket, result)?;
-                }
-            }
+        if self.planted == Some(Planted::RemovedUnasked) {
+            return self.remove_log(node, partition);
         }
+        self.ask_for_committed_end(node);
+        Ok(())
+    }
+
+    fn remove_log(&mut self, node: usize, partition: usize) -> Check {
+        self.tell(|| format!("node {} removes the log of partition {partition}", node + 1));
         self.figures.left += 1;
         self.checkers[partition].left(node);
         self.nodes[node].was_left[partition] = true;
@@ -231,6 +255,64 @@ impl World {
             return Ok(());
         }
         unexpected(format!("node {}: {removed:?}", node + 1))
+    }
+
+    /// Asks, or asks again what was not answered.
+    fn ask_for_committed_end(&mut self, node: usize) {
+        let (now, boot) = (self.now, self.nodes[node].boot);
+        let Some(process) = &mut self.nodes[node].process else {
+            return;
+        };
+        let number = match process.question {
+            Some((number, again)) if again <= now => number,
+            Some(_) => return,
+            None => match process.departures.question() {
+                Some(number) => number,
+                None => return,
+            },
+        };
+        process.question = Some((number, now + ASK_AGAIN));
+        let controller = self.setup.controller();
+        if let Some(after) = self.network.send_call(node, controller) {
+            let message = ToController::CommittedEnd { node, boot, number };
+            self.plan(after, Event::ToController(message));
+        }
+    }
+
+    fn take_committed_end(&mut self, node: usize, boot: u64, number: u64, end: u64) -> Check {
+        if !self.is_current(node, boot) {
+            return Ok(());
+        }
+        if let Some(process) = &mut self.nodes[node].process {
+            process.question.take_if(|(asked, _)| *asked == number);
+            process.departures.handle_answer(number, end);
+        }
+        self.settle_departures(node)?;
+        self.ask_for_committed_end(node);
+        Ok(())
+    }
+
+    fn settle_departures(&mut self, node: usize) -> Check {
+        let applied = self.nodes[node].applied;
+        let Some(image) = self.controller.images.get(applied).cloned() else {
+            return Ok(());
+        };
+        let Some(process) = &mut self.nodes[node].process else {
+            return Ok(());
+        };
+        let me = process.me.node;
+        let is_replica = |id: &TopicPartition| {
+            image
+                .partition(*id)
+                .is_some_and(|state| state.replicas.contains(&me))
+        };
+        let gone = process.departures.settle(image.applied_index(), is_replica);
+        for partition in 0..self.setup.partitions {
+            if gone.contains(&partition_id(partition)) {
+                self.remove_log(node, partition)?;
+            }
+        }
+        Ok(())
     }
 
     fn open_partition(&mut self, node: usize, partition: usize, others_in_sync: bool) -> Check {
@@ -396,6 +478,7 @@ impl World {
                 self.plan(after, Event::ToController(message));
             }
         }
+        self.ask_for_committed_end(node);
         self.heartbeat_connections(node);
         Ok(())
     }
@@ -552,6 +635,9 @@ impl World {
                 change,
                 outcome,
             } => self.isr_outcome(node, boot, &change, outcome),
+            ToNode::CommittedEnd { boot, number, end } => {
+                self.take_committed_end(node, boot, number, end)
+            }
         }
     }
 

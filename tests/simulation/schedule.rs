@@ -168,6 +168,11 @@ pub enum FaultKind {
         partition: usize,
         pick: u64,
     },
+    /// An operator takes a partition's replica away from a node, and puts it back at the end.
+    Away {
+        partition: usize,
+        node: usize,
+    },
     /// An operator says that a node is to lead nothing for a while.
     Drain {
         node: usize,
@@ -192,7 +197,7 @@ pub enum FaultKind {
 }
 
 /// The names of the kinds, by [`FaultKind::index`].
-pub const KINDS: [&str; 26] = [
+pub const KINDS: [&str; 27] = [
     "kill",
     "power loss",
     "crash at an operation",
@@ -219,6 +224,7 @@ pub const KINDS: [&str; 26] = [
     "drain",
     "preferred leaders",
     "unclean election",
+    "away and back",
 ];
 
 impl FaultKind {
@@ -250,6 +256,7 @@ impl FaultKind {
             FaultKind::Drain { .. } => 23,
             FaultKind::Prefer => 24,
             FaultKind::Unclean { .. } => 25,
+            FaultKind::Away { .. } => 26,
         }
     }
 
@@ -358,8 +365,11 @@ pub fn draw(setup: &Setup) -> Vec<Fault> {
     let (mut faults, count) = match setup.profile {
         Profile::Calm => (Vec::new(), random.between(1, 4)),
         Profile::Damaged => (draw_damage(setup, &mut random), random.between(0, 2)),
-        Profile::Operator if random.permille(650) => {
+        Profile::Operator if random.permille(450) => {
             (draw_disaster(setup, &mut random), random.between(1, 5))
+        }
+        Profile::Operator if random.permille(600) => {
+            (draw_round_trip(setup, &mut random), random.between(0, 4))
         }
         _ => (Vec::new(), random.between(4, 14)),
     };
@@ -479,6 +489,37 @@ fn draw_disaster(setup: &Setup, random: &mut Random) -> Vec<Fault> {
             at_ms: at_ms + asked_after,
             for_ms: 0,
             kind: FaultKind::Unclean { partition },
+        });
+    }
+    faults
+}
+
+/// A replica is taken away from a node that does not hear of it, and put back before it does, or about then.
+fn draw_round_trip(setup: &Setup, random: &mut Random) -> Vec<Fault> {
+    let (node, controller) = (random.index(setup.nodes), setup.controller());
+    let deaf = match random.below(3) {
+        0 => FaultKind::Kill { node },
+        1 => FaultKind::Isolate { node },
+        // It follows its leaders, and not the metadata.
+        _ => FaultKind::Cut {
+            from: controller,
+            to: node,
+        },
+    };
+    let at_ms = random.between(200, 800);
+    let deaf_for = random.between(300, 1500);
+    let away_for = random.between(50, deaf_for);
+    let away_after = random.between(0, deaf_for - away_for + 100);
+    let mut faults = vec![Fault {
+        at_ms,
+        for_ms: deaf_for,
+        kind: deaf,
+    }];
+    for partition in 0..setup.partitions {
+        faults.push(Fault {
+            at_ms: at_ms + away_after,
+            for_ms: away_for,
+            kind: FaultKind::Away { partition, node },
         });
     }
     faults
