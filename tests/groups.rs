@@ -326,6 +326,12 @@ async fn members_of_librdkafka_read_on_when_their_coordinator_is_killed() {
     confluent("range").await;
 }
 
+/// Groups of the newer protocol, whose partitions the coordinator gives out.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn members_of_the_newer_protocol_read_on_when_their_coordinator_is_killed() {
+    confluent("newer:uniform").await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn members_of_librdkafka_rebalance_cooperatively() {
     confluent("cooperative-sticky").await;

@@ -1,16 +1,17 @@
 //! What a coordinator reads of its log, and what consumers tell each other through their group.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use quorate::groups::{
-    Answer, Assignment, CommitOffset, Coordinator, EndTransaction, Join, LeavingMember, Now,
-    OffsetCommit, OffsetsVerification, Request, Settings, Subscription, Sync, Ticket,
-    TransactionCommit, Who, decode_assignment, decode_subscription, encode_assignment,
-    encode_subscription, reread_record,
+    Answer, Assignment, CommitOffset, ConsumerHeartbeat, Coordinator, EndTransaction, Join,
+    LeavingMember, ListFilter, Now, OffsetCommit, OffsetsVerification, Partitions, Request,
+    Settings, Subscription, Sync, Ticket, TopicShape, Topics, TransactionCommit, Who,
+    decode_assignment, decode_subscription, encode_assignment, encode_subscription, reread_record,
 };
 use quorate::record::LogRecord;
-use quorate::types::{MonotonicTime, ProducerId};
+use quorate::types::{MonotonicTime, ProducerId, TopicId};
 
 // --- the log ---
 
@@ -85,12 +86,16 @@ pub(crate) fn groups_log(input: &[u8]) {
             {
                 names.push(group.to_string());
             }
+            if let Ok(quorate::groups::LogKey::Consumer(key)) = quorate::groups::decode_key(key) {
+                names.push(key.group().to_string());
+            }
         }
         let taken = coordinator.replay(Some(key), value.as_deref());
         assert!(taken.is_ok() || found.is_none());
     }
     let mut now = at(0);
     coordinator.loaded(now);
+    coordinator.handle_topics(Arc::new(AnyTopic));
     assert!(coordinator.groups() <= names.len());
     let mut ticket = 0;
     let mut ask = |coordinator: &mut Coordinator, now, group: &str, request| {
@@ -101,10 +106,21 @@ pub(crate) fn groups_log(input: &[u8]) {
         now = at(seconds);
         coordinator.handle_tick(now);
         write_all(&mut coordinator, now);
-        ask(&mut coordinator, now, "", Request::List { states: None });
+        ask(
+            &mut coordinator,
+            now,
+            "",
+            Request::List(ListFilter::default()),
+        );
         for name in &names {
             ask(&mut coordinator, now, name, Request::Describe);
-            ask(&mut coordinator, now, name, Request::FetchOffsets(None));
+            let offsets = Request::FetchOffsets {
+                wanted: None,
+                asker: None,
+            };
+            ask(&mut coordinator, now, name, offsets);
+            ask(&mut coordinator, now, name, Request::DescribeConsumers);
+            ask(&mut coordinator, now, name, beat("m", 0));
             ask(&mut coordinator, now, name, join("", now));
         }
         write_all(&mut coordinator, now);
@@ -113,6 +129,42 @@ pub(crate) fn groups_log(input: &[u8]) {
         ask(&mut coordinator, now, name, Request::Delete);
     }
     write_all(&mut coordinator, now);
+}
+
+/// A member of a group of the newer protocol joins, or leaves by −1.
+fn beat(member: &str, epoch: i32) -> Request {
+    Request::ConsumerHeartbeat(ConsumerHeartbeat {
+        who: Who {
+            member: member.to_owned(),
+            instance: None,
+        },
+        epoch,
+        client_id: "client".to_owned(),
+        client_host: "/127.0.0.1".to_owned(),
+        rack: Some("rack".to_owned()),
+        rebalance: Some(Duration::from_secs(30)),
+        names: Some(vec!["orders".to_owned()]),
+        pattern: Some("pay.*".to_owned()),
+        assignor: Some("range".to_owned()),
+        owned: Some(Partitions::default()),
+        random: 1,
+    })
+}
+
+/// Every topic there may be, with four partitions.
+#[derive(Debug)]
+struct AnyTopic;
+
+impl Topics for AnyTopic {
+    fn topic(&self, name: &str) -> Option<TopicShape> {
+        let id = name.bytes().fold(1, |id, byte| id << 4 ^ u128::from(byte));
+        Some(TopicShape {
+            id: TopicId::from_random_bits(id),
+            partitions: 4,
+        })
+    }
+
+    fn each(&self, _see: &mut dyn FnMut(&str, TopicShape)) {}
 }
 
 /// Writes whatever is to be written; each of it is a record that is read.
@@ -256,6 +308,13 @@ pub(crate) fn groups_log_seeds() -> Vec<Vec<u8>> {
     };
     ask(&mut coordinator, at(15), Request::EndTransaction(end));
     ask(&mut coordinator, at(16), Request::Delete);
+    // The same name, for a group of the newer protocol, which one of two members leaves.
+    coordinator.handle_topics(Arc::new(AnyTopic));
+    for (seconds, member, epoch) in [(17, "m", 0), (20, "n", 0), (23, "m", -1)] {
+        ask(&mut coordinator, at(seconds), beat(member, epoch));
+    }
+    let is_newer = |record: &&LogRecord| matches!(record.key.get(..2), Some([3, 0xea..=0xed]));
+    assert!(log.iter().filter(is_newer).count() >= 12, "{log:?}");
     assert!(log.len() >= 12, "{log:?}");
     assert!(log.iter().any(|record| record.value.is_none()), "{log:?}");
     // What an older broker wrote: an offset without an epoch, with an expiry time; a group of version 0.

@@ -1,6 +1,5 @@
 //! What the Kafka API asks of this node.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use tokio::sync::{oneshot, watch};
@@ -9,7 +8,7 @@ use tokio::time::Instant;
 use super::Broker;
 use super::event::{Event, ProduceEvent};
 use super::shared::PartitionHandle;
-use crate::groups::{self, EndTransaction, GroupListing, GroupState};
+use crate::groups::{self, EndTransaction, GroupListing, ListFilter};
 use crate::kafka::{
     CreatedTopic, FetchPartition, FetchRefusal, FetchedRecords, ListedOffset, NodeSetting,
     OffsetSpec, Produce, ProduceReply, Refusal, Service, produce_replied,
@@ -387,10 +386,10 @@ impl Service for Broker {
 
     async fn list_groups(
         &self,
-        states: Option<BTreeSet<GroupState>>,
+        filter: ListFilter,
         deadline: Instant,
     ) -> (Vec<GroupListing>, Option<ErrorCode>) {
-        self.groups.list(states, deadline).await
+        self.groups.list(filter, deadline).await
     }
 
     async fn transaction_coordinator(

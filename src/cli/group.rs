@@ -10,7 +10,8 @@ use super::consume::start;
 use super::output::print_error;
 use super::{Exit, ExitWith, GlobalOptions, Table, block_on, note, print_json, print_line};
 use crate::client::{
-    Admin, Client, ClientError, GroupDescription, GroupOffset, GroupSummary, PartitionName, Start,
+    Admin, Client, ClientError, GroupDescription, GroupMember, GroupOffset, GroupSummary,
+    PartitionName, Start,
 };
 use crate::types::{ErrorCode, NodeId, PartitionIndex, TopicName};
 
@@ -56,6 +57,7 @@ struct Summary {
     group: String,
     state: String,
     protocol_type: String,
+    group_type: String,
     coordinator: NodeId,
 }
 
@@ -65,6 +67,9 @@ struct Detail {
     state: String,
     protocol_type: String,
     protocol: String,
+    /// Of a group of the newer protocol.
+    group_epoch: Option<i32>,
+    assignment_epoch: Option<i32>,
     coordinator: NodeId,
     members: Vec<MemberDetail>,
     partitions: Vec<PartitionDetail>,
@@ -77,6 +82,9 @@ struct MemberDetail {
     client_id: String,
     client_host: String,
     partitions: Vec<String>,
+    /// What it is to have, and its epoch, in a group of the newer protocol.
+    target: Option<Vec<String>>,
+    epoch: Option<i32>,
 }
 
 #[derive(Serialize)]
@@ -141,12 +149,13 @@ async fn command(
 
 async fn list(options: &GlobalOptions, admin: &Admin) -> anyhow::Result<()> {
     let groups = admin.list_groups().await.map_err(failed)?;
-    let mut table = Table::new(["GROUP", "STATE", "TYPE", "COORDINATOR"]);
+    let mut table = Table::new(["GROUP", "STATE", "TYPE", "PROTOCOL", "COORDINATOR"]);
     for group in groups {
         let GroupSummary {
             group,
             state,
             protocol_type,
+            group_type,
             coordinator,
         } = group;
         if options.json() {
@@ -154,6 +163,7 @@ async fn list(options: &GlobalOptions, admin: &Admin) -> anyhow::Result<()> {
                 group,
                 state,
                 protocol_type,
+                group_type,
                 coordinator,
             })?;
         } else {
@@ -161,6 +171,7 @@ async fn list(options: &GlobalOptions, admin: &Admin) -> anyhow::Result<()> {
                 group,
                 state,
                 or_dash(protocol_type),
+                group_type,
                 coordinator.to_string(),
             ]);
         }
@@ -202,15 +213,23 @@ fn detail(described: GroupDescription) -> Detail {
                 instance: member.instance,
                 client_id: member.client_id,
                 client_host: member.client_host,
-                partitions: member.partitions.iter().map(ToString::to_string).collect(),
+                partitions: texts(&member.partitions),
+                target: member.target.as_deref().map(texts),
+                epoch: member.epoch,
             })
             .collect(),
         group: described.group,
         state: described.state,
         protocol_type: described.protocol_type,
         protocol: described.protocol,
+        group_epoch: described.epochs.map(|epochs| epochs.group),
+        assignment_epoch: described.epochs.map(|epochs| epochs.assignment),
         coordinator: described.coordinator,
     }
+}
+
+fn texts(partitions: &[PartitionName]) -> Vec<String> {
+    partitions.iter().map(ToString::to_string).collect()
 }
 
 /// Who reads each partition.
@@ -229,22 +248,17 @@ fn print_group(described: GroupDescription) -> anyhow::Result<()> {
         true => String::new(),
         false => format!(", assigned by {}", described.protocol),
     };
+    let epochs = match described.epochs {
+        Some(epochs) => format!(", epoch {} (assigned {})", epochs.group, epochs.assignment),
+        None => String::new(),
+    };
     print_line(&format!(
-        "Group {}: {}{protocol}, coordinator {}",
+        "Group {}: {}{protocol}{epochs}, coordinator {}",
         described.group, described.state, described.coordinator
     ))?;
     let readers = readers(&described);
-    let mut members = Table::new(["MEMBER", "CLIENT", "HOST", "PARTITIONS"]);
-    for member in &described.members {
-        members.row([
-            member.id.clone(),
-            member.client_id.clone(),
-            member.client_host.clone(),
-            member.partitions.len().to_string(),
-        ]);
-    }
     if !described.members.is_empty() {
-        members.print()?;
+        members(&described.members).print()?;
     }
     if described.offsets.is_empty() {
         return Ok(());
@@ -255,6 +269,33 @@ fn print_group(described: GroupDescription) -> anyhow::Result<()> {
         table.row(offset_row(offset, reader.unwrap_or_default()));
     }
     table.print()
+}
+
+/// Members; in the newer protocol with their epochs, and how many partitions each is to have.
+fn members(members: &[GroupMember]) -> Table {
+    let is_newer = members.iter().any(|member| member.epoch.is_some());
+    let mut table = match is_newer {
+        true => Table::new(["MEMBER", "CLIENT", "HOST", "EPOCH", "PARTITIONS", "TARGET"]),
+        false => Table::new(["MEMBER", "CLIENT", "HOST", "PARTITIONS"]),
+    };
+    for member in members {
+        let texts = [&member.id, &member.client_id, &member.client_host].map(String::clone);
+        let partitions = member.partitions.len().to_string();
+        if is_newer {
+            let epoch = member.epoch.map(|epoch| epoch.to_string());
+            let target = member
+                .target
+                .as_ref()
+                .map(|target| target.len().to_string());
+            let [id, client, host] = texts;
+            let (epoch, target) = (epoch.unwrap_or_default(), target.unwrap_or_default());
+            table.row([id, client, host, epoch, partitions, target]);
+        } else {
+            let [id, client, host] = texts;
+            table.row([id, client, host, partitions]);
+        }
+    }
+    table
 }
 
 fn offset_row(offset: &GroupOffset, reader: String) -> [String; 6] {

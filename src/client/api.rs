@@ -4,13 +4,13 @@ use std::collections::HashMap;
 
 use kafka_protocol::messages::{
     AddPartitionsToTxnRequest, AlterUserScramCredentialsRequest, ApiVersionsRequest,
-    ApiVersionsResponse, CreatePartitionsRequest, CreateTopicsRequest, DeleteGroupsRequest,
-    DeleteRecordsRequest, DeleteTopicsRequest, DescribeClusterRequest, DescribeConfigsRequest,
-    DescribeGroupsRequest, DescribeUserScramCredentialsRequest, FetchRequest,
-    FindCoordinatorRequest, HeartbeatRequest, IncrementalAlterConfigsRequest,
-    InitProducerIdRequest, JoinGroupRequest, LeaveGroupRequest, ListGroupsRequest,
-    ListOffsetsRequest, MetadataRequest, OffsetCommitRequest, OffsetFetchRequest, ProduceRequest,
-    SyncGroupRequest, WriteTxnMarkersRequest,
+    ApiVersionsResponse, ConsumerGroupDescribeRequest, CreatePartitionsRequest,
+    CreateTopicsRequest, DeleteGroupsRequest, DeleteRecordsRequest, DeleteTopicsRequest,
+    DescribeClusterRequest, DescribeConfigsRequest, DescribeGroupsRequest,
+    DescribeUserScramCredentialsRequest, FetchRequest, FindCoordinatorRequest, HeartbeatRequest,
+    IncrementalAlterConfigsRequest, InitProducerIdRequest, JoinGroupRequest, LeaveGroupRequest,
+    ListGroupsRequest, ListOffsetsRequest, MetadataRequest, OffsetCommitRequest,
+    OffsetFetchRequest, ProduceRequest, SyncGroupRequest, WriteTxnMarkersRequest,
 };
 use kafka_protocol::protocol::{Request, VersionRange};
 
@@ -56,6 +56,7 @@ spoken! {
     OffsetFetchRequest "OffsetFetch" 8..=9;
     ListGroupsRequest "ListGroups" 4..=5;
     DescribeGroupsRequest "DescribeGroups" 4..=6;
+    ConsumerGroupDescribeRequest "ConsumerGroupDescribe" 0..=1;
     DeleteGroupsRequest "DeleteGroups" 0..=2;
     DescribeUserScramCredentialsRequest "DescribeUserScramCredentials" 0..=0;
     AlterUserScramCredentialsRequest "AlterUserScramCredentials" 0..=0;

@@ -62,8 +62,8 @@ pub use consumer::{
 pub use dial::{CLIENT_ALPN, Dialer, EndpointDialer, IdentityDialer, Reached};
 pub use error::{ClientError, ConnectCause, ConnectError, ExplainedFailure, LostCause};
 pub use groups::{
-    GroupConfig, GroupConsumer, GroupDescription, GroupEvent, GroupMember, GroupOffset,
-    GroupSummary,
+    GroupConfig, GroupConsumer, GroupDescription, GroupEpochs, GroupEvent, GroupMember,
+    GroupOffset, GroupSummary,
 };
 pub use link::ClientLink;
 use metadata::NamedLeader;

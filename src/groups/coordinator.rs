@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::committed::Committed;
+use super::consumer::{self, ConsumerKey, NoTopics, Topics, decode_record};
 use super::effects::{Effects, Then, Ticket};
 use super::group::{Group, GroupState};
 use super::limits::{
@@ -17,12 +18,14 @@ use super::log_format::{
 };
 use super::pending::{Pending, Transactions};
 use super::request::{
-    Answer, CommitOffset, Description, FetchedOffset, GroupListing, Join, Now, OffsetCommit,
-    Request,
+    Answer, CommitOffset, Description, FetchedOffset, GroupListing, GroupType, Join, ListFilter,
+    Now, OffsetCommit, Request,
 };
 use crate::record::LogRecord;
 use crate::types::{ErrorCode, MonotonicTime};
 
+/// The protocol type of groups of the newer protocol: only consumers use it.
+const CONSUMER: &str = "consumer";
 /// How often it is looked for offsets that are past their retention. Kafka's `offsets.retention.check.interval.ms`.
 const RETENTION_EVERY: Duration = Duration::from_secs(600);
 
@@ -38,6 +41,10 @@ pub struct Coordinator {
     settings: Settings,
     pub(super) groups: BTreeMap<Arc<str>, Group>,
     pub(super) transactions: Transactions,
+    /// The cluster's topics, as they were told last.
+    pub(super) topics: Arc<dyn Topics>,
+    /// How often they were told.
+    pub(super) topics_version: u64,
     pub(super) effects: Effects,
     /// The writes of the batch that is out.
     out: Vec<(Arc<str>, Then)>,
@@ -54,6 +61,8 @@ impl Coordinator {
             settings,
             groups: BTreeMap::new(),
             transactions: Transactions::default(),
+            topics: Arc::new(NoTopics),
+            topics_version: 0,
             effects: Effects::default(),
             out: Vec::new(),
             bytes: 0,
@@ -114,6 +123,16 @@ impl Coordinator {
                 }
                 None => self.transactions.forget_ended(producer),
             },
+            LogKey::Consumer(key) => {
+                let is_header = matches!(key, ConsumerKey::Group { .. });
+                let id = key.group().clone();
+                let record = decode_record(key, value)?;
+                let serving = self.known(&id).consumer.get_or_insert_default();
+                if is_header {
+                    serving.is_written = value.is_some();
+                }
+                serving.group.restore(record);
+            }
             LogKey::Unknown { .. } => {}
         }
         Ok(())
@@ -127,6 +146,9 @@ impl Coordinator {
 
     /// The whole partition was replayed.
     pub fn loaded(&mut self, now: Now) {
+        for group in self.groups.values_mut() {
+            group.consumers_loaded(now, &self.settings);
+        }
         self.groups.retain(|_, group| !group.is_nothing());
         for group in self.groups.values_mut() {
             group.loaded(now);
@@ -144,8 +166,8 @@ impl Coordinator {
     /// Answers through [`Coordinator::poll_answer`], now or later.
     pub fn handle(&mut self, now: Now, ticket: Ticket, group: &str, request: Request) {
         match request {
-            Request::List { states } => {
-                let listed = self.list(states.as_ref());
+            Request::List(filter) => {
+                let listed = self.list(&filter);
                 self.effects.answer(ticket, Answer::Listed(listed));
             }
             Request::EndTransaction(end) => self.end_transaction(now, ticket, end),
@@ -165,12 +187,23 @@ impl Coordinator {
             Request::CommitInTransaction(commit) => {
                 self.commit_in_transaction(now, ticket, group, commit);
             }
-            Request::FetchOffsets(wanted) => {
-                let found = self.fetch_offsets(group, wanted);
-                self.effects.answer(ticket, Answer::Offsets(found));
+            Request::FetchOffsets { wanted, asker } => {
+                let may = self.may_fetch(group, asker.as_ref());
+                let found = may.map(|()| Answer::Offsets(self.fetch_offsets(group, wanted)));
+                self.effects.reply(ticket, found);
+            }
+            Request::ConsumerHeartbeat(beat) => self.consumer_heartbeat(now, ticket, group, beat),
+            Request::DescribeConsumers => {
+                let found = self.groups.get(group).and_then(Group::consumers);
+                let described = found.map(|found| Answer::ConsumerDescribed(found.describe()));
+                let described = described.ok_or(ErrorCode::GroupIdNotFound);
+                self.effects.reply(ticket, described);
             }
             Request::Describe => {
-                let found = self.groups.get(group).map(Group::describe);
+                // One of the newer protocol is, to who knows the older one alone, not there.
+                let found = self.groups.get(group);
+                let found = found.filter(|group| group.consumer.is_none());
+                let found = found.map(Group::describe);
                 let found = found.unwrap_or_else(|| Description {
                     state: GroupState::Dead,
                     protocol_type: "".into(),
@@ -272,6 +305,10 @@ impl Coordinator {
         }
         let has_room = self.has_room();
         self.change(id, |group, settings, effects| {
+            if let Err(error) = group.leave_newer_protocol(effects) {
+                effects.refuse(ticket, error);
+                return;
+            }
             group.join(now, ticket, join, has_room, settings, effects);
             group.settle();
         });
@@ -328,15 +365,37 @@ impl Coordinator {
         }
     }
 
-    fn list(&self, states: Option<&BTreeSet<GroupState>>) -> Vec<GroupListing> {
-        let listed = |group: &&Group| states.is_none_or(|states| states.contains(&group.state));
+    fn may_fetch(&self, id: &str, asker: Option<&(String, i32)>) -> Result<(), ErrorCode> {
+        let Some((member, epoch)) = asker else {
+            return Ok(());
+        };
+        match self.groups.get(id).map(Group::consumers) {
+            Some(Some(consumers)) => consumers.check_member(member, *epoch),
+            // Of the older protocol, whose members never had to say who they are.
+            Some(None) => Ok(()),
+            None => Err(ErrorCode::UnknownMemberId),
+        }
+    }
+
+    fn list(&self, filter: &ListFilter) -> Vec<GroupListing> {
+        let listed = |group: &&Group| {
+            let state = || group.state_name().to_ascii_lowercase();
+            let states = filter.states.as_ref();
+            let types = filter.types.as_ref();
+            states.is_none_or(|states| states.contains(&state()))
+                && types.is_none_or(|types| types.contains(&group.kind()))
+        };
         self.groups
             .values()
             .filter(listed)
             .map(|group| GroupListing {
                 group: group.id.clone(),
-                protocol_type: group.protocol_type.clone().unwrap_or_else(|| "".into()),
-                state: group.state,
+                protocol_type: match group.kind() {
+                    GroupType::Consumer => CONSUMER.into(),
+                    GroupType::Classic => group.protocol_type.clone().unwrap_or_else(|| "".into()),
+                },
+                kind: group.kind(),
+                state: group.state_name(),
             })
             .collect()
     }
@@ -348,7 +407,7 @@ impl Coordinator {
         };
         match group.state {
             GroupState::Dead => self.effects.refuse(ticket, ErrorCode::GroupIdNotFound),
-            GroupState::Empty if group.pending.is_empty() && group.transactions == 0 => {
+            _ if !group.is_used() && group.transactions == 0 => {
                 remove_group(group, Some(ticket), &mut self.effects);
             }
             _ => self.effects.refuse(ticket, ErrorCode::NonEmptyGroup),
@@ -397,6 +456,7 @@ impl Coordinator {
             .map(|group| group.id.clone())
             .collect();
         for id in due {
+            self.expire_consumers(now, &id);
             self.change(&id, |group, settings, effects| {
                 group.handle_time(now, settings, effects);
                 group.settle();
@@ -415,12 +475,18 @@ impl Coordinator {
         let past = |since_ms: i64| now.wall_ms.saturating_sub(since_ms) >= retention;
         for group in self.groups.values_mut() {
             // A commit that is being written is younger than anything that is known here.
-            let is_used = group.writes > 0 || group.transactions > 0 || !group.pending.is_empty();
-            if group.state != GroupState::Empty || is_used {
+            if group.writes > 0 || group.transactions > 0 || group.is_used() {
                 continue;
             }
+            let since_ms = match group.consumers() {
+                Some(consumers) => Some(consumers.empty_since_ms()),
+                None => group
+                    .protocol_type
+                    .is_some()
+                    .then_some(group.state_since_ms),
+            };
             // Where members were, the time without them counts; where a client only ever committed, that of its commits.
-            let unused = group.protocol_type.is_none() || past(group.state_since_ms);
+            let unused = since_ms.is_none_or(past);
             let gone: Vec<(Arc<str>, i32)> = group
                 .offsets
                 .iter()
@@ -505,6 +571,7 @@ impl Coordinator {
                 group.writes = group.writes.saturating_sub(1);
                 follow(group, then, now, result, settings, effects);
             });
+            self.go_on_with_consumers(now, &id);
             let dead = |group: &Group| group.state == GroupState::Dead && group.writes == 0;
             if self.groups.get(&id).is_some_and(dead)
                 && let Some(group) = self.groups.remove(&id)
@@ -539,6 +606,9 @@ fn follow(
     effects: &mut Effects,
 ) {
     match then {
+        Then::ConsumerChanged(changed) => {
+            group.consumers_changed(changed, result, settings, effects);
+        }
         // The last two are the coordinator's own affair.
         Then::Nothing | Then::Pending(_) | Then::TransactionEnded(_) => {}
         Then::Answer(ticket, answer) => effects.reply(ticket, result.map(|()| answer)),
@@ -680,9 +750,11 @@ fn remove_group(group: &mut Group, ticket: Option<Ticket>, effects: &mut Effects
         .map(|(topic, partition, _)| (topic.clone(), partition))
         .collect();
     remove_offsets(group, all, effects);
-    let record = LogRecord {
-        key: group_key(&group.id),
-        value: None,
-    };
-    group.write(vec![record], Then::GroupGone { ticket }, effects);
+    let mut keys = vec![group_key(&group.id)];
+    if group.consumer.is_some() {
+        keys.push(consumer::group_key(&group.id));
+    }
+    let gone = |key| LogRecord { key, value: None };
+    let records = keys.into_iter().map(gone).collect();
+    group.write(records, Then::GroupGone { ticket }, effects);
 }

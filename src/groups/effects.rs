@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::committed::Committed;
+use super::consumer::ConsumerChanged;
 use super::request::Answer;
 use super::transactions::{PendingWritten, TransactionEnded};
 use crate::record::LogRecord;
@@ -49,6 +50,8 @@ pub(super) enum Then {
     Pending(PendingWritten),
     /// A transaction has ended, in all groups. Such a write concerns no group alone.
     TransactionEnded(TransactionEnded),
+    /// A group of the newer protocol has changed.
+    ConsumerChanged(ConsumerChanged),
     /// The group is gone. Who asked for it, if anybody did.
     GroupGone {
         ticket: Option<Ticket>,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::committed::Offsets;
+use super::consumer::Serving;
 use super::consumer_protocol::decode_subscription;
 use super::effects::{Effects, Then, Ticket, Write};
 use super::limits::{ENTRY_BYTES, MAX_ASSIGNMENT_BYTES};
@@ -13,7 +14,7 @@ use super::log_format::{GroupValue, group_key, group_value};
 use super::member::Member;
 use super::rebalance::Rebalance;
 use super::request::{
-    Answer, Description, LeavingMember, MemberDescription, Now, Sync, Synced, Who,
+    Answer, Description, GroupType, LeavingMember, MemberDescription, Now, Sync, Synced, Who,
 };
 use crate::record::LogRecord;
 use crate::types::{ErrorCode, MonotonicTime};
@@ -88,6 +89,8 @@ pub(super) struct Group {
     pub(super) assigning: bool,
     /// Not later than the group's first deadline.
     pub(super) alarm: Option<MonotonicTime>,
+    /// Where the members use the newer protocol, they are here; all else but the offsets is then as in an empty group.
+    pub(super) consumer: Option<Box<Serving>>,
     pub(super) offsets: Offsets,
     /// Transactions with pending offsets of it, those included whose first ones are being written.
     pub(super) transactions: usize,
@@ -113,6 +116,7 @@ impl Group {
             sync_deadline: None,
             assigning: false,
             alarm: None,
+            consumer: None,
             offsets: Offsets::default(),
             transactions: 0,
             writes: 0,
@@ -130,6 +134,7 @@ impl Group {
         self.state == GroupState::Empty
             && self.generation == 0
             && self.pending.is_empty()
+            && self.consumer.is_none()
             && self.offsets.is_empty()
             && self.transactions == 0
             && self.writes == 0
@@ -141,13 +146,49 @@ impl Group {
         let pending = self.pending.keys().map(|id| ENTRY_BYTES + id.len());
         self.member_bytes =
             pending.sum::<usize>() + self.members.values().map(Member::bytes).sum::<usize>();
+        if let Some(serving) = &self.consumer {
+            self.member_bytes += serving.group.bytes();
+        }
         let sessions = self.members.values().filter(|member| !member.is_waiting());
         self.alarm = sessions
             .map(Member::expires)
             .chain(self.pending.values().copied())
             .chain(self.rebalance.as_ref().map(|rebalance| rebalance.deadline))
             .chain(self.sync_deadline)
+            .chain(self.consumer.as_ref().and_then(|serving| serving.alarm))
             .min();
+    }
+
+    /// Whether members of either protocol are in it, or are about to be.
+    pub(super) fn is_used(&self) -> bool {
+        let is_idle = self
+            .consumer
+            .as_ref()
+            .is_none_or(|serving| serving.is_idle());
+        self.state != GroupState::Empty || !self.pending.is_empty() || !is_idle
+    }
+
+    pub(super) fn kind(&self) -> GroupType {
+        match self.consumer {
+            Some(_) => GroupType::Consumer,
+            None => GroupType::Classic,
+        }
+    }
+
+    /// Kafka's word for where it stands, whichever protocol its members use.
+    pub(super) fn state_name(&self) -> &'static str {
+        match self.consumers() {
+            Some(consumers) if self.state == GroupState::Empty => consumers.state().name(),
+            _ => self.state.name(),
+        }
+    }
+
+    /// Nobody ever used the older protocol, for all that is known here.
+    pub(super) fn become_unknown_to_classics(&mut self) {
+        self.generation = 0;
+        self.protocol_type = None;
+        self.protocol = None;
+        self.leader = None;
     }
 
     /// The member that a client says it is.
@@ -381,6 +422,13 @@ impl Group {
         if self.state == GroupState::Dead {
             return Err(ErrorCode::CoordinatorNotAvailable);
         }
+        if let Some(serving) = self
+            .consumer
+            .as_ref()
+            .filter(|serving| !serving.group.is_empty())
+        {
+            return serving.group.check_member(&who.member, generation);
+        }
         // A client that assigns partitions itself, or an operator: while no member can be in its way.
         if generation < 0 && self.state == GroupState::Empty {
             return Ok(());
@@ -401,6 +449,9 @@ impl Group {
     /// Whether a member reads the topic, as far as anybody can tell. Where the members are no consumers, all topics may be
     /// read.
     pub(super) fn reads(&self, topic: &str) -> bool {
+        if let Some(consumers) = self.consumers() {
+            return consumers.reads(topic);
+        }
         if self.members.is_empty() {
             return false;
         }

@@ -34,6 +34,13 @@ pub const MAX_STATE_BYTES: usize = 64 << 20;
 pub(super) const MAX_CLIENT_ID_BYTES: usize = 255;
 /// The longest instance id of a static member, in bytes. A longer one answers INVALID_REQUEST.
 pub(super) const MAX_INSTANCE_ID_BYTES: usize = 255;
+/// The longest id that a member may choose for itself, in bytes. A longer one answers INVALID_REQUEST.
+pub(super) const MAX_MEMBER_ID_BYTES: usize = 255;
+/// The longest name of a member's rack, in bytes. A longer one answers INVALID_REQUEST.
+pub(super) const MAX_RACK_BYTES: usize = 255;
+/// Different patterns by which the members of one group may subscribe: each is matched with every topic's name. One more
+/// answers INVALID_REGULAR_EXPRESSION.
+pub(super) const MAX_PATTERNS: usize = 64;
 /// The longest name of a protocol or protocol type, in bytes. A longer one answers INCONSISTENT_GROUP_PROTOCOL.
 pub(super) const MAX_PROTOCOL_NAME_BYTES: usize = 255;
 /// Records of removals that go into one batch, in bytes: a group with many offsets is removed by several.
@@ -56,6 +63,10 @@ pub struct Settings {
     /// `group.max.size`: members of one group, those included that were only given an id yet. One more is refused with
     /// GROUP_MAX_SIZE_REACHED. Kafka's default is no limit.
     pub max_size: usize,
+    /// `group.consumer.session.timeout.ms`: a member of the newer protocol that is not heard for so long is out.
+    pub consumer_session: Duration,
+    /// `group.consumer.heartbeat.interval.ms`: how often such a member is asked to come.
+    pub consumer_heartbeat: Duration,
     /// `offsets.retention.minutes`: how long the offsets of a group without members are kept.
     pub offsets_retention: Duration,
 }
@@ -67,6 +78,8 @@ impl Default for Settings {
             max_session: Duration::from_secs(30 * 60),
             initial_rebalance_delay: Duration::from_millis(500),
             max_size: 1000,
+            consumer_session: Duration::from_secs(45),
+            consumer_heartbeat: Duration::from_secs(5),
             offsets_retention: Duration::from_secs(7 * 24 * 3600),
         }
     }

@@ -12,7 +12,7 @@
 //!                       versions 0 to 2 are read: 0 has no rebalance timeout, 0 and 1 no time, 0 to 2 no instance id
 //! ```
 //!
-//! Two kinds are not Kafka's, which writes offsets of transactions in transactional batches. Its tools pass them over.
+//! Groups of the newer protocol have records of their own kinds: see the room of consumer groups. Two more kinds are not Kafka's, which writes offsets of transactions in transactional batches. Its tools pass them over.
 //!
 //! ```text
 //! key    Pending        i16 version 1000      group  i64 producer id
@@ -34,6 +34,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use thiserror::Error;
 
 use super::committed::Committed;
+use super::consumer::{self, ConsumerKey, reread_consumer_record};
 use super::pending::{Ended, PendingOffsets};
 use crate::record::{FieldError, Fields};
 use crate::types::ProducerId;
@@ -64,6 +65,8 @@ pub enum LogKey {
     Ended {
         producer: ProducerId,
     },
+    /// Of a group of the newer protocol.
+    Consumer(ConsumerKey),
     /// Of a newer broker, or of a kind that this one does not keep.
     Unknown {
         version: i16,
@@ -77,6 +80,8 @@ pub enum FormatError {
     Field(#[from] FieldError),
     #[error("a negative {0}, which is none")]
     Negative(&'static str),
+    #[error("a member in state {0}, which this version of the broker does not know")]
+    UnknownState(i8),
     #[error("a value of version {0}, which this version of the broker does not know")]
     UnknownVersion(i16),
 }
@@ -198,7 +203,11 @@ pub(super) fn group_value(value: &GroupValue) -> Bytes {
 /// What a record's key names.
 pub fn decode_key(key: &[u8]) -> Result<LogKey, FormatError> {
     let mut fields = Fields::new(key);
-    Ok(match fields.i16()? {
+    let version = fields.i16()?;
+    if let Some(key) = consumer::decode_key(version, &mut fields)? {
+        return Ok(LogKey::Consumer(key));
+    }
+    Ok(match version {
         0 | OFFSET_KEY_VERSION => LogKey::Offset {
             group: fields.text()?.into(),
             topic: fields.text()?.into(),
@@ -338,18 +347,19 @@ pub fn reread_record(key: &[u8], value: Option<&[u8]>) -> Option<(Bytes, Option<
             let value = value.map(decode_ended).transpose().ok()?;
             Some((ended_key(producer), value.as_ref().map(ended_value)))
         }
+        LogKey::Consumer(key) => reread_consumer_record(key, value),
         LogKey::Unknown { .. } => None,
     }
 }
 
-fn put_text(out: &mut BytesMut, text: &str) {
+pub(super) fn put_text(out: &mut BytesMut, text: &str) {
     // Every text that gets here is capped far below this.
     let text = super::limits::cut(text, i16::MAX as usize);
     out.put_i16(text.len() as i16);
     out.put_slice(text.as_bytes());
 }
 
-fn put_optional_text(out: &mut BytesMut, text: Option<&str>) {
+pub(super) fn put_optional_text(out: &mut BytesMut, text: Option<&str>) {
     match text {
         Some(text) => put_text(out, text),
         None => out.put_i16(-1),

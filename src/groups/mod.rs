@@ -18,6 +18,7 @@
 //! KIP-394, KIP-429), so that any client's group works here; the record formats are Kafka's, so that tools read them.
 
 mod committed;
+mod consumer;
 mod consumer_protocol;
 mod coordinator;
 mod effects;
@@ -34,6 +35,11 @@ mod tests;
 mod transactions;
 
 pub use committed::Committed;
+pub use consumer::{
+    Assignor, ConsumerDescription, ConsumerHeartbeat, ConsumerKey, ConsumerMemberDescription,
+    ConsumerState, HeartbeatAnswer, NoTopics, Partitions, ReconciliationState, TopicShape, Topics,
+    reread_consumer_record,
+};
 pub use consumer_protocol::{
     ASSIGNMENT_VERSION, Assignment, ProtocolError, SUBSCRIPTION_VERSION, Subscription,
     decode_assignment, decode_subscription, encode_assignment, encode_subscription,
@@ -49,7 +55,7 @@ pub use limits::{
 pub use log_format::{FormatError, LogKey, decode_key, reread_record};
 pub use pending::OffsetsGuard;
 pub use request::{
-    Answer, CommitOffset, Description, EndTransaction, FetchedOffset, GroupListing, Join,
-    JoinMember, Joined, LeavingMember, MemberDescription, Now, OffsetCommit, OffsetsVerification,
-    Request, Sync, Synced, TransactionCommit, Who,
+    Answer, CommitOffset, Description, EndTransaction, FetchedOffset, GroupListing, GroupType,
+    Join, JoinMember, Joined, LeavingMember, ListFilter, MemberDescription, Now, OffsetCommit,
+    OffsetsVerification, Request, Sync, Synced, TransactionCommit, Who,
 };

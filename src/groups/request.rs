@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::committed::Committed;
+use super::consumer::{ConsumerDescription, ConsumerHeartbeat, HeartbeatAnswer};
 use super::group::GroupState;
 use super::pending::OffsetsGuard;
 use crate::types::{ErrorCode, MonotonicTime, ProducerId};
@@ -52,17 +53,57 @@ pub enum Request {
     /// Answers [`Answer::Done`] when it is written. Of all groups of the coordinator.
     EndTransaction(EndTransaction),
     /// Answers [`Answer::Offsets`]: those of these partitions, in this order, or all that there are.
-    FetchOffsets(Option<Vec<(String, i32)>>),
+    FetchOffsets {
+        wanted: Option<Vec<(String, i32)>>,
+        /// The member that asks and its epoch, where it says so.
+        asker: Option<(String, i32)>,
+    },
     /// Answers [`Answer::Results`], one for each.
     DeleteOffsets(Vec<(String, i32)>),
     /// Answers [`Answer::Described`].
     Describe,
     /// Answers [`Answer::Done`] when it is written.
     Delete,
-    /// Answers [`Answer::Listed`]: the groups in these states, or all.
-    List {
-        states: Option<BTreeSet<GroupState>>,
-    },
+    /// Answers [`Answer::Listed`].
+    List(ListFilter),
+    /// Of the newer protocol. Answers [`Answer::Beat`], when what it changes is written.
+    ConsumerHeartbeat(ConsumerHeartbeat),
+    /// Answers [`Answer::ConsumerDescribed`]; GROUP_ID_NOT_FOUND where the group is not of the newer protocol.
+    DescribeConsumers,
+}
+
+/// Which groups are listed: those of which all that is given here is true.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ListFilter {
+    /// States by Kafka's names, in lower case. One that there is not is in no group.
+    pub states: Option<BTreeSet<String>>,
+    pub types: Option<BTreeSet<GroupType>>,
+}
+
+/// Which protocol the members of a group use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum GroupType {
+    /// The older one, in which a member gives partitions out.
+    Classic,
+    /// The newer one of KIP-848, in which the coordinator does.
+    Consumer,
+}
+
+impl GroupType {
+    /// Kafka's word for it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            GroupType::Classic => "classic",
+            GroupType::Consumer => "consumer",
+        }
+    }
+
+    /// The type of this name, in any case.
+    pub fn from_name(name: &str) -> Option<GroupType> {
+        [GroupType::Classic, GroupType::Consumer]
+            .into_iter()
+            .find(|kind| kind.name().eq_ignore_ascii_case(name))
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -164,6 +205,8 @@ pub enum Answer {
     Offsets(Vec<FetchedOffset>),
     Described(Description),
     Listed(Vec<GroupListing>),
+    Beat(HeartbeatAnswer),
+    ConsumerDescribed(ConsumerDescription),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -226,5 +269,7 @@ pub struct MemberDescription {
 pub struct GroupListing {
     pub group: Arc<str>,
     pub protocol_type: Arc<str>,
-    pub state: GroupState,
+    pub kind: GroupType,
+    /// Kafka's word for it.
+    pub state: &'static str,
 }

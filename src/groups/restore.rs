@@ -43,9 +43,11 @@ impl Group {
     pub(super) fn forget_members(&mut self) {
         let offsets = std::mem::take(&mut self.offsets);
         let transactions = self.transactions;
+        let consumer = self.consumer.take();
         *self = Group::new(self.id.clone(), self.state_since_ms);
         self.offsets = offsets;
         self.transactions = transactions;
+        self.consumer = consumer;
     }
 
     /// The log has been read: members have from now on the time of their sessions to be heard.

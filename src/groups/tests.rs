@@ -208,7 +208,10 @@ impl World {
 
     fn offset(&mut self, partition: i32) -> Option<i64> {
         let wanted = vec![("orders".to_owned(), partition)];
-        match self.call(Request::FetchOffsets(Some(wanted))) {
+        match self.call(Request::FetchOffsets {
+            wanted: Some(wanted),
+            asker: None,
+        }) {
             Ok(Answer::Offsets(found)) => found[0].committed.as_ref().map(|c| c.offset),
             other => panic!("{other:?}"),
         }

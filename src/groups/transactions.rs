@@ -54,6 +54,13 @@ impl Group {
         if is_nobody {
             return Ok(());
         }
+        if let Some(consumers) = self.consumers() {
+            return match consumers.check_member(&who.member, generation) {
+                // What clients of transactions know.
+                Err(ErrorCode::StaleMemberEpoch) => Err(ErrorCode::IllegalGeneration),
+                checked => checked,
+            };
+        }
         self.identify(who)?;
         if generation == self.generation {
             Ok(())

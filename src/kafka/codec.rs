@@ -200,6 +200,10 @@ pub fn is_request(frame: Bytes) -> bool {
             request.decode::<IncrementalAlterConfigsRequest>().is_ok()
         }
         ApiKey::DescribeCluster => request.decode::<DescribeClusterRequest>().is_ok(),
+        ApiKey::ConsumerGroupHeartbeat => request
+            .decode::<ConsumerGroupHeartbeatRequest>()
+            .is_ok(),
+        ApiKey::ConsumerGroupDescribe => request.decode::<ConsumerGroupDescribeRequest>().is_ok(),
         ApiKey::JoinGroup => request.decode::<JoinGroupRequest>().is_ok(),
         ApiKey::SyncGroup => request.decode::<SyncGroupRequest>().is_ok(),
         ApiKey::Heartbeat => request.decode::<HeartbeatRequest>().is_ok(),

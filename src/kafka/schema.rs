@@ -103,9 +103,34 @@ pub(super) const fn of(key: ApiKey) -> Option<&'static Schema> {
         ApiKey::TxnOffsetCommit => &TXN_OFFSET_COMMIT,
         ApiKey::WriteTxnMarkers => &WRITE_TXN_MARKERS,
         ApiKey::DescribeProducers => &DESCRIBE_PRODUCERS,
+        ApiKey::ConsumerGroupHeartbeat => &CONSUMER_GROUP_HEARTBEAT,
+        ApiKey::ConsumerGroupDescribe => &CONSUMER_GROUP_DESCRIBE,
         _ => return None,
     })
 }
+
+static CONSUMER_GROUP_HEARTBEAT: Schema = Schema {
+    flexible_since: 0,
+    fields: &[
+        // Group, member, epoch, instance, rack, rebalance timeout, topics, pattern, assignor.
+        always(TEXT),
+        always(TEXT),
+        always(I32),
+        always(TEXT),
+        always(TEXT),
+        always(I32),
+        always(Kind::Items(&TEXT)),
+        since(1, TEXT),
+        always(TEXT),
+        // What it holds: topic, partitions.
+        always(Kind::Structs(&[always(UUID), always(Kind::Items(&I32))])),
+    ],
+};
+
+static CONSUMER_GROUP_DESCRIBE: Schema = Schema {
+    flexible_since: 0,
+    fields: &[always(Kind::Items(&TEXT)), always(BOOL)],
+};
 
 static PRODUCE: Schema = Schema {
     flexible_since: 9,

@@ -1,7 +1,6 @@
 //! What the Kafka handlers need of the node they serve, in the project's own words. `broker` implements it; tests have a
 //! double.
 
-use std::collections::BTreeSet;
 use std::future::Future;
 use std::sync::Arc;
 
@@ -210,7 +209,7 @@ pub trait Service: Send + Sync + 'static {
     /// be asked.
     fn list_groups(
         &self,
-        states: Option<BTreeSet<groups::GroupState>>,
+        filter: groups::ListFilter,
         deadline: Instant,
     ) -> impl Future<Output = (Vec<groups::GroupListing>, Option<ErrorCode>)> + Send;
 

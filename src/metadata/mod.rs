@@ -33,10 +33,11 @@ pub use deletions::RecordDeletion;
 pub use election::{Election, FenceReply, Unused, can_elect, needs_election};
 pub use evacuation::{NoRoom, evacuate};
 pub use image::{
-    ClusterImage, Endpoint, FIRST_METADATA_VERSION, InvalidImage, LISTENERS_SINCE,
-    MAX_CHANGES_PER_COMMAND, MAX_CONFIG_VALUE_BYTES, MAX_CONTROLLERS, MAX_HOST_BYTES,
-    MAX_LISTENERS, MAX_NODES, MAX_PARTITIONS, MAX_PARTITIONS_PER_TOPIC, MAX_PRODUCER_ID_BLOCK,
-    MAX_REPLICAS, MAX_TOPICS, METADATA_VERSION, Registration, TRANSACTIONS_SINCE, Topic,
+    CONSUMER_GROUPS_SINCE, ClusterImage, Endpoint, FIRST_METADATA_VERSION, InvalidImage,
+    LISTENERS_SINCE, MAX_CHANGES_PER_COMMAND, MAX_CONFIG_VALUE_BYTES, MAX_CONTROLLERS,
+    MAX_HOST_BYTES, MAX_LISTENERS, MAX_NODES, MAX_PARTITIONS, MAX_PARTITIONS_PER_TOPIC,
+    MAX_PRODUCER_ID_BLOCK, MAX_REPLICAS, MAX_TOPICS, METADATA_VERSION, Registration,
+    TRANSACTIONS_SINCE, Topic,
 };
 pub use leadership::{Move, can_take_over, moves_away, moves_to_preferred};
 pub use topic_config::{

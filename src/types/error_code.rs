@@ -127,6 +127,11 @@ error_codes! {
     TransactionalIdNotFound = 105, "there is no such transactional id";
     TransactionAbortable = 120, "the transaction can only be aborted";
     FetchSessionTopicIdError = 106, "the fetch session names topics in another way";
+    FencedMemberEpoch = 110, "the member epoch is not the member's current one: it must give up its partitions and join again";
+    UnreleasedInstanceId = 111, "another member holds the instance id";
+    UnsupportedAssignor = 112, "there is no such assignor here; uniform and range are offered";
+    StaleMemberEpoch = 113, "the member epoch is not the member's current one";
+    InvalidRegularExpression = 128, "the regular expression is not valid, or takes too much room";
     ListenerNotFound = 72, "the node has no listener of the name by which the client came";
     FetchSessionIdNotFound = 70, "the fetch session is not known";
     InvalidFetchSessionEpoch = 71, "the fetch session epoch is not valid";

@@ -46,6 +46,14 @@ read_group() {
     tool $tools.consumer.ConsoleConsumer --bootstrap-server "$bootstrap" --topic "$run" --from-beginning --group "$run" \
         --max-messages "$1" --timeout-ms 30000
 }
+read_newer() {
+    tool $tools.consumer.ConsoleConsumer --bootstrap-server "$bootstrap" --topic "$run" --from-beginning --group "$run-newer" \
+        --consumer-property group.protocol=consumer --max-messages "$1" --timeout-ms 30000
+}
+verifiable_newer() {
+    timeout 60 java "$log" -cp "$jars/*" $tools.VerifiableConsumer --bootstrap-server "$bootstrap" --topic "$run-v" \
+        --group-id "$run-v-newer" --max-messages 2000 --reset-policy earliest --group-protocol consumer --group-remote-assignor range
+}
 verifiable_consumer() {
     timeout 60 java "$log" -cp "$jars/*" $tools.VerifiableConsumer --bootstrap-server "$bootstrap" --topic "$run-v" \
         --group-id "$run-v" --max-messages 2000 --reset-policy earliest
@@ -59,6 +67,15 @@ done
 tried "console consumer in a group" "Processed a total of 500 messages" read_group 500
 producer > /dev/null 2>&1
 tried "the group resumes where it has committed" "Processed a total of 100 messages" read_group 100
+tried "console consumer in a group of the newer protocol" "Processed a total of 600 messages" read_newer 600
+producer > /dev/null 2>&1
+tried "the newer group resumes where it has committed" "Processed a total of 100 messages" read_newer 100
+tried "kafka-consumer-groups --describe of the newer protocol" " 0 " tool $tools.consumer.group.ConsumerGroupCommand \
+    --bootstrap-server "$bootstrap" --describe --group "$run-newer"
+tried "kafka-consumer-groups --list --type consumer" "$run-newer" tool $tools.consumer.group.ConsumerGroupCommand \
+    --bootstrap-server "$bootstrap" --list --type consumer
+tried "kafka-consumer-groups --delete of the newer protocol" "was successful" tool $tools.consumer.group.ConsumerGroupCommand \
+    --bootstrap-server "$bootstrap" --delete --group "$run-newer"
 tried "kafka-consumer-groups --describe" " 0 " tool $tools.consumer.group.ConsumerGroupCommand --bootstrap-server "$bootstrap" --describe --group "$run"
 tried "kafka-consumer-groups --reset-offsets" "$run" tool $tools.consumer.group.ConsumerGroupCommand --bootstrap-server "$bootstrap" \
     --group "$run" --topic "$run" --reset-offsets --to-earliest --execute
@@ -78,6 +95,7 @@ tried "kafka-configs --describe --entity-type users" "SCRAM-SHA-256=iterations=8
     --bootstrap-server "$bootstrap" --describe --entity-type users --entity-name "$run"
 tried "VerifiableProducer" '"sent":2000,"acked":2000' tool $tools.VerifiableProducer --bootstrap-server "$bootstrap" --topic "$run-v" --max-messages 2000
 tried "VerifiableConsumer" "offsets_committed" verifiable_consumer
+tried "VerifiableConsumer of the newer protocol" "offsets_committed" verifiable_newer
 tried "kafka-producer-perf-test" "20000 records sent" tool $tools.ProducerPerformance --topic "$run" --num-records 20000 --record-size 1000 \
     --throughput -1 --producer-props "bootstrap.servers=$bootstrap" acks=all
 tried "kafka-consumer-perf-test" "MB.sec" tool $tools.ConsumerPerformance --bootstrap-server "$bootstrap" --topic "$run" --messages 20000

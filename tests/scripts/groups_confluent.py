@@ -2,6 +2,8 @@
 
 usage: groups_confluent.py BOOTSTRAP STRATEGY
 
+STRATEGY is an assignor of the client's, or "newer:" and one of the server's, for the newer group protocol (KIP-848).
+
 Says "coordinator N" on its standard output when node N is to be killed, and goes on when a line comes on its standard
 input. Ends with 0 when everything was as it has to be.
 """
@@ -17,7 +19,12 @@ PATIENCE = 60
 TOPIC = "shipments"
 PARTITIONS = 6
 BOOTSTRAP, STRATEGY = sys.argv[1:]
-GROUP = f"readers-{STRATEGY}"
+GROUP = f"readers-{STRATEGY.replace(':', '-')}"
+NEWER = STRATEGY.startswith("newer:")
+if NEWER:
+    PROTOCOL = {"group.protocol": "consumer", "group.remote.assignor": STRATEGY.removeprefix("newer:")}
+else:
+    PROTOCOL = {"session.timeout.ms": 6000, "partition.assignment.strategy": STRATEGY}
 
 
 class Member(threading.Thread):
@@ -37,9 +44,8 @@ class Member(threading.Thread):
                 "bootstrap.servers": BOOTSTRAP,
                 "group.id": GROUP,
                 "auto.offset.reset": "earliest",
-                "session.timeout.ms": 6000,
                 "auto.commit.interval.ms": 200,
-                "partition.assignment.strategy": STRATEGY,
+                **PROTOCOL,
             }
         )
         consumer.subscribe([TOPIC])

@@ -6,14 +6,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::{Future, OptionFuture};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::load::load;
+use super::topics::TopicsOf;
 use super::{Ask, Message};
 use crate::broker::clock::wall_clock_ms;
 use crate::broker::internal_topics::{Ended, PutOff, Tenure, write};
 use crate::broker::shared::{PartitionHandle, Shared};
 use crate::groups::{Answer, Coordinator, Now, Request, Settings, Ticket};
+use crate::metadata::ClusterImage;
 use crate::types::{ErrorCode, LeaderEpoch, TopicPartition};
 
 /// How often the groups' timeouts are looked at.
@@ -26,11 +28,13 @@ pub(super) async fn run(
     id: TopicPartition,
     handle: PartitionHandle,
     mailbox: mpsc::Receiver<Message>,
+    images: watch::Receiver<Arc<ClusterImage>>,
 ) {
     let view = handle.view.clone();
     let mut task = Task {
         id,
         handle,
+        images,
         tenure: Tenure::new(shared, view, mailbox, DeletedTopics::default()),
     };
     loop {
@@ -50,6 +54,7 @@ type Writing = Pin<Box<dyn Future<Output = Result<(), ErrorCode>> + Send>>;
 struct Task {
     id: TopicPartition,
     handle: PartitionHandle,
+    images: watch::Receiver<Arc<ClusterImage>>,
     tenure: Tenure<DeletedTopics>,
 }
 
@@ -83,6 +88,10 @@ impl Task {
         }
     }
 
+    fn topics(&mut self) -> Arc<TopicsOf> {
+        Arc::new(TopicsOf(self.images.borrow_and_update().clone()))
+    }
+
     /// Reads the partition and looks after its groups, until it cannot go on as it is.
     async fn lead(&mut self, epoch: LeaderEpoch) -> Result<(), Ended> {
         let Some(end) = self.tenure.until_committed(epoch).await? else {
@@ -113,6 +122,7 @@ impl Task {
             return Ok(());
         }
         coordinator.loaded(self.now());
+        coordinator.handle_topics(self.topics());
         coordinator.handle_topics_deleted(&std::mem::take(&mut self.tenure.kept.0));
         // As many as there are requests under way, of which a connection has one at a time.
         let mut waiting: HashMap<Ticket, Reply> = HashMap::new();
@@ -197,6 +207,12 @@ impl Task {
                         refuse(waiting, ErrorCode::NotCoordinator);
                         return Ok(());
                     }
+                }
+                changed = self.images.changed() => {
+                    if changed.is_err() {
+                        return Err(Ended);
+                    }
+                    coordinator.handle_topics(self.topics());
                 }
                 _ = tick.tick() => coordinator.handle_tick(self.now()),
             }

@@ -7,6 +7,7 @@
 mod coordinate;
 mod load;
 mod topic;
+mod topics;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -19,7 +20,7 @@ use tokio_util::task::TaskTracker;
 use super::internal_topics::{self, Coordinators, place_of};
 use super::shared::Shared;
 use crate::controller::Controller;
-use crate::groups::{Answer, EndTransaction, GroupListing, GroupState, Request};
+use crate::groups::{Answer, EndTransaction, GroupListing, ListFilter, Request};
 use crate::metadata::{ClusterImage, Topic};
 use crate::types::{ErrorCode, OFFSETS_TOPIC, TopicId, TopicName, TopicPartition};
 
@@ -54,6 +55,7 @@ impl Groups {
         request: Request,
         taken_by: Instant,
     ) -> Result<Answer, ErrorCode> {
+        topics::gate(image, &request)?;
         let coordinator = offsets_topic(image)
             .and_then(|topic| self.coordinators.get(place_of(topic, group)))
             .ok_or(ErrorCode::NotCoordinator)?;
@@ -87,14 +89,14 @@ impl Groups {
     /// The groups of all coordinators here, and an error if one of them is still loading.
     pub(super) async fn list(
         &self,
-        states: Option<BTreeSet<GroupState>>,
+        filter: ListFilter,
         deadline: Instant,
     ) -> (Vec<GroupListing>, Option<ErrorCode>) {
         let mut groups = Vec::new();
         let mut failed = None;
         for coordinator in self.coordinators.all() {
-            let states = states.clone();
-            match ask(&coordinator, "", Request::List { states }, deadline).await {
+            let request = Request::List(filter.clone());
+            match ask(&coordinator, "", request, deadline).await {
                 Ok(Answer::Listed(some)) => groups.extend(some),
                 // Its groups are another node's.
                 Err(ErrorCode::NotCoordinator) => {}
@@ -130,7 +132,8 @@ pub(super) async fn keep(shared: Arc<Shared>, controller: Controller, groups: Ar
     loop {
         let image = images.borrow_and_update().clone();
         let start = |id, handle, mailbox| {
-            tasks.spawn(coordinate::run(shared.clone(), id, handle, mailbox));
+            let images = controller.image();
+            tasks.spawn(coordinate::run(shared.clone(), id, handle, mailbox, images));
         };
         let complete = groups
             .coordinators

@@ -2,6 +2,7 @@
 //!
 //! - [`coordinator`]: who looks after a group, and requests to it
 //! - [`operate`]: what an operator asks
+//! - [`newer`]: the same of groups of the newer protocol
 //! - [`assign`]: which member reads what
 //! - [`membership`]: joining, heartbeats, leaving
 //! - [`consumer`]: a consumer that reads what its group gives it
@@ -10,7 +11,9 @@ mod assign;
 mod consumer;
 mod coordinator;
 mod membership;
+mod newer;
 mod operate;
 
 pub use consumer::{GroupConfig, GroupConsumer, GroupEvent};
+pub use newer::GroupEpochs;
 pub use operate::{GroupDescription, GroupMember, GroupOffset, GroupSummary};

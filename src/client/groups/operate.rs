@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use futures_util::future::join_all;
+use kafka_protocol::messages::describe_groups_response::{DescribedGroup, DescribedGroupMember};
 use kafka_protocol::messages::offset_commit_request::{
     OffsetCommitRequestPartition, OffsetCommitRequestTopic,
 };
@@ -15,6 +16,7 @@ use kafka_protocol::messages::{
 };
 
 use super::assign::partition_names;
+use super::newer::{self, GroupEpochs};
 use crate::client::api::Spoken;
 use crate::client::consumer::resolve;
 use crate::client::error::ClientError;
@@ -32,6 +34,8 @@ pub struct GroupSummary {
     pub state: String,
     /// "consumer", or empty where nobody ever joined.
     pub protocol_type: String,
+    /// Which group protocol its members use: "classic" or "consumer".
+    pub group_type: String,
     pub coordinator: NodeId,
 }
 
@@ -41,7 +45,9 @@ pub struct GroupDescription {
     pub group: String,
     pub state: String,
     pub protocol_type: String,
-    /// The assignor, while the group is stable.
+    /// Of a group of the newer protocol; `None` for the older one.
+    pub epochs: Option<GroupEpochs>,
+    /// The assignor; in the older protocol, while the group is stable.
     pub protocol: String,
     pub coordinator: NodeId,
     /// By id.
@@ -59,6 +65,10 @@ pub struct GroupMember {
     pub client_host: String,
     /// Empty where the group is not stable, or its members are no consumers.
     pub partitions: Vec<PartitionName>,
+    /// What it is to have, in the newer protocol.
+    pub target: Option<Vec<PartitionName>>,
+    /// The member epoch, in the newer protocol.
+    pub epoch: Option<i32>,
 }
 
 /// How far a group has read one partition.
@@ -108,38 +118,36 @@ impl Admin {
         let client = self.client();
         let what = || format!("describing group {group}");
         let request = DescribeGroupsRequest::default().with_groups(vec![GroupId(wire_str(group))]);
-        let (described, coordinator) = client
+        let found = client
             .at_coordinator(group, &request, |response, node| {
                 let found = response.groups.into_iter().next();
                 let found = found.ok_or_else(|| silent(DescribeGroupsRequest::NAME, group))?;
                 ClientError::check(found.error_code, found.error_message.as_deref(), what)?;
-                Ok((found, node))
+                match found.group_state.as_str() {
+                    "Dead" => Err(ClientError::Refused {
+                        what: what(),
+                        code: ErrorCode::GroupIdNotFound,
+                        message: None,
+                    }),
+                    _ => Ok((found, node)),
+                }
             })
-            .await?;
-        if described.group_state.as_str() == "Dead" {
-            return Err(ClientError::Refused {
-                what: what(),
-                code: ErrorCode::GroupIdNotFound,
-                message: None,
-            });
-        }
-        let is_consumer = described.protocol_type.as_str() == "consumer";
-        let members: Vec<GroupMember> = described
-            .members
-            .iter()
-            .map(|member| GroupMember {
-                id: member.member_id.to_string(),
-                instance: member.group_instance_id.as_ref().map(ToString::to_string),
-                client_id: member.client_id.to_string(),
-                client_host: member.client_host.to_string(),
-                partitions: match is_consumer {
-                    true => partitions(&member.member_assignment),
-                    false => Vec::new(),
-                },
-            })
-            .collect();
+            .await;
+        let described = match found {
+            Ok((found, coordinator)) => older(&found, coordinator),
+            // One of the newer protocol is not there for who asks in the older one's words.
+            Err(error) if error.error_code() == Some(ErrorCode::GroupIdNotFound) => {
+                match client.describe_newer(group).await {
+                    Ok((found, coordinator)) => newer::description(&found, coordinator),
+                    Err(ClientError::Unsupported { .. }) => return Err(error),
+                    Err(error) => return Err(error),
+                }
+            }
+            Err(error) => return Err(error),
+        };
         let committed = client.committed(group, None).await?;
-        let assigned = members.iter().flat_map(|member| member.partitions.clone());
+        let assigned = described.members.iter();
+        let assigned = assigned.flat_map(|member| member.partitions.clone());
         let all: BTreeSet<PartitionName> = committed.keys().cloned().chain(assigned).collect();
         let logs = client.logs(&all).await?;
         let offsets = all.into_iter().map(|partition| GroupOffset {
@@ -148,13 +156,8 @@ impl Admin {
             partition,
         });
         Ok(GroupDescription {
-            group: group.to_owned(),
-            state: described.group_state.to_string(),
-            protocol_type: described.protocol_type.to_string(),
-            protocol: described.protocol_data.to_string(),
-            coordinator,
             offsets: offsets.collect(),
-            members,
+            ..described
         })
     }
 
@@ -204,6 +207,11 @@ async fn list_at(client: &Client, node: NodeId) -> Result<Vec<GroupSummary>, Cli
                     group: found.group_id.0.to_string(),
                     state: found.group_state.to_string(),
                     protocol_type: found.protocol_type.to_string(),
+                    // A build that says nothing of it knows the older protocol alone.
+                    group_type: match found.group_type.is_empty() {
+                        true => "classic".to_owned(),
+                        false => found.group_type.to_string(),
+                    },
                     coordinator: node,
                 };
                 return Ok(response.groups.into_iter().map(summary).collect());
@@ -218,6 +226,33 @@ async fn list_at(client: &Client, node: NodeId) -> Result<Vec<GroupSummary>, Cli
     }
 }
 
+/// A group of the older protocol, as its coordinator describes it, still without its offsets.
+fn older(described: &DescribedGroup, coordinator: NodeId) -> GroupDescription {
+    let is_consumer = described.protocol_type.as_str() == "consumer";
+    let member = |member: &DescribedGroupMember| GroupMember {
+        id: member.member_id.to_string(),
+        instance: member.group_instance_id.as_ref().map(ToString::to_string),
+        client_id: member.client_id.to_string(),
+        client_host: member.client_host.to_string(),
+        partitions: match is_consumer {
+            true => partitions(&member.member_assignment),
+            false => Vec::new(),
+        },
+        target: None,
+        epoch: None,
+    };
+    GroupDescription {
+        group: described.group_id.0.to_string(),
+        state: described.group_state.to_string(),
+        protocol_type: described.protocol_type.to_string(),
+        epochs: None,
+        protocol: described.protocol_data.to_string(),
+        coordinator,
+        members: described.members.iter().map(member).collect(),
+        offsets: Vec::new(),
+    }
+}
+
 /// A member's assignment as far as it can be read.
 fn partitions(assignment: &[u8]) -> Vec<PartitionName> {
     let mut found = partition_names(decode_assignment(assignment).unwrap_or_default());
@@ -225,7 +260,7 @@ fn partitions(assignment: &[u8]) -> Vec<PartitionName> {
     found
 }
 
-fn silent(request: &'static str, group: &str) -> ClientError {
+pub(super) fn silent(request: &'static str, group: &str) -> ClientError {
     ClientError::Malformed {
         address: "the coordinator".to_owned(),
         request,

@@ -55,7 +55,10 @@ impl World {
 
     fn is_pending(&mut self) -> bool {
         let wanted = vec![("orders".to_owned(), 0)];
-        match self.call(Request::FetchOffsets(Some(wanted))) {
+        match self.call(Request::FetchOffsets {
+            wanted: Some(wanted),
+            asker: None,
+        }) {
             Ok(Answer::Offsets(found)) => found[0].is_pending,
             other => panic!("{other:?}"),
         }

@@ -4,6 +4,8 @@ mod add_offsets_to_txn;
 mod add_partitions_to_txn;
 mod alter_configs;
 pub(super) mod api_versions;
+mod consumer_group_describe;
+mod consumer_group_heartbeat;
 mod create_partitions;
 mod create_topics;
 mod delete_groups;
@@ -110,6 +112,10 @@ pub(super) async fn begin<S: Service>(
         ApiKey::OffsetFetch => later_in_turn(context, &request, offset_fetch::handle),
         ApiKey::ListGroups => later_in_turn(context, &request, list_groups::handle),
         ApiKey::DescribeGroups => later_in_turn(context, &request, describe_groups::handle),
+        ApiKey::ConsumerGroupHeartbeat => consumer_group_heartbeat::begin(context, &request),
+        ApiKey::ConsumerGroupDescribe => {
+            later_in_turn(context, &request, consumer_group_describe::handle)
+        }
         // The table of served requests and this match are kept in step by a test.
         key => Err(BadRequest::UnknownApi {
             key: key as i16,

@@ -48,7 +48,7 @@ pub(super) async fn handle<S: Service>(
         flat.collect()
     });
     let stable = request.require_stable;
-    let found = fetch(&context, &request.group_id, wanted.clone(), stable).await;
+    let found = fetch(&context, &request.group_id, wanted.clone(), None, stable).await;
     let response = OffsetFetchResponse::default();
     match found {
         Ok(found) => response.with_topics(found.into_iter().map(old_topic).collect()),
@@ -95,7 +95,11 @@ async fn several<S: Service>(
                 }
                 flat
             });
-            fetch(context, &group.group_id, wanted, stable).await
+            // Who is no member says nothing of itself.
+            let member = group.member_id.as_ref();
+            let asker = member.map(|member| (member.as_str().to_owned(), group.member_epoch));
+            let asker = asker.filter(|(member, epoch)| !member.is_empty() || *epoch >= 0);
+            fetch(context, &group.group_id, wanted, asker, stable).await
         };
         let response = OffsetFetchResponseGroup::default()
             .with_group_id(group.group_id)
@@ -116,9 +120,11 @@ async fn fetch<S: Service>(
     context: &Context<S>,
     group: &str,
     wanted: Option<Vec<(String, i32)>>,
+    asker: Option<(String, i32)>,
     stable: bool,
 ) -> Found {
-    let offsets = match ask(context, group, Request::FetchOffsets(wanted)).await {
+    let request = Request::FetchOffsets { wanted, asker };
+    let offsets = match ask(context, group, request).await {
         Ok(Answer::Offsets(offsets)) => Ok(offsets),
         Ok(other) => unexpected(other),
         Err(error) => Err(error),

@@ -625,10 +625,10 @@ impl Service for Double {
 
     async fn list_groups(
         &self,
-        states: Option<BTreeSet<groups::GroupState>>,
+        filter: groups::ListFilter,
         deadline: Instant,
     ) -> (Vec<groups::GroupListing>, Option<ErrorCode>) {
-        let request = groups::Request::List { states };
+        let request = groups::Request::List(filter);
         match self.ask_group("any", request, deadline).await {
             Ok(groups::Answer::Listed(listed)) => (listed, None),
             other => panic!("{other:?}"),

@@ -408,6 +408,25 @@ fn group_sample(key: ApiKey, version: i16) -> BytesMut {
                 version,
             )
         }
+        ApiKey::ConsumerGroupHeartbeat => {
+            let owned = consumer_group_heartbeat_request::TopicPartitions::default()
+                .with_topic_id(uuid::Uuid::from_u128(7))
+                .with_partitions(vec![0, 1]);
+            let request = ConsumerGroupHeartbeatRequest::default()
+                .with_group_id(group)
+                .with_member_id(text("m"))
+                .with_instance_id(Some(text("i")))
+                .with_rack_id(Some(text("r")))
+                .with_subscribed_topic_names(Some(vec![name("orders"), name("orders")]))
+                .with_subscribed_topic_regex((version >= 1).then(|| text("o.*")))
+                .with_server_assignor(Some(text("uniform")))
+                .with_topic_partitions(Some(vec![owned.clone(), owned]));
+            encoded(request, version)
+        }
+        ApiKey::ConsumerGroupDescribe => encoded(
+            ConsumerGroupDescribeRequest::default().with_group_ids(vec![group.clone(), group]),
+            version,
+        ),
         ApiKey::AddPartitionsToTxn
         | ApiKey::AddOffsetsToTxn
         | ApiKey::EndTxn
