@@ -3,8 +3,9 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use kafka_protocol::messages::{
     AddOffsetsToTxnRequest, AddPartitionsToTxnRequest, AlterUserScramCredentialsRequest, ApiKey,
-    ApiVersionsRequest, CreatePartitionsRequest, CreateTopicsRequest, DeleteGroupsRequest,
-    DeleteRecordsRequest, DeleteTopicsRequest, DescribeClientQuotasRequest, DescribeClusterRequest,
+    ApiVersionsRequest, ConsumerGroupDescribeRequest, ConsumerGroupHeartbeatRequest,
+    CreatePartitionsRequest, CreateTopicsRequest, DeleteGroupsRequest, DeleteRecordsRequest,
+    DeleteTopicsRequest, DescribeClientQuotasRequest, DescribeClusterRequest,
     DescribeConfigsRequest, DescribeGroupsRequest, DescribeProducersRequest,
     DescribeTransactionsRequest, DescribeUserScramCredentialsRequest, EndTxnRequest, FetchRequest,
     FindCoordinatorRequest, HeartbeatRequest, IncrementalAlterConfigsRequest,
@@ -199,9 +200,7 @@ pub fn is_request(frame: Bytes) -> bool {
             request.decode::<IncrementalAlterConfigsRequest>().is_ok()
         }
         ApiKey::DescribeCluster => request.decode::<DescribeClusterRequest>().is_ok(),
-        ApiKey::ConsumerGroupHeartbeat => request
-            .decode::<ConsumerGroupHeartbeatRequest>()
-            .is_ok(),
+        ApiKey::ConsumerGroupHeartbeat => request.decode::<ConsumerGroupHeartbeatRequest>().is_ok(),
         ApiKey::ConsumerGroupDescribe => request.decode::<ConsumerGroupDescribeRequest>().is_ok(),
         ApiKey::JoinGroup => request.decode::<JoinGroupRequest>().is_ok(),
         ApiKey::SyncGroup => request.decode::<SyncGroupRequest>().is_ok(),

@@ -22,11 +22,14 @@ pub(super) struct Resolved {
     pub(super) hash: i64,
 }
 
+/// By which names and which pattern a member reads.
+type ReadsBy<'a> = (&'a [Arc<str>], Option<&'a str>);
+
 impl ConsumerGroup {
     pub(super) fn resolve(&self, topics: &dyn Topics) -> Resolved {
         let mut found: BTreeMap<Arc<str>, (TopicId, i32)> = BTreeMap::new();
         let mut patterns: BTreeMap<&str, Vec<TopicId>> = BTreeMap::new();
-        let mut known: BTreeMap<(&[Arc<str>], Option<&str>), Arc<Vec<TopicId>>> = BTreeMap::new();
+        let mut known: BTreeMap<ReadsBy<'_>, Arc<Vec<TopicId>>> = BTreeMap::new();
         let mut reads = Vec::with_capacity(self.members.len());
         for member in self.members.values() {
             let subscription = &member.subscription;
