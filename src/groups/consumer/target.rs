@@ -10,9 +10,6 @@ use super::pattern;
 use super::topics::Topics;
 use crate::types::TopicId;
 
-/// The names and the pattern that a member subscribes to.
-type Wish<'a> = (&'a [Arc<str>], Option<&'a str>);
-
 /// What the members of a group read, of the topics that there are.
 #[derive(Debug)]
 pub(super) struct Resolved {
@@ -25,11 +22,14 @@ pub(super) struct Resolved {
     pub(super) hash: i64,
 }
 
+/// By which names and which pattern a member reads.
+type ReadsBy<'a> = (&'a [Arc<str>], Option<&'a str>);
+
 impl ConsumerGroup {
     pub(super) fn resolve(&self, topics: &dyn Topics) -> Resolved {
         let mut found: BTreeMap<Arc<str>, (TopicId, i32)> = BTreeMap::new();
         let mut patterns: BTreeMap<&str, Vec<TopicId>> = BTreeMap::new();
-        let mut known: BTreeMap<Wish<'_>, Arc<Vec<TopicId>>> = BTreeMap::new();
+        let mut known: BTreeMap<ReadsBy<'_>, Arc<Vec<TopicId>>> = BTreeMap::new();
         let mut reads = Vec::with_capacity(self.members.len());
         for member in self.members.values() {
             let subscription = &member.subscription;

@@ -42,6 +42,21 @@ pub(super) struct Double {
     begin: Instant,
 }
 
+#[derive(Debug)]
+struct TopicsOf(ClusterImage);
+
+impl groups::Topics for TopicsOf {
+    fn topic(&self, name: &str) -> Option<groups::TopicShape> {
+        let topic = self.0.topic_named(name)?;
+        Some(groups::TopicShape {
+            id: topic.id,
+            partitions: i32::try_from(topic.partitions.len()).unwrap(),
+        })
+    }
+
+    fn each(&self, _see: &mut dyn FnMut(&str, groups::TopicShape)) {}
+}
+
 /// The coordinator of every group; what it writes is written at once.
 struct Groups {
     coordinator: Coordinator,
@@ -616,10 +631,12 @@ impl Service for Double {
             _ => {}
         }
         let (reply, answer) = oneshot::channel();
-        self.groups
-            .lock()
-            .unwrap()
-            .ask(self.now(), group, request, reply);
+        let topics = Arc::new(TopicsOf(self.image.lock().unwrap().clone()));
+        {
+            let mut groups = self.groups.lock().unwrap();
+            groups.coordinator.handle_topics(topics);
+            groups.ask(self.now(), group, request, reply);
+        }
         answer.await.unwrap()
     }
 

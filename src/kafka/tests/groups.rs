@@ -235,6 +235,9 @@ async fn groups_are_listed_described_and_deleted_in_every_version() {
     }
     let stable = ListGroupsRequest::default().with_states_filter(vec![text("stable")]);
     assert_eq!(client.call(&stable, 4).await.groups.len(), 1);
+    let gone = ConsumerGroupDescribeRequest::default().with_group_ids(vec![group("alive")]);
+    let described = client.call(&gone, 1).await.groups;
+    assert_eq!(described[0].error_code, 69, "of the older protocol");
     let newer = ListGroupsRequest::default().with_types_filter(vec![text("consumer")]);
     assert_eq!(client.call(&newer, 5).await.groups.len(), 0);
 
@@ -291,4 +294,70 @@ async fn the_clusters_own_topics_are_not_for_clients_to_write_or_delete() {
         ]))
         .with_allow_auto_topic_creation(true);
     assert_eq!(client.call(&metadata, 9).await.topics[0].error_code, 3);
+}
+
+#[tokio::test]
+async fn a_member_of_the_newer_protocol_joins_commits_is_described_and_leaves_in_every_version() {
+    for version in 0..=1 {
+        let double = Double::new().with_topic("orders", 3);
+        let mut client = connect(&double);
+        let id = if version == 0 { text("") } else { text("mine") };
+        let joining = ConsumerGroupHeartbeatRequest::default()
+            .with_group_id(group("newer"))
+            .with_member_id(id)
+            .with_rebalance_timeout_ms(30_000)
+            .with_subscribed_topic_names(Some(vec![name("orders")]))
+            .with_topic_partitions(Some(Vec::new()));
+        let joined = client.call(&joining, version).await;
+        assert_eq!((joined.error_code, joined.member_epoch), (0, 1));
+        assert_eq!(joined.heartbeat_interval_ms, 5_000);
+        let given = joined.assignment.unwrap().topic_partitions;
+        assert_eq!(given[0].partitions, [0, 1, 2]);
+        let id = joined.member_id.unwrap();
+        let nobody = joining.clone().with_member_id(text(""));
+        let code = client.call(&nobody, 1).await.error_code;
+        assert_eq!(code, 42, "clients choose ids since version 1");
+
+        let done = client.call(&commit("newer", &id, 1, &[0]), 9).await;
+        assert_eq!(done.topics[0].partitions[0].error_code, 0);
+        let stale = client.call(&commit("newer", &id, 7, &[0]), 9).await;
+        assert_eq!(stale.topics[0].partitions[0].error_code, 113);
+        let asked = OffsetFetchRequestGroup::default()
+            .with_group_id(group("newer"))
+            .with_member_id(Some(id.clone()))
+            .with_member_epoch(7)
+            .with_topics(None);
+        let request = OffsetFetchRequest::default().with_groups(vec![asked]);
+        assert_eq!(client.call(&request, 9).await.groups[0].error_code, 113);
+
+        let request = ConsumerGroupDescribeRequest::default().with_group_ids(vec![
+            group("newer"),
+            group("newer"),
+            group("nobody"),
+        ]);
+        let described = client.call(&request, version).await.groups;
+        assert_eq!(described.len(), 2);
+        assert_eq!(described[1].error_code, 69);
+        let found = &described[0];
+        assert_eq!((found.error_code, &*found.group_state), (0, "Stable"));
+        assert_eq!((found.group_epoch, found.assignment_epoch), (1, 1));
+        assert_eq!(&*found.assignor_name, "uniform");
+        let target = &found.members[0].target_assignment.topic_partitions[0];
+        assert_eq!(
+            (&*target.topic_name.0, &target.partitions[..]),
+            ("orders", &[0, 1, 2][..])
+        );
+        let request = DescribeGroupsRequest::default().with_groups(vec![group("newer")]);
+        assert_eq!(client.call(&request, 6).await.groups[0].error_code, 69);
+        let newer = ListGroupsRequest::default().with_types_filter(vec![text("Consumer")]);
+        let listed = client.call(&newer, 5).await.groups;
+        assert_eq!((listed.len(), &*listed[0].group_type), (1, "consumer"));
+
+        let leaving = ConsumerGroupHeartbeatRequest::default()
+            .with_group_id(group("newer"))
+            .with_member_id(id)
+            .with_member_epoch(-1);
+        assert_eq!(client.call(&leaving, version).await.member_epoch, -1);
+        assert_eq!(client.call(&leaving, version).await.error_code, 25);
+    }
 }
