@@ -4,7 +4,7 @@ usage: librdkafka_suite.py CHECKOUT BOOTSTRAP [TEST…]
 
 CHECKOUT is librdkafka's source, built: ./configure && make libs && make -C tests build. TEST is a number such as 0103;
 without any, all run that need a broker. Those that bring a mock cluster of their own, or need none, are counted apart.
-Each runs in a process of its own, for TIMEOUT seconds (300) at most, and its output is kept in CHECKOUT/tests/out.
+Each runs in a process of its own, for TIMEOUT seconds (600) at most, and its output is kept in CHECKOUT/tests/out.
 QUICK=1 has the runner do less of everything. Some tests call Kafka's own tools, which kafka_home.sh brings: KAFKA_PATH says
 where. TEST_SCENARIO=noautocreate has those run that want a cluster which makes no topics by itself
 (SERVER_FLAGS="--auto-create-topics false" for cluster.sh); without it they are left out.
@@ -23,7 +23,7 @@ import time
 SCENARIO = os.environ.get("TEST_SCENARIO", "default")
 # What the tests are told that they talk to: it decides which of them run.
 KAFKA_VERSION = os.environ.get("TEST_KAFKA_VERSION", "4.0.0")
-TIMEOUT = int(os.environ.get("TIMEOUT", "300"))
+TIMEOUT = int(os.environ.get("TIMEOUT", "600"))
 SUMMARY = re.compile(r"\|\S* (\w+)\s*\|\s*(\w+) \|\s*([\d.]+)s \S*\|(.*)")
 COLOUR = re.compile(r"\x1b\[\d+m")
 
