@@ -89,7 +89,8 @@ impl Task {
     }
 
     fn topics(&mut self) -> Arc<TopicsOf> {
-        Arc::new(TopicsOf(self.images.borrow_and_update().clone()))
+        let image = self.images.borrow_and_update().clone();
+        Arc::new(TopicsOf(image))
     }
 
     /// Reads the partition and looks after its groups, until it cannot go on as it is.
