@@ -1,6 +1,7 @@
 //! Three nodes as processes, over real QUIC, under faults that a seed chooses: processes killed, frozen and restarted, links cut
-//! and lossy, in any combination, while producers produce and consumers read. In the end nothing that was acknowledged is
-//! missing, nothing is there twice or out of order, and nobody has read what is not there.
+//! and lossy, in any combination, while producers produce, in transactions and without, and consumers read. In the end nothing
+//! that was acknowledged is missing, nothing is there twice or out of order, nobody has read what is not there, and every
+//! transaction is there whole or not at all.
 //!
 //! By itself it runs for a minute with a fixed seed. Longer, and with other seeds:
 //!
@@ -26,11 +27,14 @@ mod support;
 mod chaos {
     pub mod clients;
     pub mod failover;
+    pub mod hands;
     pub mod history;
     pub mod journal;
+    pub mod ledger;
     pub mod network;
     pub mod run;
     pub mod schedule;
+    pub mod transactors;
     pub mod watch;
 }
 
@@ -94,6 +98,7 @@ async fn anything_may_fail_and_nothing_acknowledged_is_lost() {
     println!("{report}");
     assert!(report.violations.is_empty(), "{}", report.violations);
     assert!(report.all.acknowledged > 0, "nothing was acknowledged");
+    assert!(report.ends.committed > 0, "nothing was committed");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

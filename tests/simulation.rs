@@ -27,7 +27,9 @@ mod simulation {
     pub mod random;
     pub mod runner;
     pub mod schedule;
+    pub mod stability;
     pub mod trace;
+    pub mod transactors;
     pub mod unclean;
     pub mod world;
 }
@@ -78,6 +80,10 @@ fn add(sum: &mut Figures, one: Figures) {
     sum.resets += one.resets;
     sum.resets_with_producers += one.resets_with_producers;
     sum.read += one.read;
+    sum.transactions_committed += one.transactions_committed;
+    sum.transactions_aborted += one.transactions_aborted;
+    sum.read_of_transactions += one.read_of_transactions;
+    sum.left_out += one.left_out;
     sum.trimmed += one.trimmed;
     sum.quarantines += one.quarantines;
     sum.set_aside_running += one.set_aside_running;
@@ -122,6 +128,10 @@ fn assert_not_vacuous(sum: &Figures, runs: u64) {
         ("resets with producers", sum.resets_with_producers),
         ("producers compared", sum.producers_compared),
         ("reads", sum.read),
+        ("committed transactions", sum.transactions_committed),
+        ("aborted transactions", sum.transactions_aborted),
+        ("reads of committed transactions", sum.read_of_transactions),
+        ("aborted batches that readers leave out", sum.left_out),
         ("retention", sum.trimmed),
         ("quarantines at a start", sum.quarantines),
         ("logs set aside while running", sum.set_aside_running),

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::num::{NonZeroU16, NonZeroU32};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -124,6 +125,14 @@ struct StartArgs {
     #[arg(long, env = "QUORATE_AUTO_CREATE_TOPICS", value_name = "BOOL")]
     auto_create_topics: Option<bool>,
 
+    /// How many partitions a topic gets that is asked for without saying how many [default: 1]
+    #[arg(long, env = "QUORATE_NUM_PARTITIONS", value_name = "N")]
+    num_partitions: Option<NonZeroU32>,
+
+    /// How many replicas its partitions get [default: 3, or as many as there are nodes]
+    #[arg(long, env = "QUORATE_DEFAULT_REPLICATION_FACTOR", value_name = "N")]
+    default_replication_factor: Option<NonZeroU16>,
+
     /// Whether leaderships go back to the preferred replicas by themselves [default: true]
     #[arg(
         long,
@@ -207,6 +216,8 @@ struct ConfigFile {
     controllers: Vec<String>,
     flush: Option<Flush>,
     auto_create_topics: Option<bool>,
+    num_partitions: Option<NonZeroU32>,
+    default_replication_factor: Option<NonZeroU16>,
     auto_leader_rebalance_enable: Option<bool>,
     leader_imbalance_check_interval_seconds: Option<u32>,
     leader_imbalance_per_broker_percentage: Option<u8>,
@@ -451,6 +462,10 @@ fn resolve(options: &GlobalOptions, args: StartArgs) -> anyhow::Result<NodeConfi
                 .auto_create_topics
                 .or(file.auto_create_topics)
                 .unwrap_or(true),
+            num_partitions: args.num_partitions.or(file.num_partitions),
+            default_replication_factor: args
+                .default_replication_factor
+                .or(file.default_replication_factor),
             ..kafka::Config::default()
         },
         leader_balance,

@@ -1,5 +1,6 @@
 //! What a handler knows besides the request.
 
+use std::num::{NonZeroU16, NonZeroU32};
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -42,6 +43,10 @@ impl ListenerKind {
 pub struct Config {
     /// Kafka's `auto.create.topics.enable`: whether a Metadata request creates the topics it names.
     pub auto_create_topics: bool,
+    /// Kafka's `num.partitions`: how many partitions a topic gets that is asked for without saying. `None`: 1.
+    pub num_partitions: Option<NonZeroU32>,
+    /// Kafka's `default.replication.factor`, for such a topic likewise. `None`: 3, or as many as there are nodes.
+    pub default_replication_factor: Option<NonZeroU16>,
     pub limits: Limits,
 }
 
@@ -49,6 +54,8 @@ impl Default for Config {
     fn default() -> Config {
         Config {
             auto_create_topics: true,
+            num_partitions: None,
+            default_replication_factor: None,
             limits: Limits::default(),
         }
     }

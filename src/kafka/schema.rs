@@ -75,6 +75,7 @@ pub(super) const fn of(key: ApiKey) -> Option<&'static Schema> {
         ApiKey::InitProducerId => &INIT_PRODUCER_ID,
         ApiKey::DescribeConfigs => &DESCRIBE_CONFIGS,
         ApiKey::CreatePartitions => &CREATE_PARTITIONS,
+        ApiKey::AlterConfigs => &ALTER_CONFIGS,
         ApiKey::IncrementalAlterConfigs => &INCREMENTAL_ALTER_CONFIGS,
         ApiKey::DescribeCluster => &DESCRIBE_CLUSTER,
         ApiKey::OffsetCommit => &OFFSET_COMMIT,
@@ -344,6 +345,18 @@ static CREATE_PARTITIONS: Schema = Schema {
             always(Kind::Structs(&[always(Kind::Items(&I32))])),
         ])),
         always(I32),
+        always(BOOL),
+    ],
+};
+
+static ALTER_CONFIGS: Schema = Schema {
+    flexible_since: 2,
+    fields: &[
+        always(Kind::Structs(&[
+            always(I8),
+            always(TEXT),
+            always(Kind::Structs(&[always(TEXT), always(TEXT)])),
+        ])),
         always(BOOL),
     ],
 };

@@ -71,6 +71,7 @@ pub const SERVED_APIS: &[ServedApi] = &[
     // For nodes alone; Kafka names it to clients too.
     api(ApiKey::WriteTxnMarkers, 1, 1),
     api(ApiKey::DescribeConfigs, 1, 4),
+    api(ApiKey::AlterConfigs, 0, 2),
     api(ApiKey::SaslAuthenticate, 0, 2),
     api(ApiKey::CreatePartitions, 0, 3),
     api(ApiKey::DeleteGroups, 0, 2),

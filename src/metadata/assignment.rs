@@ -12,7 +12,7 @@ use super::topic_config::TopicConfig;
 use crate::types::{NodeId, PartitionIndex, TopicId, TopicName};
 
 /// The replication factor of a topic that asks for none, where there are as many nodes.
-const DEFAULT_REPLICATION_FACTOR: usize = 3;
+pub const DEFAULT_REPLICATION_FACTOR: usize = 3;
 
 /// A topic as somebody asks for it. The id is drawn by whoever asks, so that the same request sent twice makes one topic.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -18,7 +18,9 @@ mod operations;
 mod random_commands;
 mod topic_config;
 
-pub use assignment::{CreatePartitionsRequest, CreateTopicRequest, assign};
+pub use assignment::{
+    CreatePartitionsRequest, CreateTopicRequest, DEFAULT_REPLICATION_FACTOR, assign,
+};
 pub use command::{
     Appointing, Command, ConfigChange, ElectionStart, ForcedLeader, NewPartition, NewTopic,
     Outcome, PartitionChange, Reassignment, ReassignmentEnd, Rejection,
@@ -39,5 +41,6 @@ pub use image::{
 };
 pub use leadership::{Move, can_take_over, moves_away, moves_to_preferred};
 pub use topic_config::{
-    ConfigDefinition, ConfigEntry, ConfigError, ConfigKind, ConfigSource, FlushPolicy, TopicConfig,
+    ConfigDefinition, ConfigEntry, ConfigError, ConfigKind, ConfigSource, FlushPolicy, ListEdit,
+    TopicConfig,
 };

@@ -77,6 +77,13 @@ impl ConfigKind {
     }
 }
 
+/// How a list is changed without being said anew. Kafka's APPEND and SUBTRACT.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ListEdit {
+    Append,
+    Subtract,
+}
+
 /// Where a value comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConfigSource {
@@ -297,6 +304,35 @@ impl TopicConfig {
         TopicConfig::default().set(name, value)
     }
 
+    /// What a setting that is a list comes to once `elements` are added to it, or taken away from it: those it has in
+    /// `set`, else by default, and each once. `None` where the setting is no list.
+    pub fn edit_list(
+        set: &BTreeMap<String, String>,
+        name: &str,
+        edit: ListEdit,
+        elements: &str,
+    ) -> Result<Option<String>, ConfigError> {
+        let definition = definition(name)?;
+        if definition.kind != ConfigKind::List {
+            return Ok(None);
+        }
+        let value = set.get(name).map(String::as_str).or(definition.default);
+        let split = |text: &str| -> Vec<String> {
+            let parts = text.split(',').map(|part| part.trim().to_owned());
+            parts.filter(|part| !part.is_empty()).collect()
+        };
+        let mut list = split(value.unwrap_or_default());
+        for element in split(elements) {
+            let present = list.contains(&element);
+            match edit {
+                ListEdit::Append if !present => list.push(element),
+                ListEdit::Append => {}
+                ListEdit::Subtract => list.retain(|other| *other != element),
+            }
+        }
+        Ok(Some(list.join(",")))
+    }
+
     /// `m` for a partition with `replication_factor` replicas.
     pub fn min_insync(&self, replication_factor: usize) -> u32 {
         self.min_insync_replicas
@@ -467,6 +503,28 @@ mod tests {
                 "{policy}"
             );
         }
+    }
+
+    #[test]
+    fn a_list_is_added_to_and_taken_from() {
+        use ListEdit::{Append, Subtract};
+        let unset = BTreeMap::new();
+        let both = map(&[(CLEANUP_POLICY, "compact,delete")]);
+        for (set, edit, elements, expected) in [
+            (&unset, Append, "compact", "delete,compact"),
+            (&unset, Append, "delete", "delete"),
+            (&unset, Append, " compact , delete,", "delete,compact"),
+            (&both, Append, "compact", "compact,delete"),
+            (&both, Subtract, "delete", "compact"),
+            (&both, Subtract, "delete,compact", ""),
+            (&unset, Subtract, "compact", "delete"),
+        ] {
+            let edited = TopicConfig::edit_list(set, CLEANUP_POLICY, edit, elements);
+            assert_eq!(edited, Ok(Some(expected.to_owned())), "{edit:?} {elements}");
+        }
+        let edited = TopicConfig::edit_list(&unset, RETENTION_MS, Append, "1");
+        assert_eq!(edited, Ok(None));
+        assert!(TopicConfig::edit_list(&unset, "colour", Append, "red").is_err());
     }
 
     #[test]

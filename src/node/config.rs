@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::num::NonZero;
 use std::path::PathBuf;
 
 use thiserror::Error;
@@ -9,7 +10,7 @@ use thiserror::Error;
 use super::kafka_config::{self, KafkaListener, ListenersError};
 use crate::controller::{ALLOWED_CONTROLLERS, LeaderBalance};
 use crate::kafka::{self, NodeSetting};
-use crate::metadata::{Endpoint, FlushPolicy};
+use crate::metadata::{DEFAULT_REPLICATION_FACTOR, Endpoint, FlushPolicy};
 use crate::transport::{Congestion, CongestionPolicy, ImpairmentSpec};
 use crate::types::{ListenerName, NodeId};
 
@@ -134,6 +135,8 @@ impl NodeConfig {
             .map(|(name, listener)| format!("{}:{}", capitals(name), listener.security_protocol()))
             .collect();
         let balance = LeaderBalance::default();
+        let partitions = self.kafka_api.num_partitions;
+        let factor = self.kafka_api.default_replication_factor;
         let setting = |name: &str, value: String, is_default, documentation: &str| NodeSetting {
             name: name.to_owned(),
             value,
@@ -165,6 +168,20 @@ impl NodeConfig {
                 self.kafka_api.auto_create_topics.to_string(),
                 self.kafka_api.auto_create_topics,
                 "Whether a topic is made when a client first asks for its metadata.",
+            ),
+            setting(
+                "num.partitions",
+                partitions.map_or(1, NonZero::get).to_string(),
+                partitions.is_none(),
+                "How many partitions a topic gets that is asked for without saying how many.",
+            ),
+            setting(
+                "default.replication.factor",
+                factor
+                    .map_or(DEFAULT_REPLICATION_FACTOR, |factor| factor.get().into())
+                    .to_string(),
+                factor.is_none(),
+                "How many replicas such a topic's partitions get; by default no more than there are nodes.",
             ),
             setting(
                 "flush",

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::history::{History, Id, Kind, Promise};
 use super::journal::Journal;
+use super::ledger::Ledger;
 use super::schedule::Random;
 use crate::support::chain;
 
@@ -36,6 +37,7 @@ pub struct Shared {
     pub acknowledged: AtomicU64,
     pub failed: AtomicU64,
     history: Mutex<History>,
+    ledger: Mutex<Ledger>,
 }
 
 impl Shared {
@@ -48,11 +50,16 @@ impl Shared {
             acknowledged: AtomicU64::new(0),
             failed: AtomicU64::new(0),
             history: Mutex::new(History::new()),
+            ledger: Mutex::new(Ledger::new()),
         }
     }
 
     pub fn history(&self) -> MutexGuard<'_, History> {
         self.history.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn names(&self) -> Vec<PartitionName> {

@@ -96,6 +96,10 @@ pub enum Kind {
     Foreign,
     /// It was reported as certainly not stored, and it is.
     StoredAfterAll,
+    /// A reader of committed records was given one of a transaction that is not committed.
+    NotCommitted,
+    /// A transaction is there in part, or without the offsets that belong to it.
+    Torn,
 }
 
 #[derive(Clone, Debug)]
@@ -105,7 +109,13 @@ pub struct Violations {
 }
 
 impl Violations {
-    fn add(&mut self, kind: Kind, what: String) {
+    pub fn none() -> Violations {
+        Violations {
+            found: BTreeMap::new(),
+        }
+    }
+
+    pub fn add(&mut self, kind: Kind, what: String) {
         let (count, examples) = self.found.entry(kind).or_default();
         *count += 1;
         if examples.len() < EXAMPLES {
@@ -113,8 +123,21 @@ impl Violations {
         }
     }
 
+    /// These too.
+    pub fn append(&mut self, others: &Violations) {
+        for (kind, (count, examples)) in &others.found {
+            let (own, own_examples) = self.found.entry(*kind).or_default();
+            *own += count;
+            own_examples.extend_from_slice(examples);
+        }
+    }
+
     pub fn is_empty(&self) -> bool {
         self.found.is_empty()
+    }
+
+    pub fn kinds(&self) -> Vec<Kind> {
+        self.found.keys().copied().collect()
     }
 
     pub fn count(&self, kind: Kind) -> u64 {
@@ -171,9 +194,7 @@ impl History {
             cursors: BTreeMap::new(),
             watermarks: BTreeMap::new(),
             reads: 0,
-            violations: Violations {
-                found: BTreeMap::new(),
-            },
+            violations: Violations::none(),
         }
     }
 
@@ -453,7 +474,7 @@ mod tests {
     }
 
     fn only(history: &History, kind: Kind) {
-        let found: Vec<_> = history.violations().found.keys().copied().collect();
+        let found = history.violations().kinds();
         assert_eq!(found, [kind], "{}", history.violations());
     }
 

@@ -2,35 +2,33 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs::{self, File};
-use std::io::Write;
+use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use quorate::client::{Client, ClientConfig};
 use quorate::record::Compression;
-use quorate::types::NodeId;
+use quorate::types::{NodeId, TopicName};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::clients::{ProducerSpec, Reading, Shared, ask_for_ends, consume, produce};
+use super::hands::{LinkHand, ProcessHand, SmallDisk, due, kill, spawn, stop};
 use super::history::{Promise, Tally, Violations};
-use super::network::{Network, Party};
-use super::schedule::{Hand, LinkFault, ProcessFault, Step, Target};
+use super::ledger::{Ends, Log};
+use super::network::Network;
+use super::schedule::{Hand, ProcessFault, Step};
+use super::transactors::{
+    LEDGER, LEDGER_PARTITIONS, Reach, Task, Transactor, position, read_committed, read_whole,
+};
 use super::watch::{Leaders, Weight, Weights, tell};
 use crate::support::cluster::{Cluster, free_socket};
 use crate::support::workload::consume_all;
 use crate::support::{PATIENCE, until};
 
-/// How long a node may take to be in the cluster again during a rolling restart, before the next one is stopped all the same:
-/// links may be cut.
-const ROLLING_PATIENCE: Duration = Duration::from_secs(15);
 /// Records that every producer must have acknowledged in every partition for it to be at work again.
 const AT_WORK: u64 = 5;
-/// The disk that can be filled, in bytes.
-const SMALL_DISK: &str = "size=1g";
 /// A request of the clients here is given up after this, so that a client whose node was cut off asks another one soon.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -52,6 +50,8 @@ pub struct Run {
     pub network: Network,
     pub shared: Arc<Shared>,
     pub leaders: Arc<Leaders>,
+    /// The topic of the transactions.
+    ledger: TopicName,
     settings: Settings,
     client: Client,
     weights: Arc<Weights>,
@@ -71,6 +71,7 @@ pub struct Run {
 pub struct Report {
     pub all: Tally,
     pub leader: Tally,
+    pub ends: Ends,
     pub violations: Violations,
     pub errors: Vec<(u64, String)>,
     text: String,
@@ -124,6 +125,13 @@ fn producers(rate: u32) -> Vec<ProducerSpec> {
 const STEADY: [u32; 2] = [101, 102];
 const JUMPING: u32 = 103;
 const OBSERVER: u32 = 104;
+/// Those who read what is committed.
+const COMMITTED: [u32; 2] = [105, 106];
+/// Producers of transactions, by their number.
+const WRITERS: [u32; 3] = [201, 202, 203];
+const CARRIERS: [u32; 1] = [211];
+/// Transactions that each must have committed to be at work again.
+const TRANSACTIONS_AT_WORK: u64 = 2;
 
 impl Run {
     /// Starts a cluster, each node behind its relay, and all clients.
@@ -162,6 +170,8 @@ impl Run {
         let topic = cluster
             .create_topic_with(&client, "chaos", settings.partitions, &configs)
             .await;
+        let ledger = cluster.create_topic_with(&client, LEDGER, LEDGER_PARTITIONS, &configs);
+        let ledger = ledger.await;
         let shared = Arc::new(Shared::new(topic, settings.partitions));
         let mut run = Run {
             at_begin: Weights::now(&network.pids()),
@@ -177,6 +187,7 @@ impl Run {
             cluster,
             network,
             shared,
+            ledger,
             client,
             disk,
         };
@@ -212,6 +223,7 @@ impl Run {
             self.consuming
                 .spawn(consume(client, reader, reading, shared, stop));
         }
+        self.start_transactions();
         let stop = || self.stop.clone();
         let shared = || self.shared.clone();
         let asking = ask_for_ends(self.client().await, OBSERVER, shared(), stop());
@@ -225,6 +237,38 @@ impl Run {
         self.watching.spawn(following);
         self.watching.spawn(weighing);
         self.watching.spawn(telling);
+    }
+
+    fn start_transactions(&mut self) {
+        let writers = WRITERS.map(|writer| (writer, Task::Write));
+        let carriers = CARRIERS.map(|carrier| (carrier, self.carrying(carrier)));
+        for (producer, task) in writers.into_iter().chain(carriers) {
+            let seed = self.settings.seed;
+            let transactor =
+                Transactor::new(producer, task, self.reach(), seed, self.shared.clone());
+            self.producing
+                .spawn(transactor.run(self.stop_producing.clone()));
+        }
+        for reader in COMMITTED {
+            let (shared, stop) = (self.shared.clone(), self.stop.clone());
+            self.consuming
+                .spawn(read_committed(self.reach(), reader, shared, stop));
+        }
+    }
+
+    fn carrying(&self, carrier: u32) -> Task {
+        Task::Carry {
+            group: format!("carrier-{carrier}"),
+            topic: self.shared.topic.to_string(),
+        }
+    }
+
+    fn reach(&self) -> Reach {
+        let nodes = self.cluster.specs.iter();
+        let nodes: Vec<(i32, SocketAddr)> = nodes
+            .map(|spec| (spec.id.as_broker_id(), spec.kafka))
+            .collect();
+        Reach::new(nodes)
     }
 
     /// Both hands at work for this long. Everything is undone when it returns, and not yet healed.
@@ -298,6 +342,7 @@ impl Run {
             Ok(())
         })
         .await;
+        self.until_transactions_at_work().await;
         let at_work = begin.elapsed();
         let ids = self.cluster.ids();
         for index in 0..self.shared.partitions {
@@ -305,12 +350,77 @@ impl Run {
                 .until_isr(&self.shared.topic, index, &ids)
                 .await;
         }
+        for index in 0..LEDGER_PARTITIONS {
+            self.cluster.until_isr(&self.ledger, index, &ids).await;
+        }
         self.shared.journal.note(&format!(
             "calm: healthy after {healthy:.1?}, at work after {at_work:.1?}, all in sync after {:.1?}",
             begin.elapsed()
         ));
         let history = self.shared.history();
         assert!(history.violations().is_empty(), "{}", history.violations());
+        drop(history);
+        let ledger = self.shared.ledger();
+        assert!(ledger.violations().is_empty(), "{}", ledger.violations());
+    }
+
+    async fn until_transactions_at_work(&self) {
+        let all = || WRITERS.into_iter().chain(CARRIERS);
+        let counts = || -> Vec<u64> {
+            let ledger = self.shared.ledger();
+            all().map(|producer| ledger.committed(producer)).collect()
+        };
+        let before = counts();
+        until("every producer of transactions is at work", async || {
+            for ((producer, before), now) in all().zip(&before).zip(counts()) {
+                if now < before + TRANSACTIONS_AT_WORK {
+                    return Err(format!("producer {producer}: {now}, was {before}"));
+                }
+            }
+            Ok(())
+        })
+        .await;
+    }
+
+    /// Every transaction is ended; its readers have read all. Holds against each other what they saw and what is there.
+    async fn close_ledger(&self) -> (Ends, BTreeMap<u32, u64>) {
+        let mut reach = self.reach();
+        let mut logs: BTreeMap<u32, Log> = BTreeMap::new();
+        let mut ends = BTreeMap::new();
+        for index in 0..LEDGER_PARTITIONS {
+            let read = until("no transaction is open", async || {
+                read_whole(&mut reach, index).await
+            });
+            let (log, end) = read.await;
+            logs.insert(index, log);
+            ends.insert(index, u64::try_from(end).unwrap());
+        }
+        until("the readers of what is committed are done", async || {
+            let ledger = self.shared.ledger();
+            for reader in COMMITTED {
+                for (index, end) in &ends {
+                    let at = ledger.position(reader, *index);
+                    if at < *end as i64 {
+                        return Err(format!("reader {reader} is at {at} of {end} in {index}"));
+                    }
+                }
+            }
+            Ok(())
+        })
+        .await;
+        let mut carried = BTreeMap::new();
+        for carrier in CARRIERS {
+            let Task::Carry { group, topic } = self.carrying(carrier) else {
+                continue;
+            };
+            let at = position(&mut reach, &group, &topic).await;
+            carried.insert(
+                carrier,
+                at.unwrap_or_else(|error| panic!("{group}: {error}")),
+            );
+        }
+        let found = self.shared.ledger().close(&logs, &carried);
+        (found, ends)
     }
 
     /// A node that ends by itself is a failure, unless its disk is full.
@@ -413,6 +523,7 @@ impl Run {
             Ok(())
         })
         .await;
+        let (found, ledger_ends) = self.close_ledger().await;
         self.stop.cancel();
         while self
             .consuming
@@ -432,24 +543,33 @@ impl Run {
         {}
         let (all, leader) = shared.history().close(&logs);
         self.cluster.until_digests_agree(&shared.topic, &ends).await;
-        let violations = shared.history().violations().clone();
+        self.cluster
+            .until_digests_agree(&self.ledger, &ledger_ends)
+            .await;
+        let mut violations = shared.history().violations().clone();
+        violations.append(shared.ledger().violations());
         let errors = shared.journal.errors();
-        let text = self.text(all, leader, settled);
+        let text = self.text(all, leader, found, settled);
         Report {
             all,
             leader,
+            ends: found,
             violations,
             errors,
             text,
         }
     }
 
-    fn text(&self, all: Tally, leader: Tally, settled: Duration) -> String {
+    fn text(&self, all: Tally, leader: Tally, ends: Ends, settled: Duration) -> String {
         let journal = &self.shared.journal;
         let mut lines = vec![
             format!("seed {}", self.settings.seed),
             format!("acks=all, idempotent: {all:?}"),
             format!("acks=1: {leader:?}"),
+            format!(
+                "transactions: {ends:?}, reads of what is committed {}",
+                self.shared.ledger().reads()
+            ),
             format!(
                 "reads {}, elections {}, ISR changes {}, datagrams cut off or lost {}",
                 self.shared.history().reads(),
@@ -486,315 +606,5 @@ impl Run {
             lines.push(format!("  {count:6} × {error}"));
         }
         lines.join("\n")
-    }
-}
-
-fn spawn(cluster: &mut Cluster, network: &Network, id: NodeId) {
-    cluster.spawn(id);
-    let pid = cluster.pid(id);
-    network.pids().lock().unwrap().insert(id, pid);
-}
-
-fn kill(cluster: &mut Cluster, network: &Network, id: NodeId) {
-    network.pids().lock().unwrap().remove(&id);
-    cluster.kill(id);
-}
-
-async fn stop(cluster: &mut Cluster, network: &Network, id: NodeId) -> std::process::ExitStatus {
-    let ended = cluster.stop(id).await;
-    network.pids().lock().unwrap().remove(&id);
-    ended
-}
-
-/// Waits for the step's time. `None` where the storm is over before.
-async fn due<F>(step: Step<F>, end: Instant) -> Option<Step<F>> {
-    let at = Instant::now() + step.pause;
-    tokio::time::sleep_until(at.min(end).into()).await;
-    (at < end).then_some(step)
-}
-
-async fn hold(length: Duration, end: Instant) {
-    let until = (Instant::now() + length).min(end);
-    tokio::time::sleep_until(until.into()).await;
-}
-
-fn aim(leaders: &Leaders, target: Target, hand: &mut Hand, among: &[NodeId]) -> NodeId {
-    let meant = match target {
-        Target::Node(node) => Some(node),
-        Target::Leader(partition) => leaders.of(partition),
-        Target::Controller => leaders.controller(),
-    };
-    let meant = meant.filter(|node| among.contains(node));
-    meant.unwrap_or_else(|| hand.any(among))
-}
-
-/// Carries out faults of processes. When it is done with one, all nodes run.
-struct ProcessHand<'a> {
-    cluster: &'a mut Cluster,
-    network: &'a Network,
-    shared: &'a Shared,
-    leaders: &'a Leaders,
-    disk: Option<&'a SmallDisk>,
-}
-
-impl ProcessHand<'_> {
-    async fn carry_out(&mut self, step: Step<ProcessFault>, hand: &mut Hand, end: Instant) {
-        for (id, status) in self.cluster.ended() {
-            let filled = self.disk.is_some_and(|disk| disk.node == id);
-            assert!(filled, "node {id} has stopped by itself: {status}");
-            let line = format!("node {id} had stopped by itself, its disk full: {status}");
-            self.shared.journal.note(&line);
-            spawn(self.cluster, self.network, id);
-        }
-        let all = self.cluster.ids();
-        let mut aim = |target| aim(self.leaders, target, hand, &all);
-        match step.fault {
-            ProcessFault::Kill(target) => {
-                let node = aim(target);
-                self.kill(&[node], step, end).await;
-            }
-            ProcessFault::KillTwo(target) => {
-                let node = aim(target);
-                let others: Vec<_> = all.iter().copied().filter(|id| *id != node).collect();
-                let other = hand.any(&others);
-                self.kill(&[node, other], step, end).await;
-            }
-            ProcessFault::KillAll => self.kill(&all, step, end).await,
-            ProcessFault::Freeze(target) => {
-                let node = aim(target);
-                let begin = Instant::now();
-                self.note(&step, &format!("SIGSTOP to node {node} ({target})"));
-                self.cluster.freeze(node);
-                hold(step.hold, end).await;
-                self.cluster.thaw(node);
-                self.shared.journal.note(&format!("SIGCONT to node {node}"));
-                self.shared.journal.fault(step.fault.kind(), begin);
-            }
-            ProcessFault::Stop(target) => {
-                let node = aim(target);
-                let begin = Instant::now();
-                self.note(&step, &format!("clean stop of node {node} ({target})"));
-                self.stop(node).await;
-                hold(step.hold, end).await;
-                self.spawn(node);
-                self.shared.journal.fault(step.fault.kind(), begin);
-            }
-            ProcessFault::Rolling => {
-                let begin = Instant::now();
-                for id in all {
-                    self.shared
-                        .journal
-                        .note(&format!("rolling restart: clean stop of node {id}"));
-                    self.stop(id).await;
-                    self.spawn(id);
-                    self.until_registered(id).await;
-                }
-                self.shared.journal.fault(step.fault.kind(), begin);
-            }
-            ProcessFault::FillDisk => {
-                let Some(disk) = self.disk else { return };
-                let begin = Instant::now();
-                let free = disk.fill();
-                self.note(
-                    &step,
-                    &format!(
-                        "no room on node {}'s disk ({free} bytes were free)",
-                        disk.node
-                    ),
-                );
-                hold(step.hold, end).await;
-                disk.clear();
-                self.shared
-                    .journal
-                    .note(&format!("room on node {}'s disk", disk.node));
-                self.shared.journal.fault(step.fault.kind(), begin);
-            }
-        }
-    }
-
-    fn note(&self, step: &Step<ProcessFault>, what: &str) {
-        self.shared
-            .journal
-            .note(&format!("{what}, for {:.1?}", step.hold));
-    }
-
-    async fn kill(&mut self, nodes: &[NodeId], step: Step<ProcessFault>, end: Instant) {
-        let names: Vec<String> = nodes.iter().map(NodeId::to_string).collect();
-        let begin = Instant::now();
-        self.note(&step, &format!("kill -9 of {}", names.join(" ")));
-        {
-            let pids = self.network.pids();
-            let mut pids = pids.lock().unwrap();
-            for id in nodes {
-                pids.remove(id);
-            }
-        }
-        self.cluster.kill_together(nodes);
-        hold(step.hold, end).await;
-        for id in nodes {
-            self.spawn(*id);
-        }
-        self.shared
-            .journal
-            .note(&format!("started {}", names.join(" ")));
-        self.shared.journal.fault(step.fault.kind(), begin);
-    }
-
-    async fn stop(&mut self, id: NodeId) {
-        let begin = Instant::now();
-        let ended = stop(self.cluster, self.network, id).await;
-        assert!(ended.success(), "node {id}: {ended}");
-        let took = begin.elapsed();
-        self.shared
-            .journal
-            .note(&format!("node {id} ended within {took:.1?}"));
-    }
-
-    fn spawn(&mut self, id: NodeId) {
-        spawn(self.cluster, self.network, id);
-    }
-
-    async fn until_registered(&self, id: NodeId) {
-        let begin = Instant::now();
-        while begin.elapsed() < ROLLING_PATIENCE {
-            let status = self.cluster.status(id).await;
-            if status.is_ok_and(|status| status.registered && status.hears_majority) {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    }
-}
-
-/// Carries out faults of links. When it is done with one, all links are whole.
-struct LinkHand<'a> {
-    network: &'a Network,
-    shared: &'a Shared,
-    leaders: &'a Leaders,
-    nodes: Vec<NodeId>,
-}
-
-impl LinkHand<'_> {
-    async fn carry_out(&mut self, step: Step<LinkFault>, hand: &mut Hand, end: Instant) {
-        let begin = Instant::now();
-        let nodes = self.nodes.clone();
-        let others = |node: NodeId| -> Vec<NodeId> {
-            nodes.iter().copied().filter(|id| *id != node).collect()
-        };
-        let cut = |from: NodeId, to: NodeId| self.network.cut(Party::Node(from), Party::Node(to));
-        let what = match step.fault {
-            LinkFault::CutPair(target) => {
-                let node = aim(self.leaders, target, hand, &nodes);
-                let other = hand.any(&others(node));
-                cut(node, other);
-                cut(other, node);
-                format!("cut between node {node} ({target}) and node {other}")
-            }
-            LinkFault::CutOneWay(target) => {
-                let node = aim(self.leaders, target, hand, &nodes);
-                let other = hand.any(&others(node));
-                cut(node, other);
-                format!("node {other} does not hear node {node} ({target})")
-            }
-            LinkFault::Mute(target) => {
-                let node = aim(self.leaders, target, hand, &nodes);
-                others(node).into_iter().for_each(|other| cut(node, other));
-                format!("no node hears node {node} ({target})")
-            }
-            LinkFault::Deaf(target) => {
-                let node = aim(self.leaders, target, hand, &nodes);
-                others(node).into_iter().for_each(|other| cut(other, node));
-                format!("node {node} ({target}) hears no node")
-            }
-            LinkFault::Isolate(target) | LinkFault::CutOff(target) => {
-                let node = aim(self.leaders, target, hand, &nodes);
-                for other in others(node) {
-                    cut(node, other);
-                    cut(other, node);
-                }
-                let clients = matches!(step.fault, LinkFault::CutOff(_));
-                if clients {
-                    self.network.cut(Party::Node(node), Party::Clients);
-                    self.network.cut(Party::Clients, Party::Node(node));
-                }
-                let who = if clients {
-                    "everybody"
-                } else {
-                    "the other nodes"
-                };
-                format!("cut between node {node} ({target}) and {who}")
-            }
-            LinkFault::Loss(per_mille) => {
-                self.network.set_loss(per_mille);
-                format!("{} % of all datagrams lost", f64::from(per_mille) / 10.0)
-            }
-        };
-        self.shared
-            .journal
-            .note(&format!("{what}, for {:.1?}", step.hold));
-        hold(step.hold, end).await;
-        self.network.heal();
-        self.shared.journal.note("the links are whole");
-        self.shared.journal.fault(step.fault.kind(), begin);
-    }
-}
-
-/// A small disk of its own under the last node's data directory.
-struct SmallDisk {
-    node: NodeId,
-    dir: PathBuf,
-}
-
-impl SmallDisk {
-    /// `None`, loudly, where this user may not mount.
-    fn below(cluster: &Cluster) -> Option<SmallDisk> {
-        let spec = cluster.specs.last()?;
-        fs::create_dir(&spec.data_dir).unwrap();
-        let mounted = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", SMALL_DISK, "tmpfs"])
-            .arg(&spec.data_dir)
-            .output();
-        match mounted {
-            Ok(output) if output.status.success() => Some(SmallDisk {
-                node: spec.id,
-                dir: spec.data_dir.clone(),
-            }),
-            other => {
-                println!(
-                    "!!! FULL DISKS ARE NOT TESTED: cannot mount a small file system: {other:?}"
-                );
-                None
-            }
-        }
-    }
-
-    fn ballast(&self) -> PathBuf {
-        self.dir.join("ballast")
-    }
-
-    /// Takes all the room there is. Returns how much that was, in bytes.
-    fn fill(&self) -> u64 {
-        let mut file = File::create(self.ballast()).unwrap();
-        let mut size = 1 << 20;
-        let mut free = 0;
-        while size > 0 {
-            match file.write(&vec![0; size]) {
-                Ok(written) if written > 0 => free += written as u64,
-                _ => size /= 16,
-            }
-        }
-        free
-    }
-
-    fn clear(&self) {
-        // It is there: `fill` made it.
-        fs::remove_file(self.ballast()).unwrap();
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        // Lazily: a node may run yet.
-        let _ = Command::new("umount").arg("-l").arg(&self.dir).status();
     }
 }

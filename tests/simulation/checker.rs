@@ -18,6 +18,7 @@ use quorate::wire::Ack;
 use super::mirror::{Held, Mirror};
 use super::node::index_of;
 use super::producers::Known;
+use super::stability::Outcomes;
 
 /// Something that must not be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,7 +80,11 @@ pub struct Replica {
     /// came after. Its acks of then may have been counted, and no election counts on it.
     voids: BTreeMap<DirectoryId, Mirror>,
     /// What its log says of producers, by a replay of our own.
-    known: Known,
+    pub known: Known,
+    /// Whether it kept less than its whole log says when it was last compared.
+    pub is_incomplete: bool,
+    /// The last stable offset that it showed last, if it led then, and in which epoch.
+    pub stable: Option<(LeaderEpoch, Offset)>,
     /// The leader epoch of the role in which its producers were last compared.
     compared_in: LeaderEpoch,
     /// The most that it has acknowledged, by process and session.
@@ -150,6 +155,7 @@ pub struct PartitionChecker {
     pub read: BTreeMap<Offset, u32>,
     /// The last committed sequence of each producer: (epoch, next sequence).
     pub producers: BTreeMap<i64, (i16, i32)>,
+    pub outcomes: Outcomes,
     /// The epoch of the last leader that an operator forced, from where on what was committed before it is lost, and how many
     /// batches were.
     pub forced_epoch: LeaderEpoch,
@@ -172,6 +178,7 @@ impl PartitionChecker {
             states: BTreeMap::new(),
             read: BTreeMap::new(),
             producers: BTreeMap::new(),
+            outcomes: Outcomes::default(),
             forced_epoch: LeaderEpoch::NONE,
             lost_from: Offset::ZERO,
             lost_frames: 0,
@@ -303,6 +310,7 @@ impl PartitionChecker {
         self.producers_compared += 1;
         let snapshot = kept.snapshot();
         self.producers_incomplete += u64::from(snapshot.incomplete);
+        replica.is_incomplete = snapshot.incomplete;
         let (known, start) = (&replica.known, replica.mirror.start.offset);
         known.check(&snapshot, start).map_err(|what| Violation {
             rule: "11 (a replay of the log)",
@@ -462,6 +470,7 @@ impl PartitionChecker {
         replica.directory = Some(me.directory);
         replica.incarnation = Some(me.incarnation);
         replica.high_watermark = Offset::ZERO;
+        replica.stable = None;
         replica.sessions.clear();
         self.replay_producers(node)
     }
@@ -473,6 +482,7 @@ impl PartitionChecker {
         replica.keep_void(before);
         replica.claimed = LogPosition::START;
         replica.high_watermark = Offset::ZERO;
+        replica.stable = None;
         replica.known = Known::default();
     }
 
@@ -497,6 +507,7 @@ impl PartitionChecker {
         replica.promise_told = LeaderEpoch::NONE;
         replica.claimed = LogPosition::START;
         replica.high_watermark = Offset::ZERO;
+        replica.stable = None;
         replica.cutting = None;
         replica.sessions.clear();
     }
@@ -816,6 +827,7 @@ impl PartitionChecker {
                 },
             );
             self.check_sequence(&held)?;
+            self.outcomes.take(&held);
             // No later leader is without it.
             for (later, state) in self.states.range(epoch..) {
                 if *later == epoch {
@@ -850,6 +862,7 @@ impl PartitionChecker {
         };
         let expected = self.producers.get(&producer).copied();
         let in_order = match expected {
+            _ if held.marker.is_some() => expected.is_none_or(|(known, _)| epoch >= known),
             None => sequence == 0,
             Some((known, next)) if known == epoch => sequence == next,
             Some((known, _)) => epoch > known && sequence == 0,
@@ -863,8 +876,8 @@ impl PartitionChecker {
                 ),
             );
         }
-        let next = sequence + i32::try_from(held.records()).unwrap_or(0);
-        self.producers.insert(producer, (epoch, next));
+        let next = next_after(expected, held).unwrap_or((epoch, 0));
+        self.producers.insert(producer, next);
         Ok(())
     }
 
@@ -1244,6 +1257,16 @@ impl PartitionChecker {
             }
         }
         Ok(())
+    }
+}
+
+/// The epoch and the sequence number with which a producer goes on behind a batch of it, or behind a marker.
+pub fn next_after(before: Option<(i16, i32)>, held: &Held) -> Option<(i16, i32)> {
+    let (_, epoch, sequence) = held.sequence?;
+    match (held.marker, before) {
+        (None, _) => Some((epoch, sequence + i32::try_from(held.records()).unwrap_or(0))),
+        (Some(_), Some((known, next))) if known == epoch => Some((epoch, next)),
+        (Some(_), _) => Some((epoch, 0)),
     }
 }
 

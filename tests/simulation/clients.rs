@@ -13,7 +13,7 @@ use quorate::types::{ErrorCode, LeaderEpoch, MonotonicTime, Offset, ProducerId};
 use super::checker::{Check, PartitionChecker, violated};
 use super::event::{Event, ProduceCall};
 use super::mistakes::without_sequence;
-use super::node::{PRODUCE_DEADLINE, Waiting, index_of, is_retriable, partition_id};
+use super::node::{Call, PRODUCE_DEADLINE, Waiting, index_of, is_retriable, partition_id};
 use super::planted::Planted;
 use super::process::WALL_CLOCK_MS;
 use super::random::Random;
@@ -343,7 +343,7 @@ impl World {
         let Some(process) = &mut self.nodes[node].process else {
             return Ok(());
         };
-        let ticket = process.ticket(call, partition);
+        let ticket = process.ticket(Call::Produce(call), partition);
         let request = ProduceRequest {
             ticket,
             batch,
@@ -365,9 +365,15 @@ impl World {
         waiting: &Waiting,
         outcome: ProduceOutcome,
     ) -> Check {
-        let producer = &self.producers[waiting.call.producer];
         let checker = &self.checkers[waiting.partition];
-        let sequence = sequence_of(&waiting.call.bytes);
+        let call = match &waiting.call {
+            Call::Produce(call) => call,
+            Call::Transaction(call) => {
+                return checker.acknowledged(node, outcome.base, Some(call.sequence()));
+            }
+        };
+        let producer = &self.producers[call.producer];
+        let sequence = sequence_of(&call.bytes);
         match producer.acks {
             Acks::All => checker.acknowledged(node, outcome.base, sequence),
             Acks::Leader => {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use quorate::metadata::Command;
-use quorate::replication::{Acks, IsrOutcome, ProduceOutcome};
+use quorate::replication::{Acks, IsrOutcome, ProduceOutcome, VerificationGuard};
 use quorate::storage::{SyncError, SyncTicket};
 use quorate::types::{
     ErrorCode, Incarnation, IsrChange, LeaderEpoch, LogPosition, MonotonicTime, NodeId,
@@ -12,6 +12,7 @@ use quorate::types::{
 };
 
 use super::network::StreamId;
+use super::transactors::TransactionCall;
 
 /// Times are in microseconds, from 0.
 pub enum Event {
@@ -109,6 +110,25 @@ pub enum Event {
     },
     ProducerTick(usize),
     ReaderTick(usize),
+    TransactorTick(usize),
+    CommittedReaderTick,
+    Transaction(TransactionCall),
+    /// The coordinator is asked whether it may be appended, by this process.
+    Verify {
+        call: TransactionCall,
+        guard: VerificationGuard,
+        boot: u64,
+    },
+    /// And its answer: `None` for no.
+    Verified {
+        call: TransactionCall,
+        guard: Option<VerificationGuard>,
+        boot: u64,
+    },
+    TransactionReply {
+        call: TransactionCall,
+        result: Result<ProduceOutcome, ErrorCode>,
+    },
 }
 
 #[derive(Clone, Debug)]
@@ -227,6 +247,7 @@ impl Event {
             | Event::FencePersist { node, .. }
             | Event::ToNode { node, .. } => Some(*node),
             Event::Produce(call) => Some(call.node),
+            Event::Transaction(call) | Event::Verified { call, .. } => Some(call.node),
             _ => None,
         }
     }
@@ -336,6 +357,19 @@ impl Event {
             ],
             Event::ProducerTick(i) => [27, *i as u64, 0, 0],
             Event::ReaderTick(i) => [28, *i as u64, 0, 0],
+            Event::TransactorTick(i) => [33, *i as u64, 0, 0],
+            Event::CommittedReaderTick => [34, 0, 0, 0],
+            Event::Transaction(call) => [35, call.transactor as u64, call.number, call.attempt],
+            Event::Verify { call, .. } => [36, call.transactor as u64, call.number, call.attempt],
+            Event::Verified { call, guard, .. } => {
+                [37, call.attempt, call.number, u64::from(guard.is_some())]
+            }
+            Event::TransactionReply { call, result } => [
+                38,
+                call.transactor as u64,
+                call.attempt,
+                result.map_or(u64::MAX, |outcome| outcome.base.get()),
+            ],
             Event::Room { node, follower, .. } => [29, *node as u64, *follower as u64, 0],
             Event::Resume { connection, stream } => [30, *connection, *stream as u64, 0],
         }

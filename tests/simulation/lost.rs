@@ -3,8 +3,9 @@
 
 use quorate::types::{LeaderEpoch, Offset, PartitionState};
 
-use super::checker::PartitionChecker;
+use super::checker::{PartitionChecker, next_after};
 use super::node::index_of;
+use super::stability::Outcomes;
 
 impl PartitionChecker {
     /// Whether the replica's log is still of the time before the last unclean election: what it shows may be lost already.
@@ -46,15 +47,16 @@ impl PartitionChecker {
         self.read.split_off(&lost_from);
         self.true_high_watermark = lost_from;
         self.producers.clear();
-        let kept: Vec<_> = self
-            .committed
-            .values()
-            .filter_map(|c| Some((c.held.sequence?, c.held)))
-            .collect();
-        for ((producer, epoch, sequence), held) in kept {
-            let next = sequence + i32::try_from(held.records()).unwrap_or(0);
-            self.producers.insert(producer, (epoch, next));
+        for held in self.committed.values().map(|committed| &committed.held) {
+            let Some((producer, ..)) = held.sequence else {
+                continue;
+            };
+            let before = self.producers.get(&producer).copied();
+            if let Some(next) = next_after(before, held) {
+                self.producers.insert(producer, next);
+            }
         }
+        self.outcomes = Outcomes::of_all(&self.committed);
         for replica in &mut self.replicas {
             replica.was_lost = true;
         }

@@ -1,7 +1,7 @@
 //! What a replica's log is seen to hold: kept beside it frame by frame, so that a check never has to read a log twice, and a
 //! log that is closed or gone can still be compared.
 
-use quorate::record::Batch;
+use quorate::record::{Batch, Marker};
 use quorate::storage::LogReader;
 use quorate::types::{LogPosition, Offset};
 use quorate::wal::Frame;
@@ -16,26 +16,32 @@ pub struct Held {
     pub epoch_start: bool,
     /// The batch's producer, its epoch, and the first sequence number; and the number of records.
     pub sequence: Option<(i64, i16, i32)>,
+    pub transactional: bool,
+    /// Of a batch that ends a transaction.
+    pub marker: Option<Marker>,
 }
 
 impl Held {
     pub fn of(frame: &Frame) -> Held {
-        let sequence = if frame.is_epoch_start() {
-            None
-        } else {
-            Batch::decode(&frame.payload()).ok().and_then(|batch| {
-                let header = &batch.header;
-                header
-                    .producer_id
-                    .map(|producer| (producer.get(), header.producer_epoch, header.base_sequence))
-            })
+        let batch = match frame.is_epoch_start() {
+            true => None,
+            false => Batch::decode(&frame.payload()).ok(),
         };
+        let sequence = batch.as_ref().and_then(|batch| {
+            let header = &batch.header;
+            let producer = header.producer_id?;
+            Some((producer.get(), header.producer_epoch, header.base_sequence))
+        });
         Held {
             start: frame.start(),
             end: frame.end(),
             crc: frame.header().crc,
             epoch_start: frame.is_epoch_start(),
             sequence,
+            transactional: batch
+                .as_ref()
+                .is_some_and(|batch| batch.header.is_transactional()),
+            marker: batch.as_ref().and_then(Marker::read),
         }
     }
 

@@ -21,6 +21,7 @@ use quorate::wire::{Ack, SessionAnswer};
 use super::checker::Counting;
 use super::event::{Event, ProduceCall};
 use super::schedule::Setup;
+use super::transactors::TransactionCall;
 
 /// A session's ids begin here in each process, as in the broker.
 const SESSIONS_PER_PARTITION: u64 = 1 << 32;
@@ -152,8 +153,14 @@ pub struct Link {
 }
 
 pub struct Waiting {
-    pub call: ProduceCall,
+    pub call: Call,
     pub partition: usize,
+}
+
+/// Who waits for an answer.
+pub enum Call {
+    Produce(ProduceCall),
+    Transaction(TransactionCall),
 }
 
 /// What opening a log on a restarted node came to.
@@ -407,7 +414,7 @@ impl Process {
         Ok(opened)
     }
 
-    pub fn ticket(&mut self, call: ProduceCall, partition: usize) -> ProduceTicket {
+    pub fn ticket(&mut self, call: Call, partition: usize) -> ProduceTicket {
         self.next_ticket += 1;
         let ticket = ProduceTicket(self.next_ticket);
         self.waiting.insert(ticket, Waiting { call, partition });

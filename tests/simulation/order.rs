@@ -3,6 +3,7 @@
 use quorate::partition::RoleView;
 
 use super::node::{Link, index_of, partition_id};
+use super::transactors::Transactor;
 use super::world::World;
 
 impl World {
@@ -91,6 +92,19 @@ impl World {
                     ))
                 ));
             };
+            let view = led.partition.view();
+            let was_forced =
+                self.checkers[partition].forced_epoch > quorate::types::LeaderEpoch::NONE;
+            // Markers that an unclean election has lost are written by nobody again.
+            if view.last_stable_offset != view.high_watermark
+                && !was_forced
+                && self.transactors.iter().all(Transactor::is_idle)
+            {
+                return Some(format!(
+                    "partition {partition} is stable to {} of {}",
+                    view.last_stable_offset, view.high_watermark
+                ));
+            }
             let end = led.reader.end();
             let high_watermark = led.partition.high_watermark();
             for other in state.replicas.iter().map(|&node| index_of(node)) {
@@ -113,6 +127,9 @@ impl World {
                     ));
                 }
             }
+        }
+        if let Some(i) = (0..self.transactors.len()).find(|&i| !self.transactors[i].is_idle()) {
+            return Some(format!("a transaction of {i} has not ended"));
         }
         let unanswered = self
             .producers

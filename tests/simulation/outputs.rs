@@ -11,7 +11,7 @@ use super::checker::{Check, Session, violated};
 use super::event::Event;
 use super::mistakes::{tamper_with_change, tamper_with_frames};
 use super::network::StreamId;
-use super::node::{Replica, index_of, partition_id, partition_index};
+use super::node::{Call, Replica, index_of, partition_id, partition_index};
 use super::planted::Planted;
 use super::world::{MAX_QUEUED, World, unexpected};
 
@@ -95,7 +95,11 @@ impl World {
         if is_sound {
             checker.look_at_producers(node, role_epoch, replica.partition.producers())?;
         }
-        checker.look_at_watermark(node, high_watermark, leads_in, pending)
+        checker.look_at_watermark(node, high_watermark, leads_in, pending)?;
+        if is_sound {
+            checker.look_at_stable(node, &replica.partition.view())?;
+        }
+        Ok(())
     }
 
     /// After every step: the cluster as a whole.
@@ -253,13 +257,21 @@ impl World {
         if let Ok(outcome) = result {
             self.check_answer(node, &waiting, outcome)?;
         }
-        let clients = self.setup.clients();
-        if let Some(after) = self.network.send_call(node, clients) {
-            let mut call = waiting.call;
-            call.answered_in = self.nodes[node]
-                .view_replica(waiting.partition)
-                .map_or(LeaderEpoch::NONE, |replica| replica.partition.role_epoch());
-            self.plan(after, Event::ProduceReply { call, result });
+        let answered_in = self.nodes[node]
+            .view_replica(waiting.partition)
+            .map_or(LeaderEpoch::NONE, |replica| replica.partition.role_epoch());
+        match waiting.call {
+            Call::Produce(mut call) => {
+                let clients = self.setup.clients();
+                if let Some(after) = self.network.send_call(node, clients) {
+                    call.answered_in = answered_in;
+                    self.plan(after, Event::ProduceReply { call, result });
+                }
+            }
+            Call::Transaction(mut call) => {
+                call.answered_in = answered_in;
+                self.answer_transaction(call, result);
+            }
         }
         Ok(())
     }

@@ -65,8 +65,6 @@ pub enum Planted {
     AnsweredAtWrite,
     /// A replica that is to go removes its log when that is asked for, and not once the others are in sync.
     LeavesEarly,
-    /// A node removes a log as soon as it comes to metadata in which the replica is elsewhere, however old that is.
-    RemovedUnasked,
     /// A leader commits what its own disk has.
     OwnDiskCommits,
     /// A leader takes its epoch's start for committed as soon as its own disk has it.
@@ -75,9 +73,17 @@ pub enum Planted {
     AckAfterFence,
     /// A follower dials a leader to which it has a connection.
     DialsTwice,
+    /// A reader of committed records reads to the watermark, and not to the last stable offset.
+    ReadUndecided,
+    /// The last of the aborted transactions that a reader is told of is left out.
+    AbortedLeftOut,
+    /// The marker of a coordinator that is not the current one any more is written like the current one's.
+    OldCoordinatorsMarker,
+    /// A coordinator takes a transaction for ended once the first of its partitions has the marker.
+    EndsAtFirstMarker,
 }
 
-pub const ALL: [Planted; 35] = [
+pub const ALL: [Planted; 38] = [
     Planted::LyingDisk,
     Planted::OldSessionsAck,
     Planted::FenceNotPersisted,
@@ -108,9 +114,12 @@ pub const ALL: [Planted; 35] = [
     Planted::RoomNotTold,
     Planted::AnsweredAtWrite,
     Planted::LeavesEarly,
-    Planted::RemovedUnasked,
     Planted::OwnDiskCommits,
     Planted::StartNotAwaited,
     Planted::AckAfterFence,
     Planted::DialsTwice,
+    Planted::ReadUndecided,
+    Planted::AbortedLeftOut,
+    Planted::OldCoordinatorsMarker,
+    Planted::EndsAtFirstMarker,
 ];

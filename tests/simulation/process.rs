@@ -234,9 +234,6 @@ impl World {
         if self.has_died(node) {
             return Ok(());
         }
-        if self.planted == Some(Planted::RemovedUnasked) {
-            return self.remove_log(node, partition);
-        }
         self.ask_for_committed_end(node);
         Ok(())
     }

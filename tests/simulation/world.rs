@@ -13,7 +13,9 @@ use super::node::{Node, index_of, partition_id};
 use super::planted::Planted;
 use super::random::Random;
 use super::schedule::{Fault, KINDS, Setup};
+use super::stability::CommittedReader;
 use super::trace::Trace;
+use super::transactors::Transactor;
 
 /// How often a node's timers are looked at, as in the broker.
 pub const TICK: Duration = Duration::from_millis(50);
@@ -37,6 +39,8 @@ pub struct World {
     pub controller: Controller,
     pub producers: Vec<Producer>,
     pub readers: Vec<Reader>,
+    pub transactors: Vec<Transactor>,
+    pub committed_reader: CommittedReader,
     pub checkers: Vec<PartitionChecker>,
     pub trace: Trace,
     pub figures: Figures,
@@ -81,6 +85,11 @@ pub struct Figures {
     /// Resets that brought what the leader knew of producers.
     pub resets_with_producers: u64,
     pub read: u64,
+    /// Transactions that ended so and so, and batches of theirs that a reader of committed records was given, and was not.
+    pub transactions_committed: u64,
+    pub transactions_aborted: u64,
+    pub read_of_transactions: u64,
+    pub left_out: u64,
     pub trimmed: u64,
     /// Corrupt logs that were set aside at a start, and by a running process.
     pub quarantines: u64,
@@ -133,6 +142,8 @@ impl World {
             nodes,
             producers,
             readers,
+            transactors: Transactor::all(&setup),
+            committed_reader: CommittedReader::new(&setup),
             checkers,
             trace: Trace::default(),
             figures: Figures::default(),
@@ -158,6 +169,12 @@ impl World {
         }
         for i in 0..self.readers.len() {
             self.plan(Duration::from_millis(40), Event::ReaderTick(i));
+        }
+        for i in 0..self.transactors.len() {
+            self.plan(Duration::from_millis(35), Event::TransactorTick(i));
+        }
+        if !self.transactors.is_empty() {
+            self.plan(Duration::from_millis(45), Event::CommittedReaderTick);
         }
         let last_fault = MonotonicTime::ZERO + Duration::from_millis(self.setup.duration_ms);
         while let Some((at, event)) = self.queue.pop() {
@@ -259,6 +276,12 @@ impl World {
             Event::ProduceReply { call, result } => self.produce_answered(&call, result),
             Event::ProducerTick(i) => self.tick_producer(i),
             Event::ReaderTick(i) => self.tick_reader(i),
+            Event::TransactorTick(i) => self.tick_transactor(i),
+            Event::CommittedReaderTick => self.tick_committed_reader(),
+            Event::Transaction(call) => self.transaction_arrived(call),
+            Event::Verify { call, guard, boot } => self.verify_transaction(call, guard, boot),
+            Event::Verified { call, guard, boot } => self.transaction_verified(call, guard, boot),
+            Event::TransactionReply { call, result } => self.transaction_answered(&call, result),
         }
     }
 
@@ -301,6 +324,7 @@ impl World {
             self.figures.producers_compared += checker.producers_compared;
             self.figures.producers_incomplete += checker.producers_incomplete;
         }
+        self.check_transactions()?;
         for producer in &self.producers {
             producer.check_history(&self.checkers[producer.partition])?;
             self.figures.acknowledged += producer.acknowledged.len() as u64;

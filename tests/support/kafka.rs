@@ -1,5 +1,6 @@
 //! A Kafka client over plaintext TCP that does exactly what it is told.
 
+use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -39,36 +40,50 @@ pub fn encode<R: Request>(request: &R, version: i16, correlation_id: i32) -> Byt
 
 impl Kafka {
     pub async fn connect(address: SocketAddr) -> Kafka {
-        Kafka {
-            stream: TcpStream::connect(address).await.unwrap(),
+        Kafka::try_connect(address).await.unwrap()
+    }
+
+    pub async fn try_connect(address: SocketAddr) -> io::Result<Kafka> {
+        Ok(Kafka {
+            stream: TcpStream::connect(address).await?,
             next_correlation_id: 1,
-        }
+        })
     }
 
     /// Sends a request and waits for its response.
     pub async fn call<R: Request>(&mut self, request: &R, version: i16) -> R::Response {
+        tokio::time::timeout(PATIENCE, self.try_call(request, version))
+            .await
+            .expect("a response in time")
+            .unwrap()
+    }
+
+    /// Likewise, for as long as the caller waits. After an error the connection is good for nothing.
+    pub async fn try_call<R: Request>(
+        &mut self,
+        request: &R,
+        version: i16,
+    ) -> io::Result<R::Response> {
         self.next_correlation_id += 1;
         let body = encode(request, version, self.next_correlation_id);
         let mut frame = BytesMut::new();
         frame.put_u32(u32::try_from(body.len()).unwrap());
         frame.put_slice(&body);
-        self.stream.write_all(&frame).await.unwrap();
-        let mut answer = tokio::time::timeout(PATIENCE, self.frame())
-            .await
-            .expect("a response in time");
+        self.stream.write_all(&frame).await?;
+        let mut answer = self.frame().await?;
         let header_version = R::Response::header_version(version);
         let header = ResponseHeader::decode(&mut answer, header_version).unwrap();
         assert_eq!(header.correlation_id, self.next_correlation_id);
         let response = R::Response::decode(&mut answer, version).unwrap();
         assert!(!answer.has_remaining());
-        response
+        Ok(response)
     }
 
-    async fn frame(&mut self) -> Bytes {
-        let length = self.stream.read_u32().await.unwrap() as usize;
+    async fn frame(&mut self) -> io::Result<Bytes> {
+        let length = self.stream.read_u32().await? as usize;
         let mut frame = vec![0; length];
-        self.stream.read_exact(&mut frame).await.unwrap();
-        frame.into()
+        self.stream.read_exact(&mut frame).await?;
+        Ok(frame.into())
     }
 
     /// Produces to one partition; the error code and base offset of the answer.

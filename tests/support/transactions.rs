@@ -213,19 +213,16 @@ pub async fn read(
         if answer.error_code != 0 {
             return Err(format!("error {}", answer.error_code));
         }
-        let mut aborted: Vec<(i64, i64)> = answer
+        let aborted: Vec<(i64, i64)> = answer
             .aborted_transactions
             .iter()
             .flatten()
             .map(|aborted| (aborted.first_offset, aborted.producer_id.0))
             .collect();
-        aborted.sort_unstable();
-        let next = take(
-            answer.records.clone().unwrap_or_default(),
-            from,
-            aborted,
-            &mut values,
-        );
+        let mut taken = Vec::new();
+        let records = answer.records.clone().unwrap_or_default();
+        let next = take(records, from, aborted, &mut taken);
+        values.extend(taken.into_iter().map(|(_, value)| value));
         if next == from {
             return Ok((values, answer.last_stable_offset, answer.high_watermark));
         }
@@ -233,8 +230,15 @@ pub async fn read(
     }
 }
 
-/// Takes the values of what was fetched but for aborted ones, as consumers do, and says where the next fetch goes on.
-fn take(bytes: Bytes, from: i64, aborted: Vec<(i64, i64)>, values: &mut Vec<String>) -> i64 {
+/// Takes offsets and values of what was fetched but for aborted ones, as consumers do, and says where the next fetch goes on.
+/// `aborted` has the first offset and the producer of each aborted transaction.
+pub fn take(
+    bytes: Bytes,
+    from: i64,
+    mut aborted: Vec<(i64, i64)>,
+    values: &mut Vec<(i64, String)>,
+) -> i64 {
+    aborted.sort_unstable();
     let mut next = from;
     let mut aborted = aborted.into_iter().peekable();
     let mut aborting = BTreeSet::new();
@@ -258,7 +262,7 @@ fn take(bytes: Bytes, from: i64, aborted: Vec<(i64, i64)>, values: &mut Vec<Stri
             let record = record.unwrap();
             if record.offset >= from {
                 let value = record.value.unwrap().to_vec();
-                values.push(String::from_utf8(value).unwrap());
+                values.push((record.offset, String::from_utf8(value).unwrap()));
             }
         }
     }

@@ -1,6 +1,7 @@
 //! CreateTopics.
 
 use std::collections::{BTreeMap, HashMap};
+use std::num::NonZero;
 use std::sync::Arc;
 
 use kafka_protocol::messages::create_topics_request::{
@@ -13,7 +14,7 @@ use kafka_protocol::messages::{BrokerId, CreateTopicsRequest, CreateTopicsRespon
 
 use super::code_and_message;
 use crate::kafka::codec::text;
-use crate::kafka::context::{Context, deadline, to_uuid};
+use crate::kafka::context::{Config, Context, deadline, to_uuid};
 use crate::kafka::{CreatedTopic, Refusal, Service};
 use crate::metadata::{CreateTopicRequest, TopicConfig};
 use crate::types::{ErrorCode, NodeId, TopicId, TopicName, is_internal};
@@ -44,7 +45,7 @@ pub(super) async fn handle<S: Service>(
                 ErrorCode::InvalidRequest,
                 "the request names the topic more than once",
             )),
-            _ => understand(topic),
+            _ => understand(topic, &context.config),
         };
         plan.push((
             name,
@@ -88,7 +89,7 @@ pub(super) async fn handle<S: Service>(
     CreateTopicsResponse::default().with_topics(topics)
 }
 
-fn understand(topic: CreatableTopic) -> Result<CreateTopicRequest, Refusal> {
+fn understand(topic: CreatableTopic, defaults: &Config) -> Result<CreateTopicRequest, Refusal> {
     let name = TopicName::new(&topic.name)
         .map_err(|error| refuse(ErrorCode::InvalidTopicException, error))?;
     if is_internal(name.as_str()) {
@@ -118,7 +119,7 @@ fn understand(topic: CreatableTopic) -> Result<CreateTopicRequest, Refusal> {
         });
     }
     let partitions = match topic.num_partitions {
-        DEFAULT => None,
+        DEFAULT => defaults.num_partitions.map(NonZero::get),
         count => match u32::try_from(count) {
             Ok(count @ 1..) => Some(count),
             _ => {
@@ -130,7 +131,7 @@ fn understand(topic: CreatableTopic) -> Result<CreateTopicRequest, Refusal> {
         },
     };
     let replication_factor = match i32::from(topic.replication_factor) {
-        DEFAULT => None,
+        DEFAULT => defaults.default_replication_factor.map(NonZero::get),
         factor => match u16::try_from(factor) {
             Ok(factor @ 1..) => Some(factor),
             _ => {

@@ -359,7 +359,11 @@ impl Share {
             None => answer,
             Some(Ok(bounds)) => PartitionAnswer {
                 high_watermark: bounds.high_watermark.map_or(-1, Offset::to_wire),
-                last_stable_offset: bounds.last_stable_offset.to_wire(),
+                // Who does not know where the one ends does not know it of the other: a consumer of committed records would
+                // take what is known of the past for the end.
+                last_stable_offset: bounds
+                    .high_watermark
+                    .map_or(-1, |_| bounds.last_stable_offset.to_wire()),
                 log_start_offset: bounds.log_start_offset.to_wire(),
                 aborted: self.aborted.into_iter().collect(),
                 records: self.records,

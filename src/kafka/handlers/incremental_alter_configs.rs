@@ -1,11 +1,9 @@
-//! IncrementalAlterConfigs: sets and resets single settings of topics.
+//! IncrementalAlterConfigs: sets and resets single settings of topics, and edits those that are lists.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use kafka_protocol::messages::incremental_alter_configs_request::{
-    AlterConfigsResource, AlterableConfig,
-};
+use kafka_protocol::messages::incremental_alter_configs_request::AlterableConfig;
 use kafka_protocol::messages::incremental_alter_configs_response::AlterConfigsResourceResponse;
 use kafka_protocol::messages::{IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse};
 use tokio::time::Instant;
@@ -14,11 +12,11 @@ use super::code_and_message;
 use super::describe_configs::{BROKER, TOPIC};
 use crate::kafka::context::{Context, deadline};
 use crate::kafka::{Refusal, Service};
-use crate::metadata::ConfigChange;
+use crate::metadata::{ConfigChange, ListEdit, Topic, TopicConfig};
 use crate::types::{ErrorCode, is_internal};
 
 /// The request names no time of its own; this is Kafka's default of a client's request timeout.
-const WAIT_MS: i32 = 30_000;
+pub(super) const WAIT_MS: i32 = 30_000;
 
 /// What decides whether old records go, whatever their keys.
 const CLEANUP_POLICY: &str = "cleanup.policy";
@@ -42,7 +40,12 @@ pub(super) async fn handle<S: Service>(
             resource.resource_name.as_str().to_owned(),
         );
         let altered = if seen.insert(key) {
-            alter(&context, &resource, request.validate_only, deadline).await
+            let named = (resource.resource_type, resource.resource_name.as_str());
+            let changes = |topic: &Topic| {
+                let changes = resource.configs.iter().map(|config| change(topic, config));
+                changes.collect()
+            };
+            alter(&context, named, changes, request.validate_only, deadline).await
         } else {
             Err(invalid("the request names the resource more than once"))
         };
@@ -58,13 +61,15 @@ pub(super) async fn handle<S: Service>(
     IncrementalAlterConfigsResponse::default().with_responses(responses)
 }
 
-async fn alter<S: Service>(
+/// Has a resource's settings changed as `changes` makes it from the topic, if it is one.
+pub(super) async fn alter<S: Service>(
     context: &Context<S>,
-    resource: &AlterConfigsResource,
+    (kind, name): (i8, &str),
+    changes: impl FnOnce(&Topic) -> Result<Vec<ConfigChange>, Refusal>,
     validate_only: bool,
     deadline: Instant,
 ) -> Result<(), Refusal> {
-    match resource.resource_type {
+    match kind {
         TOPIC => {}
         BROKER => {
             return Err(invalid(
@@ -77,22 +82,23 @@ async fn alter<S: Service>(
             )));
         }
     }
-    let mut names = BTreeSet::new();
-    let mut changes = Vec::with_capacity(resource.configs.len());
-    for config in &resource.configs {
-        if !names.insert(config.name.as_str()) {
-            return Err(invalid(format!(
-                "the request changes {:.64} more than once",
-                config.name.as_str()
-            )));
-        }
-        changes.push(change(config)?);
-    }
     let image = context.service.image();
     let topic = image
-        .topic_named(&resource.resource_name)
+        .topic_named(name)
         .ok_or(ErrorCode::UnknownTopicOrPartition)?;
-    if is_internal(topic.name.as_str()) && names.contains(CLEANUP_POLICY) {
+    let changes = changes(topic)?;
+    let mut names = BTreeSet::new();
+    for change in &changes {
+        if !names.insert(change.name()) {
+            return Err(invalid(format!(
+                "the request changes {:.64} more than once",
+                change.name()
+            )));
+        }
+    }
+    if is_internal(topic.name.as_str())
+        && changes.iter().any(|change| is_other_policy(topic, change))
+    {
         return Err(Refusal {
             error: ErrorCode::PolicyViolation,
             message: Some(format!(
@@ -107,7 +113,13 @@ async fn alter<S: Service>(
         .await
 }
 
-fn change(config: &AlterableConfig) -> Result<ConfigChange, Refusal> {
+/// Whether a topic's cleanup policy would be another.
+fn is_other_policy(topic: &Topic, change: &ConfigChange) -> bool {
+    let is_same = matches!(change, ConfigChange::Set { value, .. } if topic.config.get(CLEANUP_POLICY) == Some(value));
+    change.name() == CLEANUP_POLICY && !is_same
+}
+
+fn change(topic: &Topic, config: &AlterableConfig) -> Result<ConfigChange, Refusal> {
     let name = config.name.as_str().to_owned();
     match (config.config_operation, &config.value) {
         (SET, Some(value)) => Ok(ConfigChange::Set {
@@ -116,17 +128,37 @@ fn change(config: &AlterableConfig) -> Result<ConfigChange, Refusal> {
         }),
         (SET, None) => Err(invalid(format!("{name:.64} cannot be set to nothing"))),
         (DELETE, _) => Ok(ConfigChange::Delete { name }),
-        (APPEND | SUBTRACT, _) => Err(Refusal {
-            error: ErrorCode::InvalidConfig,
-            message: Some(format!(
-                "{name:.64} cannot be appended to or subtracted from: no setting here is a list of several values; set it"
-            )),
-        }),
+        (APPEND, Some(value)) => edited(topic, name, ListEdit::Append, value),
+        (SUBTRACT, Some(value)) => edited(topic, name, ListEdit::Subtract, value),
+        (APPEND | SUBTRACT, None) => Err(invalid(format!(
+            "nothing is named that {name:.64} is to gain or lose"
+        ))),
         (other, _) => Err(invalid(format!("there is no operation {other}"))),
     }
 }
 
-fn invalid(message: impl Into<String>) -> Refusal {
+/// The list as it is to be. It follows from what this node knows of the topic: of two that edit one list at one time, the
+/// later wins.
+fn edited(
+    topic: &Topic,
+    name: String,
+    edit: ListEdit,
+    elements: &str,
+) -> Result<ConfigChange, Refusal> {
+    let refuse = |message| Refusal {
+        error: ErrorCode::InvalidConfig,
+        message: Some(message),
+    };
+    match TopicConfig::edit_list(&topic.config, &name, edit, elements) {
+        Ok(Some(value)) => Ok(ConfigChange::Set { name, value }),
+        Ok(None) => Err(refuse(format!(
+            "{name:.64} is no list, so it cannot be appended to or subtracted from; set it"
+        ))),
+        Err(error) => Err(refuse(error.to_string())),
+    }
+}
+
+pub(super) fn invalid(message: impl Into<String>) -> Refusal {
     Refusal {
         error: ErrorCode::InvalidRequest,
         message: Some(message.into()),

@@ -1,6 +1,7 @@
 //! Metadata: who leads what, and where it listens.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZero;
 use std::sync::Arc;
 
 use kafka_protocol::messages::metadata_response::{
@@ -137,8 +138,8 @@ async fn create_missing<S: Service>(
         .map(|name| CreateTopicRequest {
             name: name.clone(),
             id: TopicId::from_random_bits(rand::random()),
-            partitions: None,
-            replication_factor: None,
+            partitions: context.config.num_partitions.map(NonZero::get),
+            replication_factor: context.config.default_replication_factor.map(NonZero::get),
             assignment: None,
             config: BTreeMap::new(),
         })

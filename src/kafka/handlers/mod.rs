@@ -2,6 +2,7 @@
 
 mod add_offsets_to_txn;
 mod add_partitions_to_txn;
+mod alter_configs;
 pub(super) mod api_versions;
 mod consumer_group_describe;
 mod consumer_group_heartbeat;
@@ -36,6 +37,7 @@ mod offset_delete;
 mod offset_fetch;
 mod offset_for_leader_epoch;
 mod produce;
+mod produce_refusal;
 mod produce_transactions;
 mod sasl;
 mod sync_group;
@@ -74,6 +76,7 @@ pub(super) async fn begin<S: Service>(
         ApiKey::InitProducerId => later(context, &request, init_producer_id::handle),
         ApiKey::DescribeConfigs => describe_configs::begin(context, &request),
         ApiKey::CreatePartitions => later(context, &request, create_partitions::handle),
+        ApiKey::AlterConfigs => later(context, &request, alter_configs::handle),
         ApiKey::IncrementalAlterConfigs => {
             later(context, &request, incremental_alter_configs::handle)
         }

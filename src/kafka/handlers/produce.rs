@@ -11,16 +11,17 @@ use kafka_protocol::messages::{BrokerId, ProduceRequest, ProduceResponse, TopicN
 use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
+use super::produce_refusal::{ProduceRefusal, check_keys};
 use super::produce_transactions::{Prepared, verify};
 use crate::kafka::codec::{BadRequest, RawRequest, text};
 use crate::kafka::connection::{Pending, Reply};
 use crate::kafka::context::{Context, TopicKey, deadline};
 use crate::kafka::{Acks, Produce, ProduceOutcome, ProduceReply, Refusal, Service};
 use crate::metadata::{ClusterImage, Topic, TopicConfig};
-use crate::record::{Batch, Limits, check_produced, raw_records};
+use crate::record::{Limits, check_produced};
 use crate::types::{ErrorCode, LeaderEpoch, NodeId, TopicPartition, is_internal};
 
-/// From this version on an error comes with words.
+/// From this version on an error comes with words, and with the records that are at fault.
 const MESSAGE_SINCE: i16 = 8;
 /// From this version on "not the leader" comes with who is.
 const LEADER_SINCE: i16 = 10;
@@ -55,10 +56,13 @@ struct TopicShare<P> {
 }
 
 /// One partition's share that is under way, or was refused.
-type Submitted = Result<(TopicPartition, ProduceReply), Refusal>;
+type Submitted = Result<(TopicPartition, ProduceReply), ProduceRefusal>;
 
 /// One partition's share that is over. The partition is known where it was there.
-type Finished = (Option<TopicPartition>, Result<ProduceOutcome, Refusal>);
+type Finished = (
+    Option<TopicPartition>,
+    Result<ProduceOutcome, ProduceRefusal>,
+);
 
 async fn submit<S: Service>(
     context: &Context<S>,
@@ -86,7 +90,7 @@ async fn submit<S: Service>(
         let mut partitions = Vec::with_capacity(topic.partitions.len());
         for (index, share) in topic.partitions {
             let submitted = match (&acks, share) {
-                (Err(refusal), _) => Err(refusal.clone()),
+                (Err(refusal), _) => Err(refusal.clone().into()),
                 (_, Err(refusal)) => Err(refusal),
                 (Ok(acks), Ok(share)) => submit_share(context, share, *acks, deadline).await,
             };
@@ -107,7 +111,7 @@ fn prepare<S: Service>(
     request: ProduceRequest,
     acks: &Result<Acks, Refusal>,
     by_id: bool,
-) -> Vec<TopicShare<Result<Prepared, Refusal>>> {
+) -> Vec<TopicShare<Result<Prepared, ProduceRefusal>>> {
     let image = context.service.image();
     let mut topics = Vec::with_capacity(request.topic_data.len());
     for data in request.topic_data {
@@ -119,14 +123,15 @@ fn prepare<S: Service>(
         let mut partitions = Vec::with_capacity(data.partition_data.len());
         for share in data.partition_data {
             let prepared = match (acks, found.partition(share.index)) {
-                (Err(refusal), _) => Err(refusal.clone()),
+                (Err(refusal), _) => Err(refusal.clone().into()),
                 (_, Err(error)) => Err(error.into()),
                 (Ok(_), Ok(_)) if internal => Err(Refusal {
                     error: ErrorCode::InvalidTopicException,
                     message: Some(
                         "the topic is the cluster's own: clients read it only".to_owned(),
                     ),
-                }),
+                }
+                .into()),
                 (Ok(_), Ok(partition)) => {
                     let records = share.records.unwrap_or_default();
                     prepare_share(partition, &records, config.as_ref())
@@ -147,7 +152,7 @@ fn prepare_share(
     partition: TopicPartition,
     records: &Bytes,
     config: Option<&TopicConfig>,
-) -> Result<Prepared, Refusal> {
+) -> Result<Prepared, ProduceRefusal> {
     let limits = Limits {
         max_batch_bytes: config.map_or(0, |config| config.max_message_bytes as usize),
     };
@@ -186,23 +191,6 @@ async fn submit_share<S: Service>(
     }
 }
 
-/// A compacted topic keeps the last record of each key, and so must be told one with each.
-fn check_keys(batch: &Batch) -> Result<(), Refusal> {
-    let refuse = |message: String| Refusal {
-        error: ErrorCode::InvalidRecord,
-        message: Some(message),
-    };
-    for record in raw_records(batch).map_err(|error| refuse(error.to_string()))? {
-        if record.key.is_none() {
-            return Err(refuse(
-                "a record without a key: the topic is compacted, so each record needs one"
-                    .to_owned(),
-            ));
-        }
-    }
-    Ok(())
-}
-
 /// The topic's settings. The image holds only configurations that can be read; were one not, the
 /// default would hold.
 fn settings(topic: &Topic) -> TopicConfig {
@@ -226,7 +214,7 @@ async fn collect(
                         Ok(Err(_)) => Err(ErrorCode::NotLeaderOrFollower),
                         Err(_) => Err(ErrorCode::RequestTimedOut),
                     };
-                    (Some(partition), result.map_err(Refusal::from))
+                    (Some(partition), result.map_err(ProduceRefusal::from))
                 }
             };
             partitions.push((index, finished));
@@ -246,7 +234,7 @@ async fn without_response(topics: Vec<TopicShare<Submitted>>, deadline: Instant)
     for topic in topics {
         for (index, share) in topic.partitions {
             let refusal = match share {
-                Err(refusal) => refusal,
+                Err(refused) => refused.refusal,
                 Ok((_, reply)) => match timeout_at(deadline, reply).await {
                     Ok(Ok(Err(error))) => error.into(),
                     // Done, or nobody answers because nobody is to hear it.
@@ -319,10 +307,10 @@ fn redirect<S: Service>(
     image: &ClusterImage,
     finished: &Finished,
 ) -> Option<(NodeId, LeaderEpoch)> {
-    let (Some(partition), Err(refusal)) = finished else {
+    let (Some(partition), Err(refused)) = finished else {
         return None;
     };
-    if refusal.error != ErrorCode::NotLeaderOrFollower {
+    if refused.refusal.error != ErrorCode::NotLeaderOrFollower {
         return None;
     }
     context.other_leader(image, *partition)
@@ -330,7 +318,7 @@ fn redirect<S: Service>(
 
 fn respond_partition(
     index: i32,
-    result: Result<ProduceOutcome, Refusal>,
+    result: Result<ProduceOutcome, ProduceRefusal>,
     leader: Option<(NodeId, LeaderEpoch)>,
     version: i16,
 ) -> PartitionProduceResponse {
@@ -340,10 +328,17 @@ fn respond_partition(
             .with_base_offset(outcome.base_offset.to_wire())
             .with_log_append_time_ms(outcome.log_append_time_ms.unwrap_or(-1))
             .with_log_start_offset(outcome.log_start_offset.to_wire()),
-        Err(refusal) => {
+        Err(refused) => {
+            let records = if version >= MESSAGE_SINCE {
+                refused.named_records()
+            } else {
+                Vec::new()
+            };
+            let refusal = refused.refusal;
             let message = refusal.message.filter(|_| version >= MESSAGE_SINCE);
             let response = response
                 .with_error_code(refusal.error.code())
+                .with_record_errors(records)
                 .with_base_offset(-1)
                 .with_log_append_time_ms(-1)
                 .with_log_start_offset(-1)

@@ -4,6 +4,7 @@
 
 use tokio::time::{Instant, timeout_at};
 
+use super::produce_refusal::ProduceRefusal;
 use crate::kafka::context::Context;
 use crate::kafka::{Refusal, Service, Verification, VerificationGuard};
 use crate::record::Batch;
@@ -32,7 +33,7 @@ impl Prepared {
 pub(super) async fn verify<S: Service>(
     context: &Context<S>,
     transactional_id: Option<&str>,
-    shares: Vec<&mut Result<Prepared, Refusal>>,
+    shares: Vec<&mut Result<Prepared, ProduceRefusal>>,
     version: i16,
     deadline: Instant,
 ) {
@@ -48,7 +49,8 @@ pub(super) async fn verify<S: Service>(
                 message: Some(
                     "a batch of a transaction in a request without a transactional id".to_owned(),
                 ),
-            });
+            }
+            .into());
             continue;
         }
         let partition = prepared.partition;
@@ -86,7 +88,7 @@ pub(super) async fn verify<S: Service>(
                 .unwrap_or(Err(ErrorCode::CoordinatorNotAvailable));
             match (verdict, share.as_mut()) {
                 (Ok(()), Ok(prepared)) => prepared.guard = Some(guard),
-                (Err(error), _) => *share = Err(refusal(error, version)),
+                (Err(error), _) => *share = Err(refusal(error, version).into()),
                 (Ok(()), Err(_)) => {}
             }
         }

@@ -1,3 +1,4 @@
+use std::num::NonZero;
 use std::sync::Arc;
 
 use kafka_protocol::messages::create_partitions_request::{
@@ -15,9 +16,10 @@ use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListO
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::metadata_response::MetadataResponseTopic;
 use kafka_protocol::messages::{
-    ApiVersionsRequest, CreatePartitionsRequest, CreateTopicsRequest, DeleteTopicsRequest,
-    DescribeClusterRequest, DescribeConfigsRequest, IncrementalAlterConfigsRequest,
-    InitProducerIdRequest, ListOffsetsRequest, MetadataRequest,
+    AlterConfigsRequest, ApiVersionsRequest, CreatePartitionsRequest, CreateTopicsRequest,
+    DeleteTopicsRequest, DescribeClusterRequest, DescribeConfigsRequest,
+    IncrementalAlterConfigsRequest, InitProducerIdRequest, ListOffsetsRequest, MetadataRequest,
+    alter_configs_request,
 };
 use kafka_protocol::protocol::StrBytes;
 
@@ -175,6 +177,34 @@ async fn metadata_creates_legal_topics_unless_told_otherwise() {
     );
     let response = client.call(&metadata_of(&["other"]), 9).await;
     assert_eq!(codes(&response.topics), [3]);
+}
+
+#[tokio::test]
+async fn a_topic_asked_for_without_counts_has_the_nodes_defaults() {
+    let config = Config {
+        num_partitions: NonZero::new(4),
+        default_replication_factor: NonZero::new(2),
+        ..Config::default()
+    };
+    let mut client = connect_to(
+        &Server::new(Double::new(), config),
+        ListenerKind::Kafka(ListenerName::unnamed()),
+    );
+    let auto = client.call(&metadata_of(&["auto"]), 9).await;
+    assert_eq!(auto.topics[0].partitions.len(), 4);
+    assert_eq!(auto.topics[0].partitions[0].replica_nodes.len(), 2);
+    for (partitions, factor, expected) in [(-1, -1, (4, 2)), (1, -1, (1, 2)), (-1, 3, (4, 3))] {
+        let topic = CreatableTopic::default()
+            .with_name(name(&format!("made-{partitions}-{factor}")))
+            .with_num_partitions(partitions)
+            .with_replication_factor(factor);
+        let request = CreateTopicsRequest::default()
+            .with_topics(vec![topic])
+            .with_timeout_ms(1000);
+        let made = &client.call(&request, 7).await.topics[0];
+        assert_eq!(made.error_code, 0, "{:?}", made.error_message);
+        assert_eq!((made.num_partitions, made.replication_factor), expected);
+    }
 }
 
 #[tokio::test]
@@ -437,7 +467,10 @@ async fn settings_are_changed_and_described() {
         (change("retention.ms", 0, Some("soon")), 40),
         (change("colour", 0, Some("red")), 40),
         (change("retention.ms", 0, None), 42),
-        (change("cleanup.policy", 2, Some("compact")), 40),
+        (change("retention.ms", 2, Some("1")), 40),
+        (change("cleanup.policy", 2, Some("compress")), 40),
+        (change("cleanup.policy", 2, None), 42),
+        (change("cleanup.policy", 3, Some("delete")), 40),
         (change("retention.ms", 9, Some("1")), 42),
     ] {
         let request = IncrementalAlterConfigsRequest::default().with_resources(vec![resource(
@@ -449,6 +482,54 @@ async fn settings_are_changed_and_described() {
         let result = &response.responses[0];
         assert_eq!(result.error_code, code, "{result:?}");
         assert!(result.error_message.is_some());
+    }
+
+    for (operation, expected) in [(2, "delete,compact"), (3, "delete")] {
+        let request = IncrementalAlterConfigsRequest::default().with_resources(vec![resource(
+            2,
+            "orders",
+            vec![change("cleanup.policy", operation, Some("compact"))],
+        )]);
+        let result = client.call(&request, 1).await.responses.remove(0);
+        assert_eq!(result.error_code, 0, "{result:?}");
+        let image = double.image();
+        let topic = image.topic_named("orders").unwrap();
+        assert_eq!(topic.config["cleanup.policy"], expected);
+    }
+
+    for version in 0..=2 {
+        let set = |settings: &[(&str, Option<&str>)]| {
+            let configs = settings.iter().map(|(setting, value)| {
+                alter_configs_request::AlterableConfig::default()
+                    .with_name(str_bytes(setting))
+                    .with_value(value.map(str_bytes))
+            });
+            let topic = alter_configs_request::AlterConfigsResource::default()
+                .with_resource_type(2)
+                .with_resource_name(str_bytes("orders"))
+                .with_configs(configs.collect());
+            AlterConfigsRequest::default().with_resources(vec![topic])
+        };
+        let both = [("retention.ms", Some("8")), ("segment.ms", Some("9"))];
+        let one = [("retention.ms", Some("7"))];
+        for (settings, code) in [
+            (&both[..], 0),
+            (&[("retention.ms", Some("soon"))], 40),
+            (&[("retention.ms", None)], 42),
+            (&[both[0], both[0]], 42),
+            (&one, 0),
+        ] {
+            let result = client
+                .call(&set(settings), version)
+                .await
+                .responses
+                .remove(0);
+            assert_eq!(result.error_code, code, "{result:?}");
+        }
+        let image = double.image();
+        let kept = &image.topic_named("orders").unwrap().config;
+        assert_eq!(kept.len(), 1, "what was not named is gone: {kept:?}");
+        assert_eq!(kept["retention.ms"], "7");
     }
 
     let described = |kind, resource: &str, keys: Option<&[&str]>| {

@@ -164,6 +164,18 @@ fn sample(key: ApiKey, version: i16) -> BytesMut {
                 version,
             )
         }
+        ApiKey::AlterConfigs => {
+            let config = alter_configs_request::AlterableConfig::default()
+                .with_name(text("retention.ms"))
+                .with_value(Some(text("1")));
+            let resource = alter_configs_request::AlterConfigsResource::default()
+                .with_resource_name(text("orders"))
+                .with_configs(vec![config]);
+            encoded(
+                AlterConfigsRequest::default().with_resources(vec![resource]),
+                version,
+            )
+        }
         ApiKey::IncrementalAlterConfigs => {
             let config = AlterableConfig::default()
                 .with_name(text("retention.ms"))
