@@ -18,7 +18,8 @@ use kafka_protocol::messages::offset_fetch_request::{
     OffsetFetchRequestGroup, OffsetFetchRequestTopics,
 };
 use kafka_protocol::messages::{
-    FindCoordinatorRequest, GroupId, OffsetCommitRequest, OffsetFetchRequest,
+    ConsumerGroupHeartbeatRequest, ConsumerGroupHeartbeatResponse, FindCoordinatorRequest, GroupId,
+    OffsetCommitRequest, OffsetFetchRequest, consumer_group_heartbeat_request,
 };
 use kafka_protocol::protocol::StrBytes;
 use quorate::types::NodeId;
@@ -135,6 +136,96 @@ async fn no_committed_offset_is_lost_when_its_coordinator_is_killed() {
         cluster.spawn(killed);
         cluster.until_healthy().await;
     }
+}
+
+fn heartbeat(member: &str, epoch: i32) -> ConsumerGroupHeartbeatRequest {
+    let request = ConsumerGroupHeartbeatRequest::default()
+        .with_group_id(GroupId(text("newer")))
+        .with_member_id(text(member))
+        .with_member_epoch(epoch)
+        .with_rebalance_timeout_ms(-1);
+    match epoch {
+        0 => request
+            .with_rebalance_timeout_ms(60_000)
+            .with_subscribed_topic_names(Some(vec![name("orders")]))
+            .with_topic_partitions(Some(Vec::new())),
+        _ => request,
+    }
+}
+
+/// The answer of whoever looks after the group, once somebody does.
+async fn beat(
+    cluster: &Cluster,
+    request: &ConsumerGroupHeartbeatRequest,
+) -> ConsumerGroupHeartbeatResponse {
+    until("the heartbeat is answered", async || {
+        let (node, mut kafka) = coordinator(cluster, "newer").await;
+        let answer = kafka.call(request, 1).await;
+        match answer.error_code {
+            // The coordinator loads, moves, or the metadata version is about to rise.
+            code @ 14..=16 => Err(format!("error {code} of node {node}")),
+            _ => Ok(answer),
+        }
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_group_of_the_newer_protocol_outlives_its_coordinators() {
+    let mut cluster = Cluster::start().await;
+    let client = cluster.client().await;
+    cluster.create_topic(&client, "orders", 4).await;
+    let first = beat(&cluster, &heartbeat("a", 0)).await;
+    assert_eq!((first.error_code, first.member_epoch), (0, 1));
+    let all = first.assignment.unwrap().topic_partitions.remove(0);
+    assert_eq!(all.partitions.len(), 4);
+    let second = beat(&cluster, &heartbeat("b", 0)).await;
+    assert_eq!((second.error_code, second.member_epoch), (0, 2));
+    // Between the first one's word that it gives two up, and the other's that it asks for them.
+    let first = beat(&cluster, &heartbeat("a", 1)).await;
+    assert_eq!(first.member_epoch, 1);
+    let kept = first.assignment.unwrap().topic_partitions.remove(0);
+    assert_eq!(kept.partitions.len(), 2);
+    let owned = consumer_group_heartbeat_request::TopicPartitions::default()
+        .with_topic_id(kept.topic_id)
+        .with_partitions(kept.partitions.clone());
+    let given_up = heartbeat("a", 1).with_topic_partitions(Some(vec![owned]));
+    assert_eq!(beat(&cluster, &given_up).await.member_epoch, 2);
+    let (killed, _) = coordinator(&cluster, "newer").await;
+    cluster.kill(killed);
+    let second = beat(&cluster, &heartbeat("b", 2)).await;
+    assert_eq!((second.error_code, second.member_epoch), (0, 2));
+    let given = second.assignment.unwrap().topic_partitions.remove(0);
+    let rest: Vec<i32> = (0..4).filter(|n| !kept.partitions.contains(n)).collect();
+    assert_eq!(given.partitions, rest);
+    // Killed again, with the first one back: nothing has changed, and who was not known is not.
+    cluster.spawn(killed);
+    cluster.until_healthy().await;
+    let (again, _) = coordinator(&cluster, "newer").await;
+    cluster.kill(again);
+    let answer = beat(&cluster, &heartbeat("a", 2)).await;
+    assert_eq!((answer.error_code, answer.member_epoch), (0, 2));
+    let fenced = beat(&cluster, &heartbeat("b", 7)).await;
+    assert_eq!(fenced.error_code, 110);
+    let unknown = beat(&cluster, &heartbeat("c", 2)).await;
+    assert_eq!(unknown.error_code, 25);
+    let said = |arguments: &[&str]| {
+        let servers: Vec<String> = cluster.specs.iter().map(|s| s.quic.to_string()).collect();
+        let output = support::cluster::quorate()
+            .args(arguments)
+            .args(["-b", &servers.join(",")])
+            .arg("--certs-dir")
+            .arg(cluster.dir().join("certs-1"))
+            .output()
+            .unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let described = said(&["group", "describe", "newer"]);
+    assert!(
+        described.contains("Stable, assigned by uniform, epoch 2 (assigned 2)"),
+        "{described}"
+    );
+    assert!(described.contains("TARGET"), "{described}");
 }
 
 /// A kcat that consumes in a group; killed when dropped.
