@@ -32,6 +32,8 @@ pub(super) struct Double {
     pub(super) dead: Mutex<BTreeSet<NodeId>>,
     /// Produces stay unanswered, and uncommitted, until [`Double::commit`].
     pub(super) holds_acks: AtomicBool,
+    /// Whether it has not committed the start of its epoch, and so does not know its watermark.
+    pub(super) begins_an_epoch: AtomicBool,
     /// Submissions wait while there are none; tests add some.
     pub(super) mailbox: tokio::sync::Semaphore,
     pub(super) reads: AtomicUsize,
@@ -116,6 +118,7 @@ impl Double {
             partitions: Mutex::default(),
             dead: Mutex::default(),
             holds_acks: AtomicBool::new(false),
+            begins_an_epoch: AtomicBool::new(false),
             mailbox: tokio::sync::Semaphore::new(1_000_000),
             reads: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
@@ -411,7 +414,8 @@ impl Service for Double {
         Ok(FetchedRecords {
             records,
             next,
-            high_watermark: Some(high_watermark),
+            high_watermark: (!self.begins_an_epoch.load(Ordering::SeqCst))
+                .then_some(high_watermark),
             last_stable_offset: high_watermark,
             aborted: Vec::new(),
             log_start_offset: Offset::ZERO,

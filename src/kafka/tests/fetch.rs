@@ -41,6 +41,22 @@ async fn every_version_reads_whole_batches() {
     }
 }
 
+#[tokio::test]
+async fn a_leader_that_does_not_know_its_watermark_names_no_stable_offset_either() {
+    let double = Double::new().with_topic("orders", 1);
+    double.append(double.partition("orders", 0), &["a", "b"]);
+    let mut client = connect(&double);
+    for (begins, end) in [(true, -1), (false, 2)] {
+        double.begins_an_epoch.store(begins, Ordering::SeqCst);
+        let response = client.call(&fetch("orders", &[0]), 11).await;
+        let answer = partition(&response, 0);
+        assert_eq!(
+            (answer.high_watermark, answer.last_stable_offset),
+            (end, end)
+        );
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_long_poll_ends_with_its_one_deadline() {
     let double = Double::new().with_topic("orders", 20);
