@@ -2,19 +2,18 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::BrokerOptions;
+use super::committed_end::committed_end;
 use super::event::{Adoption, Event};
 use super::leader_link::{self, LinkOptions};
 use super::shared::{PartitionHandle, Shared};
 use super::tcp_link;
-use crate::controller::{Controller, jittered};
+use crate::controller::Controller;
 use crate::metadata::{ClusterImage, FlushPolicy, Topic, TopicConfig};
 use crate::partition::{Departures, Partition, PartitionOptions};
 use crate::storage::{
@@ -27,11 +26,6 @@ use crate::types::{
 
 /// Session ids of one partition: a range of 2³² each.
 const SESSIONS_PER_PARTITION: u64 = 1 << 32;
-
-/// How long the controllers are asked before it is said that they do not answer, how often that is said, and the pause between.
-const COMMITTED_END_TIMEOUT: Duration = Duration::from_secs(10);
-const COMMITTED_END_LOG_INTERVAL: Duration = Duration::from_secs(60);
-const COMMITTED_END_RETRY: Duration = Duration::from_secs(2);
 
 pub(super) struct Assignments {
     shared: Arc<Shared>,
@@ -68,29 +62,6 @@ struct Link {
     address: watch::Sender<String>,
     stop: CancellationToken,
     task: JoinHandle<()>,
-}
-
-/// Past which index everything is that was committed before; asked for until there is an answer. `None` when the node stops.
-async fn committed_end(shared: Arc<Shared>, controller: Controller) -> Option<u64> {
-    let mut logged: Option<Instant> = None;
-    loop {
-        let asked = tokio::select! {
-            () = shared.stopping.cancelled() => return None,
-            asked = controller.committed_end(COMMITTED_END_TIMEOUT) => asked,
-        };
-        let cause = match asked {
-            Ok(end) => return Some(end),
-            Err(error) => error,
-        };
-        if logged.is_none_or(|at| at.elapsed() > COMMITTED_END_LOG_INTERVAL) {
-            tracing::info!(%cause, "logs of replicas that left this node stay until the controllers answer");
-            logged = Some(Instant::now());
-        }
-        tokio::select! {
-            () = shared.stopping.cancelled() => return None,
-            () = tokio::time::sleep(jittered(COMMITTED_END_RETRY)) => {}
-        }
-    }
 }
 
 /// Where the sessions' numbers begin: elsewhere in each process, so that what an earlier one sent is of no session of this one.
@@ -335,11 +306,7 @@ impl Assignments {
     /// that nobody needs them here.
     async fn drop_unassigned(&mut self, image: &ClusterImage) {
         let me = self.shared.me.node;
-        let is_replica = |id: &TopicPartition| {
-            image
-                .partition(*id)
-                .is_some_and(|state| state.replicas.contains(&me))
-        };
+        let is_replica = |id: &TopicPartition| image.is_replica(*id, me);
         for id in self.departures.settle(image.applied_index(), is_replica) {
             self.remove_log(id).await;
         }
@@ -394,9 +361,7 @@ impl Assignments {
             }
         };
         for (id, topic) in found {
-            let assigned = image
-                .partition(id)
-                .is_some_and(|state| state.replicas.contains(&me.node));
+            let assigned = image.is_replica(id, me.node);
             // It was open in this process, and may have been acknowledged from.
             let is_kept = self.departures.contains(&id);
             if !assigned && !is_kept {

@@ -6,6 +6,7 @@
 
 mod assignments;
 mod clock;
+mod committed_end;
 mod deletions;
 mod event;
 mod fence;

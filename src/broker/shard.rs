@@ -756,10 +756,10 @@ impl Owned {
                 .handle_session_closed_by_follower(order.to, order.session);
             return;
         };
-        let sending = match (order.catch_up, self.partition.lacks_replicas()) {
-            (false, _) => Sending::Live,
-            (true, false) => Sending::CatchUp,
-            (true, true) => Sending::NeededCatchUp,
+        let sending = match order.catch_up {
+            false => Sending::Live,
+            true if self.partition.lacks_replicas() => Sending::NeededCatchUp,
+            true => Sending::CatchUp,
         };
         if !session.channel.has_room(sending) {
             self.partition.handle_blocked(order);

@@ -298,7 +298,7 @@ impl Shared {
     pub(super) async fn write(&self, command: Command, timeout: Duration) -> Response {
         // What a node of the cluster could not read must not be in the log.
         let begin = Instant::now();
-        let logged = self.metrics().last_log_index.unwrap_or(0);
+        let logged = self.raft.metrics().borrow().last_log_index.unwrap_or(0);
         if let Err(rejection) = await_version(self.image.clone(), logged, &command, timeout).await {
             return Response::Proposed {
                 result: Err(rejection),

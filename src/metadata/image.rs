@@ -280,6 +280,12 @@ impl ClusterImage {
         self.topics.get(self.names.get(name)?)
     }
 
+    /// Whether `node` holds a replica of a partition that there is.
+    pub fn is_replica(&self, partition: TopicPartition, node: NodeId) -> bool {
+        self.partition(partition)
+            .is_some_and(|state| state.replicas.contains(&node))
+    }
+
     /// The topic of this name. A name that no topic can have is unknown, too.
     pub fn topic_named(&self, name: &str) -> Option<&Arc<Topic>> {
         self.topic_by_name(&TopicName::new(name).ok()?)

@@ -243,18 +243,16 @@ impl Leader {
         let (epoch, actions) = (self.epoch, &mut self.actions);
         self.followers.retain(|to, progress| {
             let stays = stays(to);
-            let to = *to;
             if !stays {
                 let why = SessionRefusal::NotReplica;
-                actions.push_back(LeaderAction::refuse(to, progress.session, epoch, why));
+                actions.push_back(LeaderAction::refuse(*to, progress.session, epoch, why));
             }
             stays
         });
         for progress in self.followers.values_mut() {
             progress.log_lost &= state.isr.contains(&progress.replica);
         }
-        self.caught_up
-            .retain(|node, _| *node == self.me.node || stays(node));
+        self.caught_up.retain(|node, _| stays(node));
         if !self.in_sync.is_large_enough() {
             let actions = &mut self.actions;
             let error = ErrorCode::NotEnoughReplicasAfterAppend;

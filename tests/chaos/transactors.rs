@@ -13,24 +13,25 @@ use bytes::Bytes;
 use kafka_protocol::messages::add_partitions_to_txn_request::AddPartitionsToTxnTopic;
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
 use kafka_protocol::messages::offset_fetch_request::OffsetFetchRequestTopic;
-use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use kafka_protocol::messages::txn_offset_commit_request::{
     TxnOffsetCommitRequestPartition, TxnOffsetCommitRequestTopic,
 };
 use kafka_protocol::messages::{
     AddOffsetsToTxnRequest, AddPartitionsToTxnRequest, EndTxnRequest, FetchRequest,
-    FindCoordinatorRequest, GroupId, InitProducerIdRequest, OffsetFetchRequest, ProduceRequest,
-    ProducerId, TransactionalId, TxnOffsetCommitRequest,
+    FindCoordinatorRequest, GroupId, InitProducerIdRequest, OffsetFetchRequest, ProducerId,
+    TransactionalId, TxnOffsetCommitRequest,
 };
 use kafka_protocol::protocol::{Request, StrBytes};
-use quorate::record::{BatchBuilder, Compression, ProducerStamp};
+use quorate::record::ProducerStamp;
 use tokio_util::sync::CancellationToken;
 
 use super::clients::Shared;
 use super::ledger::{Log, Outcome};
 use super::schedule::Random;
 use crate::support::kafka::{FETCH_VERSION, Kafka, PRODUCE_VERSION, name};
-use crate::support::transactions::take;
+use crate::support::transactions::{
+    ADD_VERSION, END_VERSION, FIND_VERSION, INIT_VERSION, produce_request, take,
+};
 
 /// What they write to. Beside it, groups count offsets of the topic of all others.
 pub const LEDGER: &str = "ledger";
@@ -52,10 +53,6 @@ const ELSEWHERE: [i16; 7] = [3, 5, 6, 13, 14, 15, 16];
 /// What a producer is told whose transaction somebody else has ended: its epoch is over, or its transaction is.
 const ENDED: [i16; 3] = [47, 48, 90];
 
-const FIND_VERSION: i16 = 4;
-const INIT_VERSION: i16 = 4;
-const ADD_VERSION: i16 = 3;
-const END_VERSION: i16 = 3;
 const OFFSETS_VERSION: i16 = 3;
 const OFFSET_FETCH_VERSION: i16 = 7;
 const GROUP_KEY: i8 = 0;
@@ -392,36 +389,21 @@ impl Transactor {
         sources: &[Option<u64>],
     ) -> Result<(), Undone> {
         let sequence = self.sequences.get(&partition).copied().unwrap_or_default();
-        let mut builder = BatchBuilder::new();
-        for source in sources {
-            let entry = self
-                .shared
-                .ledger()
-                .add(self.producer, number, partition, *source);
-            let value = entry.to_string();
-            builder
-                .append(None, Some(value.as_bytes()), &[], 1_000)
-                .unwrap();
-        }
+        let values: Vec<String> = sources
+            .iter()
+            .map(|source| {
+                let mut ledger = self.shared.ledger();
+                let entry = ledger.add(self.producer, number, partition, *source);
+                entry.to_string()
+            })
+            .collect();
         let stamp = ProducerStamp {
             id: quorate::types::ProducerId::new(self.id).unwrap(),
             epoch: self.epoch,
             base_sequence: sequence,
         };
-        let sealed = builder.seal(Compression::None).unwrap().transactional();
-        let request = ProduceRequest::default()
-            .with_transactional_id(Some(self.transactional_id()))
-            .with_acks(-1)
-            .with_timeout_ms(3_000)
-            .with_topic_data(vec![
-                TopicProduceData::default()
-                    .with_name(name(LEDGER))
-                    .with_partition_data(vec![
-                        PartitionProduceData::default()
-                            .with_index(partition as i32)
-                            .with_records(Some(sealed.stamp(Some(stamp)))),
-                    ]),
-            ]);
+        let to = (LEDGER, partition as i32);
+        let request = produce_request(self.transactional_id(), stamp, to, &values, 3_000);
         let place = Place::Leader(partition);
         self.reach
             .until_answered(place, &request, PRODUCE_VERSION, |written| {

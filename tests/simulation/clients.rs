@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use quorate::partition::ProduceRequest;
 use quorate::record::{Batch, BatchBuilder, Compression, ProducerStamp, restamp_producer};
-use quorate::replication::{Acks, ProduceOutcome};
+use quorate::replication::{Acks, ProduceOutcome, VerificationGuard};
 use quorate::storage::ReadError;
 use quorate::types::{ErrorCode, LeaderEpoch, MonotonicTime, Offset, ProducerId};
 
@@ -311,7 +311,6 @@ impl World {
     }
 
     pub fn produce_arrived(&mut self, call: ProduceCall) -> Check {
-        let now = self.now;
         let node = call.node;
         let partition = self.producers[call.producer].partition;
         let clients = self.setup.clients();
@@ -340,16 +339,30 @@ impl World {
             }
             _ => (batch, call.acks),
         };
+        self.hand_in(node, partition, Call::Produce(call), batch, acks, None)
+    }
+
+    /// Gives a replica a batch to append; what becomes of it, `call` is answered.
+    pub fn hand_in(
+        &mut self,
+        node: usize,
+        partition: usize,
+        call: Call,
+        batch: Batch,
+        acks: Acks,
+        guard: Option<VerificationGuard>,
+    ) -> Check {
+        let now = self.now;
         let Some(process) = &mut self.nodes[node].process else {
             return Ok(());
         };
-        let ticket = process.ticket(Call::Produce(call), partition);
+        let ticket = process.ticket(call, partition);
         let request = ProduceRequest {
             ticket,
             batch,
             acks,
             deadline: now + PRODUCE_DEADLINE,
-            guard: None,
+            guard,
         };
         let peers = process.peers.clone();
         if let Some(replica) = process.replicas[partition].as_mut() {
@@ -463,19 +476,24 @@ impl World {
         Ok(())
     }
 
-    /// Fetches from a node that says that it leads, as the broker's fetch does.
-    pub fn tick_reader(&mut self, i: usize) -> Check {
-        let after = self.readers[i].random.between(20_000, 80_000);
-        self.plan_us(after, Event::ReaderTick(i));
-        let partition = self.readers[i].partition;
-        let leading: Vec<usize> = (0..self.setup.nodes)
+    /// The nodes that say that they lead a partition.
+    pub fn leading(&self, partition: usize) -> Vec<usize> {
+        (0..self.setup.nodes)
             .filter(|&node| {
                 self.nodes[node].is_running()
                     && self.nodes[node]
                         .view_replica(partition)
                         .is_some_and(|replica| replica.partition.view().is_leader)
             })
-            .collect();
+            .collect()
+    }
+
+    /// Fetches from a node that says that it leads, as the broker's fetch does.
+    pub fn tick_reader(&mut self, i: usize) -> Check {
+        let after = self.readers[i].random.between(20_000, 80_000);
+        self.plan_us(after, Event::ReaderTick(i));
+        let partition = self.readers[i].partition;
+        let leading = self.leading(partition);
         if leading.is_empty() {
             return Ok(());
         }

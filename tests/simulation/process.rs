@@ -298,11 +298,7 @@ impl World {
             return Ok(());
         };
         let me = process.me.node;
-        let is_replica = |id: &TopicPartition| {
-            image
-                .partition(*id)
-                .is_some_and(|state| state.replicas.contains(&me))
-        };
+        let is_replica = |id: &TopicPartition| image.is_replica(*id, me);
         let gone = process.departures.settle(image.applied_index(), is_replica);
         for partition in 0..self.setup.partitions {
             if gone.contains(&partition_id(partition)) {

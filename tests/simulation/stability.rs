@@ -128,14 +128,7 @@ impl World {
         let after = self.committed_reader.random.between(20_000, 60_000);
         self.plan_us(after, Event::CommittedReaderTick);
         let partition = self.committed_reader.random.index(self.setup.partitions);
-        let leading: Vec<usize> = (0..self.setup.nodes)
-            .filter(|&node| {
-                self.nodes[node].is_running()
-                    && self.nodes[node]
-                        .view_replica(partition)
-                        .is_some_and(|replica| replica.partition.view().is_leader)
-            })
-            .collect();
+        let leading = self.leading(partition);
         if leading.is_empty() {
             return Ok(());
         }

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
-use quorate::partition::{MarkerRequest, ProduceRequest};
+use quorate::partition::MarkerRequest;
 use quorate::record::{
     Batch, BatchBuilder, Compression, Marker, ProducerStamp, TransactionOutcome,
 };
@@ -488,33 +488,28 @@ impl World {
     }
 
     fn append_of(&mut self, call: TransactionCall, guard: Option<VerificationGuard>) -> Check {
-        let (now, node, partition) = (self.now, call.node, call.partition);
+        let (node, partition) = (call.node, call.partition);
         let Work::Batch { bytes, .. } = &call.work else {
             return Ok(());
         };
         let Ok(batch) = Batch::decode(bytes) else {
             return unexpected("a batch that was made cannot be decoded");
         };
-        let Some(process) = &mut self.nodes[node].process else {
-            return Ok(());
-        };
-        if process.replicas[partition].is_none() {
-            self.answer_transaction(call, Err(ErrorCode::UnknownTopicOrPartition));
-            return Ok(());
+        match &self.nodes[node].process {
+            None => Ok(()),
+            Some(process) if process.replicas[partition].is_none() => {
+                self.answer_transaction(call, Err(ErrorCode::UnknownTopicOrPartition));
+                Ok(())
+            }
+            Some(_) => self.hand_in(
+                node,
+                partition,
+                Call::Transaction(call),
+                batch,
+                Acks::All,
+                guard,
+            ),
         }
-        let ticket = process.ticket(Call::Transaction(call), partition);
-        let request = ProduceRequest {
-            ticket,
-            batch,
-            acks: Acks::All,
-            deadline: now + PRODUCE_DEADLINE,
-            guard,
-        };
-        let peers = process.peers.clone();
-        if let Some(replica) = process.replicas[partition].as_mut() {
-            replica.partition.handle_produce(now, request, &peers);
-        }
-        self.drain(node, partition)
     }
 
     pub fn answer_transaction(

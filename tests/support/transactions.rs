@@ -20,10 +20,10 @@ use super::{topic, until};
 
 /// What a client tries again after: a coordinator or leader that moves, loads, or is busy with the last transaction.
 const RETRIABLE: [i16; 12] = [3, 5, 6, 7, 13, 14, 15, 16, 19, 20, 51, 55];
-const FIND_VERSION: i16 = 4;
-const INIT_VERSION: i16 = 4;
-const ADD_VERSION: i16 = 3;
-const END_VERSION: i16 = 3;
+pub const FIND_VERSION: i16 = 4;
+pub const INIT_VERSION: i16 = 4;
+pub const ADD_VERSION: i16 = 3;
+pub const END_VERSION: i16 = 3;
 const TRANSACTION_KEY: i8 = 1;
 
 pub struct Transactional {
@@ -44,6 +44,36 @@ fn judge(code: i16) -> Result<Result<(), i16>, String> {
 
 fn id(name: &str) -> TransactionalId {
     TransactionalId(StrBytes::from_string(name.to_owned()))
+}
+
+/// A batch of a transaction, for one partition.
+pub fn produce_request(
+    transactional_id: TransactionalId,
+    stamp: ProducerStamp,
+    (topic, partition): (&str, i32),
+    values: &[String],
+    timeout_ms: i32,
+) -> ProduceRequest {
+    let mut builder = BatchBuilder::new();
+    for value in values {
+        builder
+            .append(None, Some(value.as_bytes()), &[], 1_000)
+            .unwrap();
+    }
+    let sealed = builder.seal(Compression::None).unwrap().transactional();
+    ProduceRequest::default()
+        .with_transactional_id(Some(transactional_id))
+        .with_acks(-1)
+        .with_timeout_ms(timeout_ms)
+        .with_topic_data(vec![
+            TopicProduceData::default()
+                .with_name(name(topic))
+                .with_partition_data(vec![
+                    PartitionProduceData::default()
+                        .with_index(partition)
+                        .with_records(Some(sealed.stamp(Some(stamp)))),
+                ]),
+        ])
 }
 
 /// The node that coordinates an id, and a connection to it, as soon as there is one that runs.
@@ -124,31 +154,13 @@ impl Transactional {
     ) -> Result<(), i16> {
         let place = (in_topic.to_owned(), partition);
         let sequence = self.sequences.get(&place).copied().unwrap_or_default();
-        let mut builder = BatchBuilder::new();
-        for value in values {
-            builder
-                .append(None, Some(value.as_bytes()), &[], 1_000)
-                .unwrap();
-        }
         let stamp = ProducerStamp {
             id: quorate::types::ProducerId::new(self.producer).unwrap(),
             epoch: self.epoch,
             base_sequence: sequence,
         };
-        let sealed = builder.seal(Compression::None).unwrap().transactional();
-        let request = ProduceRequest::default()
-            .with_transactional_id(Some(id(&self.id)))
-            .with_acks(-1)
-            .with_timeout_ms(5_000)
-            .with_topic_data(vec![
-                TopicProduceData::default()
-                    .with_name(name(in_topic))
-                    .with_partition_data(vec![
-                        PartitionProduceData::default()
-                            .with_index(partition)
-                            .with_records(Some(sealed.stamp(Some(stamp)))),
-                    ]),
-            ]);
+        let to = (in_topic, partition);
+        let request = produce_request(id(&self.id), stamp, to, values, 5_000);
         let index = u32::try_from(partition).unwrap();
         let written = until("a batch is written", async || {
             let leader = cluster.until_led(&topic(in_topic), index, |_| true).await;

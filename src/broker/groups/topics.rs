@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::broker::internal_topics;
 use crate::groups::{Request, TopicShape, Topics};
 use crate::metadata::{CONSUMER_GROUPS_SINCE, ClusterImage, Topic};
 use crate::types::{ErrorCode, is_internal};
@@ -35,17 +36,9 @@ impl Topics for TopicsOf {
 /// Whether the whole cluster knows what a group of the newer protocol leaves in the log. A build before it would take such a
 /// group for one that nobody is in, once it came to look after it.
 pub(super) fn gate(image: &ClusterImage, request: &Request) -> Result<(), ErrorCode> {
-    let is_newer = matches!(request, Request::ConsumerHeartbeat(_));
-    if !is_newer || image.metadata_version() >= CONSUMER_GROUPS_SINCE {
-        return Ok(());
-    }
-    let understood = image.nodes().map(|node| node.metadata_version).min();
-    match understood {
-        // About to rise: the cluster was just founded, or its last node just upgraded. Clients ask again.
-        Some(version) if version >= CONSUMER_GROUPS_SINCE => {
-            Err(ErrorCode::CoordinatorNotAvailable)
-        }
-        _ => Err(ErrorCode::UnsupportedVersion),
+    match request {
+        Request::ConsumerHeartbeat(_) => internal_topics::gate(image, CONSUMER_GROUPS_SINCE),
+        _ => Ok(()),
     }
 }
 
@@ -53,30 +46,11 @@ pub(super) fn gate(image: &ClusterImage, request: &Request) -> Result<(), ErrorC
 mod tests {
     use super::*;
     use crate::groups::{ConsumerHeartbeat, Who};
-    use crate::metadata::{Command, Endpoint, Registration};
-    use crate::types::{ClusterId, DirectoryId, Incarnation, NodeId};
-
-    fn register(image: &mut ClusterImage, id: u32, metadata_version: u32) {
-        let registration = Registration {
-            node: NodeId::new(id).unwrap(),
-            directory: DirectoryId::from_random_bits(id.into()),
-            incarnation: Incarnation::from_random_bits(id.into()),
-            quic: Endpoint {
-                host: "localhost".to_owned(),
-                port: 1,
-            },
-            kafka: None,
-            kafka_listeners: std::collections::BTreeMap::new(),
-            boot_id: None,
-            metadata_version,
-        };
-        image
-            .apply(&Command::RegisterNode { registration })
-            .unwrap();
-    }
+    use crate::metadata::Command;
+    use crate::types::ClusterId;
 
     #[test]
-    fn the_newer_protocol_is_served_once_every_node_knows_it() {
+    fn the_newer_protocol_alone_waits_for_its_version() {
         let beat = Request::ConsumerHeartbeat(ConsumerHeartbeat {
             who: Who::default(),
             epoch: 0,
@@ -93,17 +67,15 @@ mod tests {
         let mut image = ClusterImage::new();
         let cluster_id = ClusterId::from_random_bits(1);
         image.apply(&Command::InitCluster { cluster_id }).unwrap();
-        register(&mut image, 1, CONSUMER_GROUPS_SINCE);
-        register(&mut image, 2, CONSUMER_GROUPS_SINCE - 1);
+        let raise = |image: &mut ClusterImage, version| {
+            image
+                .apply(&Command::RaiseMetadataVersion { version })
+                .unwrap();
+        };
+        raise(&mut image, CONSUMER_GROUPS_SINCE - 1);
         assert_eq!(gate(&image, &beat), Err(ErrorCode::UnsupportedVersion));
         assert_eq!(gate(&image, &Request::Describe), Ok(()));
-        register(&mut image, 2, CONSUMER_GROUPS_SINCE);
-        let rising = Err(ErrorCode::CoordinatorNotAvailable);
-        assert_eq!(gate(&image, &beat), rising);
-        let version = CONSUMER_GROUPS_SINCE;
-        image
-            .apply(&Command::RaiseMetadataVersion { version })
-            .unwrap();
+        raise(&mut image, CONSUMER_GROUPS_SINCE);
         assert_eq!(gate(&image, &beat), Ok(()));
     }
 }

@@ -1,6 +1,7 @@
 //! The cluster's own topics: made when they are first needed, read and written by their coordinators.
 
 mod coordinators;
+mod gate;
 mod replay;
 mod tenure;
 mod write;
@@ -15,6 +16,7 @@ use crate::metadata::CreateTopicRequest;
 use crate::types::{ErrorCode, TopicId, TopicName};
 
 pub(super) use coordinators::{Coordinators, ask, place_of};
+pub(super) use gate::gate;
 pub(super) use replay::{ReplayError, replay};
 pub(super) use tenure::{Ended, PutOff, Tenure};
 pub(super) use write::write;

@@ -110,15 +110,7 @@ impl Transactions {
 /// Whether the whole cluster knows what a transaction leaves in its logs. While it does not, no id gets a producer and no
 /// partition is vouched for, and so nothing of a transaction is written anywhere.
 fn gate(image: &ClusterImage) -> Result<(), ErrorCode> {
-    if image.metadata_version() >= TRANSACTIONS_SINCE {
-        return Ok(());
-    }
-    let understood = image.nodes().map(|node| node.metadata_version).min();
-    match understood {
-        // About to rise: the cluster was just founded, or its last node just upgraded. Clients ask again.
-        Some(version) if version >= TRANSACTIONS_SINCE => Err(ErrorCode::CoordinatorNotAvailable),
-        _ => Err(ErrorCode::UnsupportedVersion),
-    }
+    internal_topics::gate(image, TRANSACTIONS_SINCE)
 }
 
 async fn ask(
@@ -232,44 +224,24 @@ fn transactions_topic(image: &ClusterImage) -> Option<&Arc<Topic>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metadata::{Command, Endpoint, Registration};
-    use crate::types::{ClusterId, DirectoryId, Incarnation, NodeId};
-
-    fn register(image: &mut ClusterImage, id: u32, metadata_version: u32) {
-        let registration = Registration {
-            node: NodeId::new(id).unwrap(),
-            directory: DirectoryId::from_random_bits(id.into()),
-            incarnation: Incarnation::from_random_bits(id.into()),
-            quic: Endpoint {
-                host: "localhost".to_owned(),
-                port: 1,
-            },
-            kafka: None,
-            kafka_listeners: std::collections::BTreeMap::new(),
-            boot_id: None,
-            metadata_version,
-        };
-        image
-            .apply(&Command::RegisterNode { registration })
-            .unwrap();
-    }
+    use crate::metadata::Command;
+    use crate::types::ClusterId;
 
     #[test]
-    fn transactions_are_served_once_every_node_knows_them() {
+    fn transactions_wait_for_their_version() {
         let mut image = ClusterImage::new();
         let cluster_id = ClusterId::from_random_bits(1);
         image.apply(&Command::InitCluster { cluster_id }).unwrap();
-        assert_eq!(gate(&image), Err(ErrorCode::UnsupportedVersion));
-        register(&mut image, 1, TRANSACTIONS_SINCE);
-        register(&mut image, 2, TRANSACTIONS_SINCE - 1);
-        assert_eq!(gate(&image), Err(ErrorCode::UnsupportedVersion));
-        // Upgraded: the version is about to rise.
-        register(&mut image, 2, TRANSACTIONS_SINCE);
-        assert_eq!(gate(&image), Err(ErrorCode::CoordinatorNotAvailable));
-        let version = TRANSACTIONS_SINCE;
-        image
-            .apply(&Command::RaiseMetadataVersion { version })
-            .unwrap();
-        assert_eq!(gate(&image), Ok(()));
+        let mut raise = |version| {
+            image
+                .apply(&Command::RaiseMetadataVersion { version })
+                .unwrap();
+            gate(&image)
+        };
+        assert_eq!(
+            raise(TRANSACTIONS_SINCE - 1),
+            Err(ErrorCode::UnsupportedVersion)
+        );
+        assert_eq!(raise(TRANSACTIONS_SINCE), Ok(()));
     }
 }

@@ -234,22 +234,8 @@ impl ConsumerGroup {
         if !light.has_room {
             return Err(ErrorCode::PolicyViolation);
         }
-        let member = Member {
-            subscription: Arc::new(Subscription {
-                instance: instance.map(Arc::from),
-                rack: None,
-                client_id: "".into(),
-                client_host: "".into(),
-                rebalance: Duration::ZERO,
-                names: Vec::new(),
-                pattern: None,
-                assignor: None,
-            }),
-            current: Arc::new(Current::new()),
-            heard: light.now.monotonic,
-            revoke_by: None,
-        };
-        self.put(id.clone(), member);
+        let subscription = Subscription::unsaid(instance.map(Arc::from));
+        self.put(id.clone(), Member::new(subscription, light.now.monotonic));
         Ok(id)
     }
 

@@ -121,21 +121,7 @@ impl ConsumerGroup {
 
 /// A member of which one record has been read and not yet the other.
 fn unknown() -> Member {
-    Member {
-        subscription: Arc::new(Subscription {
-            instance: None,
-            rack: None,
-            client_id: "".into(),
-            client_host: "".into(),
-            rebalance: Duration::ZERO,
-            names: Vec::new(),
-            pattern: None,
-            assignor: None,
-        }),
-        current: Arc::new(Current::new()),
-        heard: MonotonicTime::ZERO,
-        revoke_by: None,
-    }
+    Member::new(Subscription::unsaid(None), MonotonicTime::ZERO)
 }
 
 /// The records that make `after` of `before`.

@@ -40,6 +40,20 @@ pub(in crate::groups) struct Subscription {
 }
 
 impl Subscription {
+    /// Of a member that has said nothing yet.
+    pub(super) fn unsaid(instance: Option<Arc<str>>) -> Subscription {
+        Subscription {
+            instance,
+            rack: None,
+            client_id: "".into(),
+            client_host: "".into(),
+            rebalance: Duration::ZERO,
+            names: Vec::new(),
+            pattern: None,
+            assignor: None,
+        }
+    }
+
     /// Its text, in bytes.
     pub(super) fn bytes(&self) -> usize {
         let optional = [&self.instance, &self.rack, &self.pattern, &self.assignor];
@@ -95,4 +109,16 @@ pub(super) struct Member {
     pub(super) heard: MonotonicTime,
     /// While it is to give up partitions: until when.
     pub(super) revoke_by: Option<MonotonicTime>,
+}
+
+impl Member {
+    /// One that holds nothing yet.
+    pub(super) fn new(subscription: Subscription, heard: MonotonicTime) -> Member {
+        Member {
+            subscription: Arc::new(subscription),
+            current: Arc::new(Current::new()),
+            heard,
+            revoke_by: None,
+        }
+    }
 }

@@ -74,6 +74,18 @@ impl Coordinator {
             self.effects.refuse(ticket, error);
             return;
         }
+        self.change_in_light(now, id, |group, light, effects| {
+            group.consumer_heartbeat(ticket, beat, light, effects);
+        });
+    }
+
+    /// Has a group changed by what is known of the cluster's topics.
+    fn change_in_light(
+        &mut self,
+        now: Now,
+        id: &str,
+        change: impl FnOnce(&mut Group, &Light<'_>, &mut Effects),
+    ) {
         let (topics, topics_version) = (self.topics.clone(), self.topics_version);
         let has_room = self.has_room();
         self.change(id, |group, settings, effects| {
@@ -84,7 +96,7 @@ impl Coordinator {
                 settings,
                 has_room,
             };
-            group.consumer_heartbeat(ticket, beat, &light, effects);
+            change(group, &light, effects);
         });
     }
 
@@ -109,17 +121,7 @@ impl Coordinator {
     }
 
     pub(in crate::groups) fn expire_consumers(&mut self, now: Now, id: &Arc<str>) {
-        let (topics, topics_version) = (self.topics.clone(), self.topics_version);
-        self.change(id, |group, settings, effects| {
-            let light = Light {
-                now,
-                topics: &*topics,
-                topics_version,
-                settings,
-                has_room: true,
-            };
-            group.expire_consumers(&light, effects);
-        });
+        self.change_in_light(now, id, Group::expire_consumers);
     }
 }
 

@@ -7,9 +7,8 @@ use kafka_protocol::messages::alter_configs_request::AlterConfigsResource;
 use kafka_protocol::messages::alter_configs_response::AlterConfigsResourceResponse;
 use kafka_protocol::messages::{AlterConfigsRequest, AlterConfigsResponse};
 
-use super::code_and_message;
-use super::incremental_alter_configs::{WAIT_MS, alter, invalid};
-use crate::kafka::context::{Context, deadline};
+use super::alter::{Altered, alter_each, set};
+use crate::kafka::context::Context;
 use crate::kafka::{Refusal, Service};
 use crate::metadata::{ConfigChange, Topic};
 
@@ -18,27 +17,18 @@ pub(super) async fn handle<S: Service>(
     request: AlterConfigsRequest,
     _version: i16,
 ) -> AlterConfigsResponse {
-    let deadline = deadline(WAIT_MS);
-    let mut seen = BTreeSet::new();
-    let mut responses = Vec::with_capacity(request.resources.len());
-    for resource in request.resources {
-        let named = (resource.resource_type, resource.resource_name.as_str());
-        let altered = if seen.insert((named.0, named.1.to_owned())) {
-            let changes = |topic: &Topic| replacement(topic, &resource);
-            alter(&context, named, changes, request.validate_only, deadline).await
-        } else {
-            Err(invalid("the request names the resource more than once"))
-        };
-        let (code, message) = code_and_message(&altered);
-        responses.push(
-            AlterConfigsResourceResponse::default()
-                .with_error_code(code)
-                .with_error_message(message)
-                .with_resource_type(resource.resource_type)
-                .with_resource_name(resource.resource_name),
-        );
-    }
-    AlterConfigsResponse::default().with_responses(responses)
+    let named =
+        |resource: &AlterConfigsResource| (resource.resource_type, resource.resource_name.clone());
+    let only = request.validate_only;
+    let altered = alter_each(&context, request.resources, named, replacement, only).await;
+    let response = |altered: Altered| {
+        AlterConfigsResourceResponse::default()
+            .with_error_code(altered.code)
+            .with_error_message(altered.message)
+            .with_resource_type(altered.resource.0)
+            .with_resource_name(altered.resource.1)
+    };
+    AlterConfigsResponse::default().with_responses(altered.into_iter().map(response).collect())
 }
 
 /// What makes the topic's settings those of the request, from what this node knows of them.
@@ -48,14 +38,7 @@ fn replacement(
 ) -> Result<Vec<ConfigChange>, Refusal> {
     let mut changes = Vec::with_capacity(resource.configs.len() + topic.config.len());
     for config in &resource.configs {
-        let name = config.name.as_str().to_owned();
-        let Some(value) = &config.value else {
-            return Err(invalid(format!("{name:.64} cannot be set to nothing")));
-        };
-        changes.push(ConfigChange::Set {
-            name,
-            value: value.as_str().to_owned(),
-        });
+        changes.push(set(&config.name, config.value.as_ref())?);
     }
     let said: BTreeSet<&str> = resource
         .configs

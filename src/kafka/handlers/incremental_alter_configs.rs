@@ -1,25 +1,18 @@
 //! IncrementalAlterConfigs: sets and resets single settings of topics, and edits those that are lists.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use kafka_protocol::messages::incremental_alter_configs_request::AlterableConfig;
+use kafka_protocol::messages::incremental_alter_configs_request::{
+    AlterConfigsResource, AlterableConfig,
+};
 use kafka_protocol::messages::incremental_alter_configs_response::AlterConfigsResourceResponse;
 use kafka_protocol::messages::{IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse};
-use tokio::time::Instant;
 
-use super::code_and_message;
-use super::describe_configs::{BROKER, TOPIC};
-use crate::kafka::context::{Context, deadline};
+use super::alter::{Altered, alter_each, invalid, set};
+use crate::kafka::context::Context;
 use crate::kafka::{Refusal, Service};
 use crate::metadata::{ConfigChange, ListEdit, Topic, TopicConfig};
-use crate::types::{ErrorCode, is_internal};
-
-/// The request names no time of its own; this is Kafka's default of a client's request timeout.
-pub(super) const WAIT_MS: i32 = 30_000;
-
-/// What decides whether old records go, whatever their keys.
-const CLEANUP_POLICY: &str = "cleanup.policy";
+use crate::types::ErrorCode;
 
 const SET: i8 = 0;
 const DELETE: i8 = 1;
@@ -31,102 +24,29 @@ pub(super) async fn handle<S: Service>(
     request: IncrementalAlterConfigsRequest,
     _version: i16,
 ) -> IncrementalAlterConfigsResponse {
-    let deadline = deadline(WAIT_MS);
-    let mut seen = BTreeSet::new();
-    let mut responses = Vec::with_capacity(request.resources.len());
-    for resource in request.resources {
-        let key = (
-            resource.resource_type,
-            resource.resource_name.as_str().to_owned(),
-        );
-        let altered = if seen.insert(key) {
-            let named = (resource.resource_type, resource.resource_name.as_str());
-            let changes = |topic: &Topic| {
-                let changes = resource.configs.iter().map(|config| change(topic, config));
-                changes.collect()
-            };
-            alter(&context, named, changes, request.validate_only, deadline).await
-        } else {
-            Err(invalid("the request names the resource more than once"))
-        };
-        let (code, message) = code_and_message(&altered);
-        responses.push(
-            AlterConfigsResourceResponse::default()
-                .with_error_code(code)
-                .with_error_message(message)
-                .with_resource_type(resource.resource_type)
-                .with_resource_name(resource.resource_name),
-        );
-    }
-    IncrementalAlterConfigsResponse::default().with_responses(responses)
-}
-
-/// Has a resource's settings changed as `changes` makes it from the topic, if it is one.
-pub(super) async fn alter<S: Service>(
-    context: &Context<S>,
-    (kind, name): (i8, &str),
-    changes: impl FnOnce(&Topic) -> Result<Vec<ConfigChange>, Refusal>,
-    validate_only: bool,
-    deadline: Instant,
-) -> Result<(), Refusal> {
-    match kind {
-        TOPIC => {}
-        BROKER => {
-            return Err(invalid(
-                "a node's settings are in its configuration file and flags; they do not change while it runs",
-            ));
-        }
-        other => {
-            return Err(invalid(format!(
-                "resources of type {other} have no settings here; topics (2) have"
-            )));
-        }
-    }
-    let image = context.service.image();
-    let topic = image
-        .topic_named(name)
-        .ok_or(ErrorCode::UnknownTopicOrPartition)?;
-    let changes = changes(topic)?;
-    let mut names = BTreeSet::new();
-    for change in &changes {
-        if !names.insert(change.name()) {
-            return Err(invalid(format!(
-                "the request changes {:.64} more than once",
-                change.name()
-            )));
-        }
-    }
-    if is_internal(topic.name.as_str())
-        && changes.iter().any(|change| is_other_policy(topic, change))
-    {
-        return Err(Refusal {
-            error: ErrorCode::PolicyViolation,
-            message: Some(format!(
-                "the topic is the cluster's own and stays compacted: without its oldest records groups lose their offsets and \
-                 transactions never end; leave {CLEANUP_POLICY} as it is"
-            )),
-        });
-    }
-    context
-        .service
-        .alter_topic_config(topic.id, changes, validate_only, deadline)
-        .await
-}
-
-/// Whether a topic's cleanup policy would be another.
-fn is_other_policy(topic: &Topic, change: &ConfigChange) -> bool {
-    let is_same = matches!(change, ConfigChange::Set { value, .. } if topic.config.get(CLEANUP_POLICY) == Some(value));
-    change.name() == CLEANUP_POLICY && !is_same
+    let named =
+        |resource: &AlterConfigsResource| (resource.resource_type, resource.resource_name.clone());
+    let changes = |topic: &Topic, resource: &AlterConfigsResource| {
+        let changes = resource.configs.iter().map(|config| change(topic, config));
+        changes.collect()
+    };
+    let only = request.validate_only;
+    let altered = alter_each(&context, request.resources, named, changes, only).await;
+    let response = |altered: Altered| {
+        AlterConfigsResourceResponse::default()
+            .with_error_code(altered.code)
+            .with_error_message(altered.message)
+            .with_resource_type(altered.resource.0)
+            .with_resource_name(altered.resource.1)
+    };
+    IncrementalAlterConfigsResponse::default()
+        .with_responses(altered.into_iter().map(response).collect())
 }
 
 fn change(topic: &Topic, config: &AlterableConfig) -> Result<ConfigChange, Refusal> {
     let name = config.name.as_str().to_owned();
     match (config.config_operation, &config.value) {
-        (SET, Some(value)) => Ok(ConfigChange::Set {
-            name,
-            value: value.as_str().to_owned(),
-        }),
-        (SET, None) => Err(invalid(format!("{name:.64} cannot be set to nothing"))),
+        (SET, value) => set(&name, value.as_ref()),
         (DELETE, _) => Ok(ConfigChange::Delete { name }),
         (APPEND, Some(value)) => edited(topic, name, ListEdit::Append, value),
         (SUBTRACT, Some(value)) => edited(topic, name, ListEdit::Subtract, value),
@@ -155,12 +75,5 @@ fn edited(
             "{name:.64} is no list, so it cannot be appended to or subtracted from; set it"
         ))),
         Err(error) => Err(refuse(error.to_string())),
-    }
-}
-
-pub(super) fn invalid(message: impl Into<String>) -> Refusal {
-    Refusal {
-        error: ErrorCode::InvalidRequest,
-        message: Some(message.into()),
     }
 }

@@ -2,6 +2,7 @@
 
 mod add_offsets_to_txn;
 mod add_partitions_to_txn;
+mod alter;
 mod alter_configs;
 pub(super) mod api_versions;
 mod consumer_group_describe;
