@@ -95,8 +95,7 @@ impl Partition {
                     self.producers.handle_committed(self.high_watermark);
                 }
                 FollowerAction::Truncate { to } => {
-                    let start = self.log.start();
-                    if to.offset < start.offset || to.epoch < start.epoch {
+                    if !self.log.reaches_back_to(to) {
                         self.begin_before_start();
                         continue;
                     }

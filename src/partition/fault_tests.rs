@@ -517,6 +517,57 @@ fn producers_below_the_log_start_are_known_after_retention_a_restart_and_a_reset
 }
 
 #[test]
+fn producers_are_known_after_a_restart_though_a_segment_that_retention_removed_could_not_be_read() {
+    let mut pair = Pair::new();
+    pair.tell();
+    // So many that no snapshot of them is due while the log is as short as this.
+    for producer in 100..130 {
+        let first = pair.append(0, batch(producer, 0, 100), Acks::All);
+        assert!(matches!(pair.answer(0, first), Some(Ok(_))));
+    }
+    pair.produce(0, 60);
+    pair.pass(200);
+    pair.rot_sealed_segment(0);
+    pair.trim(0);
+    assert!(pair.partition(0).log.start().offset.get() > 30);
+    pair.produce(0, 1);
+    let known = pair.producers(0);
+    pair.kill(0);
+    pair.start(0);
+    assert_eq!(pair.producers(0), known, "from what was remembered");
+}
+
+#[test]
+fn a_follower_has_one_promise_written_at_a_time_however_many_it_makes_meanwhile() {
+    let mut pair = Pair::new();
+    pair.tell();
+    pair.run();
+    let persists = |partition: &mut Partition| -> Vec<u32> {
+        std::iter::from_fn(|| partition.poll_output())
+            .filter_map(|output| match output {
+                Output::PersistPromise(epoch) => Some(epoch.get()),
+                _ => None,
+            })
+            .collect()
+    };
+    let (now, mut state) = (pair.now, pair.state.clone());
+    let mut asked = Vec::new();
+    for number in 2..8 {
+        state.leader_epoch = LeaderEpoch::new(number).unwrap();
+        state.partition_epoch = state.partition_epoch.next();
+        let follower = pair.partition(1);
+        follower.handle_state(now, &state, true);
+        asked.extend(persists(follower));
+    }
+    assert_eq!(asked, [2]);
+    let follower = pair.partition(1);
+    follower.handle_promise_durable(now, LeaderEpoch::new(2).unwrap());
+    assert_eq!(persists(follower), [7], "then the last one, and at once");
+    follower.handle_promise_durable(now, LeaderEpoch::new(7).unwrap());
+    assert_eq!(persists(follower), [0_u32; 0]);
+}
+
+#[test]
 fn a_leader_whose_log_rots_gives_way_and_fetches_it_anew_without_a_restart() {
     let mut pair = Pair::new();
     pair.tell();

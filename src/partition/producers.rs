@@ -138,7 +138,7 @@ impl Partition {
             Err(error) => {
                 tracing::warn!(
                     partition = %self.id, cause = %error,
-                    "cannot read the segments that are removed; what they say of producers is lost"
+                    "cannot read the segments that are removed; what is remembered of producers is kept with the log's end"
                 );
                 None
             }

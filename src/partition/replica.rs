@@ -46,6 +46,8 @@ pub struct Partition {
     pub(super) promised: LeaderEpoch,
     /// How much of `promised` would survive a crash. A hello waits until it is all of it.
     pub(super) promised_durably: LeaderEpoch,
+    /// The promise that was handed out to be made durable and has not come back: one at a time, so that nobody has to queue more.
+    promise_out: Option<LeaderEpoch>,
     /// The last state that was taken from the controller.
     pub(super) state: Option<PartitionState>,
     /// At least what the current role knows; survives roles.
@@ -103,6 +105,7 @@ impl Partition {
             role: Role::Idle,
             promised,
             promised_durably: promised,
+            promise_out: None,
             state: None,
             high_watermark,
             producers: ProducerStates::new(),
@@ -241,6 +244,10 @@ impl Partition {
     /// A promise up to `epoch` is durable now.
     pub fn handle_promise_durable(&mut self, now: MonotonicTime, epoch: LeaderEpoch) {
         self.promised_durably = self.promised_durably.max(epoch);
+        if self.promise_out == Some(epoch) {
+            self.promise_out = None;
+        }
+        self.persist_promise();
         self.connect_if_ready(now);
     }
 
@@ -576,6 +583,11 @@ impl Partition {
         }
         if let Some(start) = start {
             let snapshot = self.producers_at_new_start(start);
+            if snapshot.is_none() {
+                // What is remembered is of the log's end, where a restart finds it too.
+                let known = self.producers().snapshot().encode();
+                self.log.keep_snapshot(self.log.end(), known);
+            }
             self.log.trim(start, snapshot)?;
         }
         Ok(())
@@ -648,10 +660,20 @@ impl Partition {
             self.next_session,
         )));
         self.connected = connected;
-        if self.promised_durably < epoch {
+        self.persist_promise();
+        self.connect_if_ready(now);
+    }
+
+    /// Has a follower's promise made durable. What a fence promises is made so by whoever answers it.
+    fn persist_promise(&mut self) {
+        let epoch = match &self.role {
+            Role::Follower(follower) => follower.epoch(),
+            Role::Leader(_) | Role::Idle | Role::Failed => return,
+        };
+        if self.promised_durably < epoch && self.promise_out.is_none() {
+            self.promise_out = Some(epoch);
             self.outputs.push_back(Output::PersistPromise(epoch));
         }
-        self.connect_if_ready(now);
     }
 
     /// Opening a session raises the promise, and a hello is a claim to have made it: so it waits until the promise is

@@ -49,14 +49,16 @@ fn up_to(epochs: &EpochHistory, position: LogPosition) -> EpochHistory {
     epochs
 }
 
-/// Without the epochs that ended before the frame at `start` was written.
+/// Without the epochs that ended before the frame at `start` was written. Where a log starts behind nothing but the epoch start
+/// of its first epoch, that start may not be committed, and the leader of a later epoch may have a log without it: so the epoch
+/// before it is kept too, in which the two logs part at that very offset.
 pub(super) fn from_start(epochs: &EpochHistory, start: LogPosition) -> EpochHistory {
-    let kept: Vec<_> = epochs
-        .entries()
-        .iter()
-        .copied()
-        .filter(|entry| entry.epoch >= start.epoch)
-        .collect();
+    let entries = epochs.entries();
+    let first = entries.partition_point(|entry| entry.epoch < start.epoch);
+    let begins_there = entries
+        .get(first)
+        .is_some_and(|entry| entry.start >= start.offset);
+    let kept = &entries[first.saturating_sub(usize::from(begins_there))..];
     // A part of a history that rises rises too.
-    kept.try_into().unwrap_or_default()
+    kept.to_vec().try_into().unwrap_or_default()
 }

@@ -829,6 +829,51 @@ fn truncation_stops_at_the_log_start_and_goes_across_segments() {
 }
 
 #[test]
+fn a_log_that_starts_behind_an_empty_epoch_can_be_cut_to_the_epoch_before() {
+    let fs = disk(0);
+    let (mut log, _) = filled(&fs, 50);
+    // A leader of epoch 2 whose first frame ends a segment, and retention up to there.
+    log.append(&[start_frame(2, at(50, 1))]).unwrap();
+    sync(&mut log).unwrap();
+    log.set_config(LogConfig {
+        segment_bytes: 1,
+        retention_bytes: Some(0),
+        ..config()
+    });
+    log.append(&frames(at(50, 2), 3, 100)).unwrap();
+    sync(&mut log).unwrap();
+    let known = Bytes::from_static(b"what is known of producers");
+    let start = log.plan_retention(0, offset(50), Offset::ZERO).unwrap();
+    assert_eq!(start, Some(at(50, 2)));
+    log.trim(at(50, 2), Some(known.clone())).unwrap();
+    fs.power_loss();
+    let (mut log, _) = open(&fs);
+    assert_eq!((log.start(), log.end()), (at(50, 2), at(53, 2)));
+    // The leader of epoch 3 never had epoch 2: the two logs part where this one starts.
+    let mut leaders = EpochHistory::new();
+    leaders
+        .push(EpochEntry {
+            epoch: epoch(1),
+            start: Offset::ZERO,
+        })
+        .unwrap();
+    let parts = leaders.shared_prefix(offset(50), log.epochs(), log.end().offset);
+    assert_eq!(parts, Some(at(50, 1)));
+    assert!(log.reaches_back_to(at(50, 1)));
+    log.truncate(at(50, 1)).unwrap();
+    for _ in 0..2 {
+        assert_eq!((log.start(), log.end()), (at(50, 1), at(50, 1)));
+        assert_eq!(log.durable_end(), at(50, 1));
+        assert_eq!(log.epochs().last_epoch(), epoch(1));
+        let kept = log.latest_snapshot(at(50, 1), Some);
+        assert_eq!(kept, Some((at(50, 1), known.clone())));
+        fs.power_loss();
+        log = open(&fs).0;
+    }
+    assert!(!log.reaches_back_to(at(49, 1)));
+}
+
+#[test]
 fn a_sync_that_was_under_way_does_not_confirm_what_was_truncated() {
     let fs = disk(0);
     let (mut log, _) = filled(&fs, 10);

@@ -46,21 +46,38 @@ impl Log {
     ///
     /// The log then ends at `to`, or before it if `to` is inside a frame or names an epoch that the log does not have:
     /// [`Log::end`] tells. A sync ticket that is out moves nothing when it comes back.
+    ///
+    /// At the log's own start, `to` may be of the epoch before: then all that goes is empty epochs, and the log starts at `to`.
     pub fn truncate(&mut self, to: LogPosition) -> Result<(), TruncateError> {
         let (start, end) = (self.start(), self.end());
         if end.offset <= to.offset && end.epoch <= to.epoch {
             return Ok(());
         }
-        if to.offset < start.offset || to.epoch < start.epoch {
+        if !self.reaches_back_to(to) {
             return Err(TruncateError::BelowStart { to, start });
         }
         self.check_not_poisoned()?;
         // A failure half-way leaves memory and disk apart: only opening the log again tells what is there.
-        let outcome = self.cut(to);
+        let outcome = if to < start {
+            // No record lies between the two, so what is known of the producers at the one holds at the other.
+            let known = self.latest_snapshot(start, Some);
+            let body = known.and_then(|(at, body)| (at == start).then_some(body));
+            let epochs = self.epochs.clone();
+            self.start_anew(to, &epochs, body)
+        } else {
+            self.cut(to)
+        };
         if let Err(error) = &outcome {
             self.poison(format!("a truncation failed: {error}"));
         }
         outcome
+    }
+
+    /// Whether the log can be cut at `to`: nothing that it would then have to hold lies before its start.
+    pub fn reaches_back_to(&self, to: LogPosition) -> bool {
+        let start = self.start();
+        let is_at_start = to.offset == start.offset && self.epochs.start_of(to.epoch).is_some();
+        to.offset >= start.offset && (to.epoch >= start.epoch || is_at_start)
     }
 
     fn cut(&mut self, to: LogPosition) -> Result<(), TruncateError> {
@@ -183,11 +200,7 @@ impl Log {
         snapshot: Bytes,
     ) -> Result<(), TruncateError> {
         self.check_not_poisoned()?;
-        let snapshot = Snapshot {
-            at: start,
-            body: snapshot,
-        };
-        let outcome = self.start_anew(snapshot, &epochs);
+        let outcome = self.start_anew(start, &epochs, Some(snapshot));
         if let Err(error) = &outcome {
             self.poison(format!("a reset failed: {error}"));
         }
@@ -196,15 +209,18 @@ impl Log {
 
     fn start_anew(
         &mut self,
-        snapshot: Snapshot,
+        position: LogPosition,
         epochs: &EpochHistory,
+        snapshot: Option<Bytes>,
     ) -> Result<(), TruncateError> {
         let fs = self.shared.fs.clone();
         let dir = self.shared.dir.clone();
-        let position = snapshot.at;
         // First, so that a log that is found empty at `position` has it. Should the old log be found instead, the snapshot
         // belongs to it or, by its epoch, does not.
-        snapshots::write(&*fs, &dir, &snapshot, true)?;
+        if let Some(body) = snapshot {
+            let snapshot = Snapshot { at: position, body };
+            snapshots::write(&*fs, &dir, &snapshot, true)?;
+        }
         self.snapshots = Snapshots::default();
         self.generation += 1;
         self.ticket_out = false;
