@@ -101,6 +101,7 @@ impl Leader {
         Verification::Needed(VerificationGuard {
             leader_epoch: self.epoch,
             end: self.end.offset,
+            is_first: false,
         })
     }
 
@@ -120,6 +121,13 @@ impl Leader {
         let guard = guard.ok_or(ErrorCode::InvalidTxnState)?;
         if guard.leader_epoch != self.epoch {
             return Err(ErrorCode::NotLeaderOrFollower);
+        }
+        let knows = |batch: BatchSequence| {
+            self.producers
+                .has_batches(batch.producer, batch.producer_epoch)
+        };
+        if guard.is_first && batch.base_sequence != 0 && !knows(batch) {
+            return Err(ErrorCode::OutOfOrderSequenceNumber);
         }
         // The coordinator may have ended the transaction after it gave its word. Then the marker is here.
         let ended = self.producers.last_marker(batch.producer);

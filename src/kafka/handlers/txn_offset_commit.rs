@@ -14,10 +14,13 @@ use crate::groups::{
 };
 use crate::kafka::Service;
 use crate::kafka::context::{Context, find_partition};
+use crate::kafka::features::reach;
 use crate::types::{ErrorCode, OFFSETS_TOPIC, ProducerId, partition_of};
 
 /// From this version on a client knows that it can abort and go on.
 const ABORTABLE_SINCE: i16 = 4;
+/// From this version on a client leaves it to the group's coordinator to add the group to its transaction.
+const ADDED_SINCE: i16 = 5;
 
 pub(super) async fn handle<S: Service>(
     context: Arc<Context<S>>,
@@ -100,7 +103,7 @@ fn told(error: ErrorCode, version: i16) -> ErrorCode {
     }
 }
 
-/// Asks the coordinator of the transaction whether it reaches the group.
+/// Asks the coordinator of the transaction whether it reaches the group, or tells it that it does.
 async fn verified<S: Service>(
     context: &Context<S>,
     request: &TxnOffsetCommitRequest,
@@ -116,10 +119,12 @@ async fn verified<S: Service>(
     let partitions = u32::try_from(topic.partitions.len()).unwrap_or(u32::MAX);
     let index = partition_of(&request.group_id, partitions);
     let partition = find_partition(Some(topic), index.to_wire())?;
+    let reach = reach(&image, version, ADDED_SINCE);
     let asked = context.service.verify_transaction(
         &request.transactional_id,
         (producer, request.producer_epoch),
         vec![partition],
+        reach,
         deadline,
     );
     let verdicts = timeout_at(deadline, asked).await.unwrap_or_default();
