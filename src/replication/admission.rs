@@ -132,7 +132,12 @@ impl Leader {
         // The coordinator may have ended the transaction after it gave its word. Then the marker is here.
         let ended = self.producers.last_marker(batch.producer);
         if ended.is_some_and(|marker| marker >= guard.end) {
-            return Err(ErrorCode::InvalidTxnState);
+            // Where each transaction has its own epoch, it may be the marker of the one before: the client asks again, and so the
+            // coordinator is.
+            return Err(match guard.is_first {
+                true => ErrorCode::ConcurrentTransactions,
+                false => ErrorCode::InvalidTxnState,
+            });
         }
         if self.forgotten_to > guard.end {
             // Or its producer was forgotten together with it, which nobody can tell any more. The client tries again, and so

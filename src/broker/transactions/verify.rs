@@ -12,22 +12,12 @@ use tokio::time::Instant;
 
 use super::{Broker, transactions_topic};
 use crate::broker::internal_topics::place_of;
-use crate::client::Backoff;
 use crate::metadata::ClusterImage;
 use crate::transactions::{Answer, ClientVersion, Reach, Request};
 use crate::types::{ErrorCode, NodeId, ProducerId, TopicPartition};
 
 /// How long a coordinator has for its answer, whatever its asker's own deadline: producers ask again.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(5);
-
-/// How long it is asked again on a producer's behalf whose last transaction is just being completed, or whose partition waits for
-/// another one to be added: most often that is over before an answer would have reached the producer and come back. Kafka has
-/// 100 ms for it (`add.partitions.to.txn.retry.backoff.max.ms`). The producer's connection waits meanwhile.
-const BUSY_WITHIN: Duration = Duration::from_millis(200);
-const BUSY_BACKOFF: Backoff = Backoff {
-    initial: Duration::from_millis(10),
-    max: Duration::from_millis(40),
-};
 
 /// A partition by name, as transactions know it.
 type Named = (String, i32);
@@ -48,11 +38,9 @@ impl Broker {
         let named: Vec<Option<Named>> = partitions.iter().map(|id| name(&image, *id)).collect();
         let wanted: Vec<Named> = named.iter().flatten().cloned().collect();
         let by = deadline.min(Instant::now() + ANSWERED_WITHIN);
-        let ask = || self.ask_about(&image, id, producer, &wanted, reach, by);
-        let answers = match reach {
-            Reach::Verify => ask().await,
-            Reach::Add => while_busy(by, ask).await,
-        };
+        let answers = self
+            .ask_about(&image, id, producer, &wanted, reach, by)
+            .await;
         let mut answers = match answers {
             Ok(answers) => answers.into_iter(),
             Err(error) => return vec![Err(producers(error)); partitions.len()],
@@ -125,29 +113,6 @@ impl Broker {
     }
 }
 
-/// Asks until the transaction is not busy with something else, for [`BUSY_WITHIN`] and no longer than until `by`.
-async fn while_busy<F>(by: Instant, ask: impl Fn() -> F) -> Result<Answers, ErrorCode>
-where
-    F: Future<Output = Result<Answers, ErrorCode>>,
-{
-    let by = by.min(Instant::now() + BUSY_WITHIN);
-    let mut failures = 0;
-    loop {
-        let answers = ask().await;
-        let busy = Err(ErrorCode::ConcurrentTransactions);
-        let is_busy = match &answers {
-            Ok(answers) => answers.contains(&busy),
-            Err(error) => Err(*error) == busy,
-        };
-        failures += 1;
-        let again = Instant::now() + BUSY_BACKOFF.after(failures, rand::random());
-        if !is_busy || again >= by {
-            return answers;
-        }
-        tokio::time::sleep_until(again).await;
-    }
-}
-
 fn name(image: &ClusterImage, id: TopicPartition) -> Option<Named> {
     let topic = image.topic(id.topic)?;
     let index = i32::try_from(id.partition.0).ok()?;
@@ -215,54 +180,11 @@ fn read(response: AddPartitionsToTxnResponse, wanted: &[Named]) -> Result<Answer
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicU32, Ordering};
-
     use kafka_protocol::messages::add_partitions_to_txn_response::{
         AddPartitionsToTxnPartitionResult, AddPartitionsToTxnResult, AddPartitionsToTxnTopicResult,
     };
 
     use super::*;
-
-    /// The clock is the test's own.
-    #[tokio::test(start_paused = true)]
-    async fn a_busy_transaction_is_asked_again_and_not_for_long() {
-        let begin = Instant::now();
-        let asked = AtomicU32::new(0);
-        let busy_for = |busy: u32| {
-            let asked = &asked;
-            move || async move {
-                match asked.fetch_add(1, Ordering::Relaxed) < busy {
-                    true => Ok(vec![Ok(()), Err(ErrorCode::ConcurrentTransactions)]),
-                    false => Ok(vec![Ok(()), Ok(())]),
-                }
-            }
-        };
-        let by = begin + Duration::from_secs(5);
-        assert_eq!(while_busy(by, busy_for(3)).await, Ok(vec![Ok(()), Ok(())]));
-        assert_eq!(asked.load(Ordering::Relaxed), 4);
-        assert!(begin.elapsed() < BUSY_WITHIN);
-        let begin = Instant::now();
-        let busy = while_busy(by, busy_for(u32::MAX)).await;
-        assert_eq!(
-            busy,
-            Ok(vec![Ok(()), Err(ErrorCode::ConcurrentTransactions)])
-        );
-        assert!(begin.elapsed() < BUSY_WITHIN);
-        // What else is refused is refused at once, and so is everything when there is no time left.
-        let asked = AtomicU32::new(0);
-        let ask = |error| {
-            let asked = &asked;
-            move || async move {
-                asked.fetch_add(1, Ordering::Relaxed);
-                Err(error)
-            }
-        };
-        let fenced = while_busy(by, ask(ErrorCode::ProducerFenced)).await;
-        assert_eq!(fenced, Err(ErrorCode::ProducerFenced));
-        let late = while_busy(Instant::now(), ask(ErrorCode::ConcurrentTransactions)).await;
-        assert_eq!(late, Err(ErrorCode::ConcurrentTransactions));
-        assert_eq!(asked.load(Ordering::Relaxed), 2);
-    }
 
     #[test]
     fn answers_are_found_by_name_in_whatever_order_they_come() {

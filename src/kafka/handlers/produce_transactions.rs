@@ -5,6 +5,7 @@
 
 use tokio::time::{Instant, timeout_at};
 
+use super::busy::Busy;
 use super::produce_refusal::ProduceRefusal;
 use crate::kafka::context::Context;
 use crate::kafka::features::reach;
@@ -34,15 +35,44 @@ impl Prepared {
     }
 }
 
+/// A partition's share of a request, or why it is refused.
+type Share = Result<Prepared, ProduceRefusal>;
+
 /// Asks for every share that may begin a transaction; what is not to be appended is refused in its place.
 pub(super) async fn verify<S: Service>(
     context: &Context<S>,
     transactional_id: Option<&str>,
-    shares: Vec<&mut Result<Prepared, ProduceRefusal>>,
+    mut shares: Vec<&mut Share>,
     version: i16,
     deadline: Instant,
 ) {
     let reach = reach(&context.service.image(), version, ADDED_SINCE);
+    let mut busy = Busy::new(deadline);
+    loop {
+        // From the start each time: a marker of the transaction before may have come meanwhile, and a guard is from after it.
+        shares = attempt(context, transactional_id, shares, version, reach, deadline).await;
+        if shares.is_empty() {
+            return;
+        }
+        if !busy.wait(rand::random()).await {
+            break;
+        }
+    }
+    for share in shares {
+        *share = Err(refusal(ErrorCode::ConcurrentTransactions, version, reach).into());
+    }
+}
+
+/// Returns the shares whose transaction waits for the end of the one before.
+async fn attempt<'a, S: Service>(
+    context: &Context<S>,
+    transactional_id: Option<&str>,
+    shares: Vec<&'a mut Share>,
+    version: i16,
+    reach: Reach,
+    deadline: Instant,
+) -> Vec<&'a mut Share> {
+    let mut busy = Vec::new();
     let mut begin = Vec::new();
     for share in shares {
         let Ok(prepared) = &*share else { continue };
@@ -94,12 +124,16 @@ pub(super) async fn verify<S: Service>(
                 .next()
                 .unwrap_or(Err(ErrorCode::CoordinatorNotAvailable));
             match (verdict, share.as_mut()) {
+                (Err(ErrorCode::ConcurrentTransactions), _) if reach == Reach::Add => {
+                    busy.push(share);
+                }
                 (Ok(()), Ok(prepared)) => prepared.guard = Some(guarded(guard, reach)),
                 (Err(error), _) => *share = Err(refusal(error, version, reach).into()),
                 (Ok(()), Err(_)) => {}
             }
         }
     }
+    busy
 }
 
 /// The guard of a batch that the coordinator has vouched for.
