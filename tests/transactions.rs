@@ -287,6 +287,27 @@ async fn newer_clients_have_an_epoch_for_each_transaction_and_add_nothing_themse
         assert_eq!(producer.epoch, begun_in + 1);
         until_committed(&cluster, "orders", 0, &committed).await;
     }
+    // Nobody waits for the end of the last one: markers are on their way while the next one begins.
+    for round in 0..20 {
+        let values = values(&format!("at once {round}"), 1);
+        for partition in [0, 1] {
+            producer
+                .produce(&cluster, "orders", partition, &values)
+                .await
+                .unwrap();
+        }
+        producer
+            .commit_offset(&cluster, "readers", ("orders", 1), 100 + round)
+            .await
+            .unwrap();
+        committed.extend(values);
+        producer.finish(&cluster, true).await;
+    }
+    for partition in [0, 1] {
+        until_committed(&cluster, "orders", partition, &committed).await;
+    }
+    let found = stable_offset(&cluster, "readers", ("orders", 1)).await;
+    assert_eq!(found, 119);
     // An abort of nothing is well, a commit of nothing is not.
     let none = producer.end_epoch(&cluster, producer.epoch, true).await;
     assert_eq!(none, Err(INVALID_TXN_STATE));

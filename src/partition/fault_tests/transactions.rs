@@ -179,6 +179,32 @@ fn a_batch_that_comes_after_its_transaction_is_fenced_by_the_epoch_of_the_marker
     assert_eq!(pair.stable(1), 7);
 }
 
+/// A newer client begins its next transaction while markers of the last one are still on their way.
+#[test]
+fn a_marker_of_the_transaction_before_is_not_taken_for_the_end_of_one_that_has_its_own_epoch() {
+    let mut pair = Pair::leading_pair();
+    let guard = |pair: &mut Pair| match pair.partition(0).verification(producer(7), 1) {
+        Ok(Verification::Needed(guard)) => guard.of_first_batch(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(pair.transact(0, (7, 0, 0)), Ok(0));
+    let asked = guard(&mut pair);
+    assert_eq!(pair.end(0, (7, 1, 1), Commit), Ok(1));
+    assert_eq!(
+        pair.transact_with(0, (7, 1, 0), Some(asked)),
+        Err(ErrorCode::ConcurrentTransactions),
+        "to be asked again"
+    );
+    let asked = guard(&mut pair);
+    assert_eq!(pair.transact_with(0, (7, 1, 0), Some(asked)), Ok(2));
+    // The end of its own has another epoch.
+    assert_eq!(pair.end(0, (7, 2, 1), Commit), Ok(3));
+    assert_eq!(
+        pair.transact_with(0, (7, 1, 1), Some(asked)),
+        Err(ErrorCode::InvalidProducerEpoch)
+    );
+}
+
 #[test]
 fn what_is_open_stays_open_over_a_kill_a_stop_and_another_leader() {
     let mut pair = Pair::leading_pair();
