@@ -8,9 +8,12 @@ mod support;
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
 
+use kafka_protocol::messages::DescribeProducersRequest;
+use kafka_protocol::messages::describe_producers_request::TopicRequest;
 use quorate::record::ProducerStamp;
 use quorate::types::{NodeId, ProducerId};
 use support::cluster::Cluster;
+use support::kafka::{Kafka, name};
 use support::transactions::{Transactional, coordinator, read, stable_offset};
 use support::{topic, until};
 
@@ -217,6 +220,30 @@ async fn a_deleted_topic_keeps_no_transaction_from_its_end() {
     producer.end(&cluster, false).await.unwrap();
 }
 
+/// Waits until a partition knows its producer by this epoch: that of the marker that has ended the transaction before.
+async fn until_known_by(cluster: &Cluster, producer: &Transactional, partition: i32) {
+    let wanted = TopicRequest::default()
+        .with_name(name("orders"))
+        .with_partition_indexes(vec![partition]);
+    let request = DescribeProducersRequest::default().with_topics(vec![wanted]);
+    let index = u32::try_from(partition).unwrap();
+    until("the marker has the next epoch", async || {
+        let leader = cluster.until_led(&topic("orders"), index, |_| true).await;
+        let mut kafka = Kafka::connect(cluster.spec(leader).kafka).await;
+        let mut found = kafka.call(&request, 0).await;
+        let known = found.topics.remove(0).partitions.remove(0).active_producers;
+        let mut known = known.iter();
+        let epoch = known
+            .find(|known| known.producer_id.0 == producer.producer)
+            .map(|known| known.producer_epoch);
+        match epoch == Some(producer.epoch.into()) {
+            true => Ok(()),
+            false => Err(format!("epoch {epoch:?}, not {}", producer.epoch)),
+        }
+    })
+    .await;
+}
+
 /// A batch of this epoch, numbered as if it came next there.
 async fn late(
     cluster: &Cluster,
@@ -269,6 +296,9 @@ async fn newer_clients_have_an_epoch_for_each_transaction_and_add_nothing_themse
         assert_eq!(changed, Err(INVALID_TXN_STATE));
         for partition in [0, 1] {
             until_committed(&cluster, "orders", partition, &committed).await;
+        }
+        for partition in [0, 1] {
+            until_known_by(&cluster, &producer, partition).await;
         }
         let found = stable_offset(&cluster, "readers", ("orders", 1)).await;
         assert_eq!(found, offset);
