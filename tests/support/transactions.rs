@@ -32,9 +32,9 @@ pub const INIT_VERSION: i16 = 4;
 pub const ADD_VERSION: i16 = 3;
 pub const END_VERSION: i16 = 3;
 /// The first versions of clients that leave it to the brokers to add partitions, and get an epoch with each end.
-const NEWER_PRODUCE_VERSION: i16 = 12;
-const NEWER_END_VERSION: i16 = 5;
-const NEWER_OFFSETS_VERSION: i16 = 5;
+pub const NEWER_PRODUCE_VERSION: i16 = 12;
+pub const NEWER_END_VERSION: i16 = 5;
+pub const NEWER_OFFSETS_VERSION: i16 = 5;
 const GROUP_KEY: i8 = 0;
 const TRANSACTION_KEY: i8 = 1;
 
