@@ -148,7 +148,7 @@ fn guarded(guard: VerificationGuard, reach: Reach) -> VerificationGuard {
 /// by itself is told as one of them; those that leave it to the leader to add partitions know that the transaction before may
 /// not be over.
 fn refusal(error: ErrorCode, version: i16, reach: Reach) -> Refusal {
-    let error = match error {
+    let told = match error {
         ErrorCode::ConcurrentTransactions if reach == Reach::Add => error,
         ErrorCode::InvalidTxnState if version >= ABORTABLE_SINCE => ErrorCode::TransactionAbortable,
         ErrorCode::CoordinatorNotAvailable
@@ -161,9 +161,32 @@ fn refusal(error: ErrorCode, version: i16, reach: Reach) -> Refusal {
         error => error,
     };
     Refusal {
-        error,
+        error: told,
         message: Some(format!(
             "the coordinator of the transactional id does not vouch for the batch: {error}"
         )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_client_is_told_what_it_tries_again_after() {
+        let told = |error, version, reach| refusal(error, version, reach).error;
+        use ErrorCode::*;
+        use Reach::{Add, Verify};
+        for (error, version, reach, expected) in [
+            (InvalidTxnState, 10, Verify, InvalidTxnState),
+            (InvalidTxnState, 11, Verify, TransactionAbortable),
+            (ConcurrentTransactions, 12, Verify, NotEnoughReplicas),
+            (ConcurrentTransactions, 12, Add, ConcurrentTransactions),
+            (NotCoordinator, 12, Add, NotEnoughReplicas),
+            (OperationNotAttempted, 12, Add, NotEnoughReplicas),
+            (InvalidProducerEpoch, 12, Add, InvalidProducerEpoch),
+        ] {
+            assert_eq!(told(error, version, reach), expected, "{error} {version}");
+        }
     }
 }
