@@ -8,9 +8,13 @@ mod support;
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
 
-use quorate::types::NodeId;
+use kafka_protocol::messages::DescribeProducersRequest;
+use kafka_protocol::messages::describe_producers_request::TopicRequest;
+use quorate::record::ProducerStamp;
+use quorate::types::{NodeId, ProducerId};
 use support::cluster::Cluster;
-use support::transactions::{Transactional, coordinator, read};
+use support::kafka::{Kafka, name};
+use support::transactions::{Transactional, coordinator, read, stable_offset};
 use support::{topic, until};
 
 const MINUTE_MS: i32 = 60_000;
@@ -214,6 +218,172 @@ async fn a_deleted_topic_keeps_no_transaction_from_its_end() {
     // The next one begins, so the last is complete.
     producer.add(&cluster, "orders", &[0]).await.unwrap();
     producer.end(&cluster, false).await.unwrap();
+}
+
+/// Waits until a partition knows its producer by this epoch: that of the marker that has ended the transaction before.
+async fn until_known_by(cluster: &Cluster, producer: &Transactional, partition: i32) {
+    let wanted = TopicRequest::default()
+        .with_name(name("orders"))
+        .with_partition_indexes(vec![partition]);
+    let request = DescribeProducersRequest::default().with_topics(vec![wanted]);
+    let index = u32::try_from(partition).unwrap();
+    until("the marker has the next epoch", async || {
+        let leader = cluster.until_led(&topic("orders"), index, |_| true).await;
+        let mut kafka = Kafka::connect(cluster.spec(leader).kafka).await;
+        let mut found = kafka.call(&request, 0).await;
+        let known = found.topics.remove(0).partitions.remove(0).active_producers;
+        let mut known = known.iter();
+        let epoch = known
+            .find(|known| known.producer_id.0 == producer.producer)
+            .map(|known| known.producer_epoch);
+        match epoch == Some(producer.epoch.into()) {
+            true => Ok(()),
+            false => Err(format!("epoch {epoch:?}, not {}", producer.epoch)),
+        }
+    })
+    .await;
+}
+
+/// A batch of this epoch, numbered as if it came next there.
+async fn late(
+    cluster: &Cluster,
+    producer: &Transactional,
+    epoch: i16,
+    sequence: i32,
+) -> Result<(), i16> {
+    let stamp = ProducerStamp {
+        id: ProducerId::new(producer.producer).unwrap(),
+        epoch,
+        base_sequence: sequence,
+    };
+    let late = values("late", 1);
+    producer.send(cluster, stamp, ("orders", 0), &late).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn newer_clients_have_an_epoch_for_each_transaction_and_add_nothing_themselves() {
+    let cluster = Cluster::start().await;
+    let client = cluster.client().await;
+    cluster.create_topic(&client, "orders", 2).await;
+    let mut producer = Transactional::begin_newer(&cluster, "clerk", MINUTE_MS).await;
+    let mut committed = Vec::new();
+    let mut offset = -1;
+    for (round, commit) in [true, false, true].into_iter().enumerate() {
+        let values = values(&format!("round {round}"), 3);
+        for partition in [0, 1] {
+            producer
+                .produce(&cluster, "orders", partition, &values)
+                .await
+                .unwrap();
+        }
+        let next = 10 * (round as i64 + 1);
+        producer
+            .commit_offset(&cluster, "readers", ("orders", 1), next)
+            .await
+            .unwrap();
+        if commit {
+            committed.extend(values);
+            offset = next;
+        }
+        let (ended, sequence) = (producer.epoch, 3);
+        producer.finish(&cluster, commit).await;
+        let now = (producer.producer, producer.epoch);
+        assert_eq!(producer.epoch, ended + 1);
+        // A client that has not heard of it asks again, and is told the same.
+        let retried = producer.end_epoch(&cluster, ended, commit).await;
+        assert_eq!(retried, Ok(now));
+        let changed = producer.end_epoch(&cluster, ended, !commit).await;
+        assert_eq!(changed, Err(INVALID_TXN_STATE));
+        for partition in [0, 1] {
+            until_committed(&cluster, "orders", partition, &committed).await;
+        }
+        for partition in [0, 1] {
+            until_known_by(&cluster, &producer, partition).await;
+        }
+        let found = stable_offset(&cluster, "readers", ("orders", 1)).await;
+        assert_eq!(found, offset);
+        // What comes late of the transaction is fenced, before the next one begins and after.
+        let refused = late(&cluster, &producer, ended, sequence).await;
+        assert_eq!(refused, Err(INVALID_PRODUCER_EPOCH));
+        let begun = vec!["begun".to_owned()];
+        producer
+            .produce(&cluster, "orders", 0, &begun)
+            .await
+            .unwrap();
+        let refused = late(&cluster, &producer, ended, sequence).await;
+        assert_eq!(refused, Err(INVALID_PRODUCER_EPOCH));
+        let begun_in = producer.epoch;
+        producer.finish(&cluster, false).await;
+        assert_eq!(producer.epoch, begun_in + 1);
+        until_committed(&cluster, "orders", 0, &committed).await;
+    }
+    // Nobody waits for the end of the last one: markers are on their way while the next one begins.
+    for round in 0..20 {
+        let values = values(&format!("at once {round}"), 1);
+        for partition in [0, 1] {
+            producer
+                .produce(&cluster, "orders", partition, &values)
+                .await
+                .unwrap();
+        }
+        producer
+            .commit_offset(&cluster, "readers", ("orders", 1), 100 + round)
+            .await
+            .unwrap();
+        committed.extend(values);
+        producer.finish(&cluster, true).await;
+    }
+    for partition in [0, 1] {
+        until_committed(&cluster, "orders", partition, &committed).await;
+    }
+    let found = stable_offset(&cluster, "readers", ("orders", 1)).await;
+    assert_eq!(found, 119);
+    // An abort of nothing is well, a commit of nothing is not.
+    let none = producer.end_epoch(&cluster, producer.epoch, true).await;
+    assert_eq!(none, Err(INVALID_TXN_STATE));
+    producer.finish(&cluster, false).await;
+    // Whoever begins anew fences it.
+    let second = Transactional::begin(&cluster, "clerk", MINUTE_MS).await;
+    assert!(second.epoch > producer.epoch);
+    let refused = late(&cluster, &producer, producer.epoch, 0).await;
+    assert_eq!(refused, Err(INVALID_PRODUCER_EPOCH));
+    let ended = producer.end_epoch(&cluster, producer.epoch, false).await;
+    assert_eq!(ended, Err(PRODUCER_FENCED));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_next_epoch_is_the_same_though_the_coordinator_is_killed() {
+    let mut cluster = Cluster::start().await;
+    let client = cluster.client().await;
+    cluster.create_topic(&client, "orders", 3).await;
+    let mut producer = Transactional::begin_newer(&cluster, "clerk", MINUTE_MS).await;
+    let mut committed = Vec::new();
+    for round in 0..3 {
+        let commit = round != 1;
+        let values = values(&format!("round {round}"), 5);
+        for partition in 0..3 {
+            producer
+                .produce(&cluster, "orders", partition, &values)
+                .await
+                .unwrap();
+        }
+        let ended = producer.epoch;
+        producer.finish(&cluster, commit).await;
+        let (killed, _) = coordinator(&cluster, "clerk").await;
+        cluster.kill(killed);
+        if commit {
+            committed.extend(values);
+        }
+        let retried = producer.end_epoch(&cluster, ended, commit).await;
+        assert_eq!(retried, Ok((producer.producer, producer.epoch)));
+        for partition in 0..3 {
+            until_committed(&cluster, "orders", partition, &committed).await;
+        }
+        let refused = late(&cluster, &producer, ended, 5).await;
+        assert_eq!(refused, Err(INVALID_PRODUCER_EPOCH));
+        cluster.spawn(killed);
+        cluster.until_healthy().await;
+    }
 }
 
 /// A Python that has confluent-kafka: what `QUORATE_TEST_PYTHON` names, or `python3`.

@@ -2,8 +2,8 @@
 
 use quorate::record::LogRecord;
 use quorate::transactions::{
-    Answer, Coordinator, Ending, Filter, LogKey, Marked, Now, Request, Settings, Ticket,
-    decode_key, reread_record,
+    Answer, ClientVersion, Coordinator, Ending, Filter, LogKey, Marked, Now, Request, Settings,
+    Ticket, decode_key, reread_record,
 };
 use quorate::types::{LeaderEpoch, MonotonicTime, ProducerId};
 
@@ -140,19 +140,31 @@ pub(crate) fn transactions_log_seeds() -> Vec<Vec<u8>> {
     let Some(Ok(Answer::Producer { producer, epoch })) = given else {
         panic!("no producer: {given:?}");
     };
-    let add = || Request::AddPartitions {
+    let add = |version| Request::AddPartitions {
         producer,
         epoch,
+        version,
         partitions: vec![("orders".to_owned(), 0), ("bills".to_owned(), 3)],
     };
-    let end = Request::End {
+    let end = |version| Request::End {
         producer,
         epoch,
         ending: Ending::Commit,
+        version,
+        fresh: None,
     };
-    ask(&mut coordinator, at(2), add());
-    ask(&mut coordinator, at(3), end);
-    ask(&mut coordinator, at(4), add());
+    ask(&mut coordinator, at(2), add(ClientVersion::V1));
+    ask(&mut coordinator, at(3), end(ClientVersion::V1));
+    ask(&mut coordinator, at(4), add(ClientVersion::V2));
+    ask(&mut coordinator, at(4), end(ClientVersion::V2));
+    // The epoch before is the last one's retry, and the next transaction has its own.
+    let next = Request::AddPartitions {
+        producer,
+        epoch: epoch + 1,
+        partitions: vec![("orders".to_owned(), 0)],
+        version: ClientVersion::V2,
+    };
+    ask(&mut coordinator, at(4), next);
     ask(&mut coordinator, at(5), begin(8));
     ask(&mut coordinator, at(20 * 24 * 3600), Request::Describe);
     assert!(log.len() >= 8, "{log:?}");

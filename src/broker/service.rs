@@ -122,9 +122,10 @@ impl Service for Broker {
         transactional_id: &str,
         producer: (ProducerId, i16),
         partitions: Vec<TopicPartition>,
+        reach: transactions::Reach,
         deadline: Instant,
     ) -> Vec<Result<(), ErrorCode>> {
-        self.verify_with_coordinator(transactional_id, producer, &partitions, deadline)
+        self.verify_with_coordinator(transactional_id, producer, &partitions, reach, deadline)
             .await
     }
 

@@ -13,6 +13,7 @@ mod chunks;
 mod codec;
 mod connection;
 mod context;
+mod features;
 mod framing;
 mod handlers;
 pub mod limits;

@@ -59,13 +59,14 @@ pub trait Service: Send + Sync + 'static {
         deadline: Instant,
     ) -> impl Future<Output = Result<Verification, ErrorCode>> + Send;
 
-    /// Asks the coordinator of a transactional id whether the producer's transaction is open and reaches these partitions: one
-    /// answer for each, in the same order.
+    /// Asks the coordinator of a transactional id whether the producer's transaction is open and reaches these partitions, or
+    /// has them added to it: one answer for each, in the same order.
     fn verify_transaction(
         &self,
         transactional_id: &str,
         producer: (ProducerId, i16),
         partitions: Vec<TopicPartition>,
+        reach: transactions::Reach,
         deadline: Instant,
     ) -> impl Future<Output = Vec<Result<(), ErrorCode>>> + Send;
 

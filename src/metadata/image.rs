@@ -15,12 +15,15 @@ use crate::types::{
 
 /// The metadata version that this build understands. A cluster begins at [`FIRST_METADATA_VERSION`] and rises when all of
 /// its nodes understand more; a node that understands less than the cluster's is refused.
-pub const METADATA_VERSION: u32 = 6;
+pub const METADATA_VERSION: u32 = 7;
 /// From this version on every node knows transactions: a build before it reads the markers that end them as records.
 pub const TRANSACTIONS_SINCE: u32 = 4;
 /// From this version on every node knows the groups of the newer protocol, KIP-848: a build before it passes over what is
 /// written of them.
 pub const CONSUMER_GROUPS_SINCE: u32 = 6;
+/// From this version on every node knows the second part of KIP-890, `transaction.version` 2: a build before it passes over the
+/// producer id that comes next, and does not add to a transaction what another node asks it to.
+pub const TRANSACTION_VERSION_2_SINCE: u32 = 7;
 /// The version that a log begins with, whichever build reads it: a node that reads it from its start comes to the same image
 /// as those that wrote it.
 pub const FIRST_METADATA_VERSION: u32 = 1;

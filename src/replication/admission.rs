@@ -101,6 +101,7 @@ impl Leader {
         Verification::Needed(VerificationGuard {
             leader_epoch: self.epoch,
             end: self.end.offset,
+            is_first: false,
         })
     }
 
@@ -121,10 +122,22 @@ impl Leader {
         if guard.leader_epoch != self.epoch {
             return Err(ErrorCode::NotLeaderOrFollower);
         }
+        let knows = |batch: BatchSequence| {
+            self.producers
+                .has_batches(batch.producer, batch.producer_epoch)
+        };
+        if guard.is_first && batch.base_sequence != 0 && !knows(batch) {
+            return Err(ErrorCode::OutOfOrderSequenceNumber);
+        }
         // The coordinator may have ended the transaction after it gave its word. Then the marker is here.
         let ended = self.producers.last_marker(batch.producer);
         if ended.is_some_and(|marker| marker >= guard.end) {
-            return Err(ErrorCode::InvalidTxnState);
+            // Where each transaction has its own epoch, it may be the marker of the one before: the client asks again, and so the
+            // coordinator is.
+            return Err(match guard.is_first {
+                true => ErrorCode::ConcurrentTransactions,
+                false => ErrorCode::InvalidTxnState,
+            });
         }
         if self.forgotten_to > guard.end {
             // Or its producer was forgotten together with it, which nobody can tell any more. The client tries again, and so

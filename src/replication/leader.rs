@@ -730,7 +730,8 @@ pub fn suspicion_time(smoothed_rtt: Duration, variance: Duration) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::replication::{Admission, BatchSequence, ProducerBatch};
+    use crate::record::{Marker, TransactionOutcome};
+    use crate::replication::{Admission, BatchSequence, ProducerBatch, Verification};
     use crate::types::{
         DirectoryId, EpochEntry, Incarnation, PartitionEpoch, PartitionIndex, ProducerId, TopicId,
         TopicPartition,
@@ -1145,6 +1146,63 @@ mod tests {
         leader.handle_durable(position(7, 2));
         ack(&mut leader, TWO, 1, position(7, 2));
         assert_eq!(completed(&mut leader), [(9, Ok(5))]);
+    }
+
+    #[test]
+    fn a_transaction_with_an_epoch_of_its_own_begins_with_its_first_batch() {
+        let mut leader = started();
+        // What it knew of producers went with the front of the log.
+        leader.producers.handle_log_cut_in_front();
+        let producer = ProducerId::new(1).unwrap();
+        let Verification::Needed(guard) = leader.verification(producer, 4) else {
+            panic!("no transaction is open");
+        };
+        let batch = |base_sequence, guard| ProducerBatch {
+            records: 2,
+            sequence: Some(BatchSequence {
+                producer,
+                producer_epoch: 4,
+                base_sequence,
+                records: 2,
+                transactional: true,
+            }),
+            guard: Some(guard),
+        };
+        let admit = |leader: &mut Leader, batch| {
+            let admitted = leader.admit(at(1), batch, Acks::All, &Peers::new());
+            if let Ok(Admission::Append { previous, end }) = admitted {
+                let end = LogPosition::new(end, leader.epoch);
+                leader.handle_appended(batch, previous.offset, end);
+            }
+            admitted.map(|_| ())
+        };
+        let out_of_order = Err(ErrorCode::OutOfOrderSequenceNumber);
+        let first = guard.of_first_batch();
+        assert_eq!(admit(&mut leader, batch(2, first)), out_of_order);
+        assert_eq!(admit(&mut leader, batch(0, first)), Ok(()));
+        assert_eq!(admit(&mut leader, batch(2, first)), Ok(()));
+        // An older client's epoch may have begun before what is known.
+        let mut leader = started();
+        leader.producers.handle_log_cut_in_front();
+        assert_eq!(admit(&mut leader, batch(2, guard)), Ok(()));
+        // A client that has come to speak the newer version goes on in its epoch.
+        leader.producers.handle_marker(
+            &Marker {
+                producer,
+                producer_epoch: 4,
+                coordinator_epoch: 1,
+                outcome: TransactionOutcome::Commit,
+                aborted: None,
+            },
+            offset(7),
+            offset(8),
+        );
+        leader.end = position(8, 2);
+        let Verification::Needed(guard) = leader.verification(producer, 4) else {
+            panic!("no transaction is open");
+        };
+        let first = guard.of_first_batch();
+        assert_eq!(admit(&mut leader, batch(4, first)), Ok(()));
     }
 
     #[test]

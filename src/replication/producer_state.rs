@@ -251,6 +251,12 @@ impl ProducerStates {
         state.transaction.open.filter(|_| state.epoch == epoch)
     }
 
+    /// Whether batches of the producer's `epoch` are remembered.
+    pub fn has_batches(&self, producer: ProducerId, epoch: i16) -> bool {
+        let state = self.producers.get(&producer);
+        state.is_some_and(|state| state.epoch == epoch && !state.batches.is_empty())
+    }
+
     /// How many transactions are open.
     pub fn open_transactions(&self) -> usize {
         self.open.len()

@@ -21,6 +21,19 @@ pub struct VerificationGuard {
     pub(super) leader_epoch: LeaderEpoch,
     /// Where the log ended when the question was asked. A marker at or above it is an answer of its own.
     pub(super) end: Offset,
+    /// Whether the batch is the first of its producer's epoch here, so that only sequence number 0 follows on nothing.
+    pub(super) is_first: bool,
+}
+
+impl VerificationGuard {
+    /// The same for a transaction that has an epoch of its own (KIP-890, second part). What is not known of its producer here
+    /// was then not forgotten but never there: a batch that others were sent before waits for them.
+    pub fn of_first_batch(self) -> VerificationGuard {
+        VerificationGuard {
+            is_first: true,
+            ..self
+        }
+    }
 }
 
 /// Whether a producer's next batch may be appended without asking its coordinator.

@@ -13,7 +13,8 @@ use super::markers::{Marked, Marker, Markers, Waiting, pause};
 use super::partitions::Partitions;
 use super::request::{Answer, Description, Filter, Listing, Now, Request};
 use super::state::State;
-use super::transaction::{Details, Judged, NO_EPOCH, Transaction};
+use super::transaction::{Details, Judged, NO_EPOCH, NO_PRODUCER, Transaction};
+use super::version::ClientVersion;
 use crate::record::LogRecord;
 use crate::types::{ErrorCode, LeaderEpoch, MonotonicTime, ProducerId};
 
@@ -135,8 +136,9 @@ impl Coordinator {
                 producer,
                 epoch,
                 partitions,
+                version,
             } => self
-                .add(now, id, producer, epoch, &partitions)
+                .add(now, id, (producer, epoch), &partitions, version)
                 .map(|judged| (judged, Some(Answer::Done))),
             Request::Verify {
                 producer,
@@ -152,10 +154,24 @@ impl Coordinator {
                 producer,
                 epoch,
                 ending,
+                version: ClientVersion::V1,
+                ..
             } => self
                 .known(id)
                 .and_then(|known| known.end(producer.get(), epoch, ending, now.wall_ms))
                 .map(|judged| (judged, Some(Answer::Done))),
+            Request::End {
+                producer,
+                epoch,
+                ending,
+                version: ClientVersion::V2,
+                fresh,
+            } => {
+                let (who, fresh) = ((producer.get(), epoch), fresh.map(ProducerId::get));
+                self.known(id)
+                    .and_then(|known| known.end_and_bump(who, ending, fresh, now.wall_ms))
+                    .map(|judged| (judged, None))
+            }
             Request::Describe => match self.transactions.get(id).and_then(describe) {
                 Some(found) => Ok((Judged::Done, Some(Answer::Described(found)))),
                 None => Err(ErrorCode::TransactionalIdNotFound),
@@ -178,10 +194,9 @@ impl Coordinator {
             }
             Ok((Judged::Write(details), answer)) => {
                 let answer = answer.or_else(|| {
-                    Some(Answer::Producer {
-                        producer: ProducerId::new(details.producer)?,
-                        epoch: details.epoch,
-                    })
+                    let (producer, epoch) = details.holder();
+                    let producer = ProducerId::new(producer)?;
+                    Some(Answer::Producer { producer, epoch })
                 });
                 let reply = answer.ok_or(ErrorCode::UnknownServerError);
                 self.write(id, Some(details), Some((ticket, reply)));
@@ -222,9 +237,11 @@ impl Coordinator {
             let id: Arc<str> = id.into();
             let details = Details {
                 producer: fresh.get(),
-                previous_producer: -1,
+                previous_producer: NO_PRODUCER,
+                next_producer: NO_PRODUCER,
                 epoch: NO_EPOCH,
                 last_epoch: NO_EPOCH,
+                version: ClientVersion::V1,
                 timeout_ms,
                 state: State::Empty,
                 partitions: Partitions::default(),
@@ -245,15 +262,16 @@ impl Coordinator {
         &self,
         now: Now,
         id: &str,
-        producer: ProducerId,
-        epoch: i16,
+        (producer, epoch): (ProducerId, i16),
         partitions: &[(String, i32)],
+        version: ClientVersion,
     ) -> Result<Judged, ErrorCode> {
         let known = self.known(id)?;
         if partitions.len() > MAX_PARTITIONS {
             return Err(ErrorCode::PolicyViolation);
         }
-        let judged = known.add(producer.get(), epoch, partitions, now.wall_ms)?;
+        let who = (producer.get(), epoch);
+        let judged = known.add(who, partitions, version, now.wall_ms)?;
         if let Judged::Write(details) = &judged {
             let is_more = details.partitions.len() > known.details.partitions.len();
             let is_too_much = details.partitions.len() > MAX_PARTITIONS || !self.has_room();

@@ -6,6 +6,8 @@
 //!                        topics?, each: name  partitions, each: i32  tags
 //!                        i64 last change, ms  i64 start, ms  tags
 //!        tag 0           i64 the producer id before this one
+//!        tag 1           i64 the producer id that comes next
+//!        tag 2           i16 the transaction.version that its client speaks
 //!        tag 1000        i16 the producer epoch before this one: ours, which Kafka passes over
 //!        version 0 is read: other texts and counts, no tags
 //! ```
@@ -21,12 +23,15 @@ use thiserror::Error;
 
 use super::partitions::Partitions;
 use super::state::State;
-use super::transaction::Details;
+use super::transaction::{Details, NO_EPOCH, NO_PRODUCER};
+use super::version::ClientVersion;
 use crate::record::{FieldError, Fields};
 
 const KEY_VERSION: i16 = 0;
 const VALUE_VERSION: i16 = 1;
 const PREVIOUS_PRODUCER_TAG: u32 = 0;
+const NEXT_PRODUCER_TAG: u32 = 1;
+const CLIENT_VERSION_TAG: u32 = 2;
 /// Kafka's own tags are small numbers, and it skips those that it does not know.
 const LAST_EPOCH_TAG: u32 = 1000;
 
@@ -88,20 +93,38 @@ pub(super) fn value(details: &Details) -> Bytes {
     }
     out.put_i64(details.changed_ms);
     out.put_i64(details.started_ms);
-    let previous = details.previous_producer;
-    let tags = u32::from(previous != -1) + u32::from(details.last_epoch != -1);
-    put_unsigned(&mut out, tags);
-    if previous != -1 {
-        put_unsigned(&mut out, PREVIOUS_PRODUCER_TAG);
-        put_unsigned(&mut out, 8);
-        out.put_i64(previous);
-    }
-    if details.last_epoch != -1 {
-        put_unsigned(&mut out, LAST_EPOCH_TAG);
-        put_unsigned(&mut out, 2);
-        out.put_i16(details.last_epoch);
-    }
+    put_tags(&mut out, details);
     out.freeze()
+}
+
+/// What differs from what Kafka takes a tag that is absent for.
+fn put_tags(out: &mut BytesMut, details: &Details) {
+    let producers = [
+        (PREVIOUS_PRODUCER_TAG, details.previous_producer),
+        (NEXT_PRODUCER_TAG, details.next_producer),
+    ];
+    let producers = producers.into_iter().filter(|(_, id)| *id != NO_PRODUCER);
+    let shorts = [
+        (CLIENT_VERSION_TAG, details.version.number(), 0),
+        (LAST_EPOCH_TAG, details.last_epoch, NO_EPOCH),
+    ];
+    let shorts = shorts
+        .into_iter()
+        .filter(|(_, value, absent)| value != absent);
+    put_unsigned(
+        out,
+        (producers.clone().count() + shorts.clone().count()) as u32,
+    );
+    for (tag, producer) in producers {
+        put_unsigned(out, tag);
+        put_unsigned(out, 8);
+        out.put_i64(producer);
+    }
+    for (tag, value, _) in shorts {
+        put_unsigned(out, tag);
+        put_unsigned(out, 2);
+        out.put_i16(value);
+    }
 }
 
 /// What a record's key names.
@@ -145,22 +168,33 @@ pub(super) fn decode_value(value: &[u8]) -> Result<Details, FormatError> {
         }
     }
     let (changed_ms, started_ms) = (fields.i64()?, fields.i64()?);
-    let (mut previous_producer, mut last_epoch) = (-1, -1);
+    let (mut previous_producer, mut next_producer) = (NO_PRODUCER, NO_PRODUCER);
+    let (mut last_epoch, mut version) = (NO_EPOCH, ClientVersion::V1);
     if flexible {
         fields.tags(|tag, mut field| {
             match tag {
                 PREVIOUS_PRODUCER_TAG => previous_producer = field.i64()?,
+                NEXT_PRODUCER_TAG => next_producer = field.i64()?,
+                CLIENT_VERSION_TAG => version = ClientVersion::from_number(field.i16()?),
                 LAST_EPOCH_TAG => last_epoch = field.i16()?,
                 _ => {}
             }
             Ok::<_, FieldError>(())
         })?;
     }
+    if next_producer < NO_PRODUCER {
+        return Err(FormatError::BadProducer {
+            producer: next_producer,
+            epoch: 0,
+        });
+    }
     Ok(Details {
         producer,
         previous_producer,
+        next_producer,
         epoch,
         last_epoch,
+        version,
         timeout_ms,
         state,
         partitions,
@@ -213,8 +247,10 @@ mod tests {
         Details {
             producer: 7,
             previous_producer: 6,
+            next_producer: 8,
             epoch: 3,
             last_epoch: 2,
+            version: ClientVersion::V2,
             timeout_ms: 60_000,
             state: State::Ongoing,
             partitions,
@@ -236,8 +272,10 @@ mod tests {
             &[2, 2, b't', 3, 0, 0, 0, 1, 0, 0, 0, 2, 0],
             &[0, 0, 0, 0, 0, 0, 0, 9],
             &[0, 0, 0, 0, 0, 0, 0, 8],
-            // Two tags.
-            &[2, 0, 8, 0, 0, 0, 0, 0, 0, 0, 6],
+            // Four tags.
+            &[4, 0, 8, 0, 0, 0, 0, 0, 0, 0, 6],
+            &[1, 8, 0, 0, 0, 0, 0, 0, 0, 8],
+            &[2, 2, 0, 2],
             &[0xe8, 0x07, 2, 0, 2],
         ]
         .concat();
@@ -254,8 +292,10 @@ mod tests {
         let empty = Details {
             state: State::Empty,
             partitions: Partitions::default(),
-            previous_producer: -1,
-            last_epoch: -1,
+            previous_producer: NO_PRODUCER,
+            next_producer: NO_PRODUCER,
+            last_epoch: NO_EPOCH,
+            version: ClientVersion::V1,
             started_ms: -1,
             ..details()
         };
@@ -280,8 +320,10 @@ mod tests {
         old.put_i64(9);
         old.put_i64(8);
         let expected = Details {
-            previous_producer: -1,
-            last_epoch: -1,
+            previous_producer: NO_PRODUCER,
+            next_producer: NO_PRODUCER,
+            last_epoch: NO_EPOCH,
+            version: ClientVersion::V1,
             ..details()
         };
         assert_eq!(decode_value(&old), Ok(expected));
@@ -296,7 +338,7 @@ mod tests {
         }
 
         #[test]
-        fn a_damaged_value_is_read_or_refused(at in 0_usize..70, to in any::<u8>(), cut in 0_usize..80) {
+        fn a_damaged_value_is_read_or_refused(at in 0_usize..90, to in any::<u8>(), cut in 0_usize..100) {
             let mut bytes = value(&details()).to_vec();
             let at = at % bytes.len();
             bytes[at] = to;

@@ -17,8 +17,9 @@
 //!
 //! `Dead` is an id whose removal is being written. A transaction that runs out of time, or whose id another producer claims,
 //! is aborted under the next producer epoch, so that whoever began it is fenced; Kafka calls the step PrepareEpochFence, and
-//! never writes it. The rules are Kafka's (KIP-98, KIP-360, the first part of KIP-890), so that any client's transactions work
-//! here; the record formats are Kafka's, so that tools read them.
+//! never writes it. A client of [`ClientVersion::V2`] gets its next epoch with the end of each transaction, and may abort one that
+//! has no partition. The rules are Kafka's (KIP-98, KIP-360, KIP-890), so that any client's transactions work here; the record
+//! formats are Kafka's, so that tools read them.
 
 mod coordinator;
 mod effects;
@@ -31,11 +32,13 @@ mod state;
 #[cfg(test)]
 mod tests;
 mod transaction;
+mod version;
 
 pub use coordinator::Coordinator;
 pub use effects::Ticket;
 pub use limits::{MAX_IDS, MAX_PARTITIONS, MAX_STATE_BYTES, MAX_TRANSACTIONAL_ID_BYTES, Settings};
 pub use log_format::{FormatError, LogKey, decode_key, reread_record};
 pub use markers::{Marked, Marker};
-pub use request::{Answer, Description, Filter, Listing, Now, Request};
+pub use request::{Answer, Description, Filter, Listing, Now, Reach, Request};
 pub use state::{Ending, State};
+pub use version::ClientVersion;

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::state::{Ending, State};
+use super::version::ClientVersion;
 use crate::types::{MonotonicTime, ProducerId};
 
 /// The time, on both clocks.
@@ -32,6 +33,7 @@ pub enum Request {
         producer: ProducerId,
         epoch: i16,
         partitions: Vec<(String, i32)>,
+        version: ClientVersion,
     },
     /// Whether the transaction writes to these. Answers [`Answer::Verified`].
     Verify {
@@ -39,16 +41,40 @@ pub enum Request {
         epoch: i16,
         partitions: Vec<(String, i32)>,
     },
-    /// Answers [`Answer::Done`] once it is written that the transaction ends so.
+    /// Answers once it is written that the transaction ends so: [`Answer::Done`] to a client of [`ClientVersion::V1`], and to one
+    /// of [`ClientVersion::V2`] [`Answer::Producer`], what it is from its next transaction on; or
+    /// [`Answer::NeedsProducerId`] as with [`Request::Init`].
     End {
         producer: ProducerId,
         epoch: i16,
         ending: Ending,
+        version: ClientVersion,
+        /// An id that no producer ever had.
+        fresh: Option<ProducerId>,
     },
     /// Answers [`Answer::Described`].
     Describe,
     /// Answers [`Answer::Listed`].
     List(Filter),
+}
+
+impl Request {
+    /// The same with a producer id that no producer ever had: what [`Answer::NeedsProducerId`] asks for.
+    pub fn with_fresh(mut self, id: ProducerId) -> Request {
+        if let Request::Init { fresh, .. } | Request::End { fresh, .. } = &mut self {
+            *fresh = Some(id);
+        }
+        self
+    }
+}
+
+/// What the leader of a partition asks of a coordinator before a transaction begins to write there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// Whether its client has said that it does: of a client of [`ClientVersion::V1`].
+    Verify,
+    /// That it does, from now on: of a client of [`ClientVersion::V2`].
+    Add,
 }
 
 /// Which transactional ids are listed: those that fit all of it.

@@ -1,5 +1,7 @@
 //! Whole stories of transactions, told to a coordinator whose log, clock and partitions are the test's.
 
+mod own_epochs;
+
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -181,6 +183,7 @@ impl World {
             producer: producer(who.0),
             epoch: who.1,
             partitions: partitions(numbers),
+            version: ClientVersion::V1,
         }
     }
 
@@ -193,6 +196,8 @@ impl World {
             producer: producer(who.0),
             epoch: who.1,
             ending,
+            version: ClientVersion::V1,
+            fresh: None,
         }
     }
 

@@ -6,8 +6,11 @@ use std::sync::Arc;
 use super::limits::ID_BYTES;
 use super::partitions::Partitions;
 use super::state::{Ending, State};
+use super::version::ClientVersion;
 use crate::types::{ErrorCode, MonotonicTime};
 
+/// No producer id, where there need not be one.
+pub(super) const NO_PRODUCER: i64 = -1;
 /// No producer epoch: of an id that no producer has begun with, or of which no last one is known.
 pub(super) const NO_EPOCH: i16 = -1;
 /// The last producer epoch that is given to a producer. Kafka's rule: the one above it is for fencing that producer, and then a
@@ -18,13 +21,18 @@ pub(super) const LAST_EPOCH: i16 = i16::MAX - 1;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Details {
     pub(super) producer: i64,
-    /// The producer id before this one, where its epochs were used up; else −1.
+    /// The producer id before this one, where its epochs were used up; else [`NO_PRODUCER`].
     pub(super) previous_producer: i64,
+    /// The producer id after this one, from epoch 0 on, where the epochs were used up with the transaction that ends now; else
+    /// [`NO_PRODUCER`]. The client has it as soon as the end is decided, the partitions never: their markers carry this one's.
+    pub(super) next_producer: i64,
     /// [`NO_EPOCH`] until the first producer's is written.
     pub(super) epoch: i16,
-    /// The epoch that the same producer had before, where it has asked for the next one itself: its retry is known by it. Else
-    /// [`NO_EPOCH`].
+    /// The epoch that the same producer had before, where it has asked for the next one itself, by beginning anew or by ending a
+    /// transaction: its retry is known by it. Else [`NO_EPOCH`].
     pub(super) last_epoch: i16,
+    /// What the client speaks that has begun the transaction or, from its end on, has ended it.
+    pub(super) version: ClientVersion,
     pub(super) timeout_ms: i32,
     pub(super) state: State,
     /// Those that the transaction writes to, until it is complete.
@@ -33,6 +41,16 @@ pub(super) struct Details {
     pub(super) started_ms: i64,
     /// When this was last changed, likewise.
     pub(super) changed_ms: i64,
+}
+
+impl Details {
+    /// The producer id and epoch that may go on, as the client knows them.
+    pub(super) fn holder(&self) -> (i64, i16) {
+        match self.state.ending() {
+            Some(_) if self.next_producer != NO_PRODUCER => (self.next_producer, 0),
+            _ => (self.producer, self.epoch),
+        }
+    }
 }
 
 /// A transactional id and what is under way for it.
@@ -100,7 +118,7 @@ impl Transaction {
         if let Some(expected) = expected
             && now.epoch != NO_EPOCH
         {
-            let is_holder = expected == (now.producer, now.epoch);
+            let is_holder = expected == now.holder();
             if !is_holder && !is_retry(expected) {
                 return Err(ErrorCode::ProducerFenced);
             }
@@ -115,6 +133,7 @@ impl Transaction {
             State::Dead | State::PrepareEpochFence => return Err(ErrorCode::UnknownServerError),
         }
         let started = Details {
+            next_producer: NO_PRODUCER,
             timeout_ms,
             state: State::Empty,
             partitions: Partitions::default(),
@@ -146,9 +165,10 @@ impl Transaction {
 
     /// Whether the request comes from the producer that holds the id.
     fn check_producer(&self, producer: i64, epoch: i16) -> Result<(), ErrorCode> {
-        if self.details.producer != producer {
+        let holder = self.details.holder();
+        if holder.0 != producer {
             Err(ErrorCode::InvalidProducerIdMapping)
-        } else if self.details.epoch != epoch {
+        } else if holder.1 != epoch {
             Err(ErrorCode::ProducerFenced)
         } else {
             Ok(())
@@ -158,9 +178,9 @@ impl Transaction {
     /// The transaction is going to write to these too.
     pub(super) fn add(
         &self,
-        producer: i64,
-        epoch: i16,
+        (producer, epoch): (i64, i16),
         added: &[(String, i32)],
+        version: ClientVersion,
         wall_ms: i64,
     ) -> Result<Judged, ErrorCode> {
         if self.pending.is_some() {
@@ -184,6 +204,7 @@ impl Transaction {
         }
         Ok(Judged::Write(Details {
             state: State::Ongoing,
+            version,
             partitions,
             started_ms,
             changed_ms: wall_ms,
@@ -213,7 +234,7 @@ impl Transaction {
             .collect())
     }
 
-    /// Its producer ends the transaction.
+    /// Its producer, of [`ClientVersion::V1`], ends the transaction.
     pub(super) fn end(
         &self,
         producer: i64,
@@ -228,6 +249,8 @@ impl Transaction {
         let now = &self.details;
         if now.state == State::Ongoing {
             return Ok(Judged::Write(Details {
+                next_producer: NO_PRODUCER,
+                version: ClientVersion::V1,
                 state: ending.prepare(),
                 changed_ms: wall_ms,
                 ..now.clone()
@@ -244,12 +267,74 @@ impl Transaction {
         }
     }
 
+    /// Its producer, of [`ClientVersion::V2`], ends the transaction and gets the next epoch, under which the markers are written:
+    /// so what comes late of this one is refused wherever it has written. `fresh` is a producer id that nobody has.
+    pub(super) fn end_and_bump(
+        &self,
+        (producer, epoch): (i64, i16),
+        ending: Ending,
+        fresh: Option<i64>,
+        wall_ms: i64,
+    ) -> Result<Judged, ErrorCode> {
+        if self.pending.is_some() {
+            return Err(ErrorCode::ConcurrentTransactions);
+        }
+        let now = &self.details;
+        if self.was_ended_by(producer, epoch) {
+            return match now.state {
+                // As with `end`: another coordinator may know better, so it is written before it is said.
+                state if state.ended() == Some(ending) => Ok(Judged::Write(now.clone())),
+                state if state.ending() == Some(ending) => Err(ErrorCode::ConcurrentTransactions),
+                _ => Err(ErrorCode::InvalidTxnState),
+            };
+        }
+        self.check_producer(producer, epoch)?;
+        let started_ms = match now.state {
+            State::Ongoing => now.started_ms,
+            // A partition's leader may have failed to add it, of which the client does not know more than that it must abort.
+            state if state.is_at_rest() && ending == Ending::Abort => wall_ms,
+            state if state.is_at_rest() => return Err(ErrorCode::InvalidTxnState),
+            // It is the next transaction that is ended, before the last one is over.
+            _ => return Err(ErrorCode::ConcurrentTransactions),
+        };
+        let next_producer = match (epoch >= LAST_EPOCH, fresh) {
+            (false, _) => NO_PRODUCER,
+            (true, Some(fresh)) => fresh,
+            (true, None) => return Ok(Judged::NeedsProducerId),
+        };
+        Ok(Judged::Write(Details {
+            next_producer,
+            // See `LAST_EPOCH`; the log of another broker may say otherwise.
+            epoch: epoch.saturating_add(1),
+            last_epoch: epoch,
+            version: ClientVersion::V2,
+            state: ending.prepare(),
+            started_ms,
+            changed_ms: wall_ms,
+            ..now.clone()
+        }))
+    }
+
+    /// Whether it was this producer in this epoch that has ended the last transaction, and got another epoch or id for it. Since
+    /// then no transaction has begun.
+    fn was_ended_by(&self, producer: i64, epoch: i16) -> bool {
+        let now = &self.details;
+        let has_ended = now.state.ending().is_some() || now.state.ended().is_some();
+        let is_bumped = now.version == ClientVersion::V2 && now.last_epoch == epoch;
+        let is_same = match producer == now.producer {
+            true => epoch.checked_add(1) == Some(now.epoch),
+            false => producer == now.previous_producer && epoch >= LAST_EPOCH && now.epoch == 0,
+        };
+        has_ended && is_bumped && is_same
+    }
+
     /// The end of an ongoing transaction that its producer does not end, under the next epoch: so that one is fenced, here and,
     /// by the markers, wherever it has written.
     pub(super) fn fenced(&self, wall_ms: i64) -> Details {
         Details {
             // No producer has the last epoch there is; see `LAST_EPOCH`. The log of another broker may say otherwise.
             epoch: self.details.epoch.saturating_add(1),
+            next_producer: NO_PRODUCER,
             last_epoch: NO_EPOCH,
             state: State::PrepareAbort,
             changed_ms: wall_ms,
@@ -259,11 +344,20 @@ impl Transaction {
 
     /// Every partition has its marker.
     pub(super) fn complete(&self, ending: Ending, wall_ms: i64) -> Details {
+        let now = &self.details;
+        let (producer, epoch) = now.holder();
         Details {
+            producer,
+            previous_producer: match producer == now.producer {
+                true => now.previous_producer,
+                false => now.producer,
+            },
+            next_producer: NO_PRODUCER,
+            epoch,
             state: ending.complete(),
             partitions: Partitions::default(),
             changed_ms: wall_ms,
-            ..self.details.clone()
+            ..now.clone()
         }
     }
 }

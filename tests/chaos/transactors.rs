@@ -1,7 +1,8 @@
 //! Who produces in transactions while it goes on, by Kafka's protocol, and who reads what is committed.
 //!
 //! A step of a transaction is tried again for as long as its answer says so or none comes. Where that takes too long, or
-//! somebody else has ended the transaction, its producer begins anew with its transactional id.
+//! somebody else has ended the transaction, its producer begins anew with its transactional id. Each time it draws whether it
+//! speaks `transaction.version` 2: then each of its transactions has an epoch, and the brokers add partitions and groups.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,9 +18,9 @@ use kafka_protocol::messages::txn_offset_commit_request::{
     TxnOffsetCommitRequestPartition, TxnOffsetCommitRequestTopic,
 };
 use kafka_protocol::messages::{
-    AddOffsetsToTxnRequest, AddPartitionsToTxnRequest, EndTxnRequest, FetchRequest,
-    FindCoordinatorRequest, GroupId, InitProducerIdRequest, OffsetFetchRequest, ProducerId,
-    TransactionalId, TxnOffsetCommitRequest,
+    AddOffsetsToTxnRequest, AddPartitionsToTxnRequest, ApiVersionsRequest, EndTxnRequest,
+    FetchRequest, FindCoordinatorRequest, GroupId, InitProducerIdRequest, OffsetFetchRequest,
+    ProducerId, TransactionalId, TxnOffsetCommitRequest,
 };
 use kafka_protocol::protocol::{Request, StrBytes};
 use quorate::record::ProducerStamp;
@@ -30,7 +31,8 @@ use super::ledger::{Log, Outcome};
 use super::schedule::Random;
 use crate::support::kafka::{FETCH_VERSION, Kafka, PRODUCE_VERSION, name};
 use crate::support::transactions::{
-    ADD_VERSION, END_VERSION, FIND_VERSION, INIT_VERSION, produce_request, take,
+    ADD_VERSION, END_VERSION, FIND_VERSION, INIT_VERSION, NEWER_END_VERSION, NEWER_OFFSETS_VERSION,
+    NEWER_PRODUCE_VERSION, produce_request, take,
 };
 
 /// What they write to. Beside it, groups count offsets of the topic of all others.
@@ -226,6 +228,7 @@ pub struct Transactor {
     shared: Arc<Shared>,
     id: i64,
     epoch: i16,
+    newer: bool,
     sequences: BTreeMap<u32, i32>,
 }
 
@@ -249,6 +252,7 @@ impl Transactor {
             shared,
             id: -1,
             epoch: -1,
+            newer: false,
             sequences: BTreeMap::new(),
         }
     }
@@ -303,10 +307,29 @@ impl Transactor {
         self.id = given.producer_id.0;
         self.epoch = given.producer_epoch;
         self.sequences.clear();
+        self.newer = self.random.below(2) == 0 && self.may_be_newer().await;
         Ok(())
     }
 
-    /// One transaction. Returns whether the next may follow with the same epoch.
+    /// Whether a node says that clients may speak `transaction.version` 2.
+    async fn may_be_newer(&mut self) -> bool {
+        let any = self.reach.any();
+        let request = ApiVersionsRequest::default();
+        let asked = self.reach.ask(any, &request, 4).await;
+        asked.is_ok_and(|answer| {
+            let mut features = answer.finalized_features.iter();
+            features.any(|it| &it.name[..] == "transaction.version" && it.max_version_level >= 2)
+        })
+    }
+
+    fn in_version(&self, older: i16, newer: i16) -> i16 {
+        match self.newer {
+            true => newer,
+            false => older,
+        }
+    }
+
+    /// One transaction. Returns whether the next may follow without beginning anew.
     async fn transaction(&mut self) -> Result<bool, Undone> {
         let number = self.shared.ledger().begin(self.producer);
         match self.task.clone() {
@@ -360,6 +383,9 @@ impl Transactor {
     }
 
     async fn add(&mut self, partitions: &[u32]) -> Result<(), Undone> {
+        if self.newer {
+            return Ok(());
+        }
         let request = AddPartitionsToTxnRequest::default()
             .with_v3_and_below_transactional_id(self.transactional_id())
             .with_v3_and_below_producer_id(ProducerId(self.id))
@@ -405,8 +431,9 @@ impl Transactor {
         let to = (LEDGER, partition as i32);
         let request = produce_request(self.transactional_id(), stamp, to, &values, 3_000);
         let place = Place::Leader(partition);
+        let version = self.in_version(PRODUCE_VERSION, NEWER_PRODUCE_VERSION);
         self.reach
-            .until_answered(place, &request, PRODUCE_VERSION, |written| {
+            .until_answered(place, &request, version, |written| {
                 written.responses[0].partition_responses[0].error_code
             })
             .await?;
@@ -416,6 +443,9 @@ impl Transactor {
     }
 
     async fn add_group(&mut self, group: &str) -> Result<(), Undone> {
+        if self.newer {
+            return Ok(());
+        }
         let request = AddOffsetsToTxnRequest::default()
             .with_transactional_id(self.transactional_id())
             .with_producer_id(ProducerId(self.id))
@@ -445,8 +475,9 @@ impl Transactor {
                     ]),
             ]);
         let place = Place::Group(group.to_owned());
+        let version = self.in_version(OFFSETS_VERSION, NEWER_OFFSETS_VERSION);
         self.reach
-            .until_answered(place, &request, OFFSETS_VERSION, |committed| {
+            .until_answered(place, &request, version, |committed| {
                 committed.topics[0].partitions[0].error_code
             })
             .await?;
@@ -469,10 +500,15 @@ impl Transactor {
             .with_producer_epoch(self.epoch)
             .with_committed(commit);
         let place = self.coordinator();
+        let version = self.in_version(END_VERSION, NEWER_END_VERSION);
         let ended = self
             .reach
-            .until_answered(place, &request, END_VERSION, |ended| ended.error_code)
+            .until_answered(place, &request, version, |ended| ended.error_code)
             .await;
+        if let (Ok(ended), true) = (&ended, self.newer) {
+            (self.id, self.epoch) = (ended.producer_id.0, ended.producer_epoch);
+            self.sequences.clear();
+        }
         let settle = |outcome| self.shared.ledger().settle(self.producer, number, outcome);
         match ended {
             Ok(_) if commit => settle(Outcome::Committed),

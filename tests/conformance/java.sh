@@ -98,6 +98,10 @@ tried "VerifiableConsumer" "offsets_committed" verifiable_consumer
 tried "VerifiableConsumer of the newer protocol" "offsets_committed" verifiable_newer
 tried "kafka-producer-perf-test" "20000 records sent" tool $tools.ProducerPerformance --topic "$run" --num-records 20000 --record-size 1000 \
     --throughput -1 --producer-props "bootstrap.servers=$bootstrap" acks=all
+tried "kafka-producer-perf-test with transactions" "5000 records sent" tool $tools.ProducerPerformance --topic "$run" --num-records 5000 \
+    --record-size 100 --throughput 1000 --transactional-id "$run" --transaction-duration-ms 50 --producer-props "bootstrap.servers=$bootstrap" acks=all
+tried "kafka-transactions --describe" "CompleteCommit" tool $tools.TransactionsCommand --bootstrap-server "$bootstrap" describe --transactional-id "$run"
+tried "kafka-features --describe" "transaction.version.*FinalizedVersionLevel: 2" tool $tools.FeatureCommand --bootstrap-server "$bootstrap" describe
 tried "kafka-consumer-perf-test" "MB.sec" tool $tools.ConsumerPerformance --bootstrap-server "$bootstrap" --topic "$run" --messages 20000
 tried "kafka-consumer-groups --delete" "was successful" tool $tools.consumer.group.ConsumerGroupCommand --bootstrap-server "$bootstrap" --delete --group "$run"
 delete_topic() {

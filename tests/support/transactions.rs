@@ -5,10 +5,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use kafka_protocol::messages::add_partitions_to_txn_request::AddPartitionsToTxnTopic;
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
+use kafka_protocol::messages::offset_fetch_request::{
+    OffsetFetchRequestGroup, OffsetFetchRequestTopics,
+};
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
+use kafka_protocol::messages::txn_offset_commit_request::{
+    TxnOffsetCommitRequestPartition, TxnOffsetCommitRequestTopic,
+};
 use kafka_protocol::messages::{
-    AddPartitionsToTxnRequest, EndTxnRequest, FetchRequest, FindCoordinatorRequest,
-    InitProducerIdRequest, ProduceRequest, ProducerId, TransactionalId,
+    AddPartitionsToTxnRequest, ApiVersionsRequest, EndTxnRequest, FetchRequest,
+    FindCoordinatorRequest, GroupId, InitProducerIdRequest, OffsetFetchRequest, ProduceRequest,
+    ProducerId, TransactionalId, TxnOffsetCommitRequest,
 };
 use kafka_protocol::protocol::StrBytes;
 use quorate::record::{BatchBuilder, Batches, Compression, Marker, ProducerStamp, records};
@@ -24,12 +31,19 @@ pub const FIND_VERSION: i16 = 4;
 pub const INIT_VERSION: i16 = 4;
 pub const ADD_VERSION: i16 = 3;
 pub const END_VERSION: i16 = 3;
+/// The first versions of clients that leave it to the brokers to add partitions, and get an epoch with each end.
+pub const NEWER_PRODUCE_VERSION: i16 = 12;
+pub const NEWER_END_VERSION: i16 = 5;
+pub const NEWER_OFFSETS_VERSION: i16 = 5;
+const GROUP_KEY: i8 = 0;
 const TRANSACTION_KEY: i8 = 1;
 
 pub struct Transactional {
     pub id: String,
     pub producer: i64,
     pub epoch: i16,
+    /// Whether it speaks `transaction.version` 2.
+    pub newer: bool,
     sequences: BTreeMap<(String, i32), i32>,
 }
 
@@ -78,11 +92,15 @@ pub fn produce_request(
 
 /// The node that coordinates an id, and a connection to it, as soon as there is one that runs.
 pub async fn coordinator(cluster: &Cluster, name: &str) -> (NodeId, Kafka) {
-    until("a transaction coordinator", async || {
+    coordinator_of(cluster, TRANSACTION_KEY, name).await
+}
+
+async fn coordinator_of(cluster: &Cluster, key_type: i8, name: &str) -> (NodeId, Kafka) {
+    until("a coordinator", async || {
         let asked = cluster.running()[0];
         let mut kafka = Kafka::connect(cluster.spec(asked).kafka).await;
         let request = FindCoordinatorRequest::default()
-            .with_key_type(TRANSACTION_KEY)
+            .with_key_type(key_type)
             .with_coordinator_keys(vec![StrBytes::from_string(name.to_owned())]);
         let found = kafka
             .call(&request, FIND_VERSION)
@@ -104,7 +122,36 @@ pub async fn coordinator(cluster: &Cluster, name: &str) -> (NodeId, Kafka) {
     .await
 }
 
+/// Waits until every node says that clients may speak `transaction.version` 2.
+pub async fn until_newer_clients_may(cluster: &Cluster) {
+    for spec in &cluster.specs {
+        until("level 2 of transaction.version", async || {
+            let mut kafka = Kafka::connect(spec.kafka).await;
+            let request = ApiVersionsRequest::default();
+            let answer = kafka.call(&request, 4).await;
+            let mut features = answer.finalized_features.iter();
+            let level = features
+                .find(|feature| &feature.name[..] == "transaction.version")
+                .map(|feature| feature.max_version_level);
+            match level {
+                Some(2) => Ok(()),
+                other => Err(format!("level {other:?}")),
+            }
+        })
+        .await;
+    }
+}
+
 impl Transactional {
+    /// The same for a client that speaks `transaction.version` 2.
+    pub async fn begin_newer(cluster: &Cluster, name: &str, timeout_ms: i32) -> Transactional {
+        until_newer_clients_may(cluster).await;
+        Transactional {
+            newer: true,
+            ..Transactional::begin(cluster, name, timeout_ms).await
+        }
+    }
+
     /// Begins with a transactional id; whoever had it is fenced.
     pub async fn begin(cluster: &Cluster, name: &str, timeout_ms: i32) -> Transactional {
         let request = InitProducerIdRequest::default()
@@ -118,6 +165,7 @@ impl Transactional {
                 id: name.to_owned(),
                 producer: given.producer_id.0,
                 epoch: given.producer_epoch,
+                newer: false,
                 sequences: BTreeMap::new(),
             })
         })
@@ -159,16 +207,9 @@ impl Transactional {
             epoch: self.epoch,
             base_sequence: sequence,
         };
-        let to = (in_topic, partition);
-        let request = produce_request(id(&self.id), stamp, to, values, 5_000);
-        let index = u32::try_from(partition).unwrap();
-        let written = until("a batch is written", async || {
-            let leader = cluster.until_led(&topic(in_topic), index, |_| true).await;
-            let mut kafka = Kafka::connect(cluster.spec(leader).kafka).await;
-            let response = kafka.call(&request, PRODUCE_VERSION).await;
-            judge(response.responses[0].partition_responses[0].error_code)
-        })
-        .await;
+        let written = self
+            .send(cluster, stamp, (in_topic, partition), values)
+            .await;
         if written.is_ok() {
             let next = sequence + i32::try_from(values.len()).unwrap();
             self.sequences.insert(place, next);
@@ -176,18 +217,127 @@ impl Transactional {
         written
     }
 
-    pub async fn end(&self, cluster: &Cluster, commit: bool) -> Result<(), i16> {
-        let request = EndTxnRequest::default()
+    /// Writes one batch as it is numbered.
+    pub async fn send(
+        &self,
+        cluster: &Cluster,
+        stamp: ProducerStamp,
+        to: (&str, i32),
+        values: &[String],
+    ) -> Result<(), i16> {
+        let request = produce_request(id(&self.id), stamp, to, values, 5_000);
+        let (in_topic, index) = (topic(to.0), u32::try_from(to.1).unwrap());
+        let version = match self.newer {
+            true => NEWER_PRODUCE_VERSION,
+            false => PRODUCE_VERSION,
+        };
+        until("a batch is written", async || {
+            let leader = cluster.until_led(&in_topic, index, |_| true).await;
+            let mut kafka = Kafka::connect(cluster.spec(leader).kafka).await;
+            let response = kafka.call(&request, version).await;
+            judge(response.responses[0].partition_responses[0].error_code)
+        })
+        .await
+    }
+
+    fn end_request(&self, epoch: i16, commit: bool) -> EndTxnRequest {
+        EndTxnRequest::default()
             .with_transactional_id(id(&self.id))
             .with_producer_id(ProducerId(self.producer))
-            .with_producer_epoch(self.epoch)
-            .with_committed(commit);
+            .with_producer_epoch(epoch)
+            .with_committed(commit)
+    }
+
+    pub async fn end(&self, cluster: &Cluster, commit: bool) -> Result<(), i16> {
+        let request = self.end_request(self.epoch, commit);
         until("the transaction is ended", async || {
             let (_, mut kafka) = coordinator(cluster, &self.id).await;
             judge(kafka.call(&request, END_VERSION).await.error_code)
         })
         .await
     }
+
+    /// Ends the transaction of an epoch as a client does that speaks `transaction.version` 2: what the producer is after it.
+    pub async fn end_epoch(
+        &self,
+        cluster: &Cluster,
+        epoch: i16,
+        commit: bool,
+    ) -> Result<(i64, i16), i16> {
+        let request = self.end_request(epoch, commit);
+        until("the transaction is ended", async || {
+            let (_, mut kafka) = coordinator(cluster, &self.id).await;
+            let ended = kafka.call(&request, NEWER_END_VERSION).await;
+            let next = (ended.producer_id.0, ended.producer_epoch);
+            Ok(judge(ended.error_code)?.map(|()| next))
+        })
+        .await
+    }
+
+    /// The same for the transaction that is open; then the producer goes on in its next epoch.
+    pub async fn finish(&mut self, cluster: &Cluster, commit: bool) {
+        let next = self.end_epoch(cluster, self.epoch, commit).await.unwrap();
+        (self.producer, self.epoch) = next;
+        self.sequences.clear();
+    }
+
+    /// Commits the offset of a group as part of the transaction, without saying so to the transaction's coordinator before.
+    pub async fn commit_offset(
+        &self,
+        cluster: &Cluster,
+        group: &str,
+        of: (&str, i32),
+        offset: i64,
+    ) -> Result<(), i16> {
+        let partition = TxnOffsetCommitRequestPartition::default()
+            .with_partition_index(of.1)
+            .with_committed_offset(offset)
+            .with_committed_leader_epoch(-1);
+        let request = TxnOffsetCommitRequest::default()
+            .with_transactional_id(id(&self.id))
+            .with_group_id(GroupId(StrBytes::from_string(group.to_owned())))
+            .with_producer_id(ProducerId(self.producer))
+            .with_producer_epoch(self.epoch)
+            .with_generation_id(-1)
+            .with_topics(vec![
+                TxnOffsetCommitRequestTopic::default()
+                    .with_name(name(of.0))
+                    .with_partitions(vec![partition]),
+            ]);
+        until("an offset is committed in a transaction", async || {
+            let (_, mut kafka) = coordinator_of(cluster, GROUP_KEY, group).await;
+            let committed = kafka.call(&request, NEWER_OFFSETS_VERSION).await;
+            judge(committed.topics[0].partitions[0].error_code)
+        })
+        .await
+    }
+}
+
+/// What a group has committed of a partition, once no transaction may change that; −1 for nothing.
+pub async fn stable_offset(cluster: &Cluster, group: &str, of: (&str, i32)) -> i64 {
+    let topic = OffsetFetchRequestTopics::default()
+        .with_name(name(of.0))
+        .with_partition_indexes(vec![of.1]);
+    let group_id = GroupId(StrBytes::from_string(group.to_owned()));
+    let wanted = OffsetFetchRequestGroup::default()
+        .with_group_id(group_id)
+        .with_topics(Some(vec![topic]));
+    let request = OffsetFetchRequest::default()
+        .with_groups(vec![wanted])
+        .with_require_stable(true);
+    until("an offset is stable", async || {
+        let (_, mut kafka) = coordinator_of(cluster, GROUP_KEY, group).await;
+        let mut found = kafka.call(&request, 8).await.groups.remove(0);
+        if found.error_code != 0 {
+            return Err(format!("error {}", found.error_code));
+        }
+        let found = found.topics.remove(0).partitions.remove(0);
+        match found.error_code {
+            0 => Ok(found.committed_offset),
+            code => Err(format!("error {code}")),
+        }
+    })
+    .await
 }
 
 /// The values that a reader sees of a partition from its start, those of transactions only once they are committed where

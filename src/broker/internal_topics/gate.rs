@@ -22,7 +22,8 @@ mod tests {
 
     use super::*;
     use crate::metadata::{
-        CONSUMER_GROUPS_SINCE, Command, Endpoint, Registration, TRANSACTIONS_SINCE,
+        CONSUMER_GROUPS_SINCE, Command, Endpoint, Registration, TRANSACTION_VERSION_2_SINCE,
+        TRANSACTIONS_SINCE,
     };
     use crate::types::{ClusterId, DirectoryId, Incarnation, NodeId};
 
@@ -47,7 +48,11 @@ mod tests {
 
     #[test]
     fn what_is_new_is_served_once_every_node_knows_it() {
-        for since in [TRANSACTIONS_SINCE, CONSUMER_GROUPS_SINCE] {
+        for since in [
+            TRANSACTIONS_SINCE,
+            CONSUMER_GROUPS_SINCE,
+            TRANSACTION_VERSION_2_SINCE,
+        ] {
             let mut image = ClusterImage::new();
             let cluster_id = ClusterId::from_random_bits(1);
             image.apply(&Command::InitCluster { cluster_id }).unwrap();

@@ -23,8 +23,8 @@ use super::Broker;
 use super::internal_topics::{self, Coordinators, place_of};
 use super::shared::Shared;
 use crate::controller::Controller;
-use crate::metadata::{ClusterImage, TRANSACTIONS_SINCE, Topic};
-use crate::transactions::{Answer, Filter, Listing, Request};
+use crate::metadata::{ClusterImage, TRANSACTION_VERSION_2_SINCE, TRANSACTIONS_SINCE, Topic};
+use crate::transactions::{Answer, ClientVersion, Filter, Listing, Request};
 use crate::transport::LogLimit;
 use crate::types::{ErrorCode, ProducerId, TRANSACTIONS_TOPIC};
 pub(super) use calls::Calls;
@@ -83,6 +83,7 @@ impl Transactions {
         taken_by: Instant,
     ) -> Result<Answer, ErrorCode> {
         self.check_served(image)?;
+        gate_version(image, &request)?;
         let coordinator = transactions_topic(image)
             .and_then(|topic| self.coordinators.get(place_of(topic, id)))
             .ok_or(ErrorCode::NotCoordinator)?;
@@ -113,6 +114,22 @@ fn gate(image: &ClusterImage) -> Result<(), ErrorCode> {
     internal_topics::gate(image, TRANSACTIONS_SINCE)
 }
 
+/// Whether the whole cluster knows what the request leaves in the coordinator's log, and does what follows from it. Clients do not
+/// send what comes with `transaction.version` 2 before the cluster says that it does.
+fn gate_version(image: &ClusterImage, request: &Request) -> Result<(), ErrorCode> {
+    match request {
+        Request::End {
+            version: ClientVersion::V2,
+            ..
+        }
+        | Request::AddPartitions {
+            version: ClientVersion::V2,
+            ..
+        } => internal_topics::gate(image, TRANSACTION_VERSION_2_SINCE),
+        _ => Ok(()),
+    }
+}
+
 async fn ask(
     coordinator: &mpsc::Sender<Ask>,
     id: &str,
@@ -140,23 +157,11 @@ impl Broker {
             .transactions
             .ask(&image, id, request.clone(), taken_by)
             .await?;
-        let (
-            Answer::NeedsProducerId,
-            Request::Init {
-                timeout_ms,
-                expected,
-                ..
-            },
-        ) = (&answer, request)
-        else {
+        if answer != Answer::NeedsProducerId {
             return Ok(answer);
-        };
+        }
         let fresh: ProducerId = self.producer_ids.next(taken_by).await?;
-        let again = Request::Init {
-            timeout_ms,
-            expected,
-            fresh: Some(fresh),
-        };
+        let again = request.with_fresh(fresh);
         self.transactions.ask(&image, id, again, taken_by).await
     }
 
@@ -225,6 +230,7 @@ fn transactions_topic(image: &ClusterImage) -> Option<&Arc<Topic>> {
 mod tests {
     use super::*;
     use crate::metadata::Command;
+    use crate::transactions::Ending;
     use crate::types::ClusterId;
 
     #[test]
@@ -243,5 +249,41 @@ mod tests {
             Err(ErrorCode::UnsupportedVersion)
         );
         assert_eq!(raise(TRANSACTIONS_SINCE), Ok(()));
+    }
+
+    #[test]
+    fn what_comes_with_level_2_waits_for_its_version() {
+        let producer = ProducerId::new(7).unwrap();
+        let end = |version| Request::End {
+            producer,
+            epoch: 0,
+            ending: Ending::Commit,
+            version,
+            fresh: None,
+        };
+        let add = |version| Request::AddPartitions {
+            producer,
+            epoch: 0,
+            partitions: Vec::new(),
+            version,
+        };
+        let mut image = ClusterImage::new();
+        let cluster_id = ClusterId::from_random_bits(1);
+        image.apply(&Command::InitCluster { cluster_id }).unwrap();
+        let unsupported = Err(ErrorCode::UnsupportedVersion);
+        for (version, newer) in [
+            (TRANSACTION_VERSION_2_SINCE - 1, unsupported),
+            (TRANSACTION_VERSION_2_SINCE, Ok(())),
+        ] {
+            image
+                .apply(&Command::RaiseMetadataVersion { version })
+                .unwrap();
+            for request in [end(ClientVersion::V2), add(ClientVersion::V2)] {
+                assert_eq!(gate_version(&image, &request), newer);
+            }
+            for request in [end(ClientVersion::V1), add(ClientVersion::V1)] {
+                assert_eq!(gate_version(&image, &request), Ok(()));
+            }
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! A partition's leader asks the coordinator of a transaction whether that reaches the partition.
+//! A partition's leader asks the coordinator of a transaction whether that reaches the partition, or has it reach it.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::{Broker, transactions_topic};
 use crate::broker::internal_topics::place_of;
 use crate::metadata::ClusterImage;
-use crate::transactions::{Answer, Request};
+use crate::transactions::{Answer, ClientVersion, Reach, Request};
 use crate::types::{ErrorCode, NodeId, ProducerId, TopicPartition};
 
 /// How long a coordinator has for its answer, whatever its asker's own deadline: producers ask again.
@@ -21,6 +21,8 @@ const ANSWERED_WITHIN: Duration = Duration::from_secs(5);
 
 /// A partition by name, as transactions know it.
 type Named = (String, i32);
+/// One for each partition.
+type Answers = Vec<Result<(), ErrorCode>>;
 
 impl Broker {
     /// One answer for each partition, in the same order. A producer that is fenced is told so in the word that producers know.
@@ -29,13 +31,16 @@ impl Broker {
         id: &str,
         producer: (ProducerId, i16),
         partitions: &[TopicPartition],
+        reach: Reach,
         deadline: Instant,
     ) -> Vec<Result<(), ErrorCode>> {
         let image = self.image_now();
         let named: Vec<Option<Named>> = partitions.iter().map(|id| name(&image, *id)).collect();
         let wanted: Vec<Named> = named.iter().flatten().cloned().collect();
         let by = deadline.min(Instant::now() + ANSWERED_WITHIN);
-        let answers = self.ask_about(&image, id, producer, wanted, by).await;
+        let answers = self
+            .ask_about(&image, id, producer, &wanted, reach, by)
+            .await;
         let mut answers = match answers {
             Ok(answers) => answers.into_iter(),
             Err(error) => return vec![Err(producers(error)); partitions.len()],
@@ -57,9 +62,10 @@ impl Broker {
         image: &ClusterImage,
         id: &str,
         (producer, epoch): (ProducerId, i16),
-        wanted: Vec<Named>,
+        wanted: &[Named],
+        reach: Reach,
         by: Instant,
-    ) -> Result<Vec<Result<(), ErrorCode>>, ErrorCode> {
+    ) -> Result<Answers, ErrorCode> {
         self.transactions.check_served(image)?;
         let leader: Option<NodeId> = transactions_topic(image).and_then(|topic| {
             topic
@@ -68,12 +74,22 @@ impl Broker {
         });
         let leader = leader.ok_or(ErrorCode::CoordinatorNotAvailable)?;
         if leader == self.shared.me.node {
-            let request = Request::Verify {
-                producer,
-                epoch,
-                partitions: wanted,
+            let partitions = wanted.to_vec();
+            let request = match reach {
+                Reach::Verify => Request::Verify {
+                    producer,
+                    epoch,
+                    partitions,
+                },
+                Reach::Add => Request::AddPartitions {
+                    producer,
+                    epoch,
+                    partitions,
+                    version: ClientVersion::V2,
+                },
             };
             return match self.transactions.ask(image, id, request, by).await? {
+                Answer::Done => Ok(vec![Ok(()); wanted.len()]),
                 Answer::Verified(verified) => Ok(verified
                     .into_iter()
                     .map(|reaches| reaches.then_some(()).ok_or(ErrorCode::InvalidTxnState))
@@ -86,9 +102,9 @@ impl Broker {
             .calls
             .to(image, leader)
             .ok_or(ErrorCode::CoordinatorNotAvailable)?;
-        let request = request(id, producer, epoch, &wanted);
+        let request = request(id, producer, epoch, wanted, reach);
         match way.add_partitions(&request, by).await {
-            Ok(response) => read(response, &wanted),
+            Ok(response) => read(response, wanted),
             Err(error) => {
                 tracing::debug!(node = %leader, cause = %error, "a transaction coordinator cannot be asked");
                 Err(ErrorCode::CoordinatorNotAvailable)
@@ -120,6 +136,7 @@ fn request(
     producer: ProducerId,
     epoch: i16,
     wanted: &[Named],
+    reach: Reach,
 ) -> AddPartitionsToTxnRequest {
     let mut topics: BTreeMap<&str, Vec<i32>> = BTreeMap::new();
     for (topic, partition) in wanted {
@@ -134,15 +151,12 @@ fn request(
         .with_transactional_id(messages::TransactionalId(text(id)))
         .with_producer_id(messages::ProducerId(producer.get()))
         .with_producer_epoch(epoch)
-        .with_verify_only(true)
+        .with_verify_only(reach == Reach::Verify)
         .with_topics(topics.collect());
     AddPartitionsToTxnRequest::default().with_transactions(vec![transaction])
 }
 
-fn read(
-    response: AddPartitionsToTxnResponse,
-    wanted: &[Named],
-) -> Result<Vec<Result<(), ErrorCode>>, ErrorCode> {
+fn read(response: AddPartitionsToTxnResponse, wanted: &[Named]) -> Result<Answers, ErrorCode> {
     ErrorCode::from_code(response.error_code)?;
     let mut codes: BTreeMap<(String, i32), i16> = BTreeMap::new();
     for topic in response
@@ -180,9 +194,11 @@ mod tests {
             ("b".to_owned(), 0),
         ];
         let producer = ProducerId::new(7).unwrap();
-        let asked = request("id", producer, 3, &wanted);
+        let asked = request("id", producer, 3, &wanted, Reach::Verify);
         assert_eq!(asked.transactions[0].topics.len(), 2);
         assert!(asked.transactions[0].verify_only);
+        let added = request("id", producer, 3, &wanted, Reach::Add);
+        assert!(!added.transactions[0].verify_only);
         let result = |partition, code| {
             AddPartitionsToTxnPartitionResult::default()
                 .with_partition_index(partition)

@@ -10,7 +10,7 @@ use super::transactions::{in_words_of, producer, tell};
 use crate::groups::MAX_GROUP_ID_BYTES;
 use crate::kafka::Service;
 use crate::kafka::context::Context;
-use crate::transactions::Request;
+use crate::transactions::{ClientVersion, Request};
 use crate::types::{ErrorCode, OFFSETS_TOPIC, partition_of};
 
 /// Since this version, a producer that was fenced is told so in a word of its own.
@@ -56,6 +56,8 @@ async fn add<S: Service>(
         producer,
         epoch: request.producer_epoch,
         partitions: vec![(OFFSETS_TOPIC.to_owned(), index)],
+        // The newer ones do not say it.
+        version: ClientVersion::V1,
     };
     tell(context, &request.transactional_id, asked).await
 }

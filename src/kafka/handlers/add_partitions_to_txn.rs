@@ -1,4 +1,5 @@
-//! AddPartitionsToTxn: a producer's transaction is about to write to partitions; and, from nodes, whether it does.
+//! AddPartitionsToTxn: a producer's transaction is about to write to partitions; and, from nodes, whether it does, or that it is
+//! about to.
 
 use std::sync::Arc;
 
@@ -13,8 +14,8 @@ use kafka_protocol::messages::{AddPartitionsToTxnRequest, AddPartitionsToTxnResp
 use super::transactions::{ask, in_words_of, producer, tell};
 use crate::kafka::Service;
 use crate::kafka::context::{Context, find_partition};
-use crate::transactions::{Answer, Request};
-use crate::types::{ErrorCode, is_internal};
+use crate::transactions::{Answer, ClientVersion, Request};
+use crate::types::{ErrorCode, OFFSETS_TOPIC, is_internal};
 
 /// Since this version the request is one of nodes, and names several transactions.
 const NODES_SINCE: i16 = 4;
@@ -59,7 +60,9 @@ async fn one<S: Service>(
     let topics = &transaction.topics;
     let results = match transaction.verify_only {
         true => verify(context, transaction).await,
-        false => add(context, transaction).await,
+        false if version < NODES_SINCE => add(context, transaction, ClientVersion::V1).await,
+        // For a client that leaves it to the leaders of the partitions.
+        false => add(context, transaction, ClientVersion::V2).await,
     };
     let mut results = results.into_iter();
     let answered = |topic: &AddPartitionsToTxnTopic| {
@@ -96,14 +99,17 @@ fn partitions(transaction: &AddPartitionsToTxnTransaction) -> Vec<(String, i32)>
 async fn add<S: Service>(
     context: &Context<S>,
     transaction: &AddPartitionsToTxnTransaction,
+    version: ClientVersion,
 ) -> Vec<Result<(), ErrorCode>> {
     let partitions = partitions(transaction);
     let image = context.service.image();
     let judged: Vec<Result<(), ErrorCode>> = partitions
         .iter()
         .map(|(topic, index)| {
-            if is_internal(topic) {
-                // The offsets of groups come into a transaction with AddOffsetsToTxn; nothing else is a client's to write.
+            let is_for_offsets = version == ClientVersion::V2 && topic == OFFSETS_TOPIC;
+            if is_internal(topic) && !is_for_offsets {
+                // The offsets of groups come into a transaction with AddOffsetsToTxn, or by the node that commits them; nothing
+                // else is a client's to write.
                 return Err(ErrorCode::TopicAuthorizationFailed);
             }
             find_partition(image.topic_named(topic), *index).map(|_| ())
@@ -122,6 +128,7 @@ async fn add<S: Service>(
                 producer,
                 epoch: transaction.producer_epoch,
                 partitions,
+                version,
             };
             tell(context, &transaction.transactional_id, request).await
         }

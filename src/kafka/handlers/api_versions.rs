@@ -1,4 +1,4 @@
-//! ApiVersions: which requests a client may send.
+//! ApiVersions: which requests a client may send, and which features the cluster has.
 
 use std::sync::Arc;
 
@@ -9,15 +9,16 @@ use crate::kafka::Service;
 use crate::kafka::codec::{Answer, BadRequest};
 use crate::kafka::connection::{Pending, Reply};
 use crate::kafka::context::Context;
+use crate::kafka::features::put_features;
 use crate::kafka::versions::SERVED_APIS;
 use crate::types::ErrorCode;
 
 pub(super) async fn handle<S: Service>(
-    _context: Arc<Context<S>>,
+    context: Arc<Context<S>>,
     _request: ApiVersionsRequest,
-    _version: i16,
+    version: i16,
 ) -> ApiVersionsResponse {
-    table()
+    put_features(&context.service.image(), version, table())
 }
 
 /// The answer to a version that is not served: version 0, whose header and body every client reads, with an error that

@@ -5,6 +5,7 @@ mod add_partitions_to_txn;
 mod alter;
 mod alter_configs;
 pub(super) mod api_versions;
+mod busy;
 mod consumer_group_describe;
 mod consumer_group_heartbeat;
 mod create_partitions;

@@ -1,17 +1,23 @@
 //! The batches of transactions in a Produce request: before one begins a transaction in a partition, the coordinator of the
 //! transactional id is asked whether the transaction reaches that partition. Without that, a batch that comes late, after its
-//! transaction has ended, would begin one that nobody ends.
+//! transaction has ended, would begin one that nobody ends. For newer clients the coordinator is told that it does: their
+//! transactions have an epoch each, and so a late batch has the wrong one.
 
 use tokio::time::{Instant, timeout_at};
 
+use super::busy::Busy;
 use super::produce_refusal::ProduceRefusal;
 use crate::kafka::context::Context;
+use crate::kafka::features::reach;
 use crate::kafka::{Refusal, Service, Verification, VerificationGuard};
 use crate::record::Batch;
+use crate::transactions::Reach;
 use crate::types::{ErrorCode, ProducerId, TopicPartition};
 
 /// From this version on a client knows that it can abort and go on.
 const ABORTABLE_SINCE: i16 = 11;
+/// From this version on a client leaves it to the leader to add the partition to its transaction.
+const ADDED_SINCE: i16 = 12;
 
 /// One partition's share of a request, ready to be handed to its owner.
 pub(super) struct Prepared {
@@ -29,14 +35,44 @@ impl Prepared {
     }
 }
 
+/// A partition's share of a request, or why it is refused.
+type Share = Result<Prepared, ProduceRefusal>;
+
 /// Asks for every share that may begin a transaction; what is not to be appended is refused in its place.
 pub(super) async fn verify<S: Service>(
     context: &Context<S>,
     transactional_id: Option<&str>,
-    shares: Vec<&mut Result<Prepared, ProduceRefusal>>,
+    mut shares: Vec<&mut Share>,
     version: i16,
     deadline: Instant,
 ) {
+    let reach = reach(&context.service.image(), version, ADDED_SINCE);
+    let mut busy = Busy::new(deadline);
+    loop {
+        // From the start each time: a marker of the transaction before may have come meanwhile, and a guard is from after it.
+        shares = attempt(context, transactional_id, shares, version, reach, deadline).await;
+        if shares.is_empty() {
+            return;
+        }
+        if !busy.wait(rand::random()).await {
+            break;
+        }
+    }
+    for share in shares {
+        *share = Err(refusal(ErrorCode::ConcurrentTransactions, version, reach).into());
+    }
+}
+
+/// Returns the shares whose transaction waits for the end of the one before.
+async fn attempt<'a, S: Service>(
+    context: &Context<S>,
+    transactional_id: Option<&str>,
+    shares: Vec<&'a mut Share>,
+    version: i16,
+    reach: Reach,
+    deadline: Instant,
+) -> Vec<&'a mut Share> {
+    let mut busy = Vec::new();
     let mut begin = Vec::new();
     for share in shares {
         let Ok(prepared) = &*share else { continue };
@@ -77,6 +113,7 @@ pub(super) async fn verify<S: Service>(
             transactional_id.unwrap_or_default(),
             producer,
             partitions,
+            reach,
             deadline,
         );
         let verdicts = timeout_at(deadline, asked).await.unwrap_or_default();
@@ -87,31 +124,69 @@ pub(super) async fn verify<S: Service>(
                 .next()
                 .unwrap_or(Err(ErrorCode::CoordinatorNotAvailable));
             match (verdict, share.as_mut()) {
-                (Ok(()), Ok(prepared)) => prepared.guard = Some(guard),
-                (Err(error), _) => *share = Err(refusal(error, version).into()),
+                (Err(ErrorCode::ConcurrentTransactions), _) if reach == Reach::Add => {
+                    busy.push(share);
+                }
+                (Ok(()), Ok(prepared)) => prepared.guard = Some(guarded(guard, reach)),
+                (Err(error), _) => *share = Err(refusal(error, version, reach).into()),
                 (Ok(()), Err(_)) => {}
             }
         }
     }
+    busy
+}
+
+/// The guard of a batch that the coordinator has vouched for.
+fn guarded(guard: VerificationGuard, reach: Reach) -> VerificationGuard {
+    match reach {
+        Reach::Verify => guard,
+        Reach::Add => guard.of_first_batch(),
+    }
 }
 
 /// What a client is told that a coordinator does not vouch for. Kafka's clients try a produce again on few errors, so what is over
-/// by itself is told as one of them.
-fn refusal(error: ErrorCode, version: i16) -> Refusal {
-    let error = match error {
+/// by itself is told as one of them; those that leave it to the leader to add partitions know that the transaction before may
+/// not be over.
+fn refusal(error: ErrorCode, version: i16, reach: Reach) -> Refusal {
+    let told = match error {
+        ErrorCode::ConcurrentTransactions if reach == Reach::Add => error,
         ErrorCode::InvalidTxnState if version >= ABORTABLE_SINCE => ErrorCode::TransactionAbortable,
         ErrorCode::CoordinatorNotAvailable
         | ErrorCode::CoordinatorLoadInProgress
         | ErrorCode::NotCoordinator
         | ErrorCode::ConcurrentTransactions
         | ErrorCode::NetworkException
+        | ErrorCode::OperationNotAttempted
         | ErrorCode::RequestTimedOut => ErrorCode::NotEnoughReplicas,
         error => error,
     };
     Refusal {
-        error,
+        error: told,
         message: Some(format!(
             "the coordinator of the transactional id does not vouch for the batch: {error}"
         )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_client_is_told_what_it_tries_again_after() {
+        let told = |error, version, reach| refusal(error, version, reach).error;
+        use ErrorCode::*;
+        use Reach::{Add, Verify};
+        for (error, version, reach, expected) in [
+            (InvalidTxnState, 10, Verify, InvalidTxnState),
+            (InvalidTxnState, 11, Verify, TransactionAbortable),
+            (ConcurrentTransactions, 12, Verify, NotEnoughReplicas),
+            (ConcurrentTransactions, 12, Add, ConcurrentTransactions),
+            (NotCoordinator, 12, Add, NotEnoughReplicas),
+            (OperationNotAttempted, 12, Add, NotEnoughReplicas),
+            (InvalidProducerEpoch, 12, Add, InvalidProducerEpoch),
+        ] {
+            assert_eq!(told(error, version, reach), expected, "{error} {version}");
+        }
     }
 }

@@ -8,16 +8,19 @@ use kafka_protocol::messages::txn_offset_commit_response::{
 use kafka_protocol::messages::{TxnOffsetCommitRequest, TxnOffsetCommitResponse};
 use tokio::time::{Instant, timeout_at};
 
+use super::busy::Busy;
 use super::groups::{TAKEN_WITHIN, ask, codes, commit_offset, unexpected, who};
-use crate::groups::{
-    Answer, CommitOffset, OffsetsGuard, OffsetsVerification, Request, TransactionCommit,
-};
+use crate::groups::{Answer, CommitOffset, OffsetsVerification, Request, TransactionCommit};
 use crate::kafka::Service;
 use crate::kafka::context::{Context, find_partition};
+use crate::kafka::features::reach;
+use crate::transactions::Reach;
 use crate::types::{ErrorCode, OFFSETS_TOPIC, ProducerId, partition_of};
 
 /// From this version on a client knows that it can abort and go on.
 const ABORTABLE_SINCE: i16 = 4;
+/// From this version on a client leaves it to the group's coordinator to add the group to its transaction.
+const ADDED_SINCE: i16 = 5;
 
 pub(super) async fn handle<S: Service>(
     context: Arc<Context<S>>,
@@ -65,15 +68,39 @@ async fn commit<S: Service>(
     let producer = ProducerId::new(request.producer_id.0)
         .filter(|_| request.producer_epoch >= 0)
         .ok_or(ErrorCode::InvalidRequest)?;
+    let mut busy = Busy::new(Instant::now() + TAKEN_WITHIN);
+    loop {
+        let result = attempt(context, request, producer, &offsets, version).await;
+        match result {
+            Err(ErrorCode::ConcurrentTransactions) if busy.wait(rand::random()).await => {}
+            // The client would look for another coordinator of the group; it is the transaction's that is not ready.
+            Err(ErrorCode::ConcurrentTransactions) => {
+                return Err(ErrorCode::CoordinatorLoadInProgress);
+            }
+            Err(error) => return Err(told(error, version)),
+            Ok(results) => return Ok(results),
+        }
+    }
+}
+
+/// One attempt. `ConcurrentTransactions` where the transaction waits for the end of the one before, and the client need not.
+async fn attempt<S: Service>(
+    context: &Context<S>,
+    request: &TxnOffsetCommitRequest,
+    producer: ProducerId,
+    offsets: &[CommitOffset],
+    version: i16,
+) -> Result<Vec<Result<(), ErrorCode>>, ErrorCode> {
     let group = request.group_id.as_str();
-    let verify = Request::VerifyOffsets {
+    let question = Request::VerifyOffsets {
         producer,
         producer_epoch: request.producer_epoch,
     };
-    let guard = match ask(context, group, verify).await? {
-        Answer::Verification(OffsetsVerification::NotNeeded) => None,
+    let (guard, reach) = match ask(context, group, question).await? {
+        Answer::Verification(OffsetsVerification::NotNeeded) => (None, Reach::Verify),
         Answer::Verification(OffsetsVerification::Needed(guard)) => {
-            Some(verified(context, request, producer, guard, version).await?)
+            let reach = verify(context, request, producer, version).await?;
+            (Some(guard), reach)
         }
         other => return unexpected(other),
     };
@@ -83,12 +110,16 @@ async fn commit<S: Service>(
         who: who(&request.member_id, request.group_instance_id.as_ref()),
         generation: request.generation_id,
         guard,
-        offsets,
+        offsets: offsets.to_vec(),
     });
     match ask(context, group, commit).await {
         Ok(Answer::Results(results)) => Ok(results),
         Ok(other) => unexpected(other),
-        Err(error) => Err(told(error, version)),
+        // A marker came between; it may be the one of the transaction before.
+        Err(ErrorCode::InvalidTxnState) if reach == Reach::Add => {
+            Err(ErrorCode::ConcurrentTransactions)
+        }
+        Err(error) => Err(error),
     }
 }
 
@@ -100,14 +131,13 @@ fn told(error: ErrorCode, version: i16) -> ErrorCode {
     }
 }
 
-/// Asks the coordinator of the transaction whether it reaches the group.
-async fn verified<S: Service>(
+/// Asks the coordinator of the transaction whether it reaches the group, or tells it that it does.
+async fn verify<S: Service>(
     context: &Context<S>,
     request: &TxnOffsetCommitRequest,
     producer: ProducerId,
-    guard: OffsetsGuard,
     version: i16,
-) -> Result<OffsetsGuard, ErrorCode> {
+) -> Result<Reach, ErrorCode> {
     let deadline = Instant::now() + TAKEN_WITHIN;
     let image = context.service.image();
     let topic = image
@@ -116,20 +146,25 @@ async fn verified<S: Service>(
     let partitions = u32::try_from(topic.partitions.len()).unwrap_or(u32::MAX);
     let index = partition_of(&request.group_id, partitions);
     let partition = find_partition(Some(topic), index.to_wire())?;
+    let reach = reach(&image, version, ADDED_SINCE);
+    drop(image);
     let asked = context.service.verify_transaction(
         &request.transactional_id,
         (producer, request.producer_epoch),
         vec![partition],
+        reach,
         deadline,
     );
     let verdicts = timeout_at(deadline, asked).await.unwrap_or_default();
     match verdicts.first() {
-        Some(Ok(())) => Ok(guard),
+        Some(Ok(())) => Ok(reach),
+        Some(Err(ErrorCode::ConcurrentTransactions)) if reach == Reach::Add => {
+            Err(ErrorCode::ConcurrentTransactions)
+        }
         // The client would look for another coordinator of the group; it is the transaction's that is not at hand.
-        Some(Err(ErrorCode::NotCoordinator | ErrorCode::ConcurrentTransactions)) => {
+        Some(Err(ErrorCode::NotCoordinator | ErrorCode::ConcurrentTransactions)) | None => {
             Err(ErrorCode::CoordinatorLoadInProgress)
         }
-        Some(Err(error)) => Err(told(*error, version)),
-        None => Err(ErrorCode::CoordinatorLoadInProgress),
+        Some(Err(error)) => Err(*error),
     }
 }

@@ -53,6 +53,17 @@ async fn the_table_of_versions_comes_in_every_version() {
         let produce = response.api_keys.iter().find(|api| api.api_key == 0);
         let produce = produce.unwrap();
         assert_eq!((produce.min_version, produce.max_version), (0, 13));
+        let supported = response.supported_features.iter();
+        let supported: Vec<_> = supported.map(|it| (&it.name[..], it.max_version)).collect();
+        let finalized = response.finalized_features.iter();
+        let finalized: Vec<_> = finalized
+            .map(|it| (&it.name[..], it.max_version_level))
+            .collect();
+        let feature = ("transaction.version", 2);
+        let all = [feature];
+        let of_version = |since: i16| &all[..usize::from(version >= since)];
+        assert_eq!(supported, of_version(4));
+        assert_eq!(finalized, of_version(3));
     }
 }
 

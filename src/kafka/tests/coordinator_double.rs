@@ -22,18 +22,7 @@ impl CoordinatorDouble {
             monotonic: MonotonicTime::ZERO,
             wall_ms: 1_000,
         };
-        let request = match request {
-            Request::Init {
-                timeout_ms,
-                expected,
-                ..
-            } => Request::Init {
-                timeout_ms,
-                expected,
-                fresh: ProducerId::new(5_000),
-            },
-            request => request,
-        };
+        let request = request.with_fresh(ProducerId::new(5_000).unwrap());
         self.tickets += 1;
         let ticket = Ticket(self.tickets);
         self.coordinator.handle(now, ticket, id, request);

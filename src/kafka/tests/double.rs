@@ -346,6 +346,7 @@ impl Service for Double {
         _transactional_id: &str,
         _producer: (ProducerId, i16),
         partitions: Vec<TopicPartition>,
+        _reach: transactions::Reach,
         _deadline: Instant,
     ) -> Vec<Result<(), ErrorCode>> {
         vec![Ok(()); partitions.len()]

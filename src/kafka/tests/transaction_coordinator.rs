@@ -117,6 +117,57 @@ async fn a_transaction_begins_and_ends_in_every_version() {
 }
 
 #[tokio::test]
+async fn since_version_5_the_end_brings_the_next_epoch() {
+    let double = Double::new().with_topic("orders", 2);
+    let mut client = connect(&double);
+    client.call(&init("t"), 5).await;
+    for (epoch, commit) in [(0, true), (1, false), (2, true)] {
+        let request = add("t", epoch, "orders", &[0]);
+        assert_eq!(added(&mut client, &request, 3).await, [0]);
+        // The last one is a retry.
+        for _ in 0..2 {
+            let ended = client.call(&end("t", epoch, commit), 5).await;
+            let next = (ended.producer_id.0, ended.producer_epoch);
+            assert_eq!((ended.error_code, next), (0, (5_000, epoch + 1)));
+        }
+        let other = client.call(&end("t", epoch, !commit), 5).await;
+        let nobody = (other.producer_id.0, other.producer_epoch);
+        assert_eq!((other.error_code, nobody), (48, (-1, -1)));
+        let request = add("t", epoch, "orders", &[0]);
+        assert_eq!(added(&mut client, &request, 3).await, [90]);
+    }
+}
+
+#[tokio::test]
+async fn nodes_add_partitions_for_clients_and_those_of_the_groups_too() {
+    let double = Double::new().with_topic("orders", 2);
+    let double = double.with_topic("__consumer_offsets", 16);
+    let double = double.with_topic("__transaction_state", 16);
+    let mut of_a_node = connect_as_node(&double);
+    of_a_node.call(&init("t"), 4).await;
+    for (topic, partitions, codes) in [
+        ("orders", vec![0, 1], vec![0, 0]),
+        ("orders", vec![1, 7], vec![55, 3]),
+        ("__consumer_offsets", vec![3], vec![0]),
+        ("__transaction_state", vec![3], vec![29]),
+    ] {
+        let transaction = AddPartitionsToTxnTransaction::default()
+            .with_transactional_id(id("t"))
+            .with_producer_id(ProducerId(5_000))
+            .with_topics(topics(topic, &partitions));
+        let request = AddPartitionsToTxnRequest::default().with_transactions(vec![transaction]);
+        let response = of_a_node.call(&request, 5).await;
+        let results = &response.results_by_transaction[0].topic_results[0].results_by_partition;
+        let found: Vec<i16> = results.iter().map(|r| r.partition_error_code).collect();
+        assert_eq!(found, codes, "{topic}");
+    }
+    let describe = DescribeTransactionsRequest::default().with_transactional_ids(vec![id("t")]);
+    let described = of_a_node.call(&describe, 0).await.transaction_states;
+    let reached: usize = described[0].topics.iter().map(|t| t.partitions.len()).sum();
+    assert_eq!(reached, 3);
+}
+
+#[tokio::test]
 async fn all_partitions_of_a_request_are_added_or_none() {
     let double = Double::new().with_topic("orders", 2);
     let double = double.with_topic("__consumer_offsets", 16);

@@ -99,7 +99,7 @@ async fn offsets_of_a_transaction_are_unstable_until_it_ends() {
         .with_topic("orders", 1)
         .with_topic(OFFSETS_TOPIC, 2);
     let mut client = connect(&double);
-    for version in 0..=4 {
+    for version in 0..=5 {
         let group = GroupId(text(&format!("readers of {version}")));
         let partition = TxnOffsetCommitRequestPartition::default().with_committed_offset(9);
         let missing = partition.clone().with_partition_index(5);

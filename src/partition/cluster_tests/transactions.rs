@@ -58,6 +58,12 @@ fn producer_id(p: usize) -> ProducerId {
     ProducerId::new(p as i64 + 10).unwrap()
 }
 
+/// Whether the markers of a producer's transaction carry the epoch of its next one: `transaction.version` 2, and any end that
+/// fences.
+fn bumps(p: usize) -> bool {
+    p.is_multiple_of(2)
+}
+
 impl Simulation {
     fn leader_index(&self) -> Option<usize> {
         (0..NODES).find(|&i| {
@@ -121,6 +127,10 @@ impl Simulation {
             Verification::NotNeeded => None,
             // The transaction is open as far as its coordinator knows.
             Verification::Needed(guard) => {
+                let guard = match bumps(p) {
+                    true => guard.of_first_batch(),
+                    false => guard,
+                };
                 self.transactions.producers[p].guard = Some((guard, epoch));
                 Some(guard)
             }
@@ -187,7 +197,7 @@ impl Simulation {
             ticket,
             marker: Marker {
                 producer: producer_id(p),
-                producer_epoch: epoch,
+                producer_epoch: epoch + i16::from(bumps(p)),
                 coordinator_epoch: 1,
                 outcome,
                 aborted: None,

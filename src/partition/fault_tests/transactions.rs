@@ -151,6 +151,61 @@ fn a_marker_between_the_coordinators_word_and_the_append_makes_the_append_fail()
 }
 
 #[test]
+fn a_batch_that_comes_after_its_transaction_is_fenced_by_the_epoch_of_the_marker() {
+    let mut pair = Pair::leading_pair();
+    let verification = pair.partition(0).verification(producer(7), 0);
+    let Ok(Verification::Needed(guard)) = verification else {
+        panic!("{verification:?}")
+    };
+    let guard = guard.of_first_batch();
+    assert_eq!(pair.transact_with(0, (7, 0, 0), Some(guard)), Ok(0));
+    // The next record of the same transaction is on its way somewhere. An older client ends the transaction and begins another.
+    assert_eq!(pair.end(0, (7, 0, 1), Commit), Ok(1));
+    assert_eq!(pair.transact(0, (7, 0, 1)), Ok(2), "taken for the next one");
+    // A newer one gets another epoch with the end.
+    assert_eq!(pair.end(0, (7, 1, 1), Abort), Ok(3));
+    let fenced = Err(ErrorCode::InvalidProducerEpoch);
+    for _ in 0..2 {
+        assert_eq!(pair.transact(0, (7, 0, 2)), fenced);
+        assert_eq!(pair.transact_with(0, (7, 0, 2), Some(guard)), fenced);
+        // Also once the next one is under way, and on another leader. What is sent twice is there once.
+        assert_eq!(pair.transact(0, (7, 1, 0)), Ok(4));
+    }
+    pair.commit(None, 2, &[0, 1]);
+    pair.commit(Some(1), 2, &[0, 1]);
+    assert_eq!(pair.transact(1, (7, 0, 2)), fenced);
+    assert_eq!(pair.transact(1, (7, 1, 1)), Ok(5));
+    assert_eq!(pair.end(1, (7, 2, 1), Commit), Ok(6));
+    assert_eq!(pair.stable(1), 7);
+}
+
+/// A newer client begins its next transaction while markers of the last one are still on their way.
+#[test]
+fn a_marker_of_the_transaction_before_is_not_taken_for_the_end_of_one_that_has_its_own_epoch() {
+    let mut pair = Pair::leading_pair();
+    let guard = |pair: &mut Pair| match pair.partition(0).verification(producer(7), 1) {
+        Ok(Verification::Needed(guard)) => guard.of_first_batch(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(pair.transact(0, (7, 0, 0)), Ok(0));
+    let asked = guard(&mut pair);
+    assert_eq!(pair.end(0, (7, 1, 1), Commit), Ok(1));
+    assert_eq!(
+        pair.transact_with(0, (7, 1, 0), Some(asked)),
+        Err(ErrorCode::ConcurrentTransactions),
+        "to be asked again"
+    );
+    let asked = guard(&mut pair);
+    assert_eq!(pair.transact_with(0, (7, 1, 0), Some(asked)), Ok(2));
+    // The end of its own has another epoch.
+    assert_eq!(pair.end(0, (7, 2, 1), Commit), Ok(3));
+    assert_eq!(
+        pair.transact_with(0, (7, 1, 1), Some(asked)),
+        Err(ErrorCode::InvalidProducerEpoch)
+    );
+}
+
+#[test]
 fn what_is_open_stays_open_over_a_kill_a_stop_and_another_leader() {
     let mut pair = Pair::leading_pair();
     pair.produce(0, 2);
