@@ -3,6 +3,9 @@
 # addresses in BOOTSTRAP, separated by commas; its exit code is this script's. Each node's log is DIR/node-N.log. The addresses in
 # BOOTSTRAP_SASL want a login by SCRAM-SHA-256, as "tester" with the password "secret".
 #
+# COMMAND may end a node by the process id in DIR/node-N.pid, and has it started again by making the file DIR/node-N.restart; DIR is
+# in CLUSTER_DIR, the address for quorate's own commands in CLUSTER_QUIC, their certificates are in DIR/certs-1.
+#
 # usage: cluster.sh DIR COMMAND…      DIR is new or empty. QUORATE is the program (target/debug/quorate), PORT the first
 #                                     of the nine ports (24700), SERVER_FLAGS what each node is started with besides.
 set -u
@@ -24,21 +27,57 @@ done
 controllers=1@127.0.0.1:$port,2@127.0.0.1:$((port + 1)),3@127.0.0.1:$((port + 2))
 BOOTSTRAP=127.0.0.1:$((port + 3)),127.0.0.1:$((port + 4)),127.0.0.1:$((port + 5))
 BOOTSTRAP_SASL=127.0.0.1:$((port + 6)),127.0.0.1:$((port + 7)),127.0.0.1:$((port + 8))
-export BOOTSTRAP BOOTSTRAP_SASL
-pids=
-stop() {
-    # The nodes alone, by their ids, and only then the end.
-    [ -z "$pids" ] || kill $pids 2> /dev/null
-    wait
+CLUSTER_DIR=$dir
+CLUSTER_QUIC=127.0.0.1:$port,127.0.0.1:$((port + 1)),127.0.0.1:$((port + 2))
+export BOOTSTRAP BOOTSTRAP_SASL CLUSTER_DIR CLUSTER_QUIC
+
+# Keeps node $1 as COMMAND wants it, until the end.
+keep() {
+    while [ ! -e "$dir/end" ]; do
+        # shellcheck disable=SC2086 # flags are several words
+        "$quorate" --certs-dir "$dir/certs-$1" server start --node-id "$1" --data-dir "$dir/data-$1" \
+            --listen 127.0.0.1:$((port + $1 - 1)) --kafka-listen 127.0.0.1:$((port + $1 + 2)) --kafka-plaintext \
+            --kafka-listener "sasl=sasl_plaintext://127.0.0.1:$((port + $1 + 5))" --controllers "$controllers" ${SERVER_FLAGS:-} >> "$dir/node-$1.log" 2>&1 &
+        echo $! > "$dir/node-$1.pid.new"
+        mv "$dir/node-$1.pid.new" "$dir/node-$1.pid"
+        wait $!
+        rm -f "$dir/node-$1.pid"
+        until [ -e "$dir/end" ] || [ -e "$dir/node-$1.restart" ]; do
+            sleep 0.1
+        done
+        rm -f "$dir/node-$1.restart"
+    done
 }
+stop() {
+    # The nodes alone, by their ids, once each, and only then the end. One that was about to start is seen by a later look.
+    : > "$dir/end"
+    told=" "
+    while :; do
+        for node in 1 2 3; do
+            pid=$(cat "$dir/node-$node.pid" 2> /dev/null) || continue
+            case $told in
+                *" $pid "*) ;;
+                *) kill "$pid" 2> /dev/null && told="$told$pid " ;;
+            esac
+        done
+        running=
+        for keeper in $keepers; do
+            kill -0 "$keeper" 2> /dev/null && running=yes
+        done
+        [ -n "$running" ] || break
+        sleep 0.1
+    done
+}
+keepers=
 trap stop EXIT
 trap 'exit 130' INT TERM
 for node in 1 2 3; do
-    # shellcheck disable=SC2086 # flags are several words
-    "$quorate" --certs-dir "$dir/certs-$node" server start --node-id $node --data-dir "$dir/data-$node" \
-        --listen 127.0.0.1:$((port + node - 1)) --kafka-listen 127.0.0.1:$((port + node + 2)) --kafka-plaintext \
-        --kafka-listener "sasl=sasl_plaintext://127.0.0.1:$((port + node + 5))" --controllers "$controllers" ${SERVER_FLAGS:-} > "$dir/node-$node.log" 2>&1 &
-    pids="$pids $!"
+    (
+        trap - EXIT
+        trap '' INT TERM
+        keep $node 2>> "$dir/keeper.log"
+    ) &
+    keepers="$keepers $!"
 done
 tries=0
 until "$quorate" --certs-dir "$certs" -b 127.0.0.1:"$port" --timeout 5s cluster status > "$dir/status.log" 2>&1; do
