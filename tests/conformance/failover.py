@@ -1,6 +1,8 @@
 """What public clients make of nodes that are killed in the middle of their work, on the three nodes of cluster.sh.
 
-usage: cluster.sh DIR python3 failover.py KEEP CLIENT…      CLIENT: confluent-kafka, kafka-python, aiokafka, java, franz-go
+usage: cluster.sh DIR python3 failover.py KEEP CLIENT…      CLIENT: confluent-kafka, kafka-python, aiokafka, java, franz-go;
+                                                            confluent-kafka/consumer and java/consumer are members of the
+                                                            newer group protocol (KIP-848)
                                                             KEEP is a directory for what is built and fetched
 
 In the first part a client produces numbered values at a steady rate, with idempotence, and two members of a group read them. The
@@ -134,6 +136,7 @@ class Driver:
             stdout=subprocess.PIPE,
             stderr=open(CLUSTER / f"{name}.err", "wb"),
             text=True,
+            env={**os.environ, "GROUP_PROTOCOL": protocol},
         )
         self.reader = threading.Thread(target=self.read, daemon=True)
         self.reader.start()
@@ -404,14 +407,16 @@ def second_part(client, command, reader, run):
 
 
 for client in sys.argv[2:]:
-    prepare, reader = CLIENTS[client]
+    # The drivers find it in their environment.
+    name, _, protocol = client.partition("/")
+    prepare, reader = CLIENTS[name]
     try:
         command = prepare()
     except (OSError, subprocess.SubprocessError) as error:
         failed = True
         print(f"{client}: its driver is fetched and built: FAILED: {error}"[:600], flush=True)
         continue
-    run = f"{client}-{int(time.time())}"
+    run = f"{client.replace('/', '-')}-{int(time.time())}"
     first_part(client, command, reader, run)
     second_part(client, command, reader, run)
 sys.exit(failed)

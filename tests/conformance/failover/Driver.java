@@ -5,6 +5,8 @@ import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Properties;
+import java.util.Set;
+import java.util.TreeSet;
 import java.util.stream.Collectors;
 import org.apache.kafka.clients.consumer.ConsumerRebalanceListener;
 import org.apache.kafka.clients.consumer.ConsumerRecord;
@@ -69,19 +71,28 @@ public class Driver {
 
     static KafkaConsumer<String, String> consumerOf(String topic, Properties settings) {
         settings.put("auto.offset.reset", "earliest");
-        settings.put("session.timeout.ms", "10000");
         settings.put("auto.commit.interval.ms", "1000");
-        // Eager, so that what is assigned is all that the member holds.
-        settings.put("partition.assignment.strategy", "org.apache.kafka.clients.consumer.RangeAssignor");
+        if ("consumer".equals(System.getenv("GROUP_PROTOCOL"))) {
+            settings.put("group.protocol", "consumer");
+        } else {
+            settings.put("session.timeout.ms", "10000");
+        }
         KafkaConsumer<String, String> consumer =
             new KafkaConsumer<>(settings, new StringDeserializer(), new StringDeserializer());
+        Set<Integer> held = new TreeSet<>();
         consumer.subscribe(List.of(topic), new ConsumerRebalanceListener() {
             public void onPartitionsRevoked(Collection<TopicPartition> revoked) {
+                revoked.forEach(place -> held.remove(place.partition()));
+                holds();
             }
 
             public void onPartitionsAssigned(Collection<TopicPartition> assigned) {
-                say("holds", assigned.stream().map(TopicPartition::partition).sorted().map(String::valueOf)
-                    .collect(Collectors.joining(" ")));
+                assigned.forEach(place -> held.add(place.partition()));
+                holds();
+            }
+
+            void holds() {
+                say("holds", held.stream().map(String::valueOf).collect(Collectors.joining(" ")));
             }
         });
         return consumer;

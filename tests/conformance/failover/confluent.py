@@ -1,5 +1,6 @@
 """confluent-kafka (librdkafka) as a driver of failover.py; see driver.py."""
 
+import os
 import time
 
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
@@ -27,22 +28,32 @@ def produce(bootstrap, topic, partitions, rate):
         say("error", f"{left} records are neither acknowledged nor failed after two minutes")
 
 
+# In it the group has the session's time from the broker.
+NEWER = {"group.protocol": "consumer"}
+
+
 def consumer_of(bootstrap, topic, group, **settings):
     consumer = Consumer(
         {
             "bootstrap.servers": bootstrap,
             "group.id": group,
             "auto.offset.reset": "earliest",
-            "session.timeout.ms": 10000,
             "auto.commit.interval.ms": 1000,
+            **(NEWER if os.environ.get("GROUP_PROTOCOL") == "consumer" else {"session.timeout.ms": 10000}),
             **settings,
         }
     )
+    held = set()
 
-    def holds(_consumer, assigned):
-        say("holds", *sorted(place.partition for place in assigned))
+    def gets(_consumer, assigned):
+        held.update(place.partition for place in assigned)
+        say("holds", *sorted(held))
 
-    consumer.subscribe([topic], on_assign=holds)
+    def loses(_consumer, revoked):
+        held.difference_update(place.partition for place in revoked)
+        say("holds", *sorted(held))
+
+    consumer.subscribe([topic], on_assign=gets, on_revoke=loses, on_lost=loses)
     return consumer
 
 

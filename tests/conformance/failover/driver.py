@@ -12,6 +12,8 @@ All but the last end, in good order, once standard input ends. They print a line
     begun T COUNT                transaction T has COUNT values  committed T / aborted T / unknown T WHY   how it ended
     note WHAT                    worth a look, no failure        error WHAT         this driver can go on no more
     end                          the last line of one that ended well
+
+GROUP_PROTOCOL in the environment, where it is "consumer", has the members be those of the newer protocol (KIP-848).
 """
 
 import os
