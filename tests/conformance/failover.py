@@ -7,8 +7,8 @@ usage: cluster.sh DIR python3 failover.py KEEP CLIENT…      CLIENT: confluent-
 
 In the first part a client produces numbered values at a steady rate, with idempotence, and two members of a group read them. The
 leader of a partition is killed (kill -9) and started again, then the group's coordinator. In the second a client reads those values in
-transactions, each with its offsets, and writes them to other partitions, aborting each fourth one; a leader of the target and the
-transactions' coordinator are killed. An independent client then reads everything from the start, and this checks it against what the
+transactions, each with its offsets, and writes them to other partitions, aborting each fourth one; a leader of the target, the
+group's coordinator and the transactions' coordinator are killed. An independent client then reads everything from the start, and this checks it against what the
 clients were told. The drivers of the clients are in failover/, what they print is at the head of failover/driver.py.
 
 Prints one line for each thing tried: "ok" or "FAILED", and why. Ends with 1 where anything failed. What each driver printed stays in
@@ -392,12 +392,17 @@ def second_part(client, command, reader, run):
         mere = [place["partition"] for place in partitions_of(target) if place["leader"] not in coordinators]
         return kill_and_restart(target, mere[0], [worker], "committed", 20)
 
+    def kill_group_coordinator():
+        return kill_and_restart("__consumer_offsets", internal_partition(group), [worker], "committed", 20)
+
     def kill_coordinator():
         return kill_and_restart("__transaction_state", home, [worker], "committed", 20)
 
     try:
         tried(f"{client}: transactions with the offsets that they have read", lambda: goes_on([worker], "committed", 20))
         tried(f"{client}: a leader that they write to is killed and comes back", kill_leader)
+        tried(f"{client}: the coordinator of the group that they read in is killed and comes back", kill_group_coordinator)
+        # Last, because one of the clients does not outlive it.
         tried(f"{client}: the transactions' coordinator is killed and comes back", kill_coordinator)
         tried(f"{client}: they end in good order, everything committed", ends)
     finally:
