@@ -200,6 +200,12 @@ def all_in_sync(*topics):
     wait_until(f"every replica of {', '.join(topics)} is in sync", is_so)
 
 
+def make(*topics):
+    for topic in topics:
+        ask("topic", "create", topic, "-p", str(PARTITIONS))
+    all_in_sync(*topics)
+
+
 def kill_and_restart(topic, partition, drivers, word, by):
     """kill -9 of the node that leads there; the drivers go on without it; it comes back, and they go on again."""
     node = leader_of(topic, partition)
@@ -279,8 +285,7 @@ def check_consumed(members, records):
 
 def first_part(client, command, reader, run):
     topic, group = f"in-{run}", f"group-{run}"
-    ask("topic", "create", topic, "-p", str(PARTITIONS))
-    all_in_sync(topic)
+    tried(f"{client}: a topic is made", lambda: make(topic))
     members = [Driver(f"{run}-member-{n}", command, "consume", BOOTSTRAP, topic, group) for n in (1, 2)]
     producer = Driver(f"{run}-producer", command, "produce", BOOTSTRAP, topic, PARTITIONS, RATE)
     everyone = [producer, *members]
@@ -365,9 +370,7 @@ def check_transactions(driver, source, committed, everything):
 def second_part(client, command, reader, run):
     source, target = f"source-{run}", f"target-{run}"
     group, transactional_id = f"etl-{run}", f"id-{run}"
-    for topic in (source, target):
-        ask("topic", "create", topic, "-p", str(PARTITIONS))
-    all_in_sync(source, target)
+    tried(f"{client}: two topics are made", lambda: make(source, target))
     producer = Driver(f"{run}-source", command, "produce", BOOTSTRAP, source, PARTITIONS, RATE // 2)
     worker = Driver(f"{run}-worker", command, "transact", BOOTSTRAP, source, target, PARTITIONS, group, transactional_id)
 

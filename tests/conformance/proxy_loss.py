@@ -73,7 +73,14 @@ def lab(args):
     inside = [sys.executable, __file__, *sys.argv[1:], "--role", "host"]
     # Two turns of a run, their reports, what is read back, and as much again for the rest.
     within = 300 + args.runs * 3 * 2 * (args.seconds + 2 * REPORTS_WITHIN)
-    return subprocess.run([*command, *inside], timeout=within).returncode
+    process = subprocess.Popen([*command, *inside])
+    try:
+        return process.wait(within)
+    except (subprocess.TimeoutExpired, KeyboardInterrupt):
+        # It ends what runs on its hosts, and takes them away.
+        process.send_signal(signal.SIGINT)
+        process.wait(60)
+        raise
 
 
 def on_host_2(*command):
