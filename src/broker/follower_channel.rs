@@ -23,9 +23,6 @@ pub(super) const FOLLOWER_BUDGET_BYTES: usize = 32 << 20;
 /// far behind takes what it is given, and would share the leader's and its own disk and processors with the live frames of
 /// everybody; this much at a time leaves their syncs a turn.
 const CATCH_UP_BYTES: usize = 2 << 20;
-/// The same for those whose catch-up is needed. A follower acknowledges what it has synced, so the window also bounds the rate, and
-/// nothing is as urgent as a second copy; see `benches/RESULTS.md`.
-const NEEDED_CATCH_UP_BYTES: usize = 8 << 20;
 /// Each of them has at least this much, so that many catch up too: some frames of the largest batches that clients send by default.
 const CATCH_UP_BYTES_EACH: usize = 256 << 10;
 /// And how many more for each second of round trip, so that a far follower catches up as well: 1 Gbit/s.
@@ -35,7 +32,7 @@ const CATCH_UP_BYTES_PER_SECOND: f64 = 125e6;
 /// opens its sessions again.
 const MAX_WAITING_CONTROL_MESSAGES: usize = 16_384;
 
-/// How many followers have catch-up frames under way from this node: they share [`CATCH_UP_BYTES`], or [`NEEDED_CATCH_UP_BYTES`].
+/// How many followers have catch-up frames under way from this node: they share [`CATCH_UP_BYTES`].
 #[derive(Debug, Default)]
 pub(super) struct CatchUpShare {
     /// Below zero for moments: a follower that is done may be counted off before it was counted.
@@ -63,9 +60,9 @@ impl CatchUpShare {
         self.held_back_by.load(Ordering::Acquire) > 0
     }
 
-    fn part_of(&self, bytes: usize) -> usize {
+    fn bytes_each(&self) -> usize {
         let followers = self.followers.load(Ordering::Relaxed).max(1) as usize;
-        (bytes / followers).max(CATCH_UP_BYTES_EACH)
+        (CATCH_UP_BYTES / followers).max(CATCH_UP_BYTES_EACH)
     }
 }
 
@@ -74,8 +71,7 @@ impl CatchUpShare {
 pub(super) enum Sending {
     Live,
     CatchUp,
-    /// Catch-up frames of a partition that has too few replicas in sync: more of them may be under way, and they are not held back
-    /// for answers that are late.
+    /// Catch-up frames of a partition that has too few replicas in sync: they are not held back for answers that are late.
     NeededCatchUp,
 }
 
@@ -93,8 +89,6 @@ pub(super) struct FollowerChannel {
     outstanding: Outstanding,
     /// Those of them that are catch-up frames. At most its window and one order of each owner thread.
     catching_up: Outstanding,
-    /// The largest window that somebody with catch-up frames was turned away at since somebody was last told of room.
-    full_window: AtomicUsize,
     /// How many may be: this one's part of it,
     share: Arc<CatchUpShare>,
     /// and this for its round trip.
@@ -158,7 +152,6 @@ impl FollowerChannel {
             catch_up,
             outstanding: Outstanding::default(),
             catching_up: Outstanding::default(),
-            full_window: AtomicUsize::new(0),
             share,
             catch_up_for_distance: AtomicUsize::new(0),
             broken: CancellationToken::new(),
@@ -200,15 +193,10 @@ impl FollowerChannel {
         let window = match sending {
             Sending::Live => None,
             Sending::CatchUp if self.share.is_held_back() => Some(0),
-            Sending::CatchUp => Some(self.catch_up_window(CATCH_UP_BYTES)),
-            Sending::NeededCatchUp => Some(self.catch_up_window(NEEDED_CATCH_UP_BYTES)),
+            Sending::CatchUp | Sending::NeededCatchUp => Some(self.catch_up_window()),
         };
         self.outstanding.has_room(FOLLOWER_BUDGET_BYTES)
-            && window.is_none_or(|window| {
-                // First, so that whoever gives room back meanwhile knows of it.
-                self.full_window.fetch_max(window, Ordering::AcqRel);
-                self.catching_up.has_room(window)
-            })
+            && window.is_none_or(|window| self.catching_up.has_room(window))
     }
 
     /// True when somebody who wanted to send catch-up frames was turned away, and should come again: asked where they are held back
@@ -217,11 +205,10 @@ impl FollowerChannel {
         self.catching_up.turned_away.swap(false, Ordering::AcqRel)
     }
 
-    /// How many bytes of catch-up frames may be under way, unless they are held back: this one's part of `bytes`, and what its
-    /// distance asks for.
-    fn catch_up_window(&self, bytes: usize) -> usize {
+    /// How many bytes of catch-up frames may be under way, unless they are held back.
+    fn catch_up_window(&self) -> usize {
         let distance = self.catch_up_for_distance.load(Ordering::Relaxed);
-        self.share.part_of(bytes).saturating_add(distance)
+        self.share.bytes_each().saturating_add(distance)
     }
 
     fn count(&self, bytes: usize, catch_up: bool) {
@@ -240,12 +227,8 @@ impl FollowerChannel {
         if left == 0 && catch_up > 0 {
             self.share.followers.fetch_sub(1, Ordering::Relaxed);
         }
-        let window = self.full_window.load(Ordering::Acquire);
-        let room_to_catch_up = self.catching_up.is_awaited(left, window);
-        if room_to_catch_up {
-            self.full_window.store(0, Ordering::Release);
-        }
-        room_for_all || room_to_catch_up
+        let window = self.catch_up_window();
+        room_for_all || self.catching_up.is_awaited(left, window)
     }
 
     /// What is under way to a follower so far off must be acknowledged before more is sent.
@@ -393,20 +376,12 @@ mod tests {
         assert!(channel.takes_turned_away());
         assert!(!channel.takes_turned_away());
         assert!(channel.has_room(Sending::CatchUp));
-        // What is needed has a window too, a larger one, and is told when there is room in it.
+        // What is needed has a window too, and is told when there is room in it.
         share.hold_back();
         channel.count(CATCH_UP_BYTES, true);
-        assert!(channel.has_room(Sending::NeededCatchUp));
-        let rest = NEEDED_CATCH_UP_BYTES - CATCH_UP_BYTES;
-        channel.count(rest, true);
         assert!(!channel.has_room(Sending::NeededCatchUp));
-        share.let_go();
-        assert!(!channel.has_room(Sending::CatchUp));
-        assert!(channel.release(rest, rest), "half of it is free again");
-        assert!(channel.has_room(Sending::NeededCatchUp));
-        assert!(!channel.has_room(Sending::CatchUp));
         assert!(channel.release(CATCH_UP_BYTES, CATCH_UP_BYTES));
-        assert!(channel.has_room(Sending::CatchUp));
+        assert!(channel.has_room(Sending::NeededCatchUp));
     }
 
     #[test]
