@@ -191,7 +191,8 @@ async fn records_that_nobody_acknowledged_are_named() {
 
     let input = cluster.dir().join("five");
     fs::write(&input, "1\n2\n3\n4\n5\n").unwrap();
-    let refused = ["produce", "t", "-p", "0", "--delivery-timeout", "3s"];
+    // On a busy machine it takes a while until it has connected, and only then is there a cause to tell.
+    let refused = ["produce", "t", "-p", "0", "--delivery-timeout", "15s"];
     let output = run(&cluster, &refused, Some(input.clone())).await;
     let said = String::from_utf8_lossy(&output.stderr);
     eprintln!("{said}");
