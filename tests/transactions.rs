@@ -162,12 +162,9 @@ async fn what_was_said_to_end_so_ends_so_though_coordinator_and_leaders_are_kill
         let commit = round != 2;
         producer.add(&cluster, "orders", &[0, 1, 2]).await.unwrap();
         let values = values(&format!("round {round}"), 5);
-        for partition in 0..3 {
-            producer
-                .produce(&cluster, "orders", partition, &values)
-                .await
-                .unwrap();
-        }
+        producer
+            .produce_to_each(&cluster, "orders", 0..3, &values)
+            .await;
         let leader = cluster.until_led(&orders, 0, |_| true).await;
         let (coordinator, _) = coordinator(&cluster, "clerk").await;
         // Its answer says that the end is decided, not that the partitions know.
@@ -270,12 +267,9 @@ async fn newer_clients_have_an_epoch_for_each_transaction_and_add_nothing_themse
     let mut offset = -1;
     for (round, commit) in [true, false, true].into_iter().enumerate() {
         let values = values(&format!("round {round}"), 3);
-        for partition in [0, 1] {
-            producer
-                .produce(&cluster, "orders", partition, &values)
-                .await
-                .unwrap();
-        }
+        producer
+            .produce_to_each(&cluster, "orders", [0, 1], &values)
+            .await;
         let next = 10 * (round as i64 + 1);
         producer
             .commit_offset(&cluster, "readers", ("orders", 1), next)
@@ -296,8 +290,6 @@ async fn newer_clients_have_an_epoch_for_each_transaction_and_add_nothing_themse
         assert_eq!(changed, Err(INVALID_TXN_STATE));
         for partition in [0, 1] {
             until_committed(&cluster, "orders", partition, &committed).await;
-        }
-        for partition in [0, 1] {
             until_known_by(&cluster, &producer, partition).await;
         }
         let found = stable_offset(&cluster, "readers", ("orders", 1)).await;
@@ -320,12 +312,9 @@ async fn newer_clients_have_an_epoch_for_each_transaction_and_add_nothing_themse
     // Nobody waits for the end of the last one: markers are on their way while the next one begins.
     for round in 0..20 {
         let values = values(&format!("at once {round}"), 1);
-        for partition in [0, 1] {
-            producer
-                .produce(&cluster, "orders", partition, &values)
-                .await
-                .unwrap();
-        }
+        producer
+            .produce_to_each(&cluster, "orders", [0, 1], &values)
+            .await;
         producer
             .commit_offset(&cluster, "readers", ("orders", 1), 100 + round)
             .await
@@ -361,12 +350,9 @@ async fn the_next_epoch_is_the_same_though_the_coordinator_is_killed() {
     for round in 0..3 {
         let commit = round != 1;
         let values = values(&format!("round {round}"), 5);
-        for partition in 0..3 {
-            producer
-                .produce(&cluster, "orders", partition, &values)
-                .await
-                .unwrap();
-        }
+        producer
+            .produce_to_each(&cluster, "orders", 0..3, &values)
+            .await;
         let ended = producer.epoch;
         producer.finish(&cluster, commit).await;
         let (killed, _) = coordinator(&cluster, "clerk").await;

@@ -131,8 +131,9 @@ impl Partition {
         }
     }
 
-    /// The same where the log is about to start, as a snapshot. `None` where the frames before it cannot be read.
-    pub(super) fn producers_at_new_start(&self, start: LogPosition) -> Option<Bytes> {
+    /// The same where the log is about to start, as a snapshot. `None` where the frames before it cannot be read: then what is
+    /// remembered is kept with the log's end, where a restart finds it too.
+    pub(super) fn producers_at_new_start(&mut self, start: LogPosition) -> Option<Bytes> {
         match producers_at(&self.log, start, start.offset) {
             Ok(producers) => Some(producers.snapshot().encode()),
             Err(error) => {
@@ -140,6 +141,7 @@ impl Partition {
                     partition = %self.id, cause = %error,
                     "cannot read the segments that are removed; what is remembered of producers is kept with the log's end"
                 );
+                self.keep_last_snapshot();
                 None
             }
         }
@@ -148,7 +150,7 @@ impl Partition {
     /// For the next start, which then has no frame to read again.
     pub(super) fn keep_last_snapshot(&mut self) {
         if self.log.poisoned().is_none() {
-            let snapshot = self.producers.snapshot().encode();
+            let snapshot = self.producers().snapshot().encode();
             self.log.keep_snapshot(self.log.end(), snapshot);
         }
     }

@@ -583,11 +583,6 @@ impl Partition {
         }
         if let Some(start) = start {
             let snapshot = self.producers_at_new_start(start);
-            if snapshot.is_none() {
-                // What is remembered is of the log's end, where a restart finds it too.
-                let known = self.producers().snapshot().encode();
-                self.log.keep_snapshot(self.log.end(), known);
-            }
             self.log.trim(start, snapshot)?;
         }
         Ok(())

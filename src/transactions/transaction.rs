@@ -103,9 +103,7 @@ impl Transaction {
         fresh: Option<i64>,
         wall_ms: i64,
     ) -> Result<Judged, ErrorCode> {
-        if self.pending.is_some() {
-            return Err(ErrorCode::ConcurrentTransactions);
-        }
+        self.check_nothing_pending()?;
         let now = &self.details;
         // Whether it is the retry of a producer that has got a new id or epoch and does not know it.
         let is_retry = |(producer, epoch): (i64, i16)| {
@@ -163,6 +161,14 @@ impl Transaction {
         })
     }
 
+    /// What is being written of the transaction comes first: until then nobody can say what it is.
+    fn check_nothing_pending(&self) -> Result<(), ErrorCode> {
+        match self.pending {
+            None => Ok(()),
+            Some(_) => Err(ErrorCode::ConcurrentTransactions),
+        }
+    }
+
     /// Whether the request comes from the producer that holds the id.
     fn check_producer(&self, producer: i64, epoch: i16) -> Result<(), ErrorCode> {
         let holder = self.details.holder();
@@ -183,9 +189,7 @@ impl Transaction {
         version: ClientVersion,
         wall_ms: i64,
     ) -> Result<Judged, ErrorCode> {
-        if self.pending.is_some() {
-            return Err(ErrorCode::ConcurrentTransactions);
-        }
+        self.check_nothing_pending()?;
         self.check_producer(producer, epoch)?;
         let now = &self.details;
         let started_ms = match now.state {
@@ -242,9 +246,7 @@ impl Transaction {
         ending: Ending,
         wall_ms: i64,
     ) -> Result<Judged, ErrorCode> {
-        if self.pending.is_some() {
-            return Err(ErrorCode::ConcurrentTransactions);
-        }
+        self.check_nothing_pending()?;
         self.check_producer(producer, epoch)?;
         let now = &self.details;
         if now.state == State::Ongoing {
@@ -256,8 +258,14 @@ impl Transaction {
                 ..now.clone()
             }));
         }
-        // A retry. What is known here may be out of date: there may be a later coordinator, with which the producer has begun its
-        // next transaction. So the same is written once more, which that makes impossible.
+        self.end_again(ending)
+    }
+
+    /// A transaction that is not open is to end, perhaps as it has ended already. What is known here may be out of date: there may
+    /// be a later coordinator, with which the producer has begun its next transaction. So the same is written once more, which that
+    /// makes impossible.
+    fn end_again(&self, ending: Ending) -> Result<Judged, ErrorCode> {
+        let now = &self.details;
         if now.state.ended() == Some(ending) {
             return Ok(Judged::Write(now.clone()));
         }
@@ -276,19 +284,12 @@ impl Transaction {
         fresh: Option<i64>,
         wall_ms: i64,
     ) -> Result<Judged, ErrorCode> {
-        if self.pending.is_some() {
-            return Err(ErrorCode::ConcurrentTransactions);
-        }
-        let now = &self.details;
+        self.check_nothing_pending()?;
         if self.was_ended_by(producer, epoch) {
-            return match now.state {
-                // As with `end`: another coordinator may know better, so it is written before it is said.
-                state if state.ended() == Some(ending) => Ok(Judged::Write(now.clone())),
-                state if state.ending() == Some(ending) => Err(ErrorCode::ConcurrentTransactions),
-                _ => Err(ErrorCode::InvalidTxnState),
-            };
+            return self.end_again(ending);
         }
         self.check_producer(producer, epoch)?;
+        let now = &self.details;
         let started_ms = match now.state {
             State::Ongoing => now.started_ms,
             // A partition's leader may have failed to add it, of which the client does not know more than that it must abort.

@@ -31,8 +31,9 @@ use super::ledger::{Log, Outcome};
 use super::schedule::Random;
 use crate::support::kafka::{FETCH_VERSION, Kafka, PRODUCE_VERSION, name};
 use crate::support::transactions::{
-    ADD_VERSION, END_VERSION, FIND_VERSION, INIT_VERSION, NEWER_END_VERSION, NEWER_OFFSETS_VERSION,
-    NEWER_PRODUCE_VERSION, produce_request, take,
+    ADD_VERSION, END_VERSION, FEATURES_VERSION, FIND_VERSION, GROUP_KEY, INIT_VERSION,
+    NEWER_END_VERSION, NEWER_OFFSETS_VERSION, NEWER_PRODUCE_VERSION, TRANSACTION_KEY,
+    produce_request, take, transaction_level,
 };
 
 /// What they write to. Beside it, groups count offsets of the topic of all others.
@@ -57,8 +58,6 @@ const ENDED: [i16; 3] = [47, 48, 90];
 
 const OFFSETS_VERSION: i16 = 3;
 const OFFSET_FETCH_VERSION: i16 = 7;
-const GROUP_KEY: i8 = 0;
-const TRANSACTION_KEY: i8 = 1;
 
 /// Why something was not done.
 #[derive(Debug)]
@@ -315,11 +314,8 @@ impl Transactor {
     async fn may_be_newer(&mut self) -> bool {
         let any = self.reach.any();
         let request = ApiVersionsRequest::default();
-        let asked = self.reach.ask(any, &request, 4).await;
-        asked.is_ok_and(|answer| {
-            let mut features = answer.finalized_features.iter();
-            features.any(|it| &it.name[..] == "transaction.version" && it.max_version_level >= 2)
-        })
+        let asked = self.reach.ask(any, &request, FEATURES_VERSION).await;
+        asked.is_ok_and(|answer| transaction_level(&answer) >= Some(2))
     }
 
     fn in_version(&self, older: i16, newer: i16) -> i16 {

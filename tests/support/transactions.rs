@@ -13,9 +13,9 @@ use kafka_protocol::messages::txn_offset_commit_request::{
     TxnOffsetCommitRequestPartition, TxnOffsetCommitRequestTopic,
 };
 use kafka_protocol::messages::{
-    AddPartitionsToTxnRequest, ApiVersionsRequest, EndTxnRequest, FetchRequest,
-    FindCoordinatorRequest, GroupId, InitProducerIdRequest, OffsetFetchRequest, ProduceRequest,
-    ProducerId, TransactionalId, TxnOffsetCommitRequest,
+    AddPartitionsToTxnRequest, ApiVersionsRequest, ApiVersionsResponse, EndTxnRequest,
+    FetchRequest, FindCoordinatorRequest, GroupId, InitProducerIdRequest, OffsetFetchRequest,
+    ProduceRequest, ProducerId, TransactionalId, TxnOffsetCommitRequest,
 };
 use kafka_protocol::protocol::StrBytes;
 use quorate::record::{BatchBuilder, Batches, Compression, Marker, ProducerStamp, records};
@@ -35,8 +35,10 @@ pub const END_VERSION: i16 = 3;
 pub const NEWER_PRODUCE_VERSION: i16 = 12;
 pub const NEWER_END_VERSION: i16 = 5;
 pub const NEWER_OFFSETS_VERSION: i16 = 5;
-const GROUP_KEY: i8 = 0;
-const TRANSACTION_KEY: i8 = 1;
+/// ApiVersions, in which features are told from level 0 on.
+pub const FEATURES_VERSION: i16 = 4;
+pub const GROUP_KEY: i8 = 0;
+pub const TRANSACTION_KEY: i8 = 1;
 
 pub struct Transactional {
     pub id: String,
@@ -122,18 +124,21 @@ async fn coordinator_of(cluster: &Cluster, key_type: i8, name: &str) -> (NodeId,
     .await
 }
 
+/// The level of `transaction.version` that a node tells its clients.
+pub fn transaction_level(answer: &ApiVersionsResponse) -> Option<i16> {
+    let mut features = answer.finalized_features.iter();
+    let found = features.find(|feature| &feature.name[..] == "transaction.version");
+    found.map(|feature| feature.max_version_level)
+}
+
 /// Waits until every node says that clients may speak `transaction.version` 2.
 pub async fn until_newer_clients_may(cluster: &Cluster) {
     for spec in &cluster.specs {
         until("level 2 of transaction.version", async || {
             let mut kafka = Kafka::connect(spec.kafka).await;
             let request = ApiVersionsRequest::default();
-            let answer = kafka.call(&request, 4).await;
-            let mut features = answer.finalized_features.iter();
-            let level = features
-                .find(|feature| &feature.name[..] == "transaction.version")
-                .map(|feature| feature.max_version_level);
-            match level {
+            let answer = kafka.call(&request, FEATURES_VERSION).await;
+            match transaction_level(&answer) {
                 Some(2) => Ok(()),
                 other => Err(format!("level {other:?}")),
             }
@@ -215,6 +220,20 @@ impl Transactional {
             self.sequences.insert(place, next);
         }
         written
+    }
+
+    /// Writes the same to each partition, as it must be possible.
+    pub async fn produce_to_each(
+        &mut self,
+        cluster: &Cluster,
+        in_topic: &str,
+        partitions: impl IntoIterator<Item = i32>,
+        values: &[String],
+    ) {
+        for partition in partitions {
+            let written = self.produce(cluster, in_topic, partition, values).await;
+            assert_eq!(written, Ok(()), "{in_topic}-{partition}");
+        }
     }
 
     /// Writes one batch as it is numbered.
