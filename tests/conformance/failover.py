@@ -1,14 +1,16 @@
 """What public clients make of nodes that are killed in the middle of their work, on the three nodes of cluster.sh.
 
-usage: cluster.sh DIR python3 failover.py KEEP CLIENT…      CLIENT: confluent-kafka, kafka-python, aiokafka, java, franz-go;
+usage: cluster.sh DIR python3 failover.py KEEP CLIENT…      CLIENT: confluent-kafka, kafka-python, aiokafka, java, franz-go,
+                                                            kcat;
                                                             confluent-kafka/consumer and java/consumer are members of the
-                                                            newer group protocol (KIP-848)
+                                                            newer group protocol (KIP-848), those of kcat/cooperative
+                                                            rebalance step by step
                                                             KEEP is a directory for what is built and fetched
 
 In the first part a client produces numbered values at a steady rate, with idempotence, and two members of a group read them. The
 leader of a partition is killed (kill -9) and started again, then the group's coordinator. In the second a client reads those values in
 transactions, each with its offsets, and writes them to other partitions, aborting each fourth one; a leader of the target, the
-group's coordinator and the transactions' coordinator are killed. An independent client then reads everything from the start, and this checks it against what the
+group's coordinator and the transactions' coordinator are killed. (kcat has no offsets in its transactions: it writes alone.) An independent client then reads everything from the start, and this checks it against what the
 clients were told. The drivers of the clients are in failover/, what they print is at the head of failover/driver.py.
 
 Prints one line for each thing tried: "ok" or "FAILED", and why. Ends with 1 where anything failed. What each driver printed stays in
@@ -73,6 +75,7 @@ CLIENTS = {
     "aiokafka": (python("aio.py"), "confluent.py"),
     "java": (java, "confluent.py"),
     "franz-go": (go, "confluent.py"),
+    "kcat": (python("kcat.py"), "kafka_python.py"),
 }
 
 
@@ -367,6 +370,13 @@ def check_transactions(driver, source, committed, everything):
     return f"{told}; {sum(written.values())} values shown, {hidden} hidden"
 
 
+def kill_mere_leader(topic, worker, *coordinators):
+    """Of a partition whose leader is no coordinator: of three nodes two can be that, and the four leaders are on all three."""
+    leaders = {leader_of(*coordinator) for coordinator in coordinators}
+    mere = [place["partition"] for place in partitions_of(topic) if place["leader"] not in leaders]
+    return kill_and_restart(topic, mere[0], [worker], "committed", 20)
+
+
 def second_part(client, command, reader, run):
     source, target = f"source-{run}", f"target-{run}"
     group, transactional_id = f"etl-{run}", f"id-{run}"
@@ -390,10 +400,7 @@ def second_part(client, command, reader, run):
     home = internal_partition(transactional_id)
 
     def kill_leader():
-        # One that is no coordinator of theirs: of three nodes two can be that, and the four leaders are on all three.
-        coordinators = {leader_of("__transaction_state", home), leader_of("__consumer_offsets", internal_partition(group))}
-        mere = [place["partition"] for place in partitions_of(target) if place["leader"] not in coordinators]
-        return kill_and_restart(target, mere[0], [worker], "committed", 20)
+        return kill_mere_leader(target, worker, ("__transaction_state", home), ("__consumer_offsets", internal_partition(group)))
 
     def kill_group_coordinator():
         return kill_and_restart("__consumer_offsets", internal_partition(group), [worker], "committed", 20)
@@ -414,6 +421,30 @@ def second_part(client, command, reader, run):
     tried(f"{client}: a reader of what is committed sees each value once, and nothing aborted", exactly_once)
 
 
+def transactions_alone(client, command, reader, run):
+    """The second part of a client whose transactions have no offsets: it writes numbers of its own."""
+    target, transactional_id = f"target-{run}", f"id-{run}"
+    tried(f"{client}: a topic is made", lambda: make(target))
+    worker = Driver(f"{run}-worker", command, "transact", BOOTSTRAP, target, PARTITIONS, transactional_id)
+    home = ("__transaction_state", internal_partition(transactional_id))
+
+    def exactly_once():
+        committed = everything_in(reader, f"{run}-committed", target, "read-committed")
+        everything = everything_in(reader, f"{run}-everything", target, "read-uncommitted")
+        # Each transaction must be whole, so what shows of them is all that they had.
+        shown = {partition: [(offset, value.split("/")[1]) for offset, value in places] for partition, places in committed.items()}
+        return check_transactions(worker, shown, committed, everything)
+
+    try:
+        tried(f"{client}: transactions", lambda: goes_on([worker], "committed", 20))
+        tried(f"{client}: a leader that they write to is killed and comes back", lambda: kill_mere_leader(target, worker, home))
+        tried(f"{client}: the transactions' coordinator is killed and comes back", lambda: kill_and_restart(*home, [worker], "committed", 20))
+        tried(f"{client}: they end in good order", worker.end)
+    finally:
+        worker.kill()
+    tried(f"{client}: a reader of what is committed sees each value once, and nothing aborted", exactly_once)
+
+
 for client in sys.argv[2:]:
     # The drivers find it in their environment.
     name, _, protocol = client.partition("/")
@@ -426,5 +457,5 @@ for client in sys.argv[2:]:
         continue
     run = f"{client.replace('/', '-')}-{int(time.time())}"
     first_part(client, command, reader, run)
-    second_part(client, command, reader, run)
+    (transactions_alone if name == "kcat" else second_part)(client, command, reader, run)
 sys.exit(failed)
