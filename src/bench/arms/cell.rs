@@ -14,6 +14,7 @@ use crate::bench::local::{Place, Processes, compare};
 use crate::bench::records::{
     Arrivals, Filler, Load, LoadOptions, Pattern, Tally, VALUE_HEADER_BYTES, read_all,
 };
+use crate::bench::usage::{Machine, Usage};
 use crate::bench::{BenchError, Times, millis};
 use crate::client::ProducerConfig;
 use crate::transport::{Impairment, ImpairmentSpec};
@@ -26,6 +27,7 @@ const SETTLE: Duration = Duration::from_secs(120);
 /// What a producer can hold, and with it what is in flight.
 const MOST_IN_FLIGHT_BYTES: usize = 64 << 20;
 const MAX_RECORD_BYTES: usize = 1_000_000;
+const MIB: f64 = (1 << 20) as f64;
 /// The most partitions of a cell.
 const MAX_PARTITIONS: u32 = 1000;
 
@@ -86,6 +88,12 @@ pub struct CellFigures {
     pub self_loss: f64,
     /// The share that chance took, in fact.
     pub chance_loss: f64,
+    /// Processor time of the nodes together for each MiB of acknowledged values. Not that of the client and of the emulated links.
+    pub cpu_ms_per_mib: Option<f64>,
+    /// Resident memory of the nodes together at the end of the measured time.
+    pub rss_mib: Option<f64>,
+    /// Share of the measured time in which the machine's processors had nothing to do. Near 0 they are the limit, not the links.
+    pub cpu_idle: Option<f64>,
     pub isr_changes: u64,
     pub elections: u64,
     /// Of records, over the whole run. All must be 0.
@@ -289,6 +297,7 @@ async fn measure(
     tokio::time::sleep(settings.warmup).await;
     let epochs = stage.epochs();
     let before = lab.counts();
+    let (usage_before, machine_before) = (Usage::of(&processes.pids()), Machine::look());
     load.tally(|commits, now| commits.measured_from = Some(now));
     let begun = Instant::now();
     says("measuring");
@@ -296,6 +305,7 @@ async fn measure(
     load.tally(|commits, now| commits.measured_to = Some(now));
     let took = begun.elapsed();
     let after = lab.counts();
+    let (usage, machine) = (Usage::of(&processes.pids()), Machine::look());
     lab.check()?;
 
     lab.set(ImpairmentSpec::default());
@@ -309,6 +319,7 @@ async fn measure(
 
     let commits = &produced.tally;
     let seconds = took.as_secs_f64();
+    let bytes = (commits.count as usize * settings.record_size) as f64;
     let links = Links::between(&before, &after, seconds);
     let way = settings.way();
     let elections = epochs_after.0.saturating_sub(epochs.0);
@@ -329,12 +340,20 @@ async fn measure(
         seconds,
         records: commits.count,
         records_per_s: commits.count as f64 / seconds,
-        mbit_per_s: (commits.count as usize * settings.record_size) as f64 * 8.0 / seconds / 1e6,
+        mbit_per_s: bytes * 8.0 / seconds / 1e6,
         commit_p50_ms: commits.times.quantile(0.5).map(millis),
         commit_p99_ms: commits.times.quantile(0.99).map(millis),
         link_used_mbit: links.used_mbit,
         self_loss: links.self_loss,
         chance_loss: links.chance_loss,
+        cpu_ms_per_mib: usage
+            .zip(usage_before)
+            .filter(|_| bytes > 0.0)
+            .map(|(after, before)| millis(after.cpu.saturating_sub(before.cpu)) * MIB / bytes),
+        rss_mib: usage.map(|usage| usage.resident as f64 / MIB),
+        cpu_idle: machine
+            .zip(machine_before)
+            .and_then(|(after, before)| after.idle_since(&before)),
         isr_changes: epochs_after
             .1
             .saturating_sub(epochs.1)

@@ -5,7 +5,6 @@
 //! - [`given`]: a run with a given cluster
 //! - [`course`]: the course of a run, of either kind; [`latencies`]: its records' times
 //! - [`single`]: one record in flight, at `acks=1` and `acks=all`
-//! - [`usage`]: what the nodes' processes took
 
 mod course;
 mod figures;
@@ -14,7 +13,6 @@ mod latencies;
 mod own;
 mod settings;
 mod single;
-mod usage;
 
 use std::io;
 

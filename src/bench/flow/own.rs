@@ -11,7 +11,6 @@ use super::course::{self, Teller};
 use super::figures::{Figures, digits};
 use super::latencies::Latencies;
 use super::settings::{Cell, Settings, flush_name};
-use super::usage::Usage;
 use super::{Run, single};
 use crate::admin::{AdminRequest, NodeStatus, ask};
 use crate::bench::BenchError;
@@ -20,6 +19,7 @@ use crate::bench::local::{
     load_identity, start_up,
 };
 use crate::bench::records::{Load, LoadOptions, Produced, read_all};
+use crate::bench::usage::Usage;
 use crate::broker::LinkDirection;
 use crate::client::{Acks, Client, NewTopic};
 use crate::transport::{Alpn, Dialled, ImpairmentCounts, PeerAddress, dial};

@@ -288,6 +288,8 @@ fn cells(all: &[CellFigures]) -> Table {
         "P99 MS",
         "SELF LOSS",
         "LOST BY CHANCE",
+        "CPU MS/MIB",
+        "IDLE",
         "SOUND",
     ]);
     for cell in all {
@@ -301,6 +303,9 @@ fn cells(all: &[CellFigures]) -> Table {
             ms(cell.commit_p99_ms),
             format!("{:.2} %", 100.0 * cell.self_loss),
             format!("{:.2} %", 100.0 * cell.chance_loss),
+            ms(cell.cpu_ms_per_mib),
+            cell.cpu_idle
+                .map_or_else(|| "-".to_owned(), |idle| format!("{:.0} %", 100.0 * idle)),
             if cell.is_sound() { "yes" } else { "NO" }.to_owned(),
         ]);
     }
