@@ -2,18 +2,22 @@
 //! followers, each a process of its own on 127.0.0.1. It is what `quorate bench replicate --flush os` is held against.
 //!
 //! ```text
-//! cargo bench --bench bare_quinn -- [SECONDS [IN_FLIGHT_KIB]]      10 s, 256 KiB
+//! cargo bench --bench bare_quinn -- [SECONDS [IN_FLIGHT_KIB [DIR]]]      10 s, 256 KiB
 //! ```
 //!
 //! One stream a hop, and chunks of up to 64 KiB. A follower tells how many bytes it has, by the latest count; the leader tells the client when
-//! one of the two has them. No more than IN_FLIGHT_KIB are on their way. Prints one line of JSON.
+//! one of the two has them. With DIR, which must exist, each of the three also writes what it receives to a file there, and goes back to its beginning after a GiB, as a
+//! log does that leaves syncing to the operating system. No more than IN_FLIGHT_KIB are on their way. Prints one line of JSON.
 
 // A bench that cannot go on panics, and its result goes to its output.
 #![allow(clippy::unwrap_used, clippy::print_stdout, clippy::indexing_slicing)]
 
 use std::env;
+use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -29,6 +33,7 @@ use tokio::sync::watch;
 const CHUNK: usize = 64 * 1024;
 const WINDOW: u32 = 64 << 20;
 const COUNT_BYTES: usize = 8;
+const FILE_BYTES: u64 = 1 << 30;
 
 fn transport() -> Arc<TransportConfig> {
     let mut config = TransportConfig::default();
@@ -107,23 +112,50 @@ async fn hear(mut stream: RecvStream, counts: watch::Sender<u64>) {
     }
 }
 
+/// A file that is written over and over, or none.
+struct Sink {
+    file: Option<File>,
+    at: u64,
+}
+
+impl Sink {
+    fn in_dir(dir: Option<&String>) -> Sink {
+        let path = |dir| PathBuf::from(dir).join(format!("bare-{}", std::process::id()));
+        Sink {
+            file: dir.map(|dir| File::create(path(dir)).unwrap()),
+            at: 0,
+        }
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        let Some(file) = &self.file else { return };
+        file.write_all_at(bytes, self.at).unwrap();
+        self.at += bytes.len() as u64;
+        if self.at >= FILE_BYTES {
+            file.set_len(0).unwrap();
+            self.at = 0;
+        }
+    }
+}
+
 async fn accept(endpoint: &Endpoint) -> (Connection, SendStream, RecvStream) {
     let connection = endpoint.accept().await.unwrap().await.unwrap();
     let (send, receive) = connection.accept_bi().await.unwrap();
     (connection, send, receive)
 }
 
-async fn follow() {
+async fn follow(mut sink: Sink) {
     let endpoint = serve();
     let (_connection, send, mut receive) = accept(&endpoint).await;
     let (has, counts) = watch::channel(0);
     tokio::spawn(tell(counts, send));
     while let Ok(Some(chunk)) = receive.read_chunk(CHUNK, true).await {
+        sink.write(&chunk.bytes);
         has.send_modify(|count| *count += chunk.bytes.len() as u64);
     }
 }
 
-async fn lead(followers: &[String]) {
+async fn lead(followers: &[String], mut sink: Sink) {
     let endpoint = serve();
     let (has, counts) = watch::channel(0);
     let mut to_followers = Vec::new();
@@ -144,6 +176,7 @@ async fn lead(followers: &[String]) {
     let (_connection, send, mut receive) = accept(&endpoint).await;
     tokio::spawn(tell(counts, send));
     while let Ok(Some(chunk)) = receive.read_chunk(CHUNK, true).await {
+        sink.write(&chunk.bytes);
         for follower in &to_followers {
             follower.send(chunk.bytes.clone()).await.unwrap();
         }
@@ -185,7 +218,7 @@ impl Drop for Role {
     }
 }
 
-async fn measure(leader: &str, nodes: &[Role], seconds: u64, in_flight: u64) {
+async fn measure(leader: &str, nodes: &[Role], seconds: u64, in_flight: u64, writes: bool) {
     let connection = dial(leader).await;
     let (mut send, receive) = connection.open_bi().await.unwrap();
     let (has, mut counts) = watch::channel(0);
@@ -215,7 +248,7 @@ async fn measure(leader: &str, nodes: &[Role], seconds: u64, in_flight: u64) {
     let mib = bytes as f64 / f64::from(1 << 20);
     let took = from.elapsed().as_secs_f64();
     println!(
-        "{{\"bench\":\"bare_quinn\",\"in_flight_kib\":{},\"measured_s\":{took:.2},\"mib_per_s\":{:.1},\"mbit_per_s\":{:.0},\"cpu_ms_per_mib\":{:.2}}}",
+        "{{\"bench\":\"bare_quinn\",\"in_flight_kib\":{},\"writes\":{writes},\"measured_s\":{took:.2},\"mib_per_s\":{:.1},\"mbit_per_s\":{:.0},\"cpu_ms_per_mib\":{:.2}}}",
         in_flight >> 10,
         mib / took,
         bytes as f64 * 8.0 / took / 1e6,
@@ -232,19 +265,32 @@ async fn main() {
         .filter(|word| word != "--bench")
         .collect();
     match words.first().map(String::as_str) {
-        Some("follow") => follow().await,
-        Some("lead") => lead(&words[1..]).await,
+        Some("follow") => follow(Sink::in_dir(words.get(1))).await,
+        Some("lead") => lead(&words[1..3], Sink::in_dir(words.get(3))).await,
         _ => {
             let number = |at: usize, default| {
                 words
                     .get(at)
                     .map_or(default, |word: &String| word.parse().unwrap())
             };
-            let (one, one_at) = Role::start(&["follow".to_owned()]);
-            let (other, other_at) = Role::start(&["follow".to_owned()]);
-            let (leader, leader_at) = Role::start(&["lead".to_owned(), one_at, other_at]);
+            let start = |role: &str, more: &[String]| {
+                let mut words = vec![role.to_owned()];
+                words.extend_from_slice(more);
+                Role::start(&words)
+            };
+            let dir: Vec<String> = words.iter().skip(2).take(1).cloned().collect();
+            let (one, one_at) = start("follow", &dir);
+            let (other, other_at) = start("follow", &dir);
+            let (leader, leader_at) = start("lead", &[vec![one_at, other_at], dir].concat());
             let nodes = [leader, one, other];
-            measure(&leader_at, &nodes, number(0, 10), number(1, 256) << 10).await;
+            measure(
+                &leader_at,
+                &nodes,
+                number(0, 10),
+                number(1, 256) << 10,
+                words.len() > 2,
+            )
+            .await;
         }
     }
 }

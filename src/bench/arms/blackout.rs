@@ -7,7 +7,7 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use super::stage::{Stage, open_folder};
-use super::{Arm, Witness, check, each_turn, lab_settings};
+use super::{Arm, Witness, check, each_turn, lab_settings, only_the_delay};
 use crate::bench::gap::{Phase, Timeline, check_load};
 use crate::bench::lab::{Lab, block_on_host};
 use crate::bench::local::{Folder, Place, Processes};
@@ -118,7 +118,7 @@ fn run_arm(
     witness: &mut (dyn Witness<BlackoutFigures> + Send),
 ) -> Result<(), BenchError> {
     let seed = settings.seed.wrapping_add(u64::from(run) - 1);
-    let lab = Lab::open(&lab_settings(&ImpairmentSpec::default(), seed))?;
+    let lab = Lab::open(&lab_settings(&only_the_delay(&settings.links), seed))?;
     let Some(first) = lab.hosts().first().cloned() else {
         return Err(BenchError::Failed("a lab without hosts".to_owned()));
     };

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::stage::{Stage, open_folder};
-use super::{Arm, NODES, Witness, check, each_turn, lab_settings};
+use super::{Arm, NODES, Witness, check, each_turn, lab_settings, only_the_delay, way_of};
 use crate::bench::lab::{Lab, LabCounts, block_on_host};
 use crate::bench::local::{Place, Processes, compare};
 use crate::bench::records::{
@@ -17,8 +17,7 @@ use crate::bench::records::{
 use crate::bench::usage::{Machine, Usage};
 use crate::bench::{BenchError, Times, millis};
 use crate::client::ProducerConfig;
-use crate::transport::{Impairment, ImpairmentSpec};
-use crate::types::NodeId;
+use crate::transport::ImpairmentSpec;
 
 /// A record that is not acknowledged by then has failed.
 const DELIVERY_TIMEOUT: Duration = Duration::from_secs(180);
@@ -149,13 +148,6 @@ impl CellSettings {
         }
         Ok(())
     }
-
-    fn way(&self) -> Impairment {
-        match (NodeId::new(1), NodeId::new(2)) {
-            (Some(leader), Some(follower)) => self.links.of_way(leader, follower),
-            _ => Impairment::default(),
-        }
-    }
 }
 
 /// Measures every arm, run by run: the arms of one run have the same seed. Blocks the calling thread, which must not be one of a
@@ -183,7 +175,7 @@ fn run_cell(
     witness: &mut (dyn Witness<CellFigures> + Send),
 ) -> Result<CellFigures, BenchError> {
     let seed = settings.seed.wrapping_add(u64::from(run) - 1);
-    let lab = Lab::open(&lab_settings(&ImpairmentSpec::default(), seed))?;
+    let lab = Lab::open(&lab_settings(&only_the_delay(&settings.links), seed))?;
     let first = lab.hosts().first().cloned().ok_or_else(no_host)?;
     let dir = place
         .path()
@@ -308,7 +300,7 @@ async fn measure(
     let (usage, machine) = (Usage::of(&processes.pids()), Machine::look());
     lab.check()?;
 
-    lab.set(ImpairmentSpec::default());
+    lab.set(only_the_delay(&settings.links));
     says("waiting for the last acknowledgements");
     let produced = load.finish().await;
     stage.settle(SETTLE).await;
@@ -321,7 +313,7 @@ async fn measure(
     let seconds = took.as_secs_f64();
     let bytes = (commits.count as usize * settings.record_size) as f64;
     let links = Links::between(&before, &after, seconds);
-    let way = settings.way();
+    let way = way_of(&settings.links);
     let elections = epochs_after.0.saturating_sub(epochs.0);
     Ok(CellFigures {
         arm: arm.transport(),

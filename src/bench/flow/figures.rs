@@ -50,6 +50,7 @@ pub struct Figures {
     pub acks: String,
     pub flush: Option<String>,
     pub compression: String,
+    pub linger_ms: f64,
     /// Bytes of a record's value.
     pub record_size: usize,
     /// Records a second that were asked for; `None`: as many as were acknowledged.
@@ -140,6 +141,7 @@ impl Figures {
             acks: cell.acks.name().to_owned(),
             flush: cell.flush.map(|flush| flush_name(flush).to_owned()),
             compression: settings.compression.name().to_owned(),
+            linger_ms: millis(settings.linger),
             record_size: settings.record_size,
             rate: settings.rate,
             in_flight: settings.in_flight,

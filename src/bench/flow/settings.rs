@@ -178,6 +178,8 @@ pub struct Settings {
     /// `None`: as the topic has it, or 1.
     pub partitions: Option<u32>,
     pub compression: Compression,
+    /// How long an open batch waits for more records.
+    pub linger: Duration,
     /// Of a topic that is made: `None` leaves it to the cluster.
     pub replicas: Option<u16>,
     pub min_insync: Option<u16>,
@@ -362,6 +364,7 @@ impl Settings {
             "in_flight": self.in_flight,
             "partitions": self.partitions,
             "compression": self.compression.name(),
+            "linger_us": self.linger.as_micros() as u64,
             "replicas": self.replicas,
             "min_insync": self.min_insync,
             "nodes": self.nodes,
@@ -401,8 +404,7 @@ impl Settings {
         let bytes = self.in_flight * (self.record_size + RECORD_OVERHEAD) * 2;
         ProducerConfig {
             acks,
-            // Batches form behind the five that may be on their way. Waiting for more would measure the wait.
-            linger: Duration::ZERO,
+            linger: self.linger,
             compression: self.compression,
             delivery_timeout: DELIVERY_TIMEOUT,
             create_topics: false,
@@ -438,6 +440,7 @@ pub(super) mod tests {
             in_flight: 256,
             partitions: None,
             compression: Compression::None,
+            linger: Duration::ZERO,
             replicas: None,
             min_insync: None,
             nodes: 3,

@@ -85,7 +85,7 @@ const GAP: [Column; 10] = [
 ];
 
 /// Settings, which are the same for all runs of a table, or are told as several.
-const SETTINGS: [(&str, &str); 19] = [
+const SETTINGS: [(&str, &str); 20] = [
     ("benchmark", "bench"),
     ("carried by", "arm"),
     ("congestion controller", "congestion"),
@@ -96,6 +96,7 @@ const SETTINGS: [(&str, &str); 19] = [
     ("acks", "acks"),
     ("flush", "flush"),
     ("compression", "compression"),
+    ("linger (ms)", "linger_ms"),
     ("record size (bytes)", "record_size"),
     ("records in flight", "in_flight"),
     ("rate asked for (records/s)", "rate"),

@@ -149,6 +149,11 @@ struct LoadArgs {
     #[arg(long, value_name = "CODEC", default_value = "none")]
     compression: Compression,
 
+    /// How long the producer waits for more records before it sends a batch. Without, batches form behind the five that each
+    /// partition may have on their way, and nothing is measured of the wait
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "0ms")]
+    linger: Duration,
+
     /// How often each cell is run
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
     runs: u32,
@@ -324,6 +329,7 @@ fn settings(
         in_flight: load.in_flight.unwrap_or(in_flight),
         partitions: shape.partitions,
         compression: load.compression,
+        linger: load.linger,
         replicas: shape.replication_factor,
         min_insync: shape.min_insync_replicas,
         nodes: 3,
