@@ -6,8 +6,9 @@ usage: matrix.py run FILE [--quorate PROGRAM] [--minutes N]    measures what FIL
 FILE holds what `bench arms --output json` printed, a measurement on a line. One that is there is not measured again, so a matrix that was
 broken off goes on where it was. Take another FILE for another program: what was measured is not looked at for what measured it.
 
-The core is of 48 cells (12 links, four arms), three runs each; all other cells have one. Records on their way are three times what
-the link holds, 1,024 at least and 64 MiB at most, so that the load is never the limit; how long that makes them wait is in the times.
+The core is of 48 cells (12 links, four arms), three runs each; all other cells have one. Records on their way are six times what
+the link holds, 4,096 at least and 64 MiB at most: a lost packet keeps what came after it on its lane from being acknowledged, so three times are not
+enough at 5 %. How long that makes them wait is in the times.
 """
 
 import argparse
@@ -78,7 +79,7 @@ def run(file, quorate, minutes):
         if time.monotonic() > ends:
             print(f"matrix: the time is over, {count - 1} of {len(wanted)} measurements are there: start it again to go on", file=sys.stderr)
             return 1
-        in_flight = min(max(int(3 * held(link) / RECORD_BYTES), 1024), MOST_RECORDS)
+        in_flight = min(max(int(6 * held(link) / RECORD_BYTES), 4096), MOST_RECORDS)
         queue = max(int(held(link) / 2 / PACKET_BYTES), LEAST_QUEUE)
         command = [quorate, "bench", "arms", "--arm", arm, "--seed", seed, "--output", "json"]
         command += ["--loss", f"{link.loss}%", "--delay", f"{link.round_trip / 2}ms", "--link-rate", f"{link.rate}mbit", "--queue", queue]

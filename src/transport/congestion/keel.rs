@@ -57,6 +57,8 @@ const DIP_EVERY: u32 = 10;
 const DIP_DEPTH: f64 = 0.03;
 /// Epochs in a row with more than twice the target before it is asked whose queue that is.
 const CROWDED_EPOCHS: u32 = 4;
+/// A window grows where this part of it is in flight in the mean of a round.
+const FILLED_PART: f64 = 0.75;
 /// What is left after an epoch of the memory of a larger window.
 const LATELY_KEPT: f64 = 0.99;
 /// Neighbouring round trips that differ by more than this part of the minimum are a path of much jitter.
@@ -540,6 +542,12 @@ impl Keel {
             };
             step *= self.speed;
         }
+        // An application that sends in bursts fills the window for a moment and leaves no queue behind, however large the window is:
+        // its next burst is what a queue has no room for.
+        if step > 0.0 && (round.mean_in_flight as f64) < FILLED_PART * self.window as f64 {
+            self.speed = 1.0;
+            return;
+        }
         let step = step.clamp(-STEP_MAX, STEP_MAX);
         self.last_step = step.max(0.0);
         self.last_rate = rate;
@@ -761,11 +769,8 @@ mod tests {
         for number in 0..packets - lost {
             let sent = now + apart * number as u32;
             keel.acknowledged(sent + rtt, sent, MTU, app_limited, rtt);
-            let left = if app_limited {
-                0
-            } else {
-                (packets - number - 1) * MTU
-            };
+            // What fills the window sends a packet for each that arrives.
+            let left = if app_limited { 0 } else { (packets - 1) * MTU };
             keel.on_end_acks(sent + rtt, left, app_limited, None);
         }
         now + rtt + rtt / 10
@@ -794,6 +799,25 @@ mod tests {
         round(&mut keel, now, RTT + RTT / 4, 0, false);
         assert_eq!(keel.doing(), "steady");
         assert!(keel.window() <= before);
+    }
+
+    #[test]
+    fn bursts_that_leave_no_queue_behind_do_not_enlarge_the_window() {
+        let (mut keel, mut now) = steady();
+        let window = keel.window();
+        for _ in 0..20 {
+            let packets = keel.window() / MTU;
+            for number in 0..packets {
+                keel.acknowledged(now + RTT, now, MTU, false, RTT);
+                keel.on_end_acks(now + RTT, (packets - number - 1) * MTU, false, None);
+            }
+            now += RTT * 2;
+        }
+        assert!(keel.window() <= window, "{window} then {}", keel.window());
+        for _ in 0..8 {
+            now = round(&mut keel, now, RTT, 0, false);
+        }
+        assert!(keel.window() > window, "{window} then {}", keel.window());
     }
 
     #[test]

@@ -17,6 +17,8 @@ pub(super) struct Round {
     pub(super) mean_rtt: Duration,
     /// The most that was in flight at once, in bytes.
     pub(super) peak_in_flight: u64,
+    /// What was in flight when an acknowledgement came, in the mean of them, in bytes.
+    pub(super) mean_in_flight: u64,
     /// The share of acknowledgements that brought a mark (ECN), 0 to 1.
     pub(super) marked: f64,
 }
@@ -52,6 +54,7 @@ pub(super) struct Rounds {
     rtt_sum: Duration,
     samples: u32,
     peak_in_flight: u64,
+    in_flight_sum: u64,
     marks: u32,
     /// Of the batch of acknowledgements that is being processed: its bytes and its newest packet.
     batch_acked: u64,
@@ -68,6 +71,7 @@ impl Rounds {
             rtt_sum: Duration::ZERO,
             samples: 0,
             peak_in_flight: 0,
+            in_flight_sum: 0,
             marks: 0,
             batch_acked: 0,
             batch_newest_sent: None,
@@ -99,6 +103,7 @@ impl Rounds {
         let rtt = now.saturating_duration_since(newest);
         self.acked += acked;
         self.peak_in_flight = self.peak_in_flight.max(in_flight + acked);
+        self.in_flight_sum += in_flight + acked;
         self.min_rtt = Some(self.min_rtt.map_or(rtt, |min| min.min(rtt)));
         self.rtt_sum += rtt;
         self.samples += 1;
@@ -112,6 +117,7 @@ impl Rounds {
             min_rtt: self.min_rtt,
             mean_rtt: self.rtt_sum / self.samples,
             peak_in_flight: self.peak_in_flight,
+            mean_in_flight: self.in_flight_sum / u64::from(self.samples),
             marked: f64::from(self.marks.min(self.samples)) / f64::from(self.samples),
         };
         *self = Rounds::new(now);
@@ -146,7 +152,7 @@ mod tests {
             (round.min_rtt, round.mean_rtt, round.duration),
             (Some(ms(20)), ms(25), ms(30))
         );
-        assert_eq!(round.peak_in_flight, 2500);
+        assert_eq!((round.peak_in_flight, round.mean_in_flight), (2500, 1750));
         assert_eq!(round.loss(), 0.25);
         assert_eq!(round.delivery_rate(), 100_000.0);
         assert_eq!(round.marked, 0.5);

@@ -103,6 +103,12 @@ impl Keel {
 
     /// Lets the window grow, to learn whether the round trip, typically `rtt` seconds, does with it.
     pub(super) fn try_more(&mut self, now: Instant, rtt: f64) {
+        tracing::debug!(
+            window = self.window,
+            rtt_ms = rtt * 1e3,
+            min_rtt_ms = self.min_rtt.get().map(|min| min.as_secs_f64() * 1e3),
+            "a queue does not go away: the window grows, to find out whose it is"
+        );
         self.phase = Phase::Trial(Trial {
             noisy: self.is_noisy(),
             rtt,
@@ -174,6 +180,11 @@ impl Keel {
     }
 
     pub(super) fn compete(&mut self, now: Instant) {
+        tracing::debug!(
+            window = self.window,
+            base_loss = self.base_loss,
+            "a competitor fills the queue: CUBIC takes the window over"
+        );
         self.competing = Some(Competing::new(now, self.window, self.mtu));
         let (_, wait) = self.try_again;
         self.try_again = (now + wait, (wait * 2).min(TRY_AGAIN_MAX));
@@ -207,6 +218,7 @@ impl Keel {
     }
 
     pub(super) fn leave_competing(&mut self, now: Instant, window: u64, rtt: f64) {
+        tracing::debug!(window, rtt_ms = rtt * 1e3, "the competitor is gone");
         self.set_window(window as f64);
         self.competed_until = Some(now + COMPETED_WITHIN);
         self.calm = Some(Calm {
