@@ -170,6 +170,20 @@ async fn a_storm_of_members_that_join_and_are_gone_costs_other_groups_nothing() 
     }
     let calm = calm.unwrap();
     let address = cluster.spec(node).kafka;
+    // It is named as soon as its partition has a leader, and takes a moment to know of it.
+    for group in ["stormy", &calm] {
+        until("the coordinator takes commits", async || {
+            let mut kafka = Kafka::connect(address).await;
+            let answer = kafka
+                .call(&commit(group, "orders", 0), OFFSETS_VERSION)
+                .await;
+            match answer.topics[0].partitions[0].error_code {
+                0 => Ok(()),
+                code => Err(format!("error {code}")),
+            }
+        })
+        .await;
+    }
     // More of them than a group takes, each with more than its share of what a group may hold, and none that waits to be let in.
     let crowd: Vec<_> = (0..CROWD)
         .map(|_| {
