@@ -73,8 +73,9 @@ def run(file, quorate, minutes):
     ]
     # The core's runs before what is measured once.
     wanted.sort(key=lambda cell: not (is_core(cell[1]) and cell[2] in CORE_ARMS))
+    there = measured(file)
     for count, (seed, link, arm) in enumerate(wanted, 1):
-        if (link, arm, seed) in measured(file):
+        if (link, arm, seed) in there:
             continue
         if time.monotonic() > ends:
             print(f"matrix: the time is over, {count - 1} of {len(wanted)} measurements are there: start it again to go on", file=sys.stderr)
@@ -97,10 +98,10 @@ def run(file, quorate, minutes):
     return int(failed > 0)
 
 
-def medians(file):
+def medians(measurements):
     """Of each link and arm: its cells in the median, and how many runs that is of."""
     runs = collections.defaultdict(list)
-    for (link, arm, _), cell in measured(file).items():
+    for (link, arm, _), cell in measurements.items():
         runs[link, arm].append(cell)
     fields = ["mbit_per_s", "link_used_mbit", "commit_p50_ms", "commit_p99_ms", "self_loss", "cpu_idle"]
 
@@ -118,9 +119,10 @@ def number(value):
 
 
 def show(file):
-    cells = medians(file)
-    unsound = [cell for cell in measured(file).values() if cell["lost"] or cell["duplicated"] or cell["unacknowledged"] or not cell["replicas_agree"]]
-    print(f"{len(measured(file))} measurements of {len(cells)} cells; {len(unsound)} not sound.")
+    measurements = measured(file)
+    cells = medians(measurements)
+    unsound = [cell for cell in measurements.values() if cell["lost"] or cell["duplicated"] or cell["unacknowledged"] or not cell["replicas_agree"]]
+    print(f"{len(measurements)} measurements of {len(cells)} cells; {len(unsound)} not sound.")
     for rate in RATES:
         for what, text in [
             ("link_used_mbit", "Mbit/s on the leader's better link, headers included; in parentheses the processors' idle share where it was under 10 %"),

@@ -5,7 +5,7 @@
 //! - [`gap`]: for how long nobody gets an acknowledgement when something breaks
 //! - [`flow`]: how fast records flow, and what a link costs
 //! - [`times`], [`series`]: how long things took, in all and in the course of time
-//! - `usage`: what processes took of the machine
+//! - [`usage`]: what processes took of the machine
 //! - [`report`]: pages and drawings for people
 //! - [`arms`]: QUIC beside TCP, in that network
 //! - [`lab`]: a network of its own, whose links are as bad as is wished, for any program
@@ -27,3 +27,4 @@ mod usage;
 pub use error::BenchError;
 pub use series::{Point, Series};
 pub use times::{Times, millis};
+pub use usage::Usage;

@@ -3,18 +3,20 @@
 use std::fs;
 use std::time::Duration;
 
+use super::millis;
+
 /// Of several processes together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Usage {
+pub struct Usage {
     /// Processor time since they began, in user and system mode.
-    pub(crate) cpu: Duration,
+    pub cpu: Duration,
     /// Resident memory, in bytes.
-    pub(crate) resident: u64,
+    pub resident: u64,
 }
 
 impl Usage {
     /// `None` where it cannot be had of each of them.
-    pub(crate) fn of(pids: &[u32]) -> Option<Usage> {
+    pub fn of(pids: &[u32]) -> Option<Usage> {
         let ticks_per_second = rustix::param::clock_ticks_per_second();
         let page = rustix::param::page_size() as u64;
         let mut ticks = 0;
@@ -27,6 +29,11 @@ impl Usage {
         }
         let cpu = Duration::from_secs_f64(ticks as f64 / ticks_per_second.max(1) as f64);
         Some(Usage { cpu, resident })
+    }
+
+    /// Milliseconds of processor time since `before` for each of so many MiB; `None` for none of them.
+    pub fn cpu_ms_per_mib(&self, before: &Usage, mib: f64) -> Option<f64> {
+        (mib > 0.0).then(|| millis(self.cpu.saturating_sub(before.cpu)) / mib)
     }
 }
 

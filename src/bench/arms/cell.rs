@@ -340,8 +340,7 @@ async fn measure(
         chance_loss: links.chance_loss,
         cpu_ms_per_mib: usage
             .zip(usage_before)
-            .filter(|_| bytes > 0.0)
-            .map(|(after, before)| millis(after.cpu.saturating_sub(before.cpu)) * MIB / bytes),
+            .and_then(|(after, before)| after.cpu_ms_per_mib(&before, bytes / MIB)),
         rss_mib: usage.map(|usage| usage.resident as f64 / MIB),
         cpu_idle: machine
             .zip(machine_before)

@@ -337,8 +337,7 @@ impl Figures {
         self.rtt_seen_ms = after.rtt_seen_ms;
         let mib = self.measured_mib();
         if let (Some(before), Some(after)) = (before.usage, after.usage) {
-            let cpu = after.cpu.saturating_sub(before.cpu).as_secs_f64() * 1e3;
-            self.cpu_ms_per_mib = (mib > 0.0).then(|| digits(cpu / mib));
+            self.cpu_ms_per_mib = after.cpu_ms_per_mib(&before, mib).map(digits);
             self.rss_mib = Some(digits(after.resident as f64 / MIB));
         }
         let Some(after_packets) = after.packets else {

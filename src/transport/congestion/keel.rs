@@ -534,6 +534,12 @@ impl Keel {
             if self.hold_epochs > 0 || excess.is_some() {
                 return;
             }
+            // An application that sends in bursts fills the window for a moment and leaves no queue behind, however large the
+            // window is: its next burst is what a queue has no room for.
+            if (round.mean_in_flight as f64) < FILLED_PART * self.window as f64 {
+                self.speed = 1.0;
+                return;
+            }
             // A window that grows without the rate following is a queue in the making, whatever the round trip says.
             self.speed = if queue < target / 2.0 && followed {
                 (self.speed * 2.0).min(SPEED_MAX)
@@ -541,12 +547,6 @@ impl Keel {
                 1.0
             };
             step *= self.speed;
-        }
-        // An application that sends in bursts fills the window for a moment and leaves no queue behind, however large the window is:
-        // its next burst is what a queue has no room for.
-        if step > 0.0 && (round.mean_in_flight as f64) < FILLED_PART * self.window as f64 {
-            self.speed = 1.0;
-            return;
         }
         let step = step.clamp(-STEP_MAX, STEP_MAX);
         self.last_step = step.max(0.0);
