@@ -121,11 +121,14 @@ struct Sink {
 
 impl Sink {
     fn in_dir(dir: Option<&String>) -> Sink {
-        let path = |dir| PathBuf::from(dir).join(format!("bare-{}", std::process::id()));
-        Sink {
-            file: dir.map(|dir| File::create(path(dir)).unwrap()),
-            at: 0,
-        }
+        let file = dir.map(|dir| {
+            let path = PathBuf::from(dir).join(format!("bare-{}", std::process::id()));
+            let file = File::create(&path).unwrap();
+            // Without a name it is gone when this process is, however that ends.
+            std::fs::remove_file(&path).unwrap();
+            file
+        });
+        Sink { file, at: 0 }
     }
 
     fn write(&mut self, bytes: &[u8]) {
