@@ -2,7 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 use quorate::transport::TcpChannel;
-use quorate::wire::{AckMessage, ControlMessage, LaneMessage};
+use quorate::wire::{Ack, ControlMessage, LaneMessage};
 
 const CHANNELS: [TcpChannel; 6] = [
     TcpChannel::Control,
@@ -29,7 +29,7 @@ pub(crate) fn tcp_link(input: &[u8]) {
             }
             TcpChannel::Acks => {
                 acks.extend_from_slice(&bytes);
-                while let Ok(Some(_)) = AckMessage::decode(acks) {}
+                let _ = Ack::decode_all(acks);
                 acks
             }
             TcpChannel::LiveLane | TcpChannel::CatchUpLane => {

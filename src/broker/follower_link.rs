@@ -1,11 +1,11 @@
 //! A follower's connection as its leader serves it.
 
 use std::collections::HashMap;
-use std::convert::Infallible;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use bytes::BytesMut;
 use quinn::{Connection, ConnectionError};
 
 use super::event::Event;
@@ -15,10 +15,10 @@ use super::leader_connection::{control_reader, read_control, write_control};
 use super::links::LinkDirection;
 use super::shared::Shared;
 use crate::transport::{
-    CloseReason, Ear, LOOK_EVERY, LaneOptions, LaneReader, LaneWriter, LogLimit,
+    CloseReason, Ear, LOOK_EVERY, LaneOptions, LaneReader, LaneWriter, LogLimit, RecordReader,
 };
 use crate::types::{Appointment, ClusterId, NodeId, SessionId, TopicPartition};
-use crate::wire::{Ack, AckMessage, ControlMessage, Hello, LaneHeader, PROTOCOL_VERSION, Welcome};
+use crate::wire::{Ack, ControlMessage, Hello, LaneHeader, PROTOCOL_VERSION, Welcome};
 
 /// Lanes for live frames. A lost packet holds up one of them.
 const LIVE_LANES: u16 = 8;
@@ -275,28 +275,23 @@ async fn run(
         }
     };
     let read_acks = async {
-        let mut acks = match connection.accept_uni().await {
-            Ok(stream) => control_reader(stream),
+        let mut reader = match connection.accept_uni().await {
+            Ok(stream) => RecordReader::new(stream),
             Err(error) => return error.to_string(),
         };
+        let mut whole = BytesMut::new();
         loop {
-            match acks.fill::<Infallible>().await {
+            match reader.next(&mut whole).await {
                 Ok(true) => heard.touch(),
                 Ok(false) => return "the follower closed its ack stream".to_owned(),
                 Err(error) => return format!("cannot read acks: {error}"),
             }
-            loop {
-                match AckMessage::decode(acks.buffer()) {
-                    Ok(Some(message)) => {
-                        if let Err(cause) =
-                            deliver_acks(shared, channel, &sessions, &message.acks).await
-                        {
-                            return cause;
-                        }
-                    }
-                    Ok(None) => break,
-                    Err(error) => return error.to_string(),
-                }
+            let acks = match Ack::decode_all(&mut whole) {
+                Ok(acks) => acks,
+                Err(error) => return error.to_string(),
+            };
+            if let Err(cause) = deliver_acks(shared, channel, &sessions, &acks).await {
+                return cause;
             }
         }
     };

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::event::PeerProcess;
 use crate::types::{SessionId, TopicPartition};
-use crate::wire::{Ack, AckMessage, ControlMessage, OpenSession};
+use crate::wire::{Ack, ControlMessage, OpenSession};
 
 /// Control messages that wait for the connection; beyond it the connection is closed and dialled anew.
 const MAX_WAITING_CONTROL_MESSAGES: usize = 16_384;
@@ -100,12 +100,12 @@ impl LeaderChannel {
         self.acks_waiting.notify_one();
     }
 
-    /// Waits for acks and takes those that are there, as many as one message holds.
-    pub(super) async fn next_acks(&self) -> AckMessage {
+    /// Waits for acks and takes those that are there, as many as are written at once.
+    pub(super) async fn next_acks(&self) -> Vec<Ack> {
         loop {
             let acks = self.take_acks();
             if !acks.is_empty() {
-                return AckMessage { acks };
+                return acks;
             }
             self.acks_waiting.notified().await;
         }
@@ -113,15 +113,10 @@ impl LeaderChannel {
 
     fn take_acks(&self) -> Vec<Ack> {
         let mut state = self.lock();
-        if state.acks.len() <= AckMessage::MAX_ACKS {
+        if state.acks.len() <= Ack::MAX_AT_ONCE {
             return state.acks.drain().map(|(_, ack)| ack).collect();
         }
-        let some: Vec<SessionId> = state
-            .acks
-            .keys()
-            .take(AckMessage::MAX_ACKS)
-            .copied()
-            .collect();
+        let some: Vec<SessionId> = state.acks.keys().take(Ack::MAX_AT_ONCE).copied().collect();
         some.iter()
             .filter_map(|session| state.acks.remove(session))
             .collect()

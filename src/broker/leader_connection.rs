@@ -16,7 +16,7 @@ use super::shared::Shared;
 use crate::transport::{Dialled, LaneReader};
 use crate::wal::Frame;
 use crate::wire::{
-    ControlMessage, LaneBody, LaneHeader, LaneMessage, MAX_CONTROL_MESSAGE_BYTES,
+    Ack, ControlMessage, LaneBody, LaneHeader, LaneMessage, MAX_CONTROL_MESSAGE_BYTES,
     MAX_LANE_MESSAGE_BYTES, SessionAnswer, SessionOutcome,
 };
 
@@ -69,8 +69,8 @@ pub(super) async fn serve(
             Err(error) => return error.to_string(),
         };
         loop {
-            let message = channel.next_acks().await;
-            if let Err(error) = acks.write_chunk(message.encode()).await {
+            let next = Ack::encode_all(&channel.next_acks().await);
+            if let Err(error) = acks.write_chunk(next).await {
                 return format!("cannot write acks: {error}");
             }
         }
@@ -231,7 +231,7 @@ pub(super) async fn take_lane_messages(
     }
 }
 
-/// Reads control or ack messages, whole.
+/// Reads control messages, whole.
 pub(super) fn control_reader(stream: quinn::RecvStream) -> LaneReader {
     LaneReader::new(stream, 4 + MAX_CONTROL_MESSAGE_BYTES)
 }

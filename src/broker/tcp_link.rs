@@ -26,8 +26,8 @@ use crate::transport::{
 };
 use crate::types::{Appointment, ClusterId, NodeId};
 use crate::wire::{
-    AckMessage, ControlMessage, Hello, LaneMessage, MAX_CONTROL_MESSAGE_BYTES,
-    MAX_LANE_MESSAGE_BYTES, PROTOCOL_VERSION, Welcome,
+    Ack, ControlMessage, Hello, LaneMessage, MAX_CONTROL_MESSAGE_BYTES, MAX_LANE_MESSAGE_BYTES,
+    PROTOCOL_VERSION, Welcome,
 };
 
 /// How long a silence of the peer counts as normal while its stream stands: only the kernel says when a stream is dead, which takes
@@ -240,12 +240,8 @@ async fn read_follower(
                 TcpChannel::Control => take(&mut control, &bytes, MAX_CONTROL_MESSAGE_BYTES)?,
                 TcpChannel::Acks => {
                     take(&mut acks, &bytes, MAX_CONTROL_MESSAGE_BYTES)?;
-                    while let Some(message) =
-                        AckMessage::decode(&mut acks).map_err(|error| error.to_string())?
-                    {
-                        let acks = &message.acks;
-                        follower_link::deliver_acks(shared, channel, &sessions, acks).await?;
-                    }
+                    let acks = Ack::decode_all(&mut acks).map_err(|error| error.to_string())?;
+                    follower_link::deliver_acks(shared, channel, &sessions, &acks).await?;
                 }
                 TcpChannel::Heartbeat => echo(writer, bytes),
                 TcpChannel::Echo => signs.take_echo(shared, bytes)?,
@@ -370,8 +366,8 @@ async fn follow(shared: &Arc<Shared>, greeted: Greeted, stop: &CancellationToken
     let signs = Signs::new(shared);
     let write_acks = async {
         loop {
-            let message = channel.next_acks().await;
-            if !writer.send(TcpChannel::Acks, message.encode()).await {
+            let acks = Ack::encode_all(&channel.next_acks().await);
+            if !writer.send(TcpChannel::Acks, acks).await {
                 return "the stream cannot be written".to_owned();
             }
         }

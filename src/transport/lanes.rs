@@ -518,15 +518,7 @@ impl LaneReader {
                 self.ended = true;
                 Ok(false)
             }
-            Err(ReadError::Reset(code)) => Err(LaneReadError::Reset {
-                code: code.into_inner(),
-            }),
-            Err(ReadError::ConnectionLost(error)) => Err(LaneReadError::ConnectionLost(error)),
-            Err(
-                ReadError::ClosedStream
-                | ReadError::IllegalOrderedRead
-                | ReadError::ZeroRttRejected,
-            ) => Err(LaneReadError::StreamClosed),
+            Err(error) => Err(read_error(error)),
         }
     }
 
@@ -538,6 +530,18 @@ impl LaneReader {
     /// Tells the peer that no more of this stream is wanted.
     pub fn stop(mut self, reason: CloseReason) {
         let _ = self.stream.stop(reason.var_int());
+    }
+}
+
+pub(super) fn read_error<E>(error: ReadError) -> LaneReadError<E> {
+    match error {
+        ReadError::Reset(code) => LaneReadError::Reset {
+            code: code.into_inner(),
+        },
+        ReadError::ConnectionLost(error) => LaneReadError::ConnectionLost(error),
+        ReadError::ClosedStream | ReadError::IllegalOrderedRead | ReadError::ZeroRttRejected => {
+            LaneReadError::StreamClosed
+        }
     }
 }
 

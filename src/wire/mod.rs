@@ -15,7 +15,7 @@ pub use producers::{
     MAX_SNAPSHOT_PRODUCERS, ProducerEntry, ProducerSnapshot, TransactionEntry,
 };
 pub use replication::{
-    Ack, AckMessage, ControlMessage, Heartbeat, Hello, LaneBody, LaneHeader, LaneMessage,
-    MAX_ANSWER_BYTES, MAX_CONTROL_MESSAGE_BYTES, MAX_HELLO_EPOCHS, MAX_LANE_MESSAGE_BYTES,
-    OpenSession, PROTOCOL_VERSION, SessionAnswer, SessionOutcome, SessionRefusal, Welcome,
+    Ack, ControlMessage, Heartbeat, Hello, LaneBody, LaneHeader, LaneMessage, MAX_ANSWER_BYTES,
+    MAX_CONTROL_MESSAGE_BYTES, MAX_HELLO_EPOCHS, MAX_LANE_MESSAGE_BYTES, OpenSession,
+    PROTOCOL_VERSION, SessionAnswer, SessionOutcome, SessionRefusal, Welcome,
 };

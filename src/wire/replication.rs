@@ -149,7 +149,8 @@ pub enum ControlMessage {
     },
 }
 
-/// What a follower holds of one partition. Cumulative: a later ack of the same session replaces an earlier one.
+/// What a follower holds of one partition. Cumulative: of two acks of the same session the one that says more holds, in
+/// whichever order they come, so their stream is read without waiting for what was lost of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ack {
     pub session: SessionId,
@@ -158,12 +159,6 @@ pub struct Ack {
     pub durable: LogPosition,
     /// The end of what it has received, durable or not; for display and for flow control.
     pub received: Offset,
-}
-
-/// Some acks, of any partitions.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct AckMessage {
-    pub acks: Vec<Ack>,
 }
 
 /// The first bytes on a lane, so that the follower learns of the stream before the first frame.
@@ -209,9 +204,6 @@ const LANE_ANSWER: u8 = 2;
 const OUTCOME_TRUNCATE: u8 = 1;
 const OUTCOME_RESET: u8 = 2;
 const OUTCOME_REFUSED: u8 = 3;
-
-/// Bytes of one ack in an [`AckMessage`].
-const ACK_BYTES: usize = 32;
 
 impl ControlMessage {
     /// The message with its length in front.
@@ -303,31 +295,29 @@ impl ControlMessage {
     }
 }
 
-impl AckMessage {
-    /// The most acks of one message, so that it stays within [`MAX_CONTROL_MESSAGE_BYTES`].
-    pub const MAX_ACKS: usize = 4096;
+impl Ack {
+    /// The size of each, so that a stream of them can be cut anywhere.
+    pub const BYTES: usize = 32;
+    /// The most that are written at once.
+    pub const MAX_AT_ONCE: usize = 4096;
 
-    /// The message with its length in front. Acks beyond [`AckMessage::MAX_ACKS`] belong in another message.
-    pub fn encode(&self) -> Bytes {
-        debug_assert!(self.acks.len() <= Self::MAX_ACKS);
-        length_prefixed(|out| {
-            out.reserve(self.acks.len() * ACK_BYTES);
-            for ack in &self.acks {
-                out.put_u64(ack.session.to_bits());
-                out.put_u32(ack.leader_epoch.get());
-                put_position(out, ack.durable);
-                out.put_u64(ack.received.get());
-            }
-        })
+    /// One after another.
+    pub fn encode_all(acks: &[Ack]) -> Bytes {
+        let mut out = BytesMut::with_capacity(acks.len() * Self::BYTES);
+        for ack in acks {
+            out.put_u64(ack.session.to_bits());
+            out.put_u32(ack.leader_epoch.get());
+            put_position(&mut out, ack.durable);
+            out.put_u64(ack.received.get());
+        }
+        out.freeze()
     }
 
-    /// Takes one message off the front of `input`; `None` until a whole one is there.
-    pub fn decode(input: &mut BytesMut) -> Result<Option<AckMessage>, WireError> {
-        let Some(message) = take_message(input, "an ack message")? else {
-            return Ok(None);
-        };
-        let count = message.len() / ACK_BYTES;
-        let mut reader = Reader::new("an ack message", message);
+    /// Takes the acks that are whole off the front of `input`, and leaves the rest.
+    pub fn decode_all(input: &mut BytesMut) -> Result<Vec<Ack>, WireError> {
+        let count = input.len() / Self::BYTES;
+        let whole = input.split_to(count * Self::BYTES).freeze();
+        let mut reader = Reader::new("an ack", whole);
         let mut acks = Vec::with_capacity(count);
         for _ in 0..count {
             acks.push(Ack {
@@ -338,7 +328,7 @@ impl AckMessage {
             });
         }
         reader.finish()?;
-        Ok(Some(AckMessage { acks }))
+        Ok(acks)
     }
 }
 
@@ -692,18 +682,20 @@ mod tests {
 
     #[test]
     fn acks_come_back() {
-        let message = AckMessage {
-            acks: (0..3)
-                .map(|i| Ack {
-                    session: SessionId::from_random_bits(i),
-                    leader_epoch: LeaderEpoch::new(2).unwrap(),
-                    durable: position(i, 2),
-                    received: Offset::new(i + 5).unwrap(),
-                })
-                .collect(),
-        };
-        let mut input = BytesMut::from(&message.encode()[..]);
-        assert_eq!(AckMessage::decode(&mut input), Ok(Some(message)));
+        let acks: Vec<_> = (0..3)
+            .map(|i| Ack {
+                session: SessionId::from_random_bits(i),
+                leader_epoch: LeaderEpoch::new(2).unwrap(),
+                durable: position(i, 2),
+                received: Offset::new(i + 5).unwrap(),
+            })
+            .collect();
+        let encoded = Ack::encode_all(&acks);
+        assert_eq!(encoded.len(), 3 * Ack::BYTES);
+        let mut input = BytesMut::from(&encoded[..]);
+        input.extend_from_slice(&encoded[..7]);
+        assert_eq!(Ack::decode_all(&mut input), Ok(acks));
+        assert_eq!(input, encoded[..7]);
     }
 
     #[test]
@@ -772,7 +764,7 @@ mod tests {
         #[test]
         fn no_bytes_make_a_decoder_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = ControlMessage::decode(&mut BytesMut::from(&bytes[..]));
-            let _ = AckMessage::decode(&mut BytesMut::from(&bytes[..]));
+            let _ = Ack::decode_all(&mut BytesMut::from(&bytes[..]));
             let _ = LaneMessage::decode(&mut BytesMut::from(&bytes[..]));
             let _ = LaneHeader::decode(&mut BytesMut::from(&bytes[..]));
             let _ = Heartbeat::decode(Bytes::from(bytes));

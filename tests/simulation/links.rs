@@ -9,8 +9,8 @@ use quorate::replication::{AckRefused, FramesRefused, suspicion_time};
 use quorate::types::{Appointment, LogPosition, NodeId, Offset, SessionId};
 use quorate::wal::Frame;
 use quorate::wire::{
-    Ack, AckMessage, ControlMessage, Heartbeat, Hello, LaneBody, LaneMessage, OpenSession,
-    PROTOCOL_VERSION, SessionAnswer, SessionOutcome, SessionRefusal, Welcome,
+    Ack, ControlMessage, Heartbeat, Hello, LaneBody, LaneMessage, OpenSession, PROTOCOL_VERSION,
+    SessionAnswer, SessionOutcome, SessionRefusal, Welcome,
 };
 
 use super::checker::{Check, Cutting};
@@ -570,9 +570,9 @@ impl World {
                     Ok(None) => false,
                     Err(error) => return unexpected(format!("{stream:?}: {error}")),
                 },
-                StreamId::Acks => match AckMessage::decode(buffer) {
-                    Ok(Some(message)) => self.acks_at_leader(id, message)?,
-                    Ok(None) => false,
+                StreamId::Acks => match Ack::decode_all(buffer) {
+                    Ok(acks) if acks.is_empty() => false,
+                    Ok(acks) => self.acks_at_leader(id, acks)?,
                     Err(error) => return unexpected(format!("{stream:?}: {error}")),
                 },
                 StreamId::Live | StreamId::CatchUp => match LaneMessage::decode(buffer) {
@@ -876,10 +876,10 @@ impl World {
     fn acks_at_leader(
         &mut self,
         id: u64,
-        message: AckMessage,
+        acks: Vec<Ack>,
     ) -> Result<bool, super::checker::Violation> {
         let now = self.now;
-        for ack in message.acks {
+        for ack in acks {
             let Some(connection) = self.network.connections.get(&id) else {
                 return Ok(false);
             };
@@ -1055,8 +1055,7 @@ impl World {
         if acks.is_empty() {
             return Ok(());
         }
-        let message = AckMessage { acks };
-        self.send(id, StreamId::Acks, message.encode());
+        self.send(id, StreamId::Acks, Ack::encode_all(&acks));
         Ok(())
     }
 }
