@@ -21,7 +21,7 @@ use crate::types::{Appointment, ClusterId, NodeId, SessionId, TopicPartition};
 use crate::wire::{Ack, ControlMessage, Hello, LaneHeader, PROTOCOL_VERSION, Welcome};
 
 /// Lanes for live frames. A lost packet holds up one of them.
-const LIVE_LANES: u16 = 8;
+const LIVE_LANES: u16 = 16;
 /// Lanes for catch-up frames, at lower priority.
 const CATCH_UP_LANES: u16 = 2;
 const LIVE_PRIORITY: i32 = 1;

@@ -8,7 +8,7 @@ use crate::replication::{BatchSequence, ProducerBatch, ProducerStates, Verificat
 use crate::storage::{Log, ReadError};
 use crate::types::{LogPosition, Offset};
 use crate::wal::Frame;
-use crate::wire::{MAX_SNAPSHOT_BYTES, MAX_SNAPSHOT_PRODUCERS, ProducerSnapshot};
+use crate::wire::ProducerSnapshot;
 
 /// What the core has to know of a batch; `None` for numbers that no checked batch has.
 pub(super) fn producer_batch(
@@ -67,9 +67,9 @@ pub(super) fn remember_producer(producers: &mut ProducerStates, frame: &Frame) {
 
 /// Snapshots `producers`, the state up to `at`, where a segment begins there and it is worth its bytes.
 pub(super) fn snapshot_roll(log: &mut Log, producers: &ProducerStates, at: LogPosition) {
-    let about = producers.len() * (MAX_SNAPSHOT_BYTES / MAX_SNAPSHOT_PRODUCERS);
-    if log.is_snapshot_due(about) {
-        log.keep_snapshot(at, producers.snapshot().encode());
+    let snapshot = producers.snapshot();
+    if log.is_snapshot_due(snapshot.encoded_len()) {
+        log.keep_snapshot(at, snapshot.encode());
     }
 }
 

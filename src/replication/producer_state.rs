@@ -18,7 +18,7 @@ pub const MAX_PRODUCERS: usize = MAX_SNAPSHOT_PRODUCERS;
 
 const _: () = assert!(MAX_OPEN_TRANSACTIONS < MAX_PRODUCERS);
 
-/// How many of a producer's latest batches are remembered: as many as Kafka lets an idempotent producer have in flight.
+/// How many of a producer's latest batches are remembered: as many as an idempotent producer may have in flight.
 const REMEMBERED_BATCHES: usize = MAX_SNAPSHOT_BATCHES;
 
 /// A producer's numbering of one batch, from the batch's header.
@@ -450,7 +450,7 @@ mod tests {
 
     #[test]
     fn a_batch_sent_again_is_answered_with_its_first_offset() {
-        let states = states(6);
+        let states = states(REMEMBERED_BATCHES as u64 + 1);
         assert_eq!(
             states.check(batch(0, 4, 2)),
             SequenceCheck::Duplicate {
@@ -458,7 +458,7 @@ mod tests {
                 end: offset(106)
             }
         );
-        // The oldest of six is no longer remembered, and a batch cut differently is not the same batch.
+        // The oldest of seventeen is no longer remembered, and a batch cut differently is not the same batch.
         for forgotten in [batch(0, 0, 2), batch(0, 4, 3)] {
             assert_eq!(
                 states.check(forgotten),

@@ -22,11 +22,12 @@ use crate::types::{Offset, ProducerId};
 
 /// The most producers that one partition remembers.
 pub const MAX_SNAPSHOT_PRODUCERS: usize = 10_000;
-/// The most batches that are remembered of one producer: as many as Kafka lets an idempotent producer have in flight.
-pub const MAX_SNAPSHOT_BATCHES: usize = 5;
+/// The most batches that are remembered of one producer. Kafka's producers have five in flight at most. The native one has
+/// more: over a link of 200 ms five a round trip would leave each record waiting for its turn.
+pub const MAX_SNAPSHOT_BATCHES: usize = 16;
 /// The most transactions that are remembered because their ends were not known to be committed.
 pub const MAX_SNAPSHOT_ENDED: usize = 4_096;
-/// The most bytes of an encoded snapshot: 1.5 MB.
+/// The most bytes of an encoded snapshot: 3.7 MB.
 pub const MAX_SNAPSHOT_BYTES: usize = HEADER_BYTES
     + MAX_SNAPSHOT_PRODUCERS * (PRODUCER_BYTES + STATE_BYTES + MAX_SNAPSHOT_BATCHES * BATCH_BYTES)
     + 4
@@ -171,7 +172,8 @@ impl ProducerSnapshot {
         }
     }
 
-    fn encoded_len(&self) -> usize {
+    /// Of [`ProducerSnapshot::encode`], in bytes.
+    pub fn encoded_len(&self) -> usize {
         let batches: usize = self.producers.iter().map(|entry| entry.batches.len()).sum();
         HEADER_BYTES
             + self.producers.len() * (PRODUCER_BYTES + STATE_BYTES)
@@ -372,7 +374,7 @@ mod tests {
                 coordinator_epoch: Some(4),
                 open: Some(offset(7)),
                 last_marker: Some(offset(5)),
-                end: offset(1000),
+                end: offset(2000),
             };
         }
         let ended = 0..ended as u64;
@@ -387,7 +389,12 @@ mod tests {
 
     #[test]
     fn a_snapshot_comes_back_and_the_largest_fits_its_bound() {
-        for (producers, batches) in [(0, 0), (1, 1), (7, 5), (MAX_SNAPSHOT_PRODUCERS, 5)] {
+        for (producers, batches) in [
+            (0, 0),
+            (1, 1),
+            (7, 5),
+            (MAX_SNAPSHOT_PRODUCERS, MAX_SNAPSHOT_BATCHES),
+        ] {
             let snapshot = snapshot(producers, batches);
             let bytes = snapshot.encode();
             assert!(bytes.len() <= MAX_SNAPSHOT_BYTES);
@@ -432,7 +439,7 @@ mod tests {
         for (what, wrong) in [
             (
                 "a transaction that begins at the producer's end",
-                wrong(|s| s.producers[0].transaction.open = Some(offset(1000))),
+                wrong(|s| s.producers[0].transaction.open = Some(offset(2000))),
             ),
             (
                 "a batch behind the producer's end",
@@ -479,7 +486,7 @@ mod tests {
             ("a negative id", changed(second, &[0x80])),
             ("a negative epoch", changed(HEADER_BYTES + 8, &[0x80])),
             ("no batch", changed(HEADER_BYTES + 10, &[0])),
-            ("six batches", changed(HEADER_BYTES + 10, &[6])),
+            ("seventeen batches", changed(HEADER_BYTES + 10, &[17])),
             ("a negative sequence", changed(first_batch, &[0xff])),
             (
                 "a batch without records",

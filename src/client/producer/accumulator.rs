@@ -17,7 +17,7 @@
 //! nothing would refuse them, so then one batch is in flight at a time, unless the configuration says otherwise.
 //!
 //! The five are counted from the oldest batch without an answer, and those behind it that were acknowledged before it count
-//! too: a leader remembers a producer's latest five batches. One that waits at a leader that is paused, say, while its
+//! too: a leader remembers a producer's latest sixteen batches. One that waits at a leader that is paused, say, while its
 //! successor acknowledges more than four behind it would be neither next nor known when it is sent again.
 //!
 //! # Sequence numbers
@@ -77,6 +77,13 @@ pub(super) enum BatchOutcome {
     },
 }
 
+/// Which part of the time that an answer takes a batch waits behind others for more records, and within what bounds.
+const HOLD_PART: u32 = 16;
+const HOLD_MIN: Duration = Duration::from_millis(1);
+const HOLD_MAX: Duration = Duration::from_millis(5);
+/// That time is the mean of about so many answers.
+const ANSWERS: u32 = 8;
+
 /// What governs a queue.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct QueueConfig {
@@ -130,6 +137,8 @@ pub(super) struct PartitionQueue {
     leader_epoch: i32,
     /// Whether the leader of that epoch has said that it leads no more.
     is_deposed: bool,
+    /// How long an answer takes, in the mean of the latest; zero before the first.
+    answers_take: Duration,
 }
 
 #[derive(Debug)]
@@ -148,6 +157,8 @@ struct Pending {
     uncertain: bool,
     /// Everything before it was acknowledged when it was last sent.
     from_front: bool,
+    /// When it was last sent, or else made.
+    sent_at: Instant,
     /// How many of those behind it were acknowledged while it was not.
     overtaken: usize,
     /// Why it was not delivered so far.
@@ -252,6 +263,7 @@ impl PartitionQueue {
             random: Random::new(seed),
             leader_epoch: -1,
             is_deposed: false,
+            answers_take: Duration::ZERO,
         }
     }
 
@@ -339,6 +351,7 @@ impl PartitionQueue {
             refusals: 0,
             uncertain: false,
             from_front: false,
+            sent_at: now,
             overtaken: 0,
             last: None,
             done,
@@ -379,9 +392,10 @@ impl PartitionQueue {
         if self.is_too_far_ahead(next) {
             return None;
         }
+        let wait = self.open_wait();
         let batch = &mut self.batches[next];
         match batch.state {
-            State::Open if !hurry && now < batch.created + self.config.linger => return None,
+            State::Open if !hurry && now < batch.created + wait => return None,
             State::Open => self.closed_batches += 1,
             State::Closed => {}
             State::Waiting { not_before } if now < not_before => return None,
@@ -389,6 +403,7 @@ impl PartitionQueue {
             State::InFlight => return None,
         }
         batch.state = State::InFlight;
+        batch.sent_at = now;
         batch.from_front = next == 0;
         self.in_flight += 1;
         batch.attempts += 1;
@@ -442,6 +457,8 @@ impl PartitionQueue {
         let (cause, retry) = match attempt {
             Attempt::Appended { offset } => {
                 self.is_deposed = false;
+                let took = now.saturating_duration_since(batch.sent_at);
+                self.answers_take = (self.answers_take * (ANSWERS - 1) + took) / ANSWERS;
                 self.acknowledge(index, offset);
                 return effects;
             }
@@ -532,6 +549,7 @@ impl PartitionQueue {
                 refusals: 0,
                 uncertain: false,
                 from_front: false,
+                sent_at: created,
                 overtaken,
                 last: None,
                 done,
@@ -683,7 +701,7 @@ impl PartitionQueue {
             .next_to_send()
             .filter(|&next| !self.is_blocked() && !self.is_too_far_ahead(next))
             .and_then(|next| match self.batches[next].state {
-                State::Open => Some(self.batches[next].created + self.config.linger),
+                State::Open => Some(self.batches[next].created + self.open_wait()),
                 State::Waiting { not_before } => Some(not_before),
                 State::Closed | State::InFlight => None,
             })
@@ -722,6 +740,17 @@ impl PartitionQueue {
             not_before: now + wait,
         };
         batch.last = Some(cause);
+    }
+
+    /// How long an open batch waits for more records. Behind another one a wait that is short beside the answers costs little, and
+    /// every batch that is not sent by itself spares each node its price; with nothing on its way a batch goes at once, so who
+    /// sends one record at a time waits for nothing.
+    fn open_wait(&self) -> Duration {
+        if self.in_flight == 0 {
+            return self.config.linger;
+        }
+        let hold = (self.answers_take / HOLD_PART).clamp(HOLD_MIN, HOLD_MAX);
+        self.config.linger.max(hold)
     }
 
     /// Whether nothing can be sent before something else has come back.
@@ -940,6 +969,38 @@ mod tests {
     }
 
     #[test]
+    fn alone_a_batch_leaves_at_once_and_behind_another_it_waits_a_part_of_what_answers_take() {
+        let mut t = Test::new(true);
+        t.queue.config.linger = Duration::ZERO;
+        drop(t.append(b"a"));
+        let first = t.take().unwrap();
+        drop(t.append(b"b"));
+        assert!(t.take().is_none());
+        assert_eq!(t.queue.next_due(t.now), Some(t.now + HOLD_MIN));
+        // What is answered leaves nothing to wait behind.
+        t.accept(first, 0);
+        let mut sent = t.take().unwrap();
+        for offset in 1..100 {
+            t.later(Duration::from_millis(48));
+            t.accept(sent, offset);
+            drop(t.append(b"c"));
+            sent = t.take().unwrap();
+        }
+        drop(t.append(b"d"));
+        let due = t.queue.next_due(t.now).unwrap();
+        let wait = due - t.now;
+        assert!(wait > Duration::from_micros(2900), "{wait:?}");
+        assert!(wait <= Duration::from_millis(3), "{wait:?}");
+        t.later(wait);
+        drop(t.take().unwrap());
+        // However long answers take, it is not held for longer than this.
+        t.later(Duration::from_secs(30));
+        t.accept(sent, 100);
+        drop(t.append(b"e"));
+        assert_eq!(t.queue.next_due(t.now), Some(t.now + HOLD_MAX));
+    }
+
+    #[test]
     fn five_are_in_flight_and_acknowledged_by_offset() {
         let mut t = Test::new(true);
         let dones: Vec<_> = (0..7).map(|_| t.batch()).collect();
@@ -1138,17 +1199,18 @@ mod tests {
     #[test]
     fn nothing_goes_so_far_ahead_that_the_oldest_batch_would_be_forgotten() {
         let mut t = Test::new(true);
-        let dones: Vec<_> = (0..7).map(|_| t.batch()).collect();
+        let most = MAX_IN_FLIGHT_BATCHES as i32;
+        let dones: Vec<_> = (0..most + 2).map(|_| t.batch()).collect();
         // It is in the log, and the leader that has taken it is paused before it answers. Its successor knows it.
         let unanswered = t.take().unwrap();
-        for i in 1..5 {
+        for i in 1..most {
             let sent = t.take().unwrap();
             assert_eq!(sequence(&sent), (101, i));
             t.accept(sent, 40 + i64::from(i));
         }
         assert!(
             t.take().is_none(),
-            "the sixth would make it forget the first"
+            "one more would make it forget the first"
         );
         assert!(t.queue.next_due(t.now).unwrap() > t.now + LINGER);
         t.lose(unanswered);
@@ -1158,9 +1220,9 @@ mod tests {
         assert!(t.take().is_none());
         t.accept(again, 40);
         assert_eq!(result(dones[0].clone()).unwrap().unwrap(), Some(40));
-        // From the new oldest on, five again.
-        assert_eq!(sequence(&t.take().unwrap()), (101, 5));
-        assert_eq!(sequence(&t.take().unwrap()), (101, 6));
+        // From the new oldest on, as many again.
+        assert_eq!(sequence(&t.take().unwrap()), (101, most));
+        assert_eq!(sequence(&t.take().unwrap()), (101, most + 1));
     }
 
     #[test]

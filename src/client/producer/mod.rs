@@ -90,7 +90,8 @@ impl FromStr for Acks {
 pub struct ProducerConfig {
     /// Default [`Acks::All`].
     pub acks: Acks,
-    /// `linger.ms`: how long an open batch waits for more records. Default 5 ms.
+    /// `linger.ms`: how long an open batch waits for more records, whatever else is on its way. Default 0: it waits only behind
+    /// another batch of its partition, for a sixteenth of the time that an answer takes, between 1 and 5 ms.
     pub linger: Duration,
     /// `batch.size`: a batch is closed at this size, in bytes before compression. Default 256 KiB and not Kafka's 16 KiB:
     /// five batches are in flight for a partition, and that much is needed to fill a long link with them. It costs nothing
@@ -127,7 +128,7 @@ impl Default for ProducerConfig {
     fn default() -> Self {
         ProducerConfig {
             acks: Acks::All,
-            linger: Duration::from_millis(5),
+            linger: Duration::ZERO,
             batch_bytes: 256 << 10,
             compression: Compression::None,
             idempotence: None,
@@ -138,13 +139,13 @@ impl Default for ProducerConfig {
             max_block: Duration::from_secs(60),
             partitioning: Partitioning::KeyHash,
             create_topics: true,
-            lanes: 4,
+            lanes: 16,
         }
     }
 }
 
 /// The most batches of one partition that an idempotent producer may have unacknowledged: a leader remembers so many.
-const MAX_IN_FLIGHT_BATCHES: usize = 5;
+const MAX_IN_FLIGHT_BATCHES: usize = 16;
 
 impl ProducerConfig {
     fn is_idempotent(&self) -> bool {
@@ -164,7 +165,7 @@ impl ProducerConfig {
         let fault = if self.is_idempotent() && self.acks != Acks::All {
             "an idempotent producer needs acks=all: drop one of the two"
         } else if !(1..=MAX_IN_FLIGHT_BATCHES).contains(&self.in_flight_batches()) {
-            "1 to 5 batches of a partition can be in flight"
+            "1 to 16 batches of a partition can be in flight"
         } else if self.batch_bytes == 0 || self.lanes == 0 || self.max_request_bytes == 0 {
             "batch size, request size and number of lanes must be at least 1"
         } else if !(1..=u32::MAX as usize).contains(&self.max_in_flight_bytes) {
@@ -456,6 +457,9 @@ mod tests {
     }
 
     /// One record a batch, sent at once.
+    /// Longer than anything here takes.
+    const LONG: Duration = Duration::from_secs(60);
+
     fn single() -> ProducerConfig {
         ProducerConfig {
             batch_bytes: 1,
@@ -513,17 +517,20 @@ mod tests {
         // The first of all goes alone.
         let first = producer.send(record("first")).await.unwrap();
         first.await.unwrap();
-        node.faults(&[Fault::Hold; 5]);
-        let deliveries = send_all(&producer, 8).await;
+        node.faults(&[Fault::Hold; MAX_IN_FLIGHT_BATCHES]);
+        let more = MAX_IN_FLIGHT_BATCHES + 3;
+        let deliveries = send_all(&producer, more).await;
         let mut produced = node.produced.clone();
-        // Five are there although none was answered; the sixth waits for the first of them.
-        produced.wait_for(|count| *count == 6).await.unwrap();
+        // Sixteen are there although none was answered; the next one waits for the first of them.
+        let there = 1 + MAX_IN_FLIGHT_BATCHES;
+        let waited = produced.wait_for(|count| *count == there);
+        tokio::time::timeout(LONG, waited).await.unwrap().unwrap();
         assert!(producer.in_flight_bytes() > 0);
         node.release();
         for delivery in deliveries {
             delivery.await.unwrap();
         }
-        assert_eq!(lock(&node.state).values(0)[1..], numbers(8));
+        assert_eq!(lock(&node.state).values(0)[1..], numbers(more));
         producer.close().await;
     }
 
@@ -716,7 +723,7 @@ mod tests {
                 ..ProducerConfig::default()
             },
             ProducerConfig {
-                max_in_flight_batches: Some(6),
+                max_in_flight_batches: Some(MAX_IN_FLIGHT_BATCHES + 1),
                 ..ProducerConfig::default()
             },
             ProducerConfig {

@@ -611,13 +611,14 @@ async fn sleep_until(due: Option<Instant>) {
 }
 
 /// The same lane for a partition each time: FNV-1a over its name.
+/// Neighbouring partitions of a topic take neighbouring lanes. On one lane answers come in the order of the requests, so a
+/// partition that waits for its followers holds up those that share its lane.
 fn lane_of(name: &PartitionName, lanes: usize) -> usize {
-    let partition = name.partition.0.to_be_bytes();
-    let bytes = name.topic.as_str().bytes().chain(partition);
-    let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+    let topic = name.topic.as_str().bytes();
+    let hash = topic.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     });
-    (hash % lanes.max(1) as u64) as usize
+    (hash.wrapping_add(u64::from(name.partition.0)) % lanes.max(1) as u64) as usize
 }
 
 async fn ask_identity(client: &Client) -> Result<(ProducerId, i16), ClientError> {

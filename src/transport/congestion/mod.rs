@@ -3,6 +3,7 @@
 mod choice;
 mod competing;
 mod config;
+mod fullness;
 mod keel;
 mod min_rtt;
 mod rate;
