@@ -206,7 +206,7 @@ impl Play<'_> {
             mark,
         };
         let timeline = Timeline::new().map_err(|error| BenchError::Failed(error.to_string()))?;
-        let mut load = Load::new(&stage.client, options, timeline)?;
+        let mut load = Load::new([&stage.client], options, timeline)?;
         load.add(Pattern {
             in_flight: self.settings.in_flight,
             record_size: self.settings.record_size,

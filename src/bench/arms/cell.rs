@@ -277,7 +277,7 @@ async fn measure(
         topic: stage.topic.clone(),
         mark,
     };
-    let mut load = Load::new(&stage.client, options, commits)?;
+    let mut load = Load::new([&stage.client], options, commits)?;
     load.add(Pattern {
         in_flight: settings.in_flight,
         record_size: settings.record_size,

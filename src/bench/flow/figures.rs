@@ -51,6 +51,7 @@ pub struct Figures {
     pub flush: Option<String>,
     pub compression: String,
     pub linger_ms: f64,
+    pub producers: usize,
     /// Bytes of a record's value.
     pub record_size: usize,
     /// Records a second that were asked for; `None`: as many as were acknowledged.
@@ -142,6 +143,7 @@ impl Figures {
             flush: cell.flush.map(|flush| flush_name(flush).to_owned()),
             compression: settings.compression.name().to_owned(),
             linger_ms: millis(settings.linger),
+            producers: settings.producers,
             record_size: settings.record_size,
             rate: settings.rate,
             in_flight: settings.in_flight,

@@ -54,11 +54,18 @@ pub(super) async fn run(
         ..Run::default()
     };
     teller.says("connecting", 0.0);
-    let connecting = connect(settings, cell, target, ran.figures.seed);
-    let client = tokio::select! {
+    let connecting = async {
+        let client = connect(settings, cell, target, ran.figures.seed).await?;
+        let mut others = Vec::new();
+        for _ in 1..settings.producers {
+            others.push(connect(settings, cell, target, ran.figures.seed).await?);
+        }
+        Ok::<_, BenchError>((client, others))
+    };
+    let (client, others) = tokio::select! {
         biased;
         () = stop.cancelled() => return Err(BenchError::Interrupted),
-        client = connecting => client?,
+        clients = connecting => clients?,
     };
     let name = match &target.topic {
         Some(name) => name.clone(),
@@ -71,7 +78,14 @@ pub(super) async fn run(
         () = stop.cancelled() => Err(BenchError::Interrupted),
         performed = async {
             open_topic(&client, &name, settings, cell, &mut ran.figures).await?;
-            let course = Course { settings, cell, client: &client, topic: &name, ran: &mut ran };
+            let course = Course {
+                settings,
+                cell,
+                client: &client,
+                others: &others,
+                topic: &name,
+                ran: &mut ran,
+            };
             course.perform(teller).await
         } => performed,
     };
@@ -79,6 +93,7 @@ pub(super) async fn run(
         remove(&client, &name, teller).await;
     }
     client.close();
+    others.iter().for_each(Client::close);
     performed?;
     Ok(ran)
 }
@@ -233,6 +248,8 @@ struct Course<'a> {
     settings: &'a Settings,
     cell: &'a Cell,
     client: &'a Client,
+    /// Of the other producers.
+    others: &'a [Client],
     topic: &'a TopicName,
     ran: &'a mut Run,
 }
@@ -252,7 +269,8 @@ impl Course<'_> {
             topic: self.topic.clone(),
             mark,
         };
-        let mut load = Load::new(self.client, options, course::latencies()?)?;
+        let clients = std::iter::once(self.client).chain(self.others);
+        let mut load = Load::new(clients, options, course::latencies()?)?;
         load.add(self.settings.pattern())?;
         Ok(load)
     }

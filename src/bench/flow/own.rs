@@ -124,7 +124,8 @@ async fn perform(
         topic: stage.topic.clone(),
         mark,
     };
-    let mut load = Load::new(&stage.client, options, course::latencies()?)?;
+    let clients = std::iter::once(&stage.client).chain(&stage.others);
+    let mut load = Load::new(clients, options, course::latencies()?)?;
     load.add(settings.pattern())?;
     course::warm_up(settings, teller).await;
     let before = stage.look(processes).await?;
@@ -169,6 +170,7 @@ async fn verify(
         )));
     }
     stage.client.close();
+    stage.others.iter().for_each(Client::close);
     teller.says("comparing the replicas", 1.0);
     processes.stop().await;
     let (plans, topic) = (folder.nodes().to_vec(), stage.topic.clone());
@@ -229,6 +231,8 @@ fn disagreements(agreements: &[Agreement], partitions: u32, replicas: usize) -> 
 /// A cluster that serves, with its topics.
 struct Stage {
     client: Client,
+    /// Of the other producers.
+    others: Vec<Client>,
     topic: TopicName,
     /// Of the single records before the run.
     singles: TopicName,
@@ -256,6 +260,10 @@ impl Stage {
         let prepare = |_: &Folder| Ok(());
         let watchers = start_up(within, folder, processes, ASK_EVERY, prepare, |_| {}).await?;
         let client = local::connect(folder).await?;
+        let mut others = Vec::new();
+        for _ in 1..settings.producers {
+            others.push(local::connect(folder).await?);
+        }
         let ids: Vec<_> = folder.nodes().iter().map(|node| node.id).collect();
         let controller = watchers
             .statuses()
@@ -269,6 +277,7 @@ impl Stage {
         let leader = dial_admin(folder, leader, within).await?;
         let stage = Stage {
             client,
+            others,
             topic,
             singles,
             watchers,

@@ -15,6 +15,8 @@ use crate::transport::{Congestion, Impairment, ImpairmentSpec, LinkEnd};
 
 /// The most records on their way.
 pub const MAX_IN_FLIGHT: usize = 100_000;
+/// Each has connections of its own to every node.
+const MAX_PRODUCERS: usize = 200;
 /// A batch of one record must stay under the default of `max.message.bytes`, and a record says which one it is, and when it was
 /// meant to be sent.
 pub const RECORD_BYTES: RangeInclusive<usize> = STAMPED_HEADER_BYTES..=1_000_000;
@@ -175,6 +177,8 @@ pub struct Settings {
     /// Records a second, whatever becomes of those before; `None`: as many as are acknowledged.
     pub rate: Option<u64>,
     pub in_flight: usize,
+    /// Each with connections of its own; what is in flight is divided among them. 1 to [`MAX_PRODUCERS`].
+    pub producers: usize,
     /// `None`: as the topic has it, or 1.
     pub partitions: Option<u32>,
     pub compression: Compression,
@@ -212,6 +216,12 @@ impl Settings {
             return impossible(format!(
                 "--in-flight {} is out of range: choose 1 to {MAX_IN_FLIGHT}",
                 self.in_flight
+            ));
+        }
+        if !(1..=MAX_PRODUCERS).contains(&self.producers) || self.producers > self.in_flight {
+            return impossible(format!(
+                "--producers {} is out of range: choose 1 to {MAX_PRODUCERS}, and no more than --in-flight {}",
+                self.producers, self.in_flight
             ));
         }
         if self.in_flight * self.record_size > MAX_IN_FLIGHT_BYTES {
@@ -362,6 +372,7 @@ impl Settings {
             "warmup": millis(self.warmup),
             "rate": self.rate,
             "in_flight": self.in_flight,
+            "producers": self.producers,
             "partitions": self.partitions,
             "compression": self.compression.name(),
             "linger_us": self.linger.as_micros() as u64,
@@ -438,6 +449,7 @@ pub(super) mod tests {
             warmup: Duration::ZERO,
             rate: None,
             in_flight: 256,
+            producers: 1,
             partitions: None,
             compression: Compression::None,
             linger: Duration::ZERO,
@@ -472,6 +484,8 @@ pub(super) mod tests {
         refused(&|s| s.runs = 0, "--runs");
         refused(&|s| s.record_size = 23, "choose 24 to 1000000 bytes");
         refused(&|s| s.in_flight = 0, "--in-flight");
+        refused(&|s| s.producers = 0, "--producers");
+        refused(&|s| s.producers = 257, "--in-flight 256");
         refused(
             &|s| (s.in_flight, s.record_size) = (100_000, 100_000),
             "lower --in-flight",

@@ -126,7 +126,7 @@ impl Play<'_> {
             topic: self.stage.topic.clone(),
             mark,
         };
-        let mut load = Load::new(&self.stage.client, options, timeline)?;
+        let mut load = Load::new([&self.stage.client], options, timeline)?;
         load.add(Pattern {
             in_flight: self.settings.in_flight,
             record_size: self.settings.record_size,

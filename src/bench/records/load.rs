@@ -50,7 +50,8 @@ pub struct Load<T: Tally> {
 }
 
 struct Shared<T> {
-    producer: Producer,
+    /// One a client; the workers take turns.
+    producers: Vec<Producer>,
     topic: TopicName,
     mark: u64,
     begun: Instant,
@@ -103,10 +104,16 @@ pub struct Pattern {
 }
 
 impl<T: Tally> Load<T> {
-    /// Nothing is produced before [`Load::add`].
-    pub fn new(client: &Client, options: LoadOptions, tally: T) -> Result<Load<T>, BenchError> {
-        let producer = client
-            .producer(options.producer)
+    /// With a producer of each of these clients, one at least. Nothing is produced before [`Load::add`].
+    pub fn new<'a>(
+        clients: impl IntoIterator<Item = &'a Client>,
+        options: LoadOptions,
+        tally: T,
+    ) -> Result<Load<T>, BenchError> {
+        let producers = clients
+            .into_iter()
+            .map(|client| client.producer(options.producer.clone()))
+            .collect::<Result<Vec<_>, _>>()
             .map_err(BenchError::client("make a producer"))?;
         let state = State {
             tally,
@@ -117,7 +124,7 @@ impl<T: Tally> Load<T> {
             reasons: Vec::new(),
         };
         let shared = Shared {
-            producer,
+            producers,
             topic: options.topic,
             mark: options.mark,
             begun: Instant::now(),
@@ -265,7 +272,7 @@ async fn work<T: Tally>(
             } => due,
         };
         let from = due.unwrap_or_else(Instant::now) - shared.begun;
-        if !produce(&shared, pattern, from).await {
+        if !produce(&shared, pattern, worker, from).await {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(AFTER_REFUSAL) => {}
@@ -284,13 +291,19 @@ fn interval(rate: u32, workers: usize, worker: usize) -> tokio::time::Interval {
 }
 
 /// One record, to its end. Returns whether it was acknowledged.
-async fn produce<T: Tally>(shared: &Shared<T>, pattern: Pattern, from: Duration) -> bool {
+async fn produce<T: Tally>(
+    shared: &Shared<T>,
+    pattern: Pattern,
+    worker: usize,
+    from: Duration,
+) -> bool {
     let number = shared.next.fetch_add(1, Ordering::Relaxed);
     let stamp = u64::try_from(from.as_micros()).unwrap_or(u64::MAX);
     let size = pattern.record_size;
     let value = value(shared.mark, number, stamp, size, pattern.filler);
     let record = ProducerRecord::new(shared.topic.clone(), value);
-    let outcome = match shared.producer.send(record).await {
+    let producer = &shared.producers[worker % shared.producers.len()];
+    let outcome = match producer.send(record).await {
         Ok(delivery) => delivery.await.map_err(|error| Box::new(error) as Box<_>),
         Err(error) => Err(Box::new(error) as Box<dyn std::error::Error + Send + Sync>),
     };

@@ -85,7 +85,7 @@ const GAP: [Column; 10] = [
 ];
 
 /// Settings, which are the same for all runs of a table, or are told as several.
-const SETTINGS: [(&str, &str); 20] = [
+const SETTINGS: [(&str, &str); 21] = [
     ("benchmark", "bench"),
     ("carried by", "arm"),
     ("congestion controller", "congestion"),
@@ -97,6 +97,7 @@ const SETTINGS: [(&str, &str); 20] = [
     ("flush", "flush"),
     ("compression", "compression"),
     ("linger (ms)", "linger_ms"),
+    ("producers", "producers"),
     ("record size (bytes)", "record_size"),
     ("records in flight", "in_flight"),
     ("rate asked for (records/s)", "rate"),

@@ -149,8 +149,12 @@ struct LoadArgs {
     #[arg(long, value_name = "CODEC", default_value = "none")]
     compression: Compression,
 
-    /// How long the producer waits for more records before it sends a batch. Without, batches form behind the five that each
-    /// partition may have on their way, and nothing is measured of the wait
+    /// How many producers, each with connections of its own, share what is on its way
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    producers: usize,
+
+    /// How long the producer waits for more records before it sends a batch. Without, it waits only behind another batch of the
+    /// partition, for 1 ms, and not where answers take longer than 16 ms
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "0ms")]
     linger: Duration,
 
@@ -330,6 +334,7 @@ fn settings(
         partitions: shape.partitions,
         compression: load.compression,
         linger: load.linger,
+        producers: load.producers,
         replicas: shape.replication_factor,
         min_insync: shape.min_insync_replicas,
         nodes: 3,

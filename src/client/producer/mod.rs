@@ -91,7 +91,7 @@ pub struct ProducerConfig {
     /// Default [`Acks::All`].
     pub acks: Acks,
     /// `linger.ms`: how long an open batch waits for more records, whatever else is on its way. Default 0: it waits only behind
-    /// another batch of its partition, for a sixteenth of the time that an answer takes, between 1 and 5 ms.
+    /// another batch of its partition, for 1 ms, and not where answers take longer than 16 ms.
     pub linger: Duration,
     /// `batch.size`: a batch is closed at this size, in bytes before compression. Default 256 KiB and not Kafka's 16 KiB:
     /// five batches are in flight for a partition, and that much is needed to fill a long link with them. It costs nothing
