@@ -9,8 +9,8 @@ use quorate::wire::{BatchEntry, ProducerSnapshot, TransactionEntry};
 use super::checker::{Check, violated};
 use super::mirror::Held;
 
-/// How many batches of a producer a partition remembers: Kafka's limit of what may be in flight.
-const REMEMBERED: usize = 5;
+/// How many batches of a producer a partition remembers: as many as the native producer has in flight.
+const REMEMBERED: usize = 16;
 
 /// One producer: its epoch, its latest batches in it, and its transaction.
 #[derive(Clone, Debug)]

@@ -12,13 +12,13 @@
 //!
 //! # Order
 //! Batches leave in the order in which they were opened, and a batch never overtakes one that waits to be sent again. An
-//! idempotent producer has up to five in flight; should one of them fail while those behind it arrive, the leader refuses
+//! idempotent producer has up to sixteen in flight; should one of them fail while those behind it arrive, the leader refuses
 //! these by their sequence numbers, and all are sent again in the same order with the same numbers. Without idempotence
 //! nothing would refuse them, so then one batch is in flight at a time, unless the configuration says otherwise.
 //!
-//! The five are counted from the oldest batch without an answer, and those behind it that were acknowledged before it count
+//! The sixteen are counted from the oldest batch without an answer, and those behind it that were acknowledged before it count
 //! too: a leader remembers a producer's latest sixteen batches. One that waits at a leader that is paused, say, while its
-//! successor acknowledges more than four behind it would be neither next nor known when it is sent again.
+//! successor acknowledges more than fifteen behind it would be neither next nor known when it is sent again.
 //!
 //! # Sequence numbers
 //! They are given when a batch is first sent, per partition, from 0 under each producer id. The partition asks for another
@@ -47,11 +47,12 @@ use tokio::time::Instant;
 
 use super::MAX_IN_FLIGHT_BATCHES;
 use super::delivery::{DeliveryCause, DeliveryError};
-use super::halves::{add_sequence, halves};
+use super::halves::{add_sequence, halves, restamp};
+use super::hold::Hold;
 use crate::client::backoff::{Backoff, Random};
 use crate::client::error::ClientError;
 use crate::client::metadata::PartitionName;
-use crate::record::{AppendError, Batch, BatchBuilder, Header, ProducerStamp, restamp_producer};
+use crate::record::{AppendError, BatchBuilder, Header, ProducerStamp};
 use crate::types::{ErrorCode, ProducerId};
 
 /// A batch's number within its partition's queue.
@@ -76,14 +77,6 @@ pub(super) enum BatchOutcome {
         second: BatchDone,
     },
 }
-
-/// How long a batch waits behind others for more records.
-const HOLD: Duration = Duration::from_millis(1);
-/// Where answers take longer than this, it does not. That is distance: few records come in a millisecond of it, and where packets
-/// are lost small batches are the better ones, since each lost packet holds up all the records of its batch.
-const HOLD_BELOW: Duration = Duration::from_millis(16);
-/// That time is the mean of about so many answers.
-const ANSWERS: u32 = 8;
 
 /// What governs a queue.
 #[derive(Clone, Copy, Debug)]
@@ -138,8 +131,7 @@ pub(super) struct PartitionQueue {
     leader_epoch: i32,
     /// Whether the leader of that epoch has said that it leads no more.
     is_deposed: bool,
-    /// How long an answer takes, in the mean of the latest; zero before the first.
-    answers_take: Duration,
+    hold: Hold,
 }
 
 #[derive(Debug)]
@@ -264,7 +256,7 @@ impl PartitionQueue {
             random: Random::new(seed),
             leader_epoch: -1,
             is_deposed: false,
-            answers_take: Duration::ZERO,
+            hold: Hold::default(),
         }
     }
 
@@ -458,8 +450,8 @@ impl PartitionQueue {
         let (cause, retry) = match attempt {
             Attempt::Appended { offset } => {
                 self.is_deposed = false;
-                let took = now.saturating_duration_since(batch.sent_at);
-                self.answers_take = (self.answers_take * (ANSWERS - 1) + took) / ANSWERS;
+                self.hold
+                    .answered(now.saturating_duration_since(batch.sent_at));
                 self.acknowledge(index, offset);
                 return effects;
             }
@@ -743,17 +735,9 @@ impl PartitionQueue {
         batch.last = Some(cause);
     }
 
-    /// How long an open batch waits for more records. Behind another one a short wait costs little, and every batch that is not
-    /// sent by itself spares each node its price; with nothing on its way a batch goes at once, so who sends one record at a time
-    /// waits for nothing.
+    /// How long an open batch waits for more records.
     fn open_wait(&self) -> Duration {
-        if self.in_flight == 0 {
-            return self.config.linger;
-        }
-        if self.answers_take > HOLD_BELOW {
-            return self.config.linger;
-        }
-        self.config.linger.max(HOLD)
+        self.config.linger.max(self.hold.wait(self.in_flight))
     }
 
     /// Whether nothing can be sent before something else has come back.
@@ -817,20 +801,14 @@ impl PartitionQueue {
     }
 }
 
-/// The batch with another stamp. It was made here, so it can be read.
-fn restamp(bytes: Bytes, stamp: Option<ProducerStamp>) -> Bytes {
-    match Batch::decode(&bytes) {
-        Ok(batch) => restamp_producer(&batch, stamp),
-        Err(_) => bytes,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use tokio::sync::Semaphore;
 
     use super::super::delivery::Delivery;
+    use super::super::hold::{HOLD, HOLD_BELOW};
     use super::*;
+    use crate::record::Batch;
     use crate::types::{PartitionIndex, TopicName};
 
     const LINGER: Duration = Duration::from_millis(5);

@@ -1,8 +1,8 @@
-//! Cutting a batch that is too large for its topic in two.
+//! Changing batches that were sealed: one that is too large for its topic becomes two, and one gets another stamp.
 
 use bytes::Bytes;
 
-use crate::record::{Batch, BatchBuilder, ProducerStamp, records};
+use crate::record::{Batch, BatchBuilder, ProducerStamp, records, restamp_producer};
 
 /// The two batches that take the place of one.
 #[derive(Debug)]
@@ -50,6 +50,14 @@ pub(super) fn halves(batch: &Bytes) -> Option<Halves> {
 /// Kafka's sequence numbers run from 0 to `i32::MAX` and then start at 0 again.
 pub(super) fn add_sequence(sequence: i32, records: i32) -> i32 {
     ((i64::from(sequence) + i64::from(records)) % (i64::from(i32::MAX) + 1)) as i32
+}
+
+/// The batch with another stamp. It was made here, so it can be read.
+pub(super) fn restamp(bytes: Bytes, stamp: Option<ProducerStamp>) -> Bytes {
+    match Batch::decode(&bytes) {
+        Ok(batch) => restamp_producer(&batch, stamp),
+        Err(_) => bytes,
+    }
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@
 mod accumulator;
 mod delivery;
 mod halves;
+mod hold;
 mod partitioner;
 mod sender;
 
