@@ -29,7 +29,6 @@ use quinn_proto::RttEstimator;
 use self::others::{Calm, Trial};
 use super::competing::Competing;
 use super::config::KeelConfig;
-use super::fullness::Fullness;
 use super::min_rtt::MinRtt;
 use super::rate::DeliveryRate;
 use super::rounds::{Round, Rounds};
@@ -123,7 +122,6 @@ pub struct Keel {
     window: u64,
     phase: Phase,
     rounds: Rounds,
-    fullness: Fullness,
     min_rtt: MinRtt,
     rate: DeliveryRate,
     /// What the path loses whatever is sent, 0 to 1; learnt in rounds without a queue.
@@ -186,7 +184,6 @@ impl Keel {
                 flat_rounds: 0,
             },
             rounds: Rounds::new(now),
-            fullness: Fullness::default(),
             min_rtt: MinRtt::new(now),
             rate: DeliveryRate::default(),
             base_loss: None,
@@ -537,16 +534,11 @@ impl Keel {
             if self.hold_epochs > 0 || excess.is_some() {
                 return;
             }
-            // Bursts fill the window for a moment and leave no queue behind, however large it is. Then those packets tell that
-            // were sent while it was full: where they have met a queue, the next burst is what it has no room for.
+            // An application that sends in bursts fills the window for a moment and leaves no queue behind, however large the
+            // window is: its next burst is what a queue has no room for.
             if (round.mean_in_flight as f64) < FILLED_PART * self.window as f64 {
-                let empty = min_rtt.as_secs_f64().max(self.unresponsive);
-                let full = round.full_min_rtt.unwrap_or(Duration::MAX).as_secs_f64();
-                step = (target - queue.max(full - empty)) / rtt;
-                if step <= 0.0 {
-                    self.speed = 1.0;
-                    return;
-                }
+                self.speed = 1.0;
+                return;
             }
             // A window that grows without the rate following is a queue in the making, whatever the round trip says.
             self.speed = if queue < target / 2.0 && followed {
@@ -636,11 +628,6 @@ impl Keel {
 }
 
 impl Controller for Keel {
-    fn on_sent(&mut self, now: Instant, bytes: u64, _last_packet_number: u64) {
-        let window = self.window();
-        self.fullness.on_sent(now, bytes, window);
-    }
-
     fn on_ack(
         &mut self,
         now: Instant,
@@ -663,10 +650,7 @@ impl Controller for Keel {
         _app_limited: bool,
         _largest_packet_num_acked: Option<u64>,
     ) {
-        let ended = self.rounds.on_end_acks(now, in_flight, &self.fullness);
-        let window = self.window();
-        self.fullness.on_end_acks(now, in_flight, window);
-        let Some((rtt, round)) = ended else {
+        let Some((rtt, round)) = self.rounds.on_end_acks(now, in_flight) else {
             return;
         };
         self.min_rtt.sample(now, rtt);
@@ -817,66 +801,23 @@ mod tests {
         assert!(keel.window() <= before);
     }
 
-    /// A burst as large as the window, paced as quinn does, over a link of so many bytes a second; then the application waits as
-    /// long as it took. Returns when the next burst comes.
-    fn burst(keel: &mut Keel, now: Instant, link: u64) -> Instant {
-        let packets = keel.window() / MTU;
-        let apart = RTT.mul_f64(0.8) / packets as u32;
-        let takes = Duration::from_nanos(MTU * 1_000_000_000 / link);
-        let mut events = Vec::new();
-        let mut free = now;
-        for number in 0..packets {
-            let sent = now + apart * number as u32;
-            free = free.max(sent) + takes;
-            events.push((sent, None));
-            events.push((free + RTT, Some(sent)));
-        }
-        events.sort();
-        let mut left = 0;
-        for &(at, acked) in &events {
-            if let Some(sent) = acked {
-                left -= MTU;
-                keel.acknowledged(at, sent, MTU, false, RTT);
-                keel.on_end_acks(at, left, false, None);
-            } else {
-                left += MTU;
-                keel.on_sent(at, MTU, 0);
-            }
-        }
-        events.last().map_or(now, |&(last, _)| last + RTT)
-    }
-
     #[test]
-    fn bursts_enlarge_the_window_as_long_as_their_last_packets_meet_no_queue() {
+    fn bursts_that_leave_no_queue_behind_do_not_enlarge_the_window() {
         let (mut keel, mut now) = steady();
         let window = keel.window();
-        // The path holds six such windows.
-        let pipe = 6 * window;
-        let link = pipe * 1000 / RTT.as_millis() as u64;
-        for _ in 0..100 {
-            now = burst(&mut keel, now, link);
-        }
-        let grown = keel.window();
-        assert!(grown > 2 * window, "{window} then {grown}");
-        assert!(grown < pipe * 5 / 4, "{grown} where {pipe} fill the path");
-    }
-
-    #[test]
-    fn bursts_whose_last_packets_meet_a_queue_do_not_enlarge_the_window() {
-        let (mut keel, mut now) = steady();
-        let window = keel.window();
-        // It holds two thirds of one.
-        let link = window * 2 / 3 * 1000 / RTT.as_millis() as u64;
         for _ in 0..20 {
-            now = burst(&mut keel, now, link);
+            let packets = keel.window() / MTU;
+            for number in 0..packets {
+                keel.acknowledged(now + RTT, now, MTU, false, RTT);
+                keel.on_end_acks(now + RTT, (packets - number - 1) * MTU, false, None);
+            }
+            now += RTT * 2;
         }
-        // A round that begins with a burst sees it as a full window once.
-        let after = keel.window();
-        assert!(after < window * 5 / 4, "{window} then {after}");
+        assert!(keel.window() <= window, "{window} then {}", keel.window());
         for _ in 0..8 {
             now = round(&mut keel, now, RTT, 0, false);
         }
-        assert!(keel.window() > after, "{after} then {}", keel.window());
+        assert!(keel.window() > window, "{window} then {}", keel.window());
     }
 
     #[test]

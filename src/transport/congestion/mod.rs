@@ -3,7 +3,6 @@
 mod choice;
 mod competing;
 mod config;
-mod fullness;
 mod keel;
 mod min_rtt;
 mod rate;

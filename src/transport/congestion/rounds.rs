@@ -5,8 +5,6 @@
 
 use std::time::{Duration, Instant};
 
-use super::fullness::Fullness;
-
 /// One finished round.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Round {
@@ -21,8 +19,6 @@ pub(super) struct Round {
     pub(super) peak_in_flight: u64,
     /// What was in flight when an acknowledgement came, in the mean of them, in bytes.
     pub(super) mean_in_flight: u64,
-    /// The shortest round trip of what was sent while the window was full; `None` if it never was.
-    pub(super) full_min_rtt: Option<Duration>,
     /// The share of acknowledgements that brought a mark (ECN), 0 to 1.
     pub(super) marked: f64,
 }
@@ -59,7 +55,6 @@ pub(super) struct Rounds {
     samples: u32,
     peak_in_flight: u64,
     in_flight_sum: u64,
-    full_min_rtt: Option<Duration>,
     marks: u32,
     /// Of the batch of acknowledgements that is being processed: its bytes and its newest packet.
     batch_acked: u64,
@@ -77,7 +72,6 @@ impl Rounds {
             samples: 0,
             peak_in_flight: 0,
             in_flight_sum: 0,
-            full_min_rtt: None,
             marks: 0,
             batch_acked: 0,
             batch_newest_sent: None,
@@ -103,7 +97,6 @@ impl Rounds {
         &mut self,
         now: Instant,
         in_flight: u64,
-        fullness: &Fullness,
     ) -> Option<(Duration, Option<Round>)> {
         let newest = self.batch_newest_sent.take()?;
         let acked = std::mem::take(&mut self.batch_acked);
@@ -111,10 +104,7 @@ impl Rounds {
         self.acked += acked;
         self.peak_in_flight = self.peak_in_flight.max(in_flight + acked);
         self.in_flight_sum += in_flight + acked;
-        self.min_rtt = shorter(self.min_rtt, rtt);
-        if fullness.was_full(newest) {
-            self.full_min_rtt = shorter(self.full_min_rtt, rtt);
-        }
+        self.min_rtt = Some(self.min_rtt.map_or(rtt, |min| min.min(rtt)));
         self.rtt_sum += rtt;
         self.samples += 1;
         if newest < self.started {
@@ -128,16 +118,11 @@ impl Rounds {
             mean_rtt: self.rtt_sum / self.samples,
             peak_in_flight: self.peak_in_flight,
             mean_in_flight: self.in_flight_sum / u64::from(self.samples),
-            full_min_rtt: self.full_min_rtt,
             marked: f64::from(self.marks.min(self.samples)) / f64::from(self.samples),
         };
         *self = Rounds::new(now);
         Some((rtt, Some(round)))
     }
-}
-
-fn shorter(of: Option<Duration>, rtt: Duration) -> Option<Duration> {
-    Some(of.map_or(rtt, |min| min.min(rtt)))
 }
 
 #[cfg(test)]
@@ -151,18 +136,15 @@ mod tests {
     #[test]
     fn a_round_ends_with_the_first_packet_sent_after_its_start() {
         let start = Instant::now();
-        let mut full = Fullness::default();
-        full.on_sent(start, 900, 2000);
-        full.on_sent(start + ms(4), 1000, 2000);
         let mut rounds = Rounds::new(start + ms(5));
         rounds.on_ack(start, 1000);
         rounds.on_ack(start + ms(1), 1000);
-        let (rtt, round) = rounds.on_end_acks(start + ms(21), 500, &full).unwrap();
+        let (rtt, round) = rounds.on_end_acks(start + ms(21), 500).unwrap();
         assert_eq!((rtt, round), (ms(20), None));
         rounds.on_loss(1000);
         rounds.on_mark();
         rounds.on_ack(start + ms(5), 1000);
-        let (rtt, round) = rounds.on_end_acks(start + ms(35), 0, &full).unwrap();
+        let (rtt, round) = rounds.on_end_acks(start + ms(35), 0).unwrap();
         let round = round.unwrap();
         assert_eq!(rtt, ms(30));
         assert_eq!((round.acked, round.lost), (3000, 1000));
@@ -171,21 +153,19 @@ mod tests {
             (Some(ms(20)), ms(25), ms(30))
         );
         assert_eq!((round.peak_in_flight, round.mean_in_flight), (2500, 1750));
-        assert_eq!(round.full_min_rtt, Some(ms(30)));
         assert_eq!(round.loss(), 0.25);
         assert_eq!(round.delivery_rate(), 100_000.0);
         assert_eq!(round.marked, 0.5);
         assert_eq!(round.send_rate(), 4000.0 / 0.03);
         // The next one starts empty.
         rounds.on_ack(start + ms(35), 10);
-        let (_, round) = rounds.on_end_acks(start + ms(50), 0, &full).unwrap();
+        let (_, round) = rounds.on_end_acks(start + ms(50), 0).unwrap();
         assert_eq!(round.map(|r| (r.acked, r.lost)), Some((10, 0)));
     }
 
     #[test]
     fn a_batch_that_acknowledges_nothing_ends_nothing() {
         let start = Instant::now();
-        let ended = Rounds::new(start).on_end_acks(start + ms(9), 0, &Fullness::default());
-        assert_eq!(ended, None);
+        assert_eq!(Rounds::new(start).on_end_acks(start + ms(9), 0), None);
     }
 }
