@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! control stream: messages, each                  | length u32 | kind u8 | fields … |      length counts kind and fields
-//! ack stream:     messages, each                  | length u32 | ack | ack | … |            32 bytes an ack
+//! ack stream:     acks, one after another         | ack | ack | … |                         32 bytes each, read in any order
 //! ack:                                            | session u64 | leader epoch u32 | durable position | received u64 |
 //! lane:  one header | lane u16 |, then messages   | kind u8 | session u64 | leader epoch u32 | high watermark u64 | length u32 | body |
 //! datagram:                                       | kind u8 = 1 | sequence u64 |
@@ -25,7 +25,7 @@ pub const PROTOCOL_VERSION: u16 = 1;
 /// asked for older ones by a refusal of the session with [`SessionRefusal::NeedOlderEpochs`].
 pub const MAX_HELLO_EPOCHS: usize = 64;
 
-/// The most bytes of one control or ack message. A hello that was asked for the whole epoch history carries 12 bytes an
+/// The most bytes of one control message. A hello that was asked for the whole epoch history carries 12 bytes an
 /// epoch, so this allows some 80,000 epochs; a longer claim closes the connection.
 pub const MAX_CONTROL_MESSAGE_BYTES: usize = 1 << 20;
 
