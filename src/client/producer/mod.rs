@@ -95,7 +95,7 @@ pub struct ProducerConfig {
     /// another batch of its partition, for 1 ms, and not where answers take longer than 16 ms.
     pub linger: Duration,
     /// `batch.size`: a batch is closed at this size, in bytes before compression. Default 256 KiB and not Kafka's 16 KiB:
-    /// five batches are in flight for a partition, and that much is needed to fill a long link with them. It costs nothing
+    /// sixteen batches are in flight for a partition, and that much is needed to fill a long link with them. It costs nothing
     /// where records are few, as a batch's memory grows with its records. A larger record gets a batch of its own.
     pub batch_bytes: usize,
     /// Default none.
