@@ -41,12 +41,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use futures_util::future::Shared;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::Instant;
 
 use super::MAX_IN_FLIGHT_BATCHES;
-use super::delivery::{DeliveryCause, DeliveryError};
+use super::delivery::{BatchDone, BatchOutcome, BatchResult, DeliveryCause, DeliveryError};
 use super::halves::{add_sequence, halves, restamp};
 use super::hold::Hold;
 use crate::client::backoff::{Backoff, Random};
@@ -58,25 +57,6 @@ use crate::types::{ErrorCode, ProducerId};
 /// A batch's number within its partition's queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct BatchId(u64);
-
-/// What became of a batch, or why it failed.
-pub(super) type BatchResult = Result<BatchOutcome, Arc<DeliveryError>>;
-pub(super) type BatchDone = Shared<oneshot::Receiver<BatchResult>>;
-
-/// How a batch came to an end without having failed.
-#[derive(Clone, Debug)]
-pub(super) enum BatchOutcome {
-    /// The first record's offset. `None` where it is not known: `acks=0`, or a duplicate that the leader no longer remembers
-    /// the offset of.
-    Stored(Option<i64>),
-    /// It was too large for the topic, and its records went on in two batches: the first `first_count` of them in one, the
-    /// others in the other.
-    Split {
-        first_count: i32,
-        first: BatchDone,
-        second: BatchDone,
-    },
-}
 
 /// What governs a queue.
 #[derive(Clone, Copy, Debug)]

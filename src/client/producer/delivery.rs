@@ -6,12 +6,32 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use futures_util::future::Shared;
 use thiserror::Error;
+use tokio::sync::oneshot;
 
-use super::accumulator::{BatchDone, BatchOutcome};
 use crate::client::error::ClientError;
 use crate::client::metadata::PartitionName;
 use crate::types::{ErrorCode, Offset, PartitionIndex, TopicName};
+
+/// What became of a batch, or why it failed.
+pub(super) type BatchResult = Result<BatchOutcome, Arc<DeliveryError>>;
+pub(super) type BatchDone = Shared<oneshot::Receiver<BatchResult>>;
+
+/// How a batch came to an end without having failed.
+#[derive(Clone, Debug)]
+pub(super) enum BatchOutcome {
+    /// The first record's offset. `None` where it is not known: `acks=0`, or a duplicate that the leader no longer remembers
+    /// the offset of.
+    Stored(Option<i64>),
+    /// It was too large for the topic, and its records went on in two batches: the first `first_count` of them in one, the
+    /// others in the other.
+    Split {
+        first_count: i32,
+        first: BatchDone,
+        second: BatchDone,
+    },
+}
 
 /// A record that the cluster acknowledged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -25,7 +25,8 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use self::accumulator::{BatchOutcome, PartitionQueue, QueueConfig};
+use self::accumulator::{PartitionQueue, QueueConfig};
+use self::delivery::BatchOutcome;
 pub use self::delivery::{Delivered, Delivery, DeliveryCause, DeliveryError};
 use self::partitioner::Partitioner;
 pub use self::partitioner::Partitioning;
