@@ -92,8 +92,8 @@ impl FromStr for Acks {
 pub struct ProducerConfig {
     /// Default [`Acks::All`].
     pub acks: Acks,
-    /// `linger.ms`: how long an open batch waits for more records, whatever else is on its way. Default 0: it waits only behind
-    /// another batch of its partition, for 1 ms, and not where answers take longer than 16 ms.
+    /// `linger.ms`: how long an open batch waits for more records, whatever else is on its way. Default 5 ms. With 0 it waits only
+    /// behind another batch of its partition, for 1 ms, and not where answers take longer than 16 ms.
     pub linger: Duration,
     /// `batch.size`: a batch is closed at this size, in bytes before compression. Default 256 KiB and not Kafka's 16 KiB:
     /// sixteen batches are in flight for a partition, and that much is needed to fill a long link with them. It costs nothing
@@ -130,7 +130,7 @@ impl Default for ProducerConfig {
     fn default() -> Self {
         ProducerConfig {
             acks: Acks::All,
-            linger: Duration::ZERO,
+            linger: Duration::from_millis(5),
             batch_bytes: 256 << 10,
             compression: Compression::None,
             idempotence: None,
