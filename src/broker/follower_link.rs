@@ -15,7 +15,8 @@ use super::leader_connection::{control_reader, read_control, write_control};
 use super::links::LinkDirection;
 use super::shared::Shared;
 use crate::transport::{
-    CloseReason, Ear, LOOK_EVERY, LaneOptions, LaneReader, LaneWriter, LogLimit, RecordReader,
+    CloseReason, Ear, LOOK_EVERY, LaneOptions, LaneReader, LaneWriter, LogLimit, RECORD_BYTES,
+    RecordReader,
 };
 use crate::types::{Appointment, ClusterId, NodeId, SessionId, TopicPartition};
 use crate::wire::{Ack, ControlMessage, Hello, LaneHeader, PROTOCOL_VERSION, Welcome};
@@ -31,6 +32,9 @@ const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 /// A connection on which nothing was heard for so long is closed if the follower has a newer one: it belongs to a process that
 /// is gone, or its end was lost on the way. Else what it holds would stay until QUIC's idle timeout.
 const REPLACED_PATIENCE: Duration = Duration::from_secs(2);
+// A follower's acks are the records of its ack stream.
+const _: () = assert!(Ack::BYTES == RECORD_BYTES);
+
 /// The most sessions of one connection: one of each partition that a cluster can have.
 const MAX_SESSIONS: usize = crate::metadata::MAX_PARTITIONS;
 

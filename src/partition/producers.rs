@@ -67,9 +67,8 @@ pub(super) fn remember_producer(producers: &mut ProducerStates, frame: &Frame) {
 
 /// Snapshots `producers`, the state up to `at`, where a segment begins there and it is worth its bytes.
 pub(super) fn snapshot_roll(log: &mut Log, producers: &ProducerStates, at: LogPosition) {
-    let snapshot = producers.snapshot();
-    if log.is_snapshot_due(snapshot.encoded_len()) {
-        log.keep_snapshot(at, snapshot.encode());
+    if log.is_snapshot_due(producers.snapshot_bytes()) {
+        log.keep_snapshot(at, producers.snapshot().encode());
     }
 }
 

@@ -298,6 +298,12 @@ impl ProducerStates {
         }
     }
 
+    /// About how many bytes [`ProducerStates::snapshot`] encodes to, without making it.
+    pub fn snapshot_bytes(&self) -> usize {
+        let batches = self.producers.values().map(|state| state.batches.len());
+        ProducerSnapshot::encoded_len_of(self.producers.len(), batches.sum(), 0)
+    }
+
     /// What is known of each producer, in order of their ids.
     pub fn describe(&self) -> Vec<ProducerDescription> {
         let describe = |(&producer, state): (&ProducerId, &ProducerState)| ProducerDescription {

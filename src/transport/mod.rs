@@ -75,7 +75,7 @@ pub use path_sample::{PathSample, sample_path};
 pub use path_watch::{Ear, PathSigns, round_trip};
 pub use private_file::{FileError, shell_word};
 pub use protocol::{Alpn, CloseReason};
-pub use records::{RecordReadError, RecordReader};
+pub use records::{RECORD_BYTES, RecordReadError, RecordReader};
 pub use rpc::{
     CallError, CallHandler, CallPool, MAX_BACKOFF, MAX_CALL_BYTES, MAX_CALL_BYTES_HELD,
     MAX_POOLED_PEERS, MIN_BACKOFF, PeerCalls, serve_calls,

@@ -15,14 +15,14 @@ use super::lanes::{LaneReadError, read_error};
 /// How much one read may bring.
 const READ_BYTES: usize = 64 * 1024;
 
-/// The size of a record, in bytes.
-const RECORD_BYTES: usize = 32;
+/// The size of a record, in bytes. What writes the stream has to agree.
+pub const RECORD_BYTES: usize = 32;
 
 /// Records of which a part has come. A packet's edge makes one at most, so this many wait only where that many packets are lost at
 /// once, or where a peer leaves holes on purpose.
 const MAX_PARTS: usize = 16_384;
 
-/// Reads a stream of records of 32 bytes, as they come: a later one may overtake an earlier one.
+/// Reads a stream of records of [`RECORD_BYTES`], as they come: a later one may overtake an earlier one.
 #[derive(Debug)]
 pub struct RecordReader {
     stream: RecvStream,

@@ -28,10 +28,11 @@ pub const MAX_SNAPSHOT_BATCHES: usize = 16;
 /// The most transactions that are remembered because their ends were not known to be committed.
 pub const MAX_SNAPSHOT_ENDED: usize = 4_096;
 /// The most bytes of an encoded snapshot: 3.7 MB.
-pub const MAX_SNAPSHOT_BYTES: usize = HEADER_BYTES
-    + MAX_SNAPSHOT_PRODUCERS * (PRODUCER_BYTES + STATE_BYTES + MAX_SNAPSHOT_BATCHES * BATCH_BYTES)
-    + 4
-    + MAX_SNAPSHOT_ENDED * ENDED_BYTES;
+pub const MAX_SNAPSHOT_BYTES: usize = ProducerSnapshot::encoded_len_of(
+    MAX_SNAPSHOT_PRODUCERS,
+    MAX_SNAPSHOT_PRODUCERS * MAX_SNAPSHOT_BATCHES,
+    MAX_SNAPSHOT_ENDED,
+);
 
 const HEADER_BYTES: usize = 5;
 const PRODUCER_BYTES: usize = 11;
@@ -172,14 +173,18 @@ impl ProducerSnapshot {
         }
     }
 
-    /// Of [`ProducerSnapshot::encode`], in bytes.
-    pub fn encoded_len(&self) -> usize {
-        let batches: usize = self.producers.iter().map(|entry| entry.batches.len()).sum();
+    fn encoded_len(&self) -> usize {
+        let batches = self.producers.iter().map(|entry| entry.batches.len());
+        Self::encoded_len_of(self.producers.len(), batches.sum(), self.ended.len())
+    }
+
+    /// The most bytes that a snapshot encodes to of so many producers, batches of theirs, and ended transactions.
+    pub const fn encoded_len_of(producers: usize, batches: usize, ended: usize) -> usize {
         HEADER_BYTES
-            + self.producers.len() * (PRODUCER_BYTES + STATE_BYTES)
+            + producers * (PRODUCER_BYTES + STATE_BYTES)
             + batches * BATCH_BYTES
             + 4
-            + self.ended.len() * ENDED_BYTES
+            + ended * ENDED_BYTES
     }
 
     pub fn decode(bytes: Bytes) -> Result<ProducerSnapshot, WireError> {

@@ -55,10 +55,15 @@ pub(super) async fn run(
     };
     teller.says("connecting", 0.0);
     let connecting = async {
-        let client = connect(settings, cell, target, ran.figures.seed).await?;
+        // One emulated network carries all of them.
+        let sockets = match cell.conditions.spec(settings.workload, ran.figures.seed)? {
+            Some(spec) => Sockets::impaired(ImpairedLinks::new(None, spec)),
+            None => target.sockets.clone(),
+        };
+        let client = connect(target, &sockets).await?;
         let mut others = Vec::new();
         for _ in 1..settings.producers {
-            others.push(connect(settings, cell, target, ran.figures.seed).await?);
+            others.push(connect(target, &sockets).await?);
         }
         Ok::<_, BenchError>((client, others))
     };
@@ -98,17 +103,8 @@ pub(super) async fn run(
     Ok(ran)
 }
 
-async fn connect(
-    settings: &Settings,
-    cell: &Cell,
-    target: &Target,
-    seed: u64,
-) -> Result<Client, BenchError> {
-    let sockets = match cell.conditions.spec(settings.workload, seed)? {
-        Some(spec) => Sockets::impaired(ImpairedLinks::new(None, spec)),
-        None => target.sockets.clone(),
-    };
-    let dialer = IdentityDialer::on(sockets, target.identity.clone());
+async fn connect(target: &Target, sockets: &Sockets) -> Result<Client, BenchError> {
+    let dialer = IdentityDialer::on(sockets.clone(), target.identity.clone());
     Client::connect(target.config.clone(), Arc::new(dialer))
         .await
         .map_err(BenchError::client("connect to the cluster"))

@@ -458,10 +458,10 @@ mod tests {
         }
     }
 
-    /// One record a batch, sent at once.
     /// Longer than anything here takes.
     const LONG: Duration = Duration::from_secs(60);
 
+    /// One record a batch, sent at once.
     fn single() -> ProducerConfig {
         ProducerConfig {
             batch_bytes: 1,

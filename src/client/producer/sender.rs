@@ -610,8 +610,8 @@ async fn sleep_until(due: Option<Instant>) {
     }
 }
 
-/// The same lane for a partition each time: FNV-1a over its name.
-/// Neighbouring partitions of a topic take neighbouring lanes. On one lane answers come in the order of the requests, so a
+/// The same lane for a partition each time: FNV-1a over its topic's name, and on from there, so that neighbouring partitions take
+/// neighbouring lanes. On one lane answers come in the order of the requests, so a
 /// partition that waits for its followers holds up those that share its lane.
 fn lane_of(name: &PartitionName, lanes: usize) -> usize {
     let topic = name.topic.as_str().bytes();
