@@ -419,11 +419,11 @@ fn what_is_known_of_producers_comes_back_from_a_snapshot_and_the_rest_of_the_log
     let mut pair = Pair::new();
     pair.tell();
     let mut sequences = [0; 4];
-    for turn in 0..240 {
+    for turn in 0..60 {
         let producer = turn % 4;
         let ticket = pair.append(
             0,
-            batch(producer as i64, sequences[producer], 80),
+            batch(producer as i64, sequences[producer], 320),
             Acks::All,
         );
         assert!(matches!(pair.answer(0, ticket), Some(Ok(_))));
@@ -449,7 +449,7 @@ fn what_is_known_of_producers_comes_back_from_a_snapshot_and_the_rest_of_the_log
     };
     let (killed, end, segments) = snapshot(&mut pair, 0);
     assert!(killed.unwrap() < end && segments > 3);
-    assert!(end.offset.records_since(killed.unwrap().offset) < 120);
+    assert!(end.offset.records_since(killed.unwrap().offset) < 50);
     let (stopped, end, _) = snapshot(&mut pair, 1);
     assert_eq!(stopped, Some(end));
 }
