@@ -27,9 +27,12 @@ const MAX_DATAGRAM: usize = 65_535;
 const BUFFER_BYTES: usize = 4 << 20;
 /// A new flow that was silent for this long is looked up once more: its process may not have been known here at first.
 const SILENCE: Duration = Duration::from_secs(1);
-/// Any flow that was silent for this long may have come to be somebody else's: its port is looked up again. A look costs
-/// milliseconds, because the kernel's list has all sockets of all flows.
+/// Any flow that was silent for this long may have come to be somebody else's: its port is looked up again.
 const LONG_SILENCE: Duration = Duration::from_secs(30);
+/// A look costs milliseconds, because the kernel's list has all sockets of all flows; the next one may begin after so many times
+/// what it took. Datagrams that queue up behind looks would be seconds late, their senders would dial again, and each dial is a
+/// flow to look up.
+const LOOKS_APART: u32 = 4;
 /// A flow that was silent for this long is forgotten. A node that was away finds its stateless reset's way back until then.
 const FORGET: Duration = Duration::from_secs(120);
 
@@ -103,6 +106,8 @@ impl Network {
             .unwrap();
         let carry = async move {
             let mut relays = JoinSet::new();
+            // They share a thread, so they share what looks may cost.
+            let next_look = Arc::new(Mutex::new(Instant::now()));
             for (node, outside, inside) in nodes {
                 let relay = Relay {
                     party: Party::Node(node),
@@ -111,6 +116,7 @@ impl Network {
                     faults: relayed_faults.clone(),
                     pids: relayed_pids.clone(),
                     flows: HashMap::new(),
+                    next_look: next_look.clone(),
                 };
                 relays.spawn(relay.run());
             }
@@ -168,6 +174,8 @@ struct Flow {
     inode: Option<u64>,
     /// Whether its holder was looked up twice: the first time may have been before its process was known here.
     is_sure: bool,
+    /// Whether there was no time to look it up when it was due.
+    is_owed: bool,
     inside: Arc<UdpSocket>,
     last: Instant,
     answers: AbortHandle,
@@ -180,6 +188,8 @@ struct Relay {
     faults: Arc<Faults>,
     pids: Pids,
     flows: HashMap<SocketAddr, Flow>,
+    /// When the next look may begin. Until then whoever is new is a client, and is looked up with a later datagram.
+    next_look: Arc<Mutex<Instant>>,
 }
 
 impl Relay {
@@ -195,10 +205,11 @@ impl Relay {
             let known = self.flows.get(&from);
             let is_due = |flow: &Flow| {
                 let after = if flow.is_sure { LONG_SILENCE } else { SILENCE };
-                now - flow.last >= after
+                flow.is_owed || now - flow.last >= after
             };
             if known.is_none_or(is_due) {
-                self.meet(from, now, &mut answers).await;
+                let may_look = now >= *lock(&self.next_look);
+                self.meet(from, now, may_look, &mut answers).await;
             }
             let Some(flow) = self.flows.get_mut(&from) else {
                 continue;
@@ -212,34 +223,71 @@ impl Relay {
     }
 
     /// Somebody sends who was silent until now.
-    async fn meet(&mut self, from: SocketAddr, now: Instant, answers: &mut JoinSet<()>) {
-        let sockets = bound_sockets();
-        let inode = sockets.get(&from.port()).copied();
-        // Whoever holds a socket goes on holding it, and to find out who that is takes a look at all their files.
-        let known = self.flows.get(&from);
-        let is_same = inode.is_some() && known.is_some_and(|flow| flow.inode == inode);
-        if is_same && known.is_some_and(|flow| flow.is_sure) {
+    async fn meet(
+        &mut self,
+        from: SocketAddr,
+        now: Instant,
+        may_look: bool,
+        answers: &mut JoinSet<()>,
+    ) {
+        if !may_look {
+            match self.flows.get_mut(&from) {
+                Some(flow) => flow.is_owed = true,
+                None => self.open(from, now, None, Party::Clients, answers).await,
+            }
             return;
         }
-        let party = inode.map_or(Party::Clients, |inode| owner(inode, &self.pids));
-        // Every dial and every move is a flow of its own. What their sockets leave behind makes the kernel's list longer, and each
-        // look at it dearer.
-        self.flows.retain(|from, flow| {
-            let is_gone = flow.inode.is_some() && flow.inode != sockets.get(&from.port()).copied();
-            let keep = !is_gone && now - flow.last < FORGET;
+        let (inode, party) = self.look(from, now);
+        if let Some(flow) = self.flows.get_mut(&from) {
+            if flow.party == party {
+                flow.is_sure = inode.is_some() && flow.inode == inode;
+                flow.is_owed = false;
+                flow.inode = inode;
+                return;
+            }
+            flow.answers.abort();
+        }
+        self.open(from, now, inode, party, answers).await;
+        if let Some(flow) = self.flows.get_mut(&from) {
+            flow.is_owed = false;
+        }
+    }
+
+    /// The socket that sends from there and who holds it. Whoever is found to be gone is forgotten: every dial and every move
+    /// is a flow of its own, and what their sockets leave behind makes the kernel's list longer, and each look at it dearer.
+    fn look(&mut self, from: SocketAddr, now: Instant) -> (Option<u64>, Party) {
+        let sockets = bound_sockets();
+        let inode = sockets.get(&from.port()).copied();
+        self.flows.retain(|at, flow| {
+            let socket = sockets.get(&at.port());
+            let is_gone = socket.is_none() || flow.inode.is_some() && flow.inode.as_ref() != socket;
+            // Its last datagrams are to come through too: a close is one.
+            let keep = *at == from || !is_gone && now - flow.last < FORGET;
             if !keep {
                 flow.answers.abort();
             }
             keep
         });
-        if let Some(flow) = self.flows.get_mut(&from) {
-            if flow.party == party {
-                flow.inode = inode;
-                flow.is_sure = is_same;
-                return;
-            }
-            flow.answers.abort();
-        }
+        // Whoever holds a socket goes on holding it, and to find out who that is takes a look at all their files.
+        let known = self.flows.get(&from);
+        let held = known.filter(|flow| flow.is_sure && inode.is_some() && flow.inode == inode);
+        let party = match (held, inode) {
+            (Some(flow), _) => flow.party,
+            (None, Some(inode)) => owner(inode, &self.pids),
+            (None, None) => known.map_or(Party::Clients, |flow| flow.party),
+        };
+        *lock(&self.next_look) = Instant::now() + now.elapsed() * LOOKS_APART;
+        (inode, party)
+    }
+
+    async fn open(
+        &mut self,
+        from: SocketAddr,
+        now: Instant,
+        inode: Option<u64>,
+        party: Party,
+        answers: &mut JoinSet<()>,
+    ) {
         let inside = Arc::new(roomy(UdpSocket::bind(("127.0.0.1", 0)).await.unwrap()));
         inside.connect(self.inside).await.unwrap();
         let answering = answers.spawn(answer(
@@ -253,6 +301,7 @@ impl Relay {
             party,
             inode,
             is_sure: false,
+            is_owed: true,
             inside,
             last: now,
             answers: answering,
