@@ -10,6 +10,7 @@ use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use kafka_protocol::messages::join_group_request::JoinGroupRequestProtocol;
 use kafka_protocol::messages::offset_commit_request::{
@@ -26,7 +27,7 @@ use kafka_protocol::protocol::StrBytes;
 use quorate::types::NodeId;
 use support::cluster::Cluster;
 use support::kafka::{Kafka, name};
-use support::until;
+use support::{PATIENCE, until};
 
 const FIND_VERSION: i16 = 4;
 const OFFSETS_VERSION: i16 = 9;
@@ -189,14 +190,18 @@ async fn a_storm_of_members_that_join_and_are_gone_costs_other_groups_nothing() 
         .map(|_| {
             tokio::spawn(async move {
                 let mut refused = 0;
-                for _ in 0..JOINS {
+                for number in 1..=JOINS {
                     let mut kafka = Kafka::connect(address).await;
                     let request = join("stormy", 8000);
                     let joining = kafka.try_call(&request, 2);
-                    let patience = std::time::Duration::from_millis(10);
+                    // The last one waits for what it is told, however busy the machine is.
+                    let patience = match number {
+                        JOINS => PATIENCE,
+                        _ => Duration::from_millis(10),
+                    };
                     if let Ok(Ok(answer)) = tokio::time::timeout(patience, joining).await {
-                        // GROUP_MAX_SIZE_REACHED, or a rebalance that ended just then.
-                        assert!(matches!(answer.error_code, 81 | 0), "{answer:?}");
+                        // GROUP_MAX_SIZE_REACHED, a rebalance that ended just then, or the group went to another node.
+                        assert!(matches!(answer.error_code, 81 | 0 | 14..=16), "{answer:?}");
                         refused += usize::from(answer.error_code == 81);
                     }
                 }
@@ -205,14 +210,24 @@ async fn a_storm_of_members_that_join_and_are_gone_costs_other_groups_nothing() 
         })
         .collect();
     let before = cluster.resident_bytes(node);
-    let mut kafka = Kafka::connect(address).await;
+    let mut kafka;
     let mut offset = 0;
     while offset < 50 || !crowd.iter().all(tokio::task::JoinHandle::is_finished) {
         offset += 1;
-        let answer = kafka
-            .call(&commit(&calm, "orders", offset), OFFSETS_VERSION)
-            .await;
-        assert_eq!(answer.topics[0].partitions[0].error_code, 0);
+        // A machine that is busy with other things may cost a node its leaderships meanwhile, and clients go where they went.
+        kafka = until("the calm group commits", async || {
+            let (_, mut kafka) = coordinator(&cluster, &calm).await;
+            let answer = kafka
+                .call(&commit(&calm, "orders", offset), OFFSETS_VERSION)
+                .await;
+            match answer.topics[0].partitions[0].error_code {
+                0 => Ok(kafka),
+                // COORDINATOR_LOAD_IN_PROGRESS, COORDINATOR_NOT_AVAILABLE, NOT_COORDINATOR
+                moved @ 14..=16 => Err(format!("error {moved}")),
+                code => panic!("error {code}"),
+            }
+        })
+        .await;
         assert_eq!(
             committed(&mut kafka, &calm, "orders").await,
             (0, offset),
@@ -228,7 +243,7 @@ async fn a_storm_of_members_that_join_and_are_gone_costs_other_groups_nothing() 
     assert!(grown < 256 << 20, "{grown} bytes more");
     // Those who are gone are forgotten when their sessions end, and the group is good for whoever comes then.
     until("a member is let in", async || {
-        let mut kafka = Kafka::connect(address).await;
+        let (_, mut kafka) = coordinator(&cluster, "stormy").await;
         let answer = kafka.call(&join("stormy", 10), 2).await;
         match answer.error_code {
             0 if answer.members.len() <= 1 => Ok(()),
