@@ -16,6 +16,7 @@ mod endpoint_keys;
 mod explain;
 mod identity;
 mod impaired;
+mod kernel_socket;
 mod lanes;
 mod link_keeper;
 mod log_limit;

@@ -12,7 +12,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use quinn::udp::{RecvMeta, Transmit};
-use quinn::{AsyncUdpSocket, Runtime, TokioRuntime, UdpPoller};
+use quinn::{AsyncUdpSocket, UdpPoller};
+
+use super::kernel_socket::KernelSocket;
 
 #[derive(Debug)]
 pub(super) struct MovableSocket {
@@ -21,11 +23,11 @@ pub(super) struct MovableSocket {
 
 #[derive(Debug)]
 struct Place {
-    socket: Arc<dyn AsyncUdpSocket>,
+    socket: Arc<KernelSocket>,
     /// How often it was moved.
     moves: u64,
     /// The one before: what is under way to it still comes in, until the first packet has come to the new one.
-    previous: Option<Arc<dyn AsyncUdpSocket>>,
+    previous: Option<Arc<KernelSocket>>,
     /// Waits for packets on sockets that it has seen; a new one has to be shown to it.
     reader: Option<Waker>,
 }
@@ -35,7 +37,7 @@ impl MovableSocket {
     pub(super) fn new(socket: UdpSocket) -> io::Result<Arc<MovableSocket>> {
         Ok(Arc::new(MovableSocket {
             place: Mutex::new(Place {
-                socket: TokioRuntime.wrap_udp_socket(socket)?,
+                socket: KernelSocket::new(socket)?,
                 moves: 0,
                 previous: None,
                 reader: None,
@@ -45,7 +47,7 @@ impl MovableSocket {
 
     /// From now on packets leave by `socket`. Must be called within a tokio runtime.
     pub(super) fn move_to(&self, socket: UdpSocket) -> io::Result<()> {
-        let socket = TokioRuntime.wrap_udp_socket(socket)?;
+        let socket = KernelSocket::new(socket)?;
         let reader = {
             let mut place = self.place();
             place.moves += 1;
@@ -75,14 +77,7 @@ impl MovableSocket {
     }
 
     /// What a reader has to look at: the socket, the one before, and how often it was moved.
-    fn read_by(
-        &self,
-        waker: &Waker,
-    ) -> (
-        Arc<dyn AsyncUdpSocket>,
-        Option<Arc<dyn AsyncUdpSocket>>,
-        u64,
-    ) {
+    fn read_by(&self, waker: &Waker) -> (Arc<KernelSocket>, Option<Arc<KernelSocket>>, u64) {
         let mut place = self.place();
         match &mut place.reader {
             Some(reader) => reader.clone_from(waker),
@@ -99,7 +94,7 @@ impl MovableSocket {
         }
     }
 
-    fn current(&self) -> (Arc<dyn AsyncUdpSocket>, u64) {
+    fn current(&self) -> (Arc<KernelSocket>, u64) {
         let place = self.place();
         (place.socket.clone(), place.moves)
     }

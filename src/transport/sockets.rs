@@ -9,6 +9,7 @@ use std::time::Duration;
 use quinn::{AsyncUdpSocket, Endpoint, EndpointConfig, ServerConfig, TokioRuntime};
 
 use super::impaired::{ImpairedLinks, ImpairedSocket, ImpairmentCounts};
+use super::kernel_socket::KernelSocket;
 use super::movable_socket::MovableSocket;
 use super::silence::Silences;
 use crate::types::NodeId;
@@ -52,7 +53,10 @@ impl Sockets {
     ) -> io::Result<Endpoint> {
         let runtime = Arc::new(TokioRuntime);
         match &self.impaired {
-            None => Endpoint::new(config, Some(server), socket, runtime),
+            None => {
+                let socket = KernelSocket::new(socket)?;
+                Endpoint::new_with_abstract_socket(config, Some(server), socket, runtime)
+            }
             Some(links) => {
                 let socket = ImpairedSocket::new(MovableSocket::new(socket)?, None, links);
                 Endpoint::new_with_abstract_socket(config, Some(server), socket, runtime)
