@@ -10,6 +10,7 @@ mod delivery;
 mod halves;
 mod hold;
 mod partitioner;
+mod passes;
 mod sender;
 
 use std::collections::HashMap;

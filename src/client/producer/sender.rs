@@ -19,6 +19,7 @@ use tokio::time::Instant;
 
 use super::accumulator::{Attempt, BatchId, Identity, Outgoing, OutgoingContent, PartitionQueue};
 use super::delivery::DeliveryCause;
+use super::passes::Passes;
 use super::{Acks, Shared};
 use crate::client::api::Spoken;
 use crate::client::connection::{Encoded, Lane, decode_response};
@@ -50,6 +51,7 @@ pub(super) struct Sender {
     refreshing: FuturesUnordered<BoxFuture<'static, RefreshResult>>,
     refresh: Pace,
     ask: Pace,
+    passes: Passes,
 }
 
 type RefreshResult = Result<(Arc<ClusterView>, Vec<(TopicName, ErrorCode)>), ClientError>;
@@ -86,6 +88,7 @@ struct Sent {
 struct Finished {
     lane: LaneKey,
     batches: Vec<Sent>,
+    sent_at: Instant,
     result: Result<ProduceResponse, ClientError>,
 }
 
@@ -103,6 +106,7 @@ impl Sender {
             refreshing: FuturesUnordered::new(),
             refresh: Pace::default(),
             ask: Pace::default(),
+            passes: Passes::default(),
         }
     }
 
@@ -110,16 +114,26 @@ impl Sender {
     pub(super) async fn run(mut self) {
         loop {
             let now = Instant::now();
-            while self.send_due(now) {}
-            if self.is_done() {
-                break;
-            }
-            self.suspect(now);
-            self.start_asking(now);
-            let due = self.next_due(now);
+            let not_before = self.passes.not_before(now, self.requests.len());
+            let due = match not_before {
+                Some(_) => not_before,
+                None => {
+                    if self.send_due(now) {
+                        self.passes.sent(now);
+                        while self.send_due(now) {}
+                    }
+                    if self.is_done() {
+                        break;
+                    }
+                    self.suspect(now);
+                    self.start_asking(now);
+                    self.next_due(now)
+                }
+            };
             let shared = self.shared.clone();
             tokio::select! {
-                () = shared.wake.notified() => {}
+                // Whoever has something to be sent meanwhile is heard then.
+                () = shared.wake.notified(), if not_before.is_none() => {}
                 () = sleep_until(due) => {}
                 Some(finished) = self.requests.next() => {
                     self.finish(finished);
@@ -285,6 +299,7 @@ impl Sender {
                     Finished {
                         lane: key,
                         batches,
+                        sent_at: now,
                         result,
                     }
                 };
@@ -303,11 +318,15 @@ impl Sender {
         let Finished {
             lane,
             batches,
+            sent_at,
             result,
         } = finished;
         self.forget_in_flight(lane, &batches);
         let mut answers = match result {
             Ok(response) => {
+                let now = Instant::now();
+                self.passes
+                    .answered(now, now.saturating_duration_since(sent_at));
                 // Before the batches that were refused wait for their backoff: a later leader ends it.
                 self.client.note_leaders(&named_leaders(&response));
                 answers(response)
