@@ -5,6 +5,7 @@
 //! there is none.
 
 use std::fmt;
+use std::future::Future;
 use std::io::{self, IoSliceMut};
 use std::net::{SocketAddr, UdpSocket};
 use std::pin::Pin;
@@ -12,7 +13,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
 use quinn::udp::{RecvMeta, Transmit, UdpSocketState};
 use quinn::{AsyncUdpSocket, UdpPoller};
 use tokio::io::Interest;
@@ -27,19 +27,22 @@ pub(super) struct KernelSocket {
     socket: AsyncFd<UdpSocket>,
     state: UdpSocketState,
     /// There was no room for the last packet that was refused, and nobody has heard since then that there is.
-    full: Mutex<Option<Full>>,
+    full: Mutex<Option<Arc<Full>>>,
 }
 
-/// Another descriptor of the same socket, registered for room, since no descriptor can be registered twice. `None` where there was
-/// none to be had.
-type Full = Option<Arc<AsyncFd<UdpSocket>>>;
+/// One time that there was no room.
+#[derive(Debug)]
+struct Full {
+    /// Another descriptor of the same socket, registered for room, since no descriptor can be registered twice. `None` where there
+    /// was none to be had.
+    waiting: Option<AsyncFd<UdpSocket>>,
+}
 
 impl KernelSocket {
     /// Must be called within a tokio runtime.
     pub(super) fn new(socket: UdpSocket) -> io::Result<Arc<KernelSocket>> {
-        // It does what quinn-udp needs of a socket, non-blocking mode included.
+        // Makes it non-blocking, as the runtime needs it too.
         let state = UdpSocketState::new((&socket).into())?;
-        socket.set_nonblocking(true)?;
         Ok(Arc::new(KernelSocket {
             socket: register(socket, Interest::READABLE)?,
             state,
@@ -47,7 +50,7 @@ impl KernelSocket {
         }))
     }
 
-    fn full(&self) -> MutexGuard<'_, Option<Full>> {
+    fn full(&self) -> MutexGuard<'_, Option<Arc<Full>>> {
         self.full.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -56,7 +59,8 @@ impl KernelSocket {
         self.full().get_or_insert_with(|| {
             let again = self.socket.get_ref().try_clone();
             let waiting = again.and_then(|socket| register(socket, Interest::WRITABLE));
-            waiting.ok().map(Arc::new)
+            let waiting = waiting.ok();
+            Arc::new(Full { waiting })
         });
     }
 
@@ -65,18 +69,13 @@ impl KernelSocket {
         let Some(full) = self.full().clone() else {
             return Ok(());
         };
-        match &full {
+        match &full.waiting {
             Some(waiting) => drop(waiting.writable().await?),
             None => tokio::time::sleep(TRY_AGAIN).await,
         }
         let mut now = self.full();
         // Unless it has become full anew, which somebody else waits for.
-        let is_same = match (&full, &*now) {
-            (Some(waited), Some(Some(waits))) => Arc::ptr_eq(waited, waits),
-            (None, Some(None)) => true,
-            _ => false,
-        };
-        if is_same {
+        if now.as_ref().is_some_and(|now| Arc::ptr_eq(now, &full)) {
             *now = None;
         }
         Ok(())
@@ -95,7 +94,7 @@ impl AsyncUdpSocket for KernelSocket {
     fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
         Box::pin(RoomPoller {
             socket: self,
-            waiting: Mutex::new(None),
+            waiting: None,
         })
     }
 
@@ -143,23 +142,20 @@ impl AsyncUdpSocket for KernelSocket {
 /// Waits for room where there is none.
 struct RoomPoller {
     socket: Arc<KernelSocket>,
-    /// The lock is there for `Sync`: a poller has one user.
-    waiting: Mutex<Option<BoxFuture<'static, io::Result<()>>>>,
+    waiting: Option<Pin<Box<dyn Future<Output = io::Result<()>> + Send + Sync>>>,
 }
 
 impl UdpPoller for RoomPoller {
     fn poll_writable(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        let waiting = this
-            .waiting
-            .get_mut()
-            .unwrap_or_else(PoisonError::into_inner);
-        if waiting.is_none() && this.socket.full().is_none() {
+        if this.waiting.is_none() && this.socket.full().is_none() {
             return Poll::Ready(Ok(()));
         }
-        let future = waiting.get_or_insert_with(|| Box::pin(this.socket.clone().has_room()));
-        let has_room = ready!(future.as_mut().poll(cx));
-        *waiting = None;
+        let waiting = this
+            .waiting
+            .get_or_insert_with(|| Box::pin(this.socket.clone().has_room()));
+        let has_room = ready!(waiting.as_mut().poll(cx));
+        this.waiting = None;
         Poll::Ready(has_room)
     }
 }
@@ -175,15 +171,10 @@ impl fmt::Debug for RoomPoller {
 #[cfg(test)]
 mod tests {
     use std::future::poll_fn;
-    use std::net::Ipv4Addr;
     use std::task::Waker;
 
     use super::*;
-    use crate::transport::testing::LONG;
-
-    fn bound() -> UdpSocket {
-        UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap()
-    }
+    use crate::transport::testing::{LONG, bound, receive};
 
     fn transmit(to: SocketAddr, contents: &[u8]) -> Transmit<'_> {
         Transmit {
@@ -193,18 +184,6 @@ mod tests {
             segment_size: None,
             src_ip: None,
         }
-    }
-
-    async fn receive(socket: &KernelSocket) -> Vec<u8> {
-        let mut buffer = vec![0; 65_536];
-        let mut meta = [RecvMeta::default()];
-        let count = poll_fn(|cx| {
-            let mut buffers = [IoSliceMut::new(&mut buffer)];
-            socket.poll_recv(cx, &mut buffers, &mut meta)
-        });
-        assert_eq!(count.await.unwrap(), 1);
-        buffer.truncate(meta[0].len);
-        buffer
     }
 
     #[tokio::test]
@@ -256,7 +235,7 @@ mod tests {
     #[tokio::test]
     async fn without_a_descriptor_to_wait_on_it_is_tried_again() {
         let socket = KernelSocket::new(bound()).unwrap();
-        *socket.full() = Some(None);
+        *socket.full() = Some(Arc::new(Full { waiting: None }));
         let mut poller = socket.clone().create_io_poller();
         let has_room = poll_fn(|cx| poller.as_mut().poll_writable(cx));
         tokio::time::timeout(LONG, has_room).await.unwrap().unwrap();
@@ -296,8 +275,8 @@ mod tests {
             "{events:x?}"
         );
         socket.note_full();
-        let waiting = socket.full().clone().flatten().unwrap();
-        let events = events_of(waiting.get_ref());
+        let full = socket.full().clone().unwrap();
+        let events = events_of(full.waiting.as_ref().unwrap().get_ref());
         assert!(
             events.iter().all(|mask| mask & (IN | OUT) == OUT),
             "{events:x?}"

@@ -174,29 +174,8 @@ impl UdpPoller for Poller {
 
 #[cfg(test)]
 mod tests {
-    use std::future::poll_fn;
-    use std::net::Ipv4Addr;
-
     use super::*;
-    use crate::transport::testing::LONG;
-
-    fn bound() -> UdpSocket {
-        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        socket.set_nonblocking(true).unwrap();
-        socket
-    }
-
-    async fn receive(socket: &MovableSocket) -> Vec<u8> {
-        let mut buffer = vec![0; 65_536];
-        let mut meta = [RecvMeta::default()];
-        let count = poll_fn(|cx| {
-            let mut buffers = [IoSliceMut::new(&mut buffer)];
-            socket.poll_recv(cx, &mut buffers, &mut meta)
-        });
-        assert_eq!(count.await.unwrap(), 1);
-        buffer.truncate(meta[0].len);
-        buffer
-    }
+    use crate::transport::testing::{LONG, bound, receive};
 
     /// Begins to wait, and does wait when this returns.
     async fn reader(socket: &Arc<MovableSocket>) -> tokio::task::JoinHandle<Vec<u8>> {

@@ -1,11 +1,15 @@
-//! What the room's tests share: a throw-away CA, and real connections over loopback.
+//! What the room's tests share: a throw-away CA, and real sockets and connections over loopback.
 
-use std::net::SocketAddr;
+use std::future::poll_fn;
+use std::io::IoSliceMut;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use quinn::AsyncUdpSocket;
+use quinn::udp::RecvMeta;
 use time::OffsetDateTime;
 use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
@@ -21,6 +25,26 @@ pub(super) const LONG: Duration = Duration::from_secs(20);
 
 pub(super) fn node(id: u32) -> NodeId {
     NodeId::new(id).unwrap()
+}
+
+/// A socket of loopback's, on any port.
+pub(super) fn bound() -> std::net::UdpSocket {
+    let socket = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    socket
+}
+
+/// The next batch of datagrams, one after the other.
+pub(super) async fn receive(socket: &Arc<impl AsyncUdpSocket>) -> Vec<u8> {
+    let mut buffer = vec![0; 65_536];
+    let mut meta = [RecvMeta::default()];
+    let count = poll_fn(|cx| {
+        let mut buffers = [IoSliceMut::new(&mut buffer)];
+        socket.poll_recv(cx, &mut buffers, &mut meta)
+    });
+    assert_eq!(count.await.unwrap(), 1);
+    buffer.truncate(meta[0].len);
+    buffer
 }
 
 /// One CA, and a directory for each who has a certificate of it.

@@ -231,9 +231,11 @@ impl Relay {
         answers: &mut JoinSet<()>,
     ) {
         if !may_look {
-            match self.flows.get_mut(&from) {
-                Some(flow) => flow.is_owed = true,
-                None => self.open(from, now, None, Party::Clients, answers).await,
+            if !self.flows.contains_key(&from) {
+                self.open(from, now, None, Party::Clients, answers).await;
+            }
+            if let Some(flow) = self.flows.get_mut(&from) {
+                flow.is_owed = true;
             }
             return;
         }
@@ -248,9 +250,6 @@ impl Relay {
             flow.answers.abort();
         }
         self.open(from, now, inode, party, answers).await;
-        if let Some(flow) = self.flows.get_mut(&from) {
-            flow.is_owed = false;
-        }
     }
 
     /// The socket that sends from there and who holds it. Whoever is found to be gone is forgotten: every dial and every move
@@ -301,7 +300,7 @@ impl Relay {
             party,
             inode,
             is_sure: false,
-            is_owed: true,
+            is_owed: false,
             inside,
             last: now,
             answers: answering,

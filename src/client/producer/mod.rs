@@ -9,6 +9,7 @@ mod accumulator;
 mod delivery;
 mod halves;
 mod hold;
+mod mean_time;
 mod partitioner;
 mod passes;
 mod sender;

@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::hold::HOLD_BELOW;
+use super::mean_time::MeanTime;
 
 /// Passes are so small a part of an answer's time apart.
 const PART: u32 = 16;
@@ -25,8 +26,7 @@ const PERIOD: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Default)]
 pub(super) struct Passes {
-    /// How long an answer takes, in the mean of the latest; zero before the first.
-    answers_take: Duration,
+    answers_take: MeanTime<ANSWERS>,
     /// The shortest in this period, with when it began, and in the one before.
     shortest: Option<(Instant, Duration)>,
     shortest_before: Option<Duration>,
@@ -37,7 +37,7 @@ pub(super) struct Passes {
 impl Passes {
     /// An answer came so long after its request was sent.
     pub(super) fn answered(&mut self, now: Instant, took: Duration) {
-        self.answers_take = (self.answers_take * (ANSWERS - 1) + took) / ANSWERS;
+        self.answers_take.took(took);
         match &mut self.shortest {
             Some((began, shortest)) if now.saturating_duration_since(*began) < PERIOD => {
                 *shortest = took.min(*shortest);
@@ -59,7 +59,7 @@ impl Passes {
         if in_flight == 0 || !self.is_overloaded() {
             return None;
         }
-        let next = self.latest? + (self.answers_take / PART).min(LONGEST);
+        let next = self.latest? + (self.answers_take.get() / PART).min(LONGEST);
         (now < next).then_some(next)
     }
 
@@ -67,7 +67,7 @@ impl Passes {
         let this_period = self.shortest.map(|(_, shortest)| shortest);
         let shortest = this_period.into_iter().chain(self.shortest_before).min();
         shortest.is_some_and(|shortest| {
-            self.answers_take > HOLD_BELOW.max(shortest.saturating_mul(OVERLOAD))
+            self.answers_take.get() > HOLD_BELOW.max(shortest.saturating_mul(OVERLOAD))
         })
     }
 }
