@@ -1,6 +1,6 @@
 //! Follows the cluster's metadata: which partitions this node holds, which leaders it follows, where they are.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot, watch};
@@ -11,14 +11,13 @@ use super::BrokerOptions;
 use super::committed_end::committed_end;
 use super::event::{Adoption, Event};
 use super::leader_link::{self, LinkOptions};
+use super::opening::Opening;
 use super::shared::{PartitionHandle, Shared};
 use super::tcp_link;
 use crate::controller::Controller;
 use crate::metadata::{ClusterImage, FlushPolicy, Topic, TopicConfig};
-use crate::partition::{Departures, Partition, PartitionOptions};
-use crate::storage::{
-    DataDir, Flush, FrameFault, Impairment, ImpairmentReason, LogConfig, LogOptions,
-};
+use crate::partition::{Departures, Partition};
+use crate::storage::{DataDir, Flush, LogConfig, LogOptions};
 use crate::transport::{CurrentIdentity, Sockets};
 use crate::types::{
     Incarnation, LeaderEpoch, NodeId, Offset, PartitionState, TopicName, TopicPartition,
@@ -26,6 +25,11 @@ use crate::types::{
 
 /// Session ids of one partition: a range of 2³² each.
 const SESSIONS_PER_PARTITION: u64 = 1 << 32;
+/// Partitions that are being opened at a time. Opening waits for the disk several times, mostly one sync after the other; so
+/// many keep it busy, and each takes a thread.
+const OPENED_AT_ONCE: usize = 16;
+
+type OpeningTask = JoinHandle<Result<Partition, String>>;
 
 pub(super) struct Assignments {
     shared: Arc<Shared>,
@@ -128,6 +132,7 @@ impl Assignments {
         self.drop_unassigned(image).await;
         self.tidy_up(image).await;
         self.link_leaders(image);
+        let mut assigned = Vec::new();
         for topic in image.topics() {
             let (config, settings) = self.log_config(topic);
             for (index, state) in topic.indexed_partitions() {
@@ -144,9 +149,10 @@ impl Assignments {
                     min_insync: settings.min_insync(state.wanted_replicas().len()) as usize,
                     deleted_before: image.deleted_before(id),
                 };
-                self.tell(id, &topic.name, told).await;
+                assigned.push((id, topic.name.clone(), told));
             }
         }
+        self.tell_all(assigned).await;
         self.note_boot().await;
     }
 
@@ -171,19 +177,103 @@ impl Assignments {
         );
     }
 
-    /// Opens the partition if it is not open, and tells its owner what is new.
-    async fn tell(&mut self, id: TopicPartition, topic: &TopicName, news: Told) {
-        if self.unopened.contains(&id) {
-            return;
+    /// Opens the partitions of `assigned` that are not open yet, some at a time and in their order, and tells the owner of each
+    /// what is new.
+    async fn tell_all(&mut self, assigned: Vec<(TopicPartition, TopicName, Told)>) {
+        let mut opening = VecDeque::with_capacity(OPENED_AT_ONCE);
+        for (id, topic, news) in assigned {
+            if self.unopened.contains(&id) {
+                continue;
+            }
+            if self.open.contains_key(&id) {
+                self.tell(id, news).await;
+                continue;
+            }
+            if opening.len() == OPENED_AT_ONCE
+                && let Some(first) = opening.pop_front()
+            {
+                self.finish_opening(first).await;
+            }
+            let task = self.begin_opening(id, &topic, &news);
+            opening.push_back((id, topic, news, task));
         }
-        if !self.open.contains_key(&id) {
-            if let Err(cause) = self.open(id, topic, &news).await {
+        for next in opening {
+            self.finish_opening(next).await;
+        }
+    }
+
+    fn begin_opening(&mut self, id: TopicPartition, topic: &TopicName, news: &Told) -> OpeningTask {
+        let promised = self.data_dir.promises().get(id);
+        let high_watermark = self.data_dir.last_high_watermark(id);
+        let first_session = self.next_session;
+        self.next_session += SESSIONS_PER_PARTITION;
+        let me = self.shared.me;
+        let mut options = LogOptions::from(news.config.clone());
+        options.others_in_sync = news.state.isr.iter().any(|member| member.node != me.node);
+        options.verify_all = self.verify_logs;
+        options.known_before = promised > LeaderEpoch::NONE || high_watermark > Offset::ZERO;
+        let opening = Opening {
+            id,
+            topic: topic.clone(),
+            me,
+            promised,
+            first_session,
+            options,
+        };
+        let data_dir = self.data_dir.clone();
+        tokio::task::spawn_blocking(move || opening.run(&data_dir))
+    }
+
+    async fn finish_opening(
+        &mut self,
+        (id, topic, news, task): (TopicPartition, TopicName, Told, OpeningTask),
+    ) {
+        let opened = match task.await {
+            Ok(opened) => opened,
+            Err(error) => Err(error.to_string()),
+        };
+        let adopted = match opened {
+            Ok(partition) => self.adopt(id, partition).await,
+            Err(cause) => Err(cause),
+        };
+        match adopted {
+            Ok(()) => self.tell(id, news).await,
+            Err(cause) => {
                 tracing::error!(partition = %id, %topic, cause, "cannot open the partition; it stays shut");
                 self.unopened.insert(id);
                 self.boot_note_due = false;
-                return;
             }
-        } else if self.open.get(&id) == Some(&news) {
+        }
+    }
+
+    /// Hands a partition that was opened to its owner.
+    async fn adopt(&self, id: TopicPartition, partition: Partition) -> Result<(), String> {
+        let view = partition.view();
+        let (view_sender, view_receiver) = watch::channel(view);
+        let (watermark_sender, watermark_receiver) = watch::channel(view.high_watermark);
+        let Some((_, shard)) = self.shared.shard_of(id) else {
+            return Err("the node is stopping".to_owned());
+        };
+        self.shared.insert(
+            id,
+            PartitionHandle {
+                view: view_receiver,
+                watermark: watermark_receiver,
+                reader: partition.reader(),
+            },
+        );
+        let adoption = Box::new(Adoption {
+            partition,
+            view: view_sender,
+            watermark: watermark_sender,
+        });
+        let _ = shard.mailbox.send(Event::Adopt(adoption)).await;
+        Ok(())
+    }
+
+    /// Tells an open partition's owner what is new.
+    async fn tell(&mut self, id: TopicPartition, news: Told) {
+        if self.open.get(&id) == Some(&news) {
             return;
         }
         let Some((_, shard)) = self.shared.shard_of(id) else {
@@ -221,85 +311,6 @@ impl Assignments {
             let state = Box::new(state);
             let _ = shard.mailbox.send(Event::State { id, state }).await;
         }
-    }
-
-    async fn open(
-        &mut self,
-        id: TopicPartition,
-        topic: &TopicName,
-        news: &Told,
-    ) -> Result<(), String> {
-        let promised = self.data_dir.promises().get(id);
-        let high_watermark = self.data_dir.last_high_watermark(id);
-        let first_session = self.next_session;
-        self.next_session += SESSIONS_PER_PARTITION;
-        let me = self.shared.me;
-        let data_dir = self.data_dir.clone();
-        let mut options = LogOptions::from(news.config.clone());
-        options.others_in_sync = news.state.isr.iter().any(|member| member.node != me.node);
-        options.verify_all = self.verify_logs;
-        options.known_before = promised > LeaderEpoch::NONE || high_watermark > Offset::ZERO;
-        let topic = topic.clone();
-        let opened = tokio::task::spawn_blocking(move || {
-            let dir = data_dir.partition_dir(id);
-            let (log, report) = data_dir
-                .open_log(id, &topic, options)
-                .map_err(|error| error.to_string())?;
-            let lost = |note: &Impairment| note.reason == ImpairmentReason::Lost;
-            if report.impairment.as_ref().is_some_and(lost) {
-                tracing::error!(
-                    partition = %id, %topic, dir = %dir.display(),
-                    "the log is gone: this replica neither votes nor leads until the in-sync set names it again"
-                );
-            }
-            if let Some(cut) = &report.cut {
-                tracing::warn!(partition = %id, %topic, at = %cut.at, end = %cut.end, bytes = cut.bytes, "cut a torn tail");
-            }
-            if let Some(quarantine) = &report.quarantined {
-                let what = match quarantine.cause.cause {
-                    FrameFault::Unreadable => "cannot be read",
-                    _ => "is corrupt",
-                };
-                tracing::error!(
-                    partition = %id, %topic, cause = %quarantine.cause, moved_to = %quarantine.moved_to.display(),
-                    "the log {what} and was set aside; it is fetched anew from the leader"
-                );
-            }
-            let options = PartitionOptions {
-                id,
-                me,
-                promised,
-                high_watermark: data_dir.high_watermark_of(&log),
-                first_session,
-            };
-            Ok::<_, String>(Partition::new(options, log))
-        })
-        .await;
-        let partition = match opened {
-            Ok(opened) => opened?,
-            Err(error) => return Err(error.to_string()),
-        };
-        let view = partition.view();
-        let (view_sender, view_receiver) = watch::channel(view);
-        let (watermark_sender, watermark_receiver) = watch::channel(view.high_watermark);
-        let Some((_, shard)) = self.shared.shard_of(id) else {
-            return Err("the node is stopping".to_owned());
-        };
-        self.shared.insert(
-            id,
-            PartitionHandle {
-                view: view_receiver,
-                watermark: watermark_receiver,
-                reader: partition.reader(),
-            },
-        );
-        let adoption = Box::new(Adoption {
-            partition,
-            view: view_sender,
-            watermark: watermark_sender,
-        });
-        let _ = shard.mailbox.send(Event::Adopt(adoption)).await;
-        Ok(())
     }
 
     /// Closes partitions that this node holds no more, and removes their logs once it is sure that the cluster has committed

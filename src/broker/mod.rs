@@ -23,6 +23,7 @@ mod leader_link;
 mod links;
 mod live_answers;
 mod offsets;
+mod opening;
 mod partition_transactions;
 mod producer_ids;
 mod promises;

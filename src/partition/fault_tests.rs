@@ -15,7 +15,7 @@ use crate::record::{Batch, BatchBuilder, Compression, ProducerStamp};
 use crate::replication::{Acks, MINIMUM_SUSPICION, Peers, ProduceTicket, ProducerStates};
 use crate::storage::faulty::FaultyFileSystem;
 use crate::storage::{
-    Flush, ImpairmentReason, Log, LogConfig, LogOptions, RecoveryReport, SyncTicket,
+    Flush, ImpairmentReason, Log, LogConfig, LogOptions, RecoveryBudget, RecoveryReport, SyncTicket,
 };
 use crate::types::{
     Appointment, DirectoryId, ErrorCode, Incarnation, IsrChange, LeaderEpoch, LogPosition,
@@ -89,6 +89,10 @@ impl Pair {
     }
 
     fn with(config: LogConfig) -> Pair {
+        Pair::within(config, RecoveryBudget::default())
+    }
+
+    fn within(config: LogConfig, budget: RecoveryBudget) -> Pair {
         let replica = |seed| Replica {
             fs: FaultyFileSystem::new(seed),
             partition: None,
@@ -106,6 +110,7 @@ impl Pair {
         let mut options = LogOptions::from(config.clone());
         // Every read comes from the disk.
         options.tail_cache_bytes = 0;
+        options.recovery_budget = budget;
         let mut pair = Pair {
             replicas: vec![replica(1), replica(2)],
             state: PartitionState {
@@ -377,7 +382,6 @@ impl Pair {
         }
     }
 
-    /// Flips a bit in the middle of the frames of the log's second segment.
     /// Retention leaves the last segment.
     fn trim(&mut self, i: usize) {
         let mut config = self.config.clone();
@@ -388,6 +392,7 @@ impl Pair {
         self.run();
     }
 
+    /// Flips a bit in the middle of the frames of the log's second segment.
     fn rot_sealed_segment(&mut self, i: usize) {
         let fs = &self.replicas[i].fs;
         let second = self.segments(i)[1].clone();
@@ -452,6 +457,37 @@ fn what_is_known_of_producers_comes_back_from_a_snapshot_and_the_rest_of_the_log
     assert!(end.offset.records_since(killed.unwrap().offset) < 50);
     let (stopped, end, _) = snapshot(&mut pair, 1);
     assert_eq!(stopped, Some(end));
+}
+
+#[test]
+fn of_a_long_segment_no_more_is_read_and_replayed_after_a_kill_than_the_budget() {
+    let config = LogConfig {
+        retention_ms: None,
+        ..LogConfig::default()
+    };
+    let budget = 20_000;
+    let mut pair = Pair::within(config, RecoveryBudget::of(budget));
+    pair.tell();
+    for sequence in 0..200 {
+        let ticket = pair.append(0, batch(1, sequence, 320), Acks::All);
+        assert!(matches!(pair.answer(0, ticket), Some(Ok(_))));
+    }
+    let known = pair.producers(0);
+    for i in 0..2 {
+        pair.kill(i);
+        pair.start(i);
+        assert_eq!(pair.producers(i), known, "replica {i}");
+        let scanned = pair.replicas[i].report.bytes_scanned;
+        let log = &pair.partition(i).log;
+        let (at, _) = log.latest_snapshot(log.end(), Some).unwrap();
+        let replayed: usize = log.frames(at).map(|frame| frame.unwrap().len()).sum();
+        assert_eq!(log.segment_count(), 1);
+        assert!(
+            scanned <= budget && replayed as u64 <= budget,
+            "replica {i} read {scanned} and {replayed} of {} bytes",
+            log.size_bytes()
+        );
+    }
 }
 
 /// From the first record on, without any snapshot.

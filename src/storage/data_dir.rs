@@ -10,6 +10,7 @@
 //!     partition         topic id, topic name, partition
 //!     log-start         where the log starts, once it was trimmed or reset
 //!     recovery          up to where the log was synced
+//!     tail-index        of the newest segment, see `tail_index.rs`
 //!     impaired          present while this replica must not vote
 //!     <base offset>.wal, <base offset>.idx
 //!     <offset>.producers   see `snapshots.rs`
@@ -31,6 +32,7 @@ use super::log::{Log, LogOptions};
 use super::promises::{PromiseError, Promises};
 use super::reader::is_not_found;
 use super::recovery::{IDENTITY_FILE, IDENTITY_KIND, Identity, OpenError, RecoveryReport};
+use super::recovery_budget::RecoveryBudget;
 use super::small_file::{self, SmallFileError};
 use super::space::DiskSpace;
 use super::sync::{Checkpoint, DurableMark};
@@ -145,6 +147,7 @@ pub struct DataDir {
     is_new: bool,
     machine_restarted: bool,
     space: DiskSpace,
+    recovery_budget: RecoveryBudget,
     _lock: Box<dyn FileLock>,
 }
 
@@ -235,6 +238,7 @@ impl DataDir {
             is_new,
             machine_restarted,
             space: DiskSpace::default(),
+            recovery_budget: RecoveryBudget::default(),
             _lock: lock,
         };
         data_dir.finish_deletions()?;
@@ -389,6 +393,7 @@ impl DataDir {
     ) -> Result<(Log, RecoveryReport), OpenError> {
         options.machine_restarted |= self.machine_restarted;
         options.space = self.space.clone();
+        options.recovery_budget = self.recovery_budget.clone();
         options.durable_mark = self.last_marks(partition).durable;
         Log::open(
             self.fs.clone(),

@@ -44,7 +44,7 @@ const ABORTED_LEN: usize = 32;
 /// take 2 MB.
 pub(super) const MAX_ABORTED: usize = if cfg!(test) { 64 } else { 65_536 };
 /// Far above what the largest segment needs; a longer file is not read but rebuilt.
-const MAX_FILE_BYTES: u64 = 256 * 1024 * 1024;
+pub(super) const MAX_FILE_BYTES: u64 = 256 * 1024 * 1024;
 
 /// A timestamp of "none", as Kafka writes it.
 pub(super) const NO_TIMESTAMP: i64 = -1;
@@ -77,6 +77,14 @@ pub(super) struct SealedSegment {
     pub len: u64,
     pub start: LogPosition,
     pub end: LogPosition,
+}
+
+/// How much is in an index.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct IndexLens {
+    entries: usize,
+    epochs: usize,
+    aborted: usize,
 }
 
 impl Default for SegmentIndex {
@@ -118,6 +126,36 @@ impl SegmentIndex {
             self.max_timestamp = self.max_timestamp.max(timestamp);
             self.aborted.extend(aborted_by(frame));
         }
+    }
+
+    pub(super) const fn lens(&self) -> IndexLens {
+        IndexLens {
+            entries: self.entries.len(),
+            epochs: self.epochs.len(),
+            aborted: self.aborted.len(),
+        }
+    }
+
+    /// What came since it was `lens` long, to be [carried on](SegmentIndex::carry_on) with.
+    pub(super) fn since(&self, lens: IndexLens) -> SegmentIndex {
+        fn rest<T: Copy>(all: &[T], from: usize) -> Vec<T> {
+            all.get(from..).unwrap_or_default().to_vec()
+        }
+        SegmentIndex {
+            entries: rest(&self.entries, lens.entries),
+            epochs: rest(&self.epochs, lens.epochs),
+            aborted: rest(&self.aborted, lens.aborted),
+            ..*self
+        }
+    }
+
+    /// Adds what [`SegmentIndex::since`] found in this index later on.
+    pub(super) fn carry_on(&mut self, later: SegmentIndex) {
+        self.entries.extend(later.entries);
+        self.epochs.extend(later.epochs);
+        self.aborted.extend(later.aborted);
+        self.first_timestamp = later.first_timestamp;
+        self.max_timestamp = later.max_timestamp;
     }
 
     /// Adds to `found` the transactions that are aborted in this segment, or at least one record of which is aborted here, and

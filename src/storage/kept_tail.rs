@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::file_system::{File, FileSystem, IoFailure, OpenMode, read_up_to};
+use super::index::IndexEntry;
 use super::log::Flush;
 use super::reader::Segment;
 use super::recovery::remove_segments;
@@ -49,12 +50,20 @@ pub(super) fn cut_tail(
     Ok(removed)
 }
 
+/// Up to where a segment need not be written again.
+#[derive(Clone, Copy)]
+pub(super) struct KnownSynced {
+    pub(super) position: LogPosition,
+    /// A frame of the segment at or before it, where one is known.
+    pub(super) near: Option<IndexEntry>,
+}
+
 /// Makes a kept segment durable; with `to_new_file`, where a sync had failed, as a copy.
 pub(super) fn make_durable(
     fs: &dyn FileSystem,
     dir: &Path,
     segment: &Segment,
-    flushed: Option<LogPosition>,
+    synced: Option<KnownSynced>,
     to_new_file: bool,
     flush: Flush,
 ) -> Result<(), IoFailure> {
@@ -76,9 +85,9 @@ pub(super) fn make_durable(
         return fs.sync_dir(dir).map_err(IoFailure::at("sync", dir));
     }
     if flush == Flush::Fsync {
-        let from = match flushed {
-            Some(flushed) if flushed > segment.start => {
-                byte_of(&file, &path, segment, flushed).unwrap_or(0)
+        let from = match synced {
+            Some(synced) if synced.position > segment.start => {
+                byte_of(&file, &path, segment, synced).unwrap_or(0)
             }
             _ => 0,
         };
@@ -87,19 +96,20 @@ pub(super) fn make_durable(
     file.sync_data().map_err(IoFailure::at("sync", &path))
 }
 
-/// Where the first frame at or after `position` begins.
+/// Where the first frame begins that is not known to be synced.
 fn byte_of(
     file: &Arc<dyn File>,
     path: &Path,
     segment: &Segment,
-    position: LogPosition,
+    KnownSynced { position, near }: KnownSynced,
 ) -> Option<u64> {
+    let (byte, start) = near.map_or((0, segment.start), |entry| (entry.byte, entry.start));
     let mut cursor = FrameCursor::new(
         file.clone(),
         path.to_owned(),
-        0,
+        byte,
         segment.len,
-        Some(segment.start),
+        Some(start),
         SCAN_CHUNK,
     );
     while cursor.skip_if(|header| header.end() <= position).ok()? {}

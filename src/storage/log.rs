@@ -3,7 +3,7 @@
 use std::io::IoSlice;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use thiserror::Error;
 
@@ -12,13 +12,12 @@ use super::impairment::{self, Impairment};
 use super::index::{MAX_ABORTED, SealedSegment, SegmentIndex, is_control};
 use super::reader::{Frames, LogReader, ReadError, Segment, Shared};
 use super::recovery::{OpenError, RecoveryReport};
+use super::recovery_budget::{BudgetShare, RecoveryBudget};
 use super::segment::segment_path;
 use super::snapshots::Snapshots;
 use super::space::DiskSpace;
-use super::sync::{
-    self, CHECKPOINT_BYTES, DurableMark, FirstFailure, SealedUnsynced, SharedCheckpoint, SyncError,
-    SyncTicket, SyncWork,
-};
+use super::sync::{DurableMark, FirstFailure, SealedUnsynced, SharedCheckpoint};
+use super::tail_index::Written;
 use super::unsynced;
 use crate::types::{
     EpochEntry, EpochHistory, LeaderEpoch, LogPosition, Offset, TopicName, TopicPartition,
@@ -97,6 +96,8 @@ pub struct LogOptions {
     pub tail_cache_bytes: usize,
     /// Of the disk that the log is on.
     pub space: DiskSpace,
+    /// Of the directory that the log is in.
+    pub recovery_budget: RecoveryBudget,
 }
 
 impl From<LogConfig> for LogOptions {
@@ -110,6 +111,7 @@ impl From<LogConfig> for LogOptions {
             durable_mark: None,
             tail_cache_bytes: TAIL_CACHE_BYTES,
             space: DiskSpace::default(),
+            recovery_budget: RecoveryBudget::default(),
         }
     }
 }
@@ -156,8 +158,12 @@ pub struct Log {
     pub(super) unsynced: bool,
     /// A segment file was made since the last ticket was taken out.
     pub(super) dir_unsynced: bool,
-    /// Bytes appended since a ticket last wrote the recovery checkpoint.
+    /// Bytes appended since a ticket last wrote the recovery checkpoint, or that recovery read.
     pub(super) bytes_since_checkpoint: u64,
+    /// What the next start may have to read, and no checkpoint need be written before.
+    pub(super) share: BudgetShare,
+    /// What is known to be in the index of the log's tail; `None` begins it anew.
+    pub(super) tail_written: Option<Written>,
     /// Rises with each truncation and reset; a ticket of an earlier one moves nothing.
     pub(super) generation: u64,
     pub(super) ticket_out: bool,
@@ -379,139 +385,6 @@ impl Log {
         self.space.is_short()
     }
 
-    /// Takes out what must be synced: `None` when there is nothing to sync or a ticket is out already. With
-    /// [`Flush::Os`] only sealed segments are synced, once each.
-    ///
-    /// One ticket at a time: it covers every frame appended before, and the next one all that came meanwhile. It must come
-    /// back by [`Log::finish_sync`], whatever its outcome, or no other is given out.
-    pub fn begin_sync(&mut self) -> Option<SyncTicket> {
-        if self.ticket_out || self.poisoned.is_some() {
-            return None;
-        }
-        let state = self.shared.state();
-        let active = match self.config.flush {
-            Flush::Fsync => {
-                let is_synced = self.durable_end == state.end && self.sealed_unsynced.is_empty();
-                if is_synced && !self.unsynced {
-                    return None;
-                }
-                active_file(&self.shared, &state)
-            }
-            Flush::Os => {
-                if self.sealed_unsynced.is_empty() {
-                    return None;
-                }
-                None
-            }
-        };
-        let target = match (self.config.flush, self.sealed_unsynced.last()) {
-            (Flush::Os, Some(last)) => last.sealed.end,
-            _ => state.end,
-        };
-        drop(state);
-        let checkpoint_due = self.bytes_since_checkpoint >= CHECKPOINT_BYTES;
-        if checkpoint_due {
-            self.bytes_since_checkpoint = 0;
-        }
-        self.ticket_out = true;
-        let work = SyncWork {
-            fs: self.shared.fs.clone(),
-            dir: self.shared.dir.clone(),
-            target,
-            covers_all: self.config.flush == Flush::Fsync,
-            generation: self.generation,
-            sealed: std::mem::take(&mut self.sealed_unsynced),
-            active,
-            sync_dir: std::mem::take(&mut self.dir_unsynced),
-            checkpoint_due,
-            checkpoint: self.checkpoint.clone(),
-            first_failure: self.first_failure.clone(),
-            snapshots: std::mem::take(&mut self.snapshots.waiting),
-            outcome: OnceLock::new(),
-        };
-        Some(SyncTicket {
-            work: Box::new(work),
-        })
-    }
-
-    /// Takes back a ticket that has run, and moves [`Log::durable_end`] if it succeeded and the log was not truncated
-    /// meanwhile. After a failure the log takes no more writes. A ticket that has not run counts as failed. One of another log says
-    /// nothing: a replica may have left this directory, and come back, while it was out.
-    pub fn finish_sync(&mut self, ticket: SyncTicket) {
-        let ticket = ticket.work;
-        if !Arc::ptr_eq(&ticket.checkpoint, &self.checkpoint) {
-            return;
-        }
-        let outcome = ticket.outcome.get().cloned();
-        let is_current = ticket.generation == self.generation;
-        if is_current {
-            self.ticket_out = false;
-        }
-        match outcome {
-            Some(Ok(())) => {
-                if is_current {
-                    self.synced_end = self.synced_end.max(ticket.target);
-                    if self.config.flush == Flush::Fsync {
-                        self.durable_end = self.durable_end.max(ticket.target);
-                        if self.unsynced && ticket.covers_all {
-                            self.unsynced = false;
-                            if let Err(error) = unsynced::clear(&*self.shared.fs, &self.shared.dir)
-                            {
-                                // It then says more than is so, until the next start.
-                                tracing::warn!(cause = %error, "a note that frames are not synced is left");
-                            }
-                        }
-                    }
-                    self.publish_durable_mark();
-                }
-            }
-            Some(Err(error)) => self.poison(error.to_string()),
-            None => self.poison("a sync was given up".to_owned()),
-        }
-    }
-
-    /// Syncs everything and writes the recovery checkpoint: before a clean stop. A ticket that is out comes to nothing.
-    pub fn close(&mut self) -> Result<(), SyncError> {
-        let failed = |path: &Path, cause: std::io::Error| SyncError {
-            path: path.to_owned(),
-            cause: Arc::new(cause),
-        };
-        if let Some(cause) = &self.poisoned {
-            return Err(failed(
-                &self.shared.dir,
-                std::io::Error::other(cause.clone()),
-            ));
-        }
-        if self.ticket_out {
-            // What it took with it is synced here once more.
-            self.reopen_unsynced()
-                .map_err(|e| failed(&e.path, e.source))?;
-        }
-        let state = self.shared.state();
-        let work = SyncWork {
-            fs: self.shared.fs.clone(),
-            dir: self.shared.dir.clone(),
-            target: state.end,
-            covers_all: self.config.flush == Flush::Fsync,
-            generation: self.generation,
-            sealed: std::mem::take(&mut self.sealed_unsynced),
-            active: active_file(&self.shared, &state),
-            sync_dir: true,
-            checkpoint_due: true,
-            checkpoint: self.checkpoint.clone(),
-            first_failure: self.first_failure.clone(),
-            snapshots: std::mem::take(&mut self.snapshots.waiting),
-            outcome: OnceLock::new(),
-        };
-        drop(state);
-        let ticket = SyncTicket {
-            work: Box::new(work),
-        };
-        let outcome = ticket.run();
-        self.finish_sync(ticket);
-        outcome
-    }
-
     pub(super) fn check_writable(&self) -> Result<(), AppendError> {
         match &self.poisoned {
             None => Ok(()),
@@ -726,36 +599,6 @@ impl Log {
             index,
         }
     }
-
-    /// Lists again every sealed segment that the recovery checkpoint does not cover, though a ticket has it.
-    fn reopen_unsynced(&mut self) -> Result<(), IoFailure> {
-        let flushed = sync::lock(&self.checkpoint).flushed;
-        let (segments, interval) = {
-            let state = self.shared.state();
-            (state.segments.clone(), state.index_interval)
-        };
-        let sealed = &segments[..segments.len().saturating_sub(1)];
-        let mut unsynced = Vec::new();
-        for segment in sealed.iter().filter(|s| flushed.is_none_or(|f| s.end > f)) {
-            let path = segment_path(&self.shared.dir, segment.base);
-            let file = self
-                .shared
-                .fs
-                .open(&path, OpenMode::Write)
-                .map_err(IoFailure::at("open", &path))?;
-            if let Ok(index) = self.shared.sealed_index(segment, interval) {
-                unsynced.push(self.sealed_unsynced_of(segment, file, index));
-            }
-        }
-        self.sealed_unsynced = unsynced;
-        Ok(())
-    }
-}
-
-fn active_file(shared: &Shared, state: &super::reader::State) -> Option<(PathBuf, Arc<dyn File>)> {
-    let active = state.segments.last()?;
-    let file = state.active_file.clone()?;
-    Some((segment_path(&shared.dir, active.base), file))
 }
 
 pub(super) fn index_interval(config: &LogConfig) -> u64 {

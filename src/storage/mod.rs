@@ -29,6 +29,7 @@ mod promises;
 mod quarantine;
 mod reader;
 mod recovery;
+mod recovery_budget;
 mod retention;
 mod segment;
 mod small_file;
@@ -36,6 +37,9 @@ mod snapshots;
 mod space;
 mod sync;
 mod tail_cache;
+mod tail_index;
+#[cfg(test)]
+mod tail_tests;
 #[cfg(test)]
 mod test_frames;
 #[cfg(test)]
@@ -59,6 +63,7 @@ pub use probe::{DiskProbe, probe_disk};
 pub use promises::{PromiseError, Promises};
 pub use reader::{Frames, LogReader, READ_OVERHEAD_BYTES, ReadError};
 pub use recovery::{Cut, OpenError, Quarantine, RecoveryReport};
+pub use recovery_budget::RecoveryBudget;
 pub use retention::Retained;
 pub use segment::{BadFrame, FrameFault};
 pub use small_file::SmallFileError;

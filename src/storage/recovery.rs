@@ -2,7 +2,8 @@
 //! voted or acknowledged on the strength of it.
 //!
 //! What is read is decided by the recovery checkpoint, a position up to which the log is known to have been synced.
-//! Segments below it are trusted to their index; all others are read frame by frame.
+//! Segments below it are trusted to their index, and the last one as far as its index was written down (`tail_index.rs`); all
+//! else is read frame by frame. How much that is at most: `recovery_budget.rs`.
 //!
 //! What a bad frame means is decided by the checkpoint and by the log's durable mark ([`LogOptions::durable_mark`]), the
 //! further one of the two. The checkpoint is seldom written, and may be 32 MiB behind; the mark stands in one file with
@@ -24,8 +25,9 @@
 //! After kill -9, frames may be in the page cache only, so the kept tail is synced. A process that stopped on a failed sync
 //! leaves the kernel believing that its pages are clean though they never reached the disk, and a sync would do nothing:
 //! - when the failure was noted, the segments above the checkpoint are copied to new files;
-//! - when even the note could not be written, nobody can tell; so with `flush=fsync` the bytes above the checkpoint, at
-//!   most [`super::sync::CHECKPOINT_BYTES`] and what was not synced, are always written once more in place before the sync.
+//! - when even the note could not be written, nobody can tell; so with `flush=fsync` the bytes above both the checkpoint and
+//!   the mark, a second's at most where it is written, are always written once more in place before the sync. Below them each
+//!   sync had succeeded.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -35,8 +37,8 @@ use thiserror::Error;
 
 use super::file_system::{DirEntry, File, FileSystem, IoFailure, OpenMode, is_media_error};
 use super::impairment::{self, Impairment, ImpairmentReason};
-use super::index::SegmentIndex;
-use super::kept_tail::{cut_tail, make_durable};
+use super::index::{SealedSegment, SegmentIndex};
+use super::kept_tail::{KnownSynced, cut_tail, make_durable};
 use super::log::{Flush, Log, LogOptions, index_interval};
 use super::log_start::{LogStart, from_start};
 use super::quarantine::{has_quarantine, set_aside};
@@ -49,6 +51,7 @@ use super::small_file::{self, SmallFileError};
 use super::snapshots::{self, Snapshots};
 use super::sync::{Checkpoint, CheckpointBody};
 use super::tail_cache::TailCache;
+use super::tail_index;
 use super::unsynced;
 use crate::types::{
     EpochHistory, LeaderEpoch, LogPosition, Offset, PartitionIndex, TopicId, TopicName,
@@ -143,6 +146,10 @@ struct Recovered {
     active_index: SegmentIndex,
     epochs: EpochHistory,
     cut: Option<BadFrame>,
+    /// Up to where the log is known to have been synced.
+    synced: Option<LogPosition>,
+    /// Bytes of the last segment that were read.
+    tail_scanned: u64,
     report: RecoveryReport,
 }
 
@@ -210,6 +217,8 @@ pub(super) fn open(
         active_index,
         epochs,
         cut,
+        synced,
+        tail_scanned,
         mut report,
     } = *recovered;
     let end = segments.last().map_or(start, |segment| segment.end);
@@ -232,16 +241,23 @@ pub(super) fn open(
     let sync_had_failed = impairment
         .as_ref()
         .is_some_and(|note| note.reason == ImpairmentReason::SyncFailed);
-    for segment in &segments {
-        if flushed.is_some_and(|flushed| segment.end <= flushed) {
+    for (i, segment) in segments.iter().enumerate() {
+        // By the checkpoint alone where a sync had failed: to copy more than need be does no harm.
+        let from = if sync_had_failed { flushed } else { synced };
+        if from.is_some_and(|from| segment.end <= from) {
             continue;
         }
         report.tail_rewritten |= sync_had_failed;
+        let near = if i + 1 == segments.len() {
+            from.and_then(|from| active_index.before_position(from))
+        } else {
+            None
+        };
         make_durable(
             fs_ref,
             dir,
             segment,
-            flushed,
+            from.map(|position| KnownSynced { position, near }),
             sync_had_failed,
             options.config.flush,
         )?;
@@ -316,7 +332,9 @@ pub(super) fn open(
         unsynced: options.config.flush == Flush::Os,
         config: options.config,
         dir_unsynced: false,
-        bytes_since_checkpoint: 0,
+        bytes_since_checkpoint: tail_scanned,
+        share: options.recovery_budget.join(),
+        tail_written: None,
         generation: 0,
         ticket_out: false,
         poisoned: None,
@@ -442,6 +460,7 @@ fn scan(
     let mut segments: Vec<Segment> = Vec::with_capacity(bases.len());
     let mut active_index = SegmentIndex::default();
     let mut bad: Option<BadFrame> = None;
+    let mut tail_scanned = 0;
     let interval = index_interval(&options.config);
     for (i, &base) in bases.iter().enumerate() {
         let is_last = i + 1 == bases.len();
@@ -483,8 +502,17 @@ fn scan(
             let (segment, index) = match trusted {
                 Some(trusted) => trusted,
                 None => {
-                    let scanned = scan_segment(file, &path, base, len, expected, interval)?;
-                    report.bytes_scanned += scanned.segment.len;
+                    let known = match (checkpoint, expected) {
+                        (Some(body), Some(start)) if is_last && !options.verify_all => {
+                            tail_index::read(fs, dir, start, body.flushed, body.lineage)
+                        }
+                        _ => None,
+                    };
+                    let known = known.filter(|(known, _)| known.len <= len);
+                    let unread = known.as_ref().map_or(0, |(known, _)| known.len);
+                    let scanned = scan_segment(file, &path, base, len, expected, known, interval)?;
+                    tail_scanned = scanned.segment.len - unread;
+                    report.bytes_scanned += tail_scanned;
                     bad = scanned.bad;
                     if !is_last && bad.is_none() {
                         keep_index(fs, dir, &scanned.segment, &scanned.index, &mut report);
@@ -538,7 +566,8 @@ fn scan(
     }
     let start = first.unwrap_or(LogPosition::START);
     let end = expected.unwrap_or(start);
-    if let Some(flushed) = flushed.max(marked).filter(|flushed| end < *flushed) {
+    let synced = flushed.max(marked);
+    if let Some(flushed) = synced.filter(|flushed| end < *flushed) {
         let last = segments.last();
         return Ok(Scan::Corrupt(BadFrame {
             path: segment_path(dir, last.map_or(start.offset, |segment| segment.base)),
@@ -552,6 +581,8 @@ fn scan(
         active_index,
         epochs: from_start(&epochs, start),
         cut: bad,
+        synced,
+        tail_scanned,
         report,
     })))
 }
@@ -592,21 +623,25 @@ struct ScannedSegment {
     bad: Option<BadFrame>,
 }
 
+/// Reads a segment's frames, from where it is `known` on.
 fn scan_segment(
     file: Arc<dyn File>,
     path: &Path,
     base: Offset,
     len: u64,
     expected: Option<LogPosition>,
+    known: Option<(SealedSegment, SegmentIndex)>,
     interval: u64,
 ) -> Result<ScannedSegment, IoFailure> {
-    let mut cursor = FrameCursor::new(file, path.to_owned(), 0, len, expected, SCAN_CHUNK);
-    let mut index = SegmentIndex::default();
     let unknown = LogPosition::new(base, LeaderEpoch::NONE);
     let mut start = expected;
-    let mut end = expected.unwrap_or(unknown);
+    let (mut byte, next, mut index) = match known {
+        Some((known, index)) => (known.len, Some(known.end), index),
+        None => (0, expected, SegmentIndex::default()),
+    };
+    let mut cursor = FrameCursor::new(file, path.to_owned(), byte, len, next, SCAN_CHUNK);
+    let mut end = next.unwrap_or(unknown);
     let mut bad = None;
-    let mut byte = 0;
     loop {
         match cursor.next() {
             Ok(Some(frame)) => {
@@ -658,7 +693,7 @@ fn keep_index(
     report: &mut RecoveryReport,
 ) {
     let path = index_path(dir, segment.base);
-    let sealed = super::index::SealedSegment {
+    let sealed = SealedSegment {
         len: segment.len,
         start: segment.start,
         end: segment.end,

@@ -1,8 +1,8 @@
 //! Snapshots of what a log says of its idempotent producers, so that opening a log need not read all of it, and so that what
 //! retention removes is not forgotten. What is in one is the caller's; here it is bytes that belong to a position.
 //!
-//! One is written where a segment begins, unless that would cost more than [`LOG_BYTES_PER_SNAPSHOT_BYTE`] allows, at a clean
-//! stop, and always where the log starts. All integers are big-endian. The file `<offset, 20 digits>.producers` is
+//! One is written where a segment begins and with a recovery checkpoint, unless that would cost more than
+//! [`LOG_BYTES_PER_SNAPSHOT_BYTE`] allows, at a clean stop, and always where the log starts. All integers are big-endian. The file `<offset, 20 digits>.producers` is
 //!
 //! ```text
 //!  byte  length  field
@@ -17,6 +17,7 @@
 //! left behind says nothing wrong of the log that grew in its place, and is recognised by its epoch. One that is damaged, or
 //! of another history, is skipped for an older one.
 
+use std::collections::BTreeSet;
 use std::io::IoSlice;
 use std::path::{Path, PathBuf};
 
@@ -26,7 +27,7 @@ use super::file_system::{FileSystem, IoFailure, OpenMode, read_small};
 use super::log::Log;
 use super::reader::CACHED_INDEXES;
 use super::recovery::remove_if_there;
-use super::segment::parse_name;
+use super::segment::{parse_name, parse_segment_name};
 use crate::types::{Fill, LeaderEpoch, LogPosition, Offset};
 
 const SUFFIX: &str = ".producers";
@@ -239,6 +240,34 @@ pub(super) fn prune(fs: &dyn FileSystem, dir: &Path, is_kept: impl Fn(Offset) ->
     });
     if let Err(failure) = pruned {
         tracing::warn!(%failure, "cannot remove an old snapshot of producers");
+    }
+}
+
+/// Removes the snapshots that were taken within segments, but for the two newest ones: the newest is not synced, so that a power
+/// cut may take it.
+pub(super) fn prune_within_segments(fs: &dyn FileSystem, dir: &Path) {
+    let names = match fs.list(dir) {
+        Ok(entries) => entries,
+        // No more than are there already stay.
+        Err(failure) => {
+            return tracing::warn!(cause = %failure, dir = %dir.display(), "cannot look for old snapshots of producers");
+        }
+    };
+    let bases: BTreeSet<Offset> = names
+        .iter()
+        .filter_map(|entry| parse_segment_name(&entry.name))
+        .collect();
+    let mut within: Vec<Offset> = names
+        .iter()
+        .filter_map(|entry| parse_name(&entry.name, SUFFIX))
+        .filter(|offset| !bases.contains(offset))
+        .collect();
+    within.sort_unstable();
+    within.truncate(within.len().saturating_sub(2));
+    for offset in within {
+        if let Err(failure) = remove_if_there(fs, &path(dir, offset)) {
+            tracing::warn!(%failure, "cannot remove an old snapshot of producers");
+        }
     }
 }
 

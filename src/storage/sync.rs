@@ -7,17 +7,18 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::file_system::{File, FileSystem, IoFailure};
+use super::file_system::{File, FileSystem, IoFailure, OpenMode};
 use super::impairment::{self, Impairment};
 use super::index::{SealedSegment, SegmentIndex};
-use super::segment::index_path;
+use super::log::{Flush, Log};
+use super::reader::{Shared, State};
+use super::segment::{index_path, segment_path};
 use super::small_file;
 use super::snapshots::{self, Snapshot};
+use super::tail_index::TailPart;
+use super::unsynced;
 use crate::types::{LogPosition, Offset};
 
-/// The recovery checkpoint is written when this much has been synced since the last one. After an unclean stop recovery
-/// writes at most this much, and what was not synced, once more.
-pub(super) const CHECKPOINT_BYTES: u64 = 32 * 1024 * 1024;
 const CHECKPOINT_FILE: &str = "recovery";
 const CHECKPOINT_KIND: &str = "recovery-checkpoint";
 
@@ -99,6 +100,8 @@ pub(super) struct SyncWork {
     pub(super) checkpoint_due: bool,
     pub(super) checkpoint: SharedCheckpoint,
     pub(super) first_failure: FirstFailure,
+    /// Of the active segment up to `target`, where a checkpoint is due.
+    pub(super) tail: Option<TailPart>,
     /// Of positions at or below `target`.
     pub(super) snapshots: Vec<Snapshot>,
     pub(super) outcome: OnceLock<Result<(), SyncError>>,
@@ -176,12 +179,207 @@ impl SyncWork {
                 tracing::warn!(%failure, "cannot write a segment's index; it will be rebuilt");
             }
         }
+        if let Some(tail) = &self.tail
+            && let Err(failure) = tail.write(&*self.fs, &self.dir)
+        {
+            tracing::warn!(%failure, "cannot write the index of a log's tail; the next start reads more of the log");
+        }
         for snapshot in &self.snapshots {
             if let Err(failure) = snapshots::write(&*self.fs, &self.dir, snapshot, false) {
                 tracing::warn!(%failure, "cannot write a snapshot of producers; an older one will do");
             }
         }
+        if !self.snapshots.is_empty() {
+            snapshots::prune_within_segments(&*self.fs, &self.dir);
+        }
     }
+}
+
+impl Log {
+    /// Whether the next ticket will write the recovery checkpoint: the place at which a snapshot of the producers spares the next
+    /// start the most.
+    pub fn is_checkpoint_due(&self) -> bool {
+        self.config.flush == Flush::Fsync
+            && !self.ticket_out
+            && self.durable_end != self.end()
+            && self.bytes_since_checkpoint >= self.share.bytes()
+    }
+
+    /// Takes out what must be synced: `None` when there is nothing to sync or a ticket is out already. With
+    /// [`Flush::Os`] only sealed segments are synced, once each.
+    ///
+    /// One ticket at a time: it covers every frame appended before, and the next one all that came meanwhile. It must come
+    /// back by [`Log::finish_sync`], whatever its outcome, or no other is given out.
+    pub fn begin_sync(&mut self) -> Option<SyncTicket> {
+        if self.ticket_out || self.poisoned.is_some() {
+            return None;
+        }
+        let state = self.shared.state();
+        let active = match self.config.flush {
+            Flush::Fsync => {
+                let is_synced = self.durable_end == state.end && self.sealed_unsynced.is_empty();
+                if is_synced && !self.unsynced {
+                    return None;
+                }
+                active_file(&self.shared, &state)
+            }
+            Flush::Os => {
+                if self.sealed_unsynced.is_empty() {
+                    return None;
+                }
+                None
+            }
+        };
+        let target = match (self.config.flush, self.sealed_unsynced.last()) {
+            (Flush::Os, Some(last)) => last.sealed.end,
+            _ => state.end,
+        };
+        let checkpoint_due = self.bytes_since_checkpoint >= self.share.bytes();
+        let mut tail = None;
+        if checkpoint_due {
+            self.bytes_since_checkpoint = 0;
+            if active.is_some()
+                && let Some(segment) = state.segments.last()
+            {
+                let before = self.tail_written.take();
+                let part = TailPart::new(before, segment, &state.active_index, self.lineage);
+                tail = Some(part);
+            }
+        }
+        drop(state);
+        self.ticket_out = true;
+        let work = SyncWork {
+            fs: self.shared.fs.clone(),
+            dir: self.shared.dir.clone(),
+            target,
+            covers_all: self.config.flush == Flush::Fsync,
+            generation: self.generation,
+            sealed: std::mem::take(&mut self.sealed_unsynced),
+            active,
+            sync_dir: std::mem::take(&mut self.dir_unsynced),
+            checkpoint_due,
+            checkpoint: self.checkpoint.clone(),
+            first_failure: self.first_failure.clone(),
+            tail,
+            snapshots: std::mem::take(&mut self.snapshots.waiting),
+            outcome: OnceLock::new(),
+        };
+        Some(SyncTicket {
+            work: Box::new(work),
+        })
+    }
+
+    /// Takes back a ticket that has run, and moves [`Log::durable_end`] if it succeeded and the log was not truncated
+    /// meanwhile. After a failure the log takes no more writes. A ticket that has not run counts as failed. One of another log says
+    /// nothing: a replica may have left this directory, and come back, while it was out.
+    pub fn finish_sync(&mut self, ticket: SyncTicket) {
+        let ticket = ticket.work;
+        if !Arc::ptr_eq(&ticket.checkpoint, &self.checkpoint) {
+            return;
+        }
+        let outcome = ticket.outcome.get().cloned();
+        let is_current = ticket.generation == self.generation;
+        if is_current {
+            self.ticket_out = false;
+        }
+        match outcome {
+            Some(Ok(())) => {
+                if is_current {
+                    if let Some(tail) = &ticket.tail {
+                        self.tail_written = tail.written();
+                    }
+                    self.synced_end = self.synced_end.max(ticket.target);
+                    if self.config.flush == Flush::Fsync {
+                        self.durable_end = self.durable_end.max(ticket.target);
+                        if self.unsynced && ticket.covers_all {
+                            self.unsynced = false;
+                            if let Err(error) = unsynced::clear(&*self.shared.fs, &self.shared.dir)
+                            {
+                                // It then says more than is so, until the next start.
+                                tracing::warn!(cause = %error, "a note that frames are not synced is left");
+                            }
+                        }
+                    }
+                    self.publish_durable_mark();
+                }
+            }
+            Some(Err(error)) => self.poison(error.to_string()),
+            None => self.poison("a sync was given up".to_owned()),
+        }
+    }
+
+    /// Syncs everything and writes the recovery checkpoint: before a clean stop. A ticket that is out comes to nothing.
+    pub fn close(&mut self) -> Result<(), SyncError> {
+        let failed = |path: &Path, cause: std::io::Error| SyncError {
+            path: path.to_owned(),
+            cause: Arc::new(cause),
+        };
+        if let Some(cause) = &self.poisoned {
+            return Err(failed(
+                &self.shared.dir,
+                std::io::Error::other(cause.clone()),
+            ));
+        }
+        if self.ticket_out {
+            // What it took with it is synced here once more.
+            self.reopen_unsynced()
+                .map_err(|e| failed(&e.path, e.source))?;
+        }
+        let state = self.shared.state();
+        let work = SyncWork {
+            fs: self.shared.fs.clone(),
+            dir: self.shared.dir.clone(),
+            target: state.end,
+            covers_all: self.config.flush == Flush::Fsync,
+            generation: self.generation,
+            sealed: std::mem::take(&mut self.sealed_unsynced),
+            active: active_file(&self.shared, &state),
+            sync_dir: true,
+            checkpoint_due: true,
+            checkpoint: self.checkpoint.clone(),
+            first_failure: self.first_failure.clone(),
+            tail: None,
+            snapshots: std::mem::take(&mut self.snapshots.waiting),
+            outcome: OnceLock::new(),
+        };
+        drop(state);
+        let ticket = SyncTicket {
+            work: Box::new(work),
+        };
+        let outcome = ticket.run();
+        self.finish_sync(ticket);
+        outcome
+    }
+
+    /// Lists again every sealed segment that the recovery checkpoint does not cover, though a ticket has it.
+    pub(super) fn reopen_unsynced(&mut self) -> Result<(), IoFailure> {
+        let flushed = lock(&self.checkpoint).flushed;
+        let (segments, interval) = {
+            let state = self.shared.state();
+            (state.segments.clone(), state.index_interval)
+        };
+        let sealed = &segments[..segments.len().saturating_sub(1)];
+        let mut unsynced = Vec::new();
+        for segment in sealed.iter().filter(|s| flushed.is_none_or(|f| s.end > f)) {
+            let path = segment_path(&self.shared.dir, segment.base);
+            let file = self
+                .shared
+                .fs
+                .open(&path, OpenMode::Write)
+                .map_err(IoFailure::at("open", &path))?;
+            if let Ok(index) = self.shared.sealed_index(segment, interval) {
+                unsynced.push(self.sealed_unsynced_of(segment, file, index));
+            }
+        }
+        self.sealed_unsynced = unsynced;
+        Ok(())
+    }
+}
+
+fn active_file(shared: &Shared, state: &State) -> Option<(PathBuf, Arc<dyn File>)> {
+    let active = state.segments.last()?;
+    let file = state.active_file.clone()?;
+    Some((segment_path(&shared.dir, active.base), file))
 }
 
 impl Checkpoint {

@@ -184,6 +184,7 @@ impl Log {
         }
         self.compacted_to = self.compacted_to.min(end.offset);
         self.sealed_unsynced.clear();
+        self.tail_written = None;
         self.dir_unsynced = false;
         self.epochs.truncate(end);
         self.set_synced_up_to(end);
@@ -252,6 +253,7 @@ impl Log {
         start.write(&*fs, &dir)?;
         snapshots::prune(&*fs, &dir, |offset| offset == position.offset);
         self.sealed_unsynced.clear();
+        self.tail_written = None;
         self.dir_unsynced = false;
         self.compacted_to = Offset::ZERO;
         self.epochs = from_start(&start.epochs, position);
