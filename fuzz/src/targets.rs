@@ -23,7 +23,9 @@ use quorate::record::{
 };
 use quorate::storage::faulty::FaultyFileSystem;
 use quorate::storage::inspect::inspect;
-use quorate::storage::{DataDir, FileSystem, Flush, Log, LogConfig, LogOptions, OpenMode, Opener};
+use quorate::storage::{
+    DataDir, FileSystem, Flush, Log, LogConfig, LogOptions, OpenMode, Opener, RecoveryBudget,
+};
 use quorate::transport::{
     CertificateHost, CertificateInfo, ClientName, Congestion, EndpointKeys, ImpairmentSpec,
     LinkCongestion, PeerAddress,
@@ -631,7 +633,7 @@ fn segment_seeds() -> Vec<Vec<u8>> {
 const DATA_DIR: &str = "/data";
 
 /// Files and the kinds that stand in their first lines; frames and tables have none.
-const FILES: [(&str, Option<&str>); 11] = [
+const FILES: [(&str, Option<&str>); 12] = [
     ("meta", Some("meta")),
     ("boot", Some("boot")),
     ("promises", None),
@@ -643,6 +645,7 @@ const FILES: [(&str, Option<&str>); 11] = [
     ("P/00000000000000000000.idx", None),
     ("P/00000000000000000004.producers", None),
     ("P/00000000000000000002.wal", None),
+    ("P/tail-index", None),
 ];
 
 fn file_path(name: &str) -> PathBuf {
@@ -673,12 +676,23 @@ fn open_all(fs: &FaultyFileSystem) -> Option<(DataDir, Log)> {
 /// A directory that a node has left behind after a clean stop.
 fn real_data_dir() -> FaultyFileSystem {
     let fs = FaultyFileSystem::new(0);
-    let (data_dir, mut log) = open_all(&fs).expect("an empty directory opens");
+    let data_dir = DataDir::open(fs.shared(), Path::new(DATA_DIR), &opener())
+        .expect("an empty directory opens");
+    let mut options = log_options();
+    // So that the index of the tail is written down at once.
+    options.recovery_budget = RecoveryBudget::of(1);
+    let dir = data_dir.partition_dir(partition());
+    let (mut log, _) = Log::open(fs.shared(), &dir, partition(), &topic(), options)
+        .expect("an empty directory opens");
     data_dir
         .promises()
         .raise(&[(partition(), epoch(4))])
         .expect("a disk without faults");
     log.append(&frames()).expect("they follow one another");
+    if let Some(ticket) = log.begin_sync() {
+        ticket.run().expect("a disk without faults");
+        log.finish_sync(ticket);
+    }
     log.keep_snapshot(log.end(), snapshot().encode());
     log.close().expect("a disk without faults");
     data_dir

@@ -2,7 +2,7 @@
 
 use super::Partition;
 use super::output::Output;
-use super::producers::{producer_batch, snapshot_where_due};
+use super::producers::{producer_batch, snapshot_roll};
 use super::replica::Role;
 use crate::record::{Batch, STAMP_LEN, stamped_prefix};
 use crate::replication::{Acks, Admission, Peers, ProduceTicket, VerificationGuard};
@@ -71,7 +71,7 @@ impl Partition {
                 }
                 self.found_no_room = false;
                 if !self.log.take_rolls().is_empty() {
-                    snapshot_where_due(&mut self.log, leader.producers(), previous);
+                    snapshot_roll(&mut self.log, leader.producers(), previous);
                 }
                 leader.handle_appended(batch, previous.offset, appended);
                 (previous.offset, end)

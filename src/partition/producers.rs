@@ -65,8 +65,8 @@ pub(super) fn remember_producer(producers: &mut ProducerStates, frame: &Frame) {
     }
 }
 
-/// Snapshots `producers`, the state up to `at`, if it is worth its bytes: where a segment begins, or a checkpoint is written.
-pub(super) fn snapshot_where_due(log: &mut Log, producers: &ProducerStates, at: LogPosition) {
+/// Snapshots `producers`, the state up to `at`, where a segment begins there and it is worth its bytes.
+pub(super) fn snapshot_roll(log: &mut Log, producers: &ProducerStates, at: LogPosition) {
     if log.is_snapshot_due(producers.snapshot_bytes()) {
         log.keep_snapshot(at, producers.snapshot().encode());
     }

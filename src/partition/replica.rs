@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use super::hand_over::HandOver;
 use super::output::{FenceAnswer, Frames, FramesReady, Output, PartitionView};
-use super::producers::{remember_producer, snapshot_where_due};
+use super::producers::{remember_producer, snapshot_roll};
 use super::resign::Resignation;
 use crate::replication::{
     AckRefused, Confirmed, Follower, FramesRefused, IsrOutcome, Leader, LeaderAction, LogEnds,
@@ -442,7 +442,7 @@ impl Partition {
             let rolls = self.log.take_rolls();
             for frame in &fitting {
                 if rolls.contains(&frame.start()) {
-                    snapshot_where_due(&mut self.log, &self.producers, frame.start());
+                    snapshot_roll(&mut self.log, &self.producers, frame.start());
                 }
                 remember_producer(&mut self.producers, frame);
             }
@@ -579,7 +579,7 @@ impl Partition {
                 Role::Leader(leader) => leader.producers(),
                 _ => &self.producers,
             };
-            snapshot_where_due(&mut self.log, producers, end);
+            snapshot_roll(&mut self.log, producers, end);
         }
         if let Some(start) = start {
             let snapshot = self.producers_at_new_start(start);
@@ -614,7 +614,7 @@ impl Partition {
             return;
         }
         if !self.log.take_rolls().is_empty() {
-            snapshot_where_due(&mut self.log, &self.producers, before);
+            snapshot_roll(&mut self.log, &self.producers, before);
         }
         self.durable_told = self.log.durable_end();
         let mut leader = Leader::new(
@@ -726,13 +726,14 @@ impl Partition {
 
     /// Asks for a sync, if something is not durable and none is out. With `flush=os` what is written counts at once.
     pub(super) fn sync(&mut self) {
-        if self.log.is_checkpoint_due() {
-            let end = self.log.end();
+        if self.log.is_tail_index_due() {
             let producers = match &self.role {
                 Role::Leader(leader) => leader.producers(),
                 _ => &self.producers,
             };
-            snapshot_where_due(&mut self.log, producers, end);
+            if self.log.is_snapshot_due(producers.snapshot_bytes()) {
+                self.log.keep_snapshot_within(producers.snapshot().encode());
+            }
         }
         match self.log.begin_sync() {
             Some(ticket) => self.outputs.push_back(Output::Sync(ticket)),

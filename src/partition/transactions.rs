@@ -1,7 +1,7 @@
 //! The ends of transactions, and what is shown of them.
 
 use super::Partition;
-use super::producers::snapshot_where_due;
+use super::producers::snapshot_roll;
 use super::replica::Role;
 use crate::record::{Batch, Marker, STAMP_LEN, stamped_prefix};
 use crate::replication::{Acks, Peers, ProduceTicket, ProducerDescription, Verification};
@@ -56,7 +56,7 @@ impl Partition {
         }
         self.found_no_room = false;
         if !self.log.take_rolls().is_empty() {
-            snapshot_where_due(&mut self.log, leader.producers(), previous);
+            snapshot_roll(&mut self.log, leader.producers(), previous);
         }
         leader.handle_marker_appended(&marker, previous.offset, appended);
         leader.wait(

@@ -158,9 +158,11 @@ pub struct Log {
     pub(super) unsynced: bool,
     /// A segment file was made since the last ticket was taken out.
     pub(super) dir_unsynced: bool,
-    /// Bytes appended since a ticket last wrote the recovery checkpoint, or that recovery read.
+    /// Bytes appended since a ticket last wrote the recovery checkpoint.
     pub(super) bytes_since_checkpoint: u64,
-    /// What the next start may have to read, and no checkpoint need be written before.
+    /// Bytes of the active segment that the index of the log's tail does not know yet.
+    pub(super) bytes_since_tail_index: u64,
+    /// So many of them the next start may have to read.
     pub(super) share: BudgetShare,
     /// What is known to be in the index of the log's tail; `None` begins it anew.
     pub(super) tail_written: Option<Written>,
@@ -545,6 +547,7 @@ impl Log {
         active.aborted = state.active_index.aborted.len() as u32;
         state.end = active.end;
         self.bytes_since_checkpoint += bytes;
+        self.bytes_since_tail_index += bytes;
         self.snapshots.handle_appended(bytes);
     }
 

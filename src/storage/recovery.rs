@@ -5,29 +5,28 @@
 //! Segments below it are trusted to their index, and the last one as far as its index was written down (`tail_index.rs`); all
 //! else is read frame by frame. How much that is at most: `recovery_budget.rs`.
 //!
-//! What a bad frame means is decided by the checkpoint and by the log's durable mark ([`LogOptions::durable_mark`]), the
-//! further one of the two. The checkpoint is seldom written, and may be 32 MiB behind; the mark stands in one file with
-//! those of all other logs ([`super::checkpoints`]), a second behind. A bad frame above both is the torn tail of a crash, and
-//! the log is cut there. A bad or missing frame below one of them was once on the disk: that is corruption, and the whole
-//! directory is set aside (`<name>.quarantine-<n>`) for the replica to be fetched anew; to cut there would leave a replica
-//! that votes without what it acknowledged. Where the checkpoint itself is unusable, every segment but the last counts as
-//! synced, and the mark counts.
+//! What a bad frame means is decided by the checkpoint, by the index of the tail, and by the log's durable mark
+//! ([`LogOptions::durable_mark`]), the furthest one of the three. The checkpoint is seldom written, and may be 32 MiB behind; the
+//! mark stands in one file with those of all other logs ([`super::checkpoints`]), a second behind. A bad frame above all three
+//! is the torn tail of a crash, and the log is cut there. A bad or missing frame below one of them was once on the disk: that
+//! is corruption, and the whole directory is set aside (`<name>.quarantine-<n>`) for the replica to be fetched anew; to cut
+//! there would leave a replica that votes without what it acknowledged. Where the checkpoint itself is unusable, every segment
+//! but the last counts as synced, and the mark counts.
 //!
 //! What the disk cannot read at all (EIO) may have been anything, so it is never taken for a torn tail: the log is set aside like
 //! a corrupt one where other nodes are in sync ([`LogOptions::others_in_sync`]), and is not opened where none is.
 //!
 //! A mark that is older than a truncation speaks of frames that were removed by right. So each truncation below what was
 //! synced, each reset, and each setting aside begins another *lineage* in the checkpoint before it removes anything, and a
-//! mark of another lineage than the checkpoint's counts for nothing. The mark itself never cuts a log. Without a mark, because
+//! mark, or an index of the tail, of another lineage than the checkpoint's counts for nothing. The mark itself never cuts a log. Without a mark, because
 //! its file is missing or unreadable, a power cut took its newest version, or the log does not sync its appends, the
 //! checkpoint alone decides: then rot above it is taken for a torn tail.
 //!
 //! After kill -9, frames may be in the page cache only, so the kept tail is synced. A process that stopped on a failed sync
 //! leaves the kernel believing that its pages are clean though they never reached the disk, and a sync would do nothing:
 //! - when the failure was noted, the segments above the checkpoint are copied to new files;
-//! - when even the note could not be written, nobody can tell; so with `flush=fsync` the bytes above both the checkpoint and
-//!   the mark, a second's at most where it is written, are always written once more in place before the sync. Below them each
-//!   sync had succeeded.
+//! - when even the note could not be written, nobody can tell; so with `flush=fsync` the bytes above all three, a second's
+//!   at most where the mark is written, are always written once more in place before the sync. Below them each sync had succeeded.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -290,6 +289,7 @@ pub(super) fn open(
     let mut checkpoint = Checkpoint {
         generation: 0,
         flushed,
+        vouched: synced.max(flushed),
         lineage,
     };
     if flushed != Some(end) {
@@ -332,7 +332,8 @@ pub(super) fn open(
         unsynced: options.config.flush == Flush::Os,
         config: options.config,
         dir_unsynced: false,
-        bytes_since_checkpoint: tail_scanned,
+        bytes_since_checkpoint: 0,
+        bytes_since_tail_index: tail_scanned,
         share: options.recovery_budget.join(),
         tail_written: None,
         generation: 0,
@@ -448,7 +449,7 @@ fn scan(
         }
     };
     let flushed = checkpoint.map(|body| body.flushed);
-    let marked = options
+    let mut marked = options
         .durable_mark
         .filter(|mark| match checkpoint {
             Some(body) => body.lineage == mark.lineage,
@@ -503,12 +504,13 @@ fn scan(
                 Some(trusted) => trusted,
                 None => {
                     let known = match (checkpoint, expected) {
-                        (Some(body), Some(start)) if is_last && !options.verify_all => {
-                            tail_index::read(fs, dir, start, body.flushed, body.lineage)
-                        }
+                        (Some(body), Some(start)) => tail_index::read(fs, dir, start, body.lineage),
                         _ => None,
                     };
-                    let known = known.filter(|(known, _)| known.len <= len);
+                    if let Some((known, _)) = &known {
+                        marked = marked.max(Some(known.end));
+                    }
+                    let known = known.filter(|(known, _)| known.len <= len && !options.verify_all);
                     let unread = known.as_ref().map_or(0, |(known, _)| known.len);
                     let scanned = scan_segment(file, &path, base, len, expected, known, interval)?;
                     tail_scanned = scanned.segment.len - unread;

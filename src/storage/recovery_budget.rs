@@ -1,18 +1,18 @@
 //! How much of its logs a node has to read when it starts after an unclean stop.
 //!
-//! What is above a log's recovery checkpoint is read and checked at the next start. So a checkpoint is due when a log's share
-//! of the budget was appended since the last one, and with it goes what spares reading the rest: the active segment's index
-//! (`tail_index.rs`) and a snapshot of the producers (`snapshots.rs`). The more logs are open, the smaller is each one's share.
+//! What the index of a log's tail (`tail_index.rs`) does not know is read and checked at the next start. So it is written down,
+//! with a snapshot of the producers (`snapshots.rs`), when a log's share of the budget was appended since the last time. The
+//! more logs are open, the smaller is each one's share.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// What a start may have to read of all logs together, where each has its share of it: a second's work of one core, about.
-const BUDGET_BYTES: u64 = 256 * 1024 * 1024;
+/// What a start may have to read of all logs together, where each has its share of it.
+const BUDGET_BYTES: u64 = 512 * 1024 * 1024;
 /// The largest share, however few logs there are.
 const MAX_SHARE_BYTES: u64 = 32 * 1024 * 1024;
-/// The least, because a checkpoint costs the disk two syncs: from 1,024 logs on, the budget is exceeded.
-const MIN_SHARE_BYTES: u64 = 256 * 1024;
+/// The least, because each time two small files are written: from 1,024 logs on, the budget is exceeded.
+const MIN_SHARE_BYTES: u64 = 512 * 1024;
 
 /// One for a data directory, shared by its logs.
 #[derive(Clone, Debug)]

@@ -1,7 +1,7 @@
 //! Snapshots of what a log says of its idempotent producers, so that opening a log need not read all of it, and so that what
 //! retention removes is not forgotten. What is in one is the caller's; here it is bytes that belong to a position.
 //!
-//! One is written where a segment begins and with a recovery checkpoint, unless that would cost more than
+//! One is written where a segment begins and with the index of a log's tail, unless that would cost more than
 //! [`LOG_BYTES_PER_SNAPSHOT_BYTE`] allows, at a clean stop, and always where the log starts. All integers are big-endian. The file `<offset, 20 digits>.producers` is
 //!
 //! ```text
@@ -41,6 +41,8 @@ const MAX_FILE_BYTES: u64 = 4 * 1024 * 1024;
 const LOG_BYTES_PER_SNAPSHOT_BYTE: u64 = 16;
 /// Snapshots that wait for the next sync. Beyond it the oldest is dropped, which costs a longer replay and nothing else.
 const MAX_WAITING: usize = 4;
+/// Snapshots within segments that stay.
+const WITHIN_SEGMENTS: usize = 2;
 /// Segments begun since the owner last asked. Beyond it the oldest is dropped: that place gets no snapshot.
 const MAX_ROLLS: usize = 64;
 
@@ -60,6 +62,10 @@ pub(super) struct Snapshots {
     rolls: Vec<LogPosition>,
     /// Bytes appended since the last snapshot was given.
     bytes_since: u64,
+    /// The two newest that were taken within segments. The newest is not synced, so a power cut may take it.
+    within: Vec<Offset>,
+    /// Older ones, which the next sync removes.
+    pub(super) stale: Vec<Offset>,
 }
 
 impl Default for Snapshots {
@@ -69,6 +75,8 @@ impl Default for Snapshots {
             waiting: Vec::new(),
             rolls: Vec::new(),
             bytes_since: u64::MAX,
+            within: Vec::new(),
+            stale: Vec::new(),
         }
     }
 }
@@ -124,6 +132,21 @@ impl Log {
         }
         self.snapshots.waiting.push(Snapshot { at, body });
         self.snapshots.bytes_since = 0;
+    }
+
+    /// Takes a snapshot of the log up to its end, where no segment begins: of those only the newest ones stay.
+    pub fn keep_snapshot_within(&mut self, body: Bytes) {
+        let end = self.end();
+        self.keep_snapshot(end, body);
+        let Snapshots { within, stale, .. } = &mut self.snapshots;
+        within.push(end.offset);
+        if within.len() > WITHIN_SEGMENTS {
+            stale.push(within.remove(0));
+        }
+        if stale.len() > MAX_WAITING {
+            // It goes at the next roll.
+            stale.remove(0);
+        }
     }
 
     /// The newest snapshot of this log at or below `position` that `decode` can read.
@@ -243,8 +266,7 @@ pub(super) fn prune(fs: &dyn FileSystem, dir: &Path, is_kept: impl Fn(Offset) ->
     }
 }
 
-/// Removes the snapshots that were taken within segments, but for the two newest ones: the newest is not synced, so that a power
-/// cut may take it.
+/// Removes all the snapshots that were taken within segments, but for the newest ones: also those of earlier processes.
 pub(super) fn prune_within_segments(fs: &dyn FileSystem, dir: &Path) {
     let names = match fs.list(dir) {
         Ok(entries) => entries,
@@ -263,9 +285,14 @@ pub(super) fn prune_within_segments(fs: &dyn FileSystem, dir: &Path) {
         .filter(|offset| !bases.contains(offset))
         .collect();
     within.sort_unstable();
-    within.truncate(within.len().saturating_sub(2));
-    for offset in within {
-        if let Err(failure) = remove_if_there(fs, &path(dir, offset)) {
+    within.truncate(within.len().saturating_sub(WITHIN_SEGMENTS));
+    remove(fs, dir, &within);
+}
+
+/// Removes the snapshots at `places`. They are a help and no part of the log, so a failure is only told.
+pub(super) fn remove(fs: &dyn FileSystem, dir: &Path, places: &[Offset]) {
+    for place in places {
+        if let Err(failure) = remove_if_there(fs, &path(dir, *place)) {
             tracing::warn!(%failure, "cannot remove an old snapshot of producers");
         }
     }

@@ -22,6 +22,9 @@ use crate::types::{LogPosition, Offset};
 const CHECKPOINT_FILE: &str = "recovery";
 const CHECKPOINT_KIND: &str = "recovery-checkpoint";
 
+/// The recovery checkpoint is written when this much has been synced since the last one.
+const CHECKPOINT_BYTES: u64 = 32 * 1024 * 1024;
+
 /// A sync that failed. What it should have covered may be lost though it can still be read, and no later sync can tell: the
 /// process must stop, and the next start writes the log's tail to a new file.
 #[derive(Clone, Debug, Error)]
@@ -55,6 +58,8 @@ pub(super) struct Checkpoint {
     pub(super) generation: u64,
     /// What is on the disk; `None` when nothing usable is.
     pub(super) flushed: Option<LogPosition>,
+    /// Likewise, or what a block of the tail's index says.
+    pub(super) vouched: Option<LogPosition>,
     /// See [`DurableMark::lineage`].
     pub(super) lineage: u64,
 }
@@ -100,10 +105,12 @@ pub(super) struct SyncWork {
     pub(super) checkpoint_due: bool,
     pub(super) checkpoint: SharedCheckpoint,
     pub(super) first_failure: FirstFailure,
-    /// Of the active segment up to `target`, where a checkpoint is due.
+    /// Of the active segment up to `target`, where that is due.
     pub(super) tail: Option<TailPart>,
     /// Of positions at or below `target`.
     pub(super) snapshots: Vec<Snapshot>,
+    /// Places of older ones that are to go.
+    pub(super) stale_snapshots: Vec<Offset>,
     pub(super) outcome: OnceLock<Result<(), SyncError>>,
 }
 
@@ -157,21 +164,28 @@ impl SyncWork {
         if self.sync_dir {
             self.fs.sync_dir(&self.dir).map_err(failed(&self.dir))?;
         }
-        if self.checkpoint_due || !self.sealed.is_empty() || !self.snapshots.is_empty() {
-            self.write_checkpoint();
+        let notes_nothing = !self.checkpoint_due
+            && self.sealed.is_empty()
+            && self.tail.is_none()
+            && self.snapshots.is_empty();
+        if !notes_nothing {
+            self.take_notes();
         }
         Ok(())
     }
 
-    fn write_checkpoint(&self) {
+    /// Writes down what spares the next start work. Nothing depends on it.
+    fn take_notes(&self) {
         let mut checkpoint = lock(&self.checkpoint);
         if checkpoint.generation != self.generation {
             return;
         }
-        // First, so that what has an index is known to have been synced: rot in it is then never taken for a torn tail.
-        if let Err(failure) = checkpoint.write(&*self.fs, &self.dir, self.target) {
-            tracing::warn!(%failure, "cannot write the recovery checkpoint; the next start reads more of the log");
-            return;
+        if self.checkpoint_due || !self.sealed.is_empty() {
+            // First, so that what has an index is known to have been synced: rot in it is then never taken for a torn tail.
+            if let Err(failure) = checkpoint.write(&*self.fs, &self.dir, self.target) {
+                tracing::warn!(%failure, "cannot write the recovery checkpoint; the next start reads more of the log");
+                return;
+            }
         }
         for segment in &self.sealed {
             let path = index_path(&self.dir, segment.base);
@@ -179,30 +193,33 @@ impl SyncWork {
                 tracing::warn!(%failure, "cannot write a segment's index; it will be rebuilt");
             }
         }
-        if let Some(tail) = &self.tail
-            && let Err(failure) = tail.write(&*self.fs, &self.dir)
-        {
-            tracing::warn!(%failure, "cannot write the index of a log's tail; the next start reads more of the log");
+        if let Some(tail) = &self.tail {
+            // Before, because a write that failed may have written.
+            checkpoint.vouched = checkpoint.vouched.max(Some(self.target));
+            if let Err(failure) = tail.write(&*self.fs, &self.dir) {
+                tracing::warn!(%failure, "cannot write the index of a log's tail; the next start reads more of the log");
+            }
         }
         for snapshot in &self.snapshots {
             if let Err(failure) = snapshots::write(&*self.fs, &self.dir, snapshot, false) {
                 tracing::warn!(%failure, "cannot write a snapshot of producers; an older one will do");
             }
         }
-        if !self.snapshots.is_empty() {
+        snapshots::remove(&*self.fs, &self.dir, &self.stale_snapshots);
+        if !self.sealed.is_empty() {
             snapshots::prune_within_segments(&*self.fs, &self.dir);
         }
     }
 }
 
 impl Log {
-    /// Whether the next ticket will write the recovery checkpoint: the place at which a snapshot of the producers spares the next
-    /// start the most.
-    pub fn is_checkpoint_due(&self) -> bool {
+    /// Whether the next ticket will write down the index of the log's tail: then a snapshot of the producers at its end spares the
+    /// next start what the index spares it.
+    pub fn is_tail_index_due(&self) -> bool {
         self.config.flush == Flush::Fsync
             && !self.ticket_out
             && self.durable_end != self.end()
-            && self.bytes_since_checkpoint >= self.share.bytes()
+            && self.bytes_since_tail_index >= self.share.bytes()
     }
 
     /// Takes out what must be synced: `None` when there is nothing to sync or a ticket is out already. With
@@ -234,17 +251,19 @@ impl Log {
             (Flush::Os, Some(last)) => last.sealed.end,
             _ => state.end,
         };
-        let checkpoint_due = self.bytes_since_checkpoint >= self.share.bytes();
-        let mut tail = None;
+        let checkpoint_due = self.bytes_since_checkpoint >= CHECKPOINT_BYTES;
         if checkpoint_due {
             self.bytes_since_checkpoint = 0;
-            if active.is_some()
-                && let Some(segment) = state.segments.last()
-            {
-                let before = self.tail_written.take();
-                let part = TailPart::new(before, segment, &state.active_index, self.lineage);
-                tail = Some(part);
-            }
+        }
+        let mut tail = None;
+        if active.is_some()
+            && self.bytes_since_tail_index >= self.share.bytes()
+            && let Some(segment) = state.segments.last()
+        {
+            self.bytes_since_tail_index = 0;
+            let before = self.tail_written.take();
+            let part = TailPart::new(before, segment, &state.active_index, self.lineage);
+            tail = Some(part);
         }
         drop(state);
         self.ticket_out = true;
@@ -262,6 +281,7 @@ impl Log {
             first_failure: self.first_failure.clone(),
             tail,
             snapshots: std::mem::take(&mut self.snapshots.waiting),
+            stale_snapshots: std::mem::take(&mut self.snapshots.stale),
             outcome: OnceLock::new(),
         };
         Some(SyncTicket {
@@ -340,6 +360,7 @@ impl Log {
             first_failure: self.first_failure.clone(),
             tail: None,
             snapshots: std::mem::take(&mut self.snapshots.waiting),
+            stale_snapshots: std::mem::take(&mut self.snapshots.stale),
             outcome: OnceLock::new(),
         };
         drop(state);
@@ -406,6 +427,7 @@ impl Checkpoint {
             },
         )?;
         self.flushed = Some(flushed);
+        self.vouched = self.vouched.max(self.flushed);
         Ok(())
     }
 
@@ -417,6 +439,8 @@ impl Checkpoint {
         flushed: LogPosition,
     ) -> Result<(), IoFailure> {
         self.lineage = self.lineage.saturating_add(1);
+        // Blocks of an earlier lineage count for nothing.
+        self.vouched = None;
         self.write(fs, dir, flushed)
     }
 }

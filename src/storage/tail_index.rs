@@ -1,8 +1,9 @@
-//! The index of the active segment, as far as the recovery checkpoint vouches for it: so that opening a log need not read
-//! all of its last segment, which may be as long as a segment can be.
+//! The index of the active segment as far as it was synced: so that opening a log need not read all of its last segment, which
+//! may be as long as a segment can be.
 //!
-//! The file `tail-index` is a row of blocks, each of which carries on the one before; a checkpoint appends one. All integers
-//! are big-endian. A block is
+//! The file `tail-index` is a row of blocks, each of which carries on the one before. One is appended when a log's share of the
+//! budget (`recovery_budget.rs`) has been written since the last, after the sync that covers it: so a block is also a recovery
+//! checkpoint, which costs no sync of its own. All integers are big-endian. A block is
 //!
 //! ```text
 //!  byte  length  field
@@ -13,9 +14,8 @@
 //!     …       4  CRC-32   over everything before
 //! ```
 //!
-//! It is written unsynced, and only after the checkpoint: what a power cut takes is read again from the segment. Blocks of
-//! another lineage or segment say nothing, and neither does anything behind the first that is damaged, does not follow, or
-//! reaches beyond the checkpoint.
+//! It is written unsynced: what a power cut takes is read again from the segment. Blocks of another lineage or segment say
+//! nothing, and neither does anything behind the first that is damaged or does not follow.
 
 use std::io::IoSlice;
 use std::path::Path;
@@ -133,7 +133,8 @@ fn decode(input: &[u8]) -> Option<(Block, &[u8])> {
     let index_len = input
         .first_chunk::<4>()
         .map(|len| u32::from_be_bytes(*len))? as usize;
-    let (block, rest) = input.split_at_checked(HEADER_LEN + index_len + CRC_LEN)?;
+    let block_len = index_len.checked_add(HEADER_LEN + CRC_LEN)?;
+    let (block, rest) = input.split_at_checked(block_len)?;
     let (mut body, crc) = block.split_last_chunk::<CRC_LEN>()?;
     if crc32fast::hash(body) != u32::from_be_bytes(*crc) {
         return None;
@@ -150,13 +151,11 @@ fn decode(input: &[u8]) -> Option<(Block, &[u8])> {
     Some((block, rest))
 }
 
-/// How far the segment at `start` need not be read, and its index up to there. Nothing beyond `flushed`, the checkpoint of
-/// `lineage`, is vouched for.
+/// How far the segment at `start` was synced, and its index up to there. `lineage` is the recovery checkpoint's.
 pub(super) fn read(
     fs: &dyn FileSystem,
     dir: &Path,
     start: LogPosition,
-    flushed: LogPosition,
     lineage: u64,
 ) -> Option<(SealedSegment, SegmentIndex)> {
     let bytes = read_small(fs, &dir.join(FILE), MAX_FILE_BYTES).ok()??;
@@ -171,8 +170,7 @@ pub(super) fn read(
         let is_next = block.lineage == lineage
             && block.base == start.offset.get()
             && block.frames.start == known.end
-            && block.frames.len > known.len
-            && block.frames.end <= flushed;
+            && block.frames.len > known.len;
         if !is_next {
             break;
         }
@@ -224,25 +222,19 @@ mod tests {
         stages
     }
 
-    fn read(fs: &FaultyFileSystem, flushed: LogPosition) -> Option<(SealedSegment, SegmentIndex)> {
-        super::read(fs, Path::new("/"), at(0, 0), flushed, LINEAGE)
+    fn read(fs: &FaultyFileSystem) -> Option<(SealedSegment, SegmentIndex)> {
+        super::read(fs, Path::new("/"), at(0, 0), LINEAGE)
     }
 
     #[test]
-    fn blocks_add_up_to_the_index_as_far_as_the_checkpoint_goes() {
+    fn blocks_add_up_to_the_index_of_their_segment_and_say_nothing_of_another() {
         let fs = FaultyFileSystem::new(0);
         let stages = filled(&fs);
         assert!(stages[0].1.lens() != stages[1].1.lens());
-        for (i, stage) in stages.iter().enumerate() {
-            assert_eq!(read(&fs, stage.0.end).as_ref(), Some(stage));
-            let short = at(stage.0.end.offset.get() - 1, 1);
-            let before = i.checked_sub(1).map(|i| stages[i].clone());
-            assert_eq!(read(&fs, short), before);
-        }
-        let end = stages[2].0.end;
+        assert_eq!(read(&fs).as_ref(), stages.last());
         let dir = Path::new("/");
-        assert_eq!(super::read(&fs, dir, at(0, 0), end, LINEAGE + 1), None);
-        assert_eq!(super::read(&fs, dir, at(5, 1), end, LINEAGE), None);
+        assert_eq!(super::read(&fs, dir, at(0, 0), LINEAGE + 1), None);
+        assert_eq!(super::read(&fs, dir, at(5, 1), LINEAGE), None);
     }
 
     #[test]
@@ -250,12 +242,11 @@ mod tests {
         let fs = FaultyFileSystem::new(0);
         let stages = filled(&fs);
         let path = Path::new("/").join(FILE);
-        let end = stages[2].0.end;
         let len = fs.contents(&path).unwrap().len() as u64;
         let mut seen = [false; 3];
         for bit in 0..len * 8 {
             fs.flip_bit(&path, bit).unwrap();
-            let found = read(&fs, end);
+            let found = read(&fs);
             let stage = match &found {
                 None => 0,
                 Some(found) => 1 + stages.iter().position(|stage| stage == found).unwrap(),
@@ -268,7 +259,7 @@ mod tests {
         let file = fs.open(&path, OpenMode::Write).unwrap();
         for len in (0..len).rev() {
             file.set_len(len).unwrap();
-            assert_ne!(read(&fs, end).as_ref(), Some(&stages[2]));
+            assert_ne!(read(&fs).as_ref(), Some(&stages[2]));
         }
     }
 
@@ -282,8 +273,8 @@ mod tests {
         old.write(&fs, Path::new("/")).unwrap();
         let new = TailPart::new(old.written(), &segment, index, LINEAGE + 1);
         new.write(&fs, Path::new("/")).unwrap();
-        assert_eq!(read(&fs, sealed.end), None);
-        let found = super::read(&fs, Path::new("/"), at(0, 0), sealed.end, LINEAGE + 1);
+        assert_eq!(read(&fs), None);
+        let found = super::read(&fs, Path::new("/"), at(0, 0), LINEAGE + 1);
         assert_eq!(found, Some((*sealed, index.clone())));
     }
 }

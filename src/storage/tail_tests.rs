@@ -60,8 +60,8 @@ fn append(log: &mut Log, frames: &[Frame]) -> usize {
         if log.append(std::slice::from_ref(frame)).is_err() {
             return i;
         }
-        if log.is_checkpoint_due() {
-            log.keep_snapshot(log.end(), named(log.end()));
+        if log.is_tail_index_due() {
+            log.keep_snapshot_within(named(log.end()));
         }
         let ticket = log.begin_sync().unwrap();
         let outcome = ticket.run();
@@ -183,6 +183,32 @@ fn the_index_of_a_history_that_was_cut_off_is_not_believed() {
     for frame in &kept {
         assert_eq!(log.read(frame.start(), 1).unwrap()[0], *frame);
     }
+}
+
+#[test]
+fn the_index_of_a_sync_that_had_not_come_back_when_the_log_was_cut_is_not_believed() {
+    let fs = disk(0);
+    let (mut log, all) = filled(&fs, 100);
+    let mut kept = all;
+    kept.extend(frames(log.end(), 60, 100));
+    log.append(&kept[101..]).unwrap();
+    let ticket = log.begin_sync().unwrap();
+    ticket.run().unwrap();
+    // Above all that the log has been told is synced.
+    let to = at(130, 1);
+    assert!(log.durable_end() < to && to < log.end());
+    log.truncate(to).unwrap();
+    kept.truncate(131);
+    // Longer ones, and the process ends before the next sync, with which the index would begin anew.
+    kept.extend(frames(log.end(), 40, 137));
+    log.append(&kept[131..]).unwrap();
+    assert!(log.is_tail_index_due());
+    assert_eq!(contents(&log), kept);
+    drop(log);
+    fs.kill();
+    let (log, report) = open(&fs);
+    assert_eq!((report.cut, report.quarantined), (None, None));
+    assert_eq!(contents(&log), kept);
 }
 
 #[test]

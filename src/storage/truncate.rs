@@ -135,7 +135,9 @@ impl Log {
             shortened = Some((path, file));
             break;
         }
-        let end = segments.last().map_or(start, |last| last.end);
+        let (end, left) = segments
+            .last()
+            .map_or((start, 0), |last| (last.end, last.len));
 
         // From here on tickets that are out count for nothing, and neither do their checkpoints.
         self.generation += 1;
@@ -144,7 +146,7 @@ impl Log {
             let mut checkpoint = sync::lock(&self.checkpoint);
             checkpoint.generation = self.generation;
             // A ticket that has run and has not come back has moved the checkpoint alone.
-            let flushed_end = checkpoint.flushed.unwrap_or(LogPosition::START);
+            let flushed_end = checkpoint.vouched.unwrap_or(LogPosition::START);
             if self.synced_end.max(flushed_end) > end {
                 // Before the frames go, or a crash in between looks like the loss of synced frames.
                 checkpoint.begin_lineage(&*fs, &dir, flushed_end.min(end))?;
@@ -185,6 +187,7 @@ impl Log {
         self.compacted_to = self.compacted_to.min(end.offset);
         self.sealed_unsynced.clear();
         self.tail_written = None;
+        self.bytes_since_tail_index = left;
         self.dir_unsynced = false;
         self.epochs.truncate(end);
         self.set_synced_up_to(end);
@@ -254,6 +257,7 @@ impl Log {
         snapshots::prune(&*fs, &dir, |offset| offset == position.offset);
         self.sealed_unsynced.clear();
         self.tail_written = None;
+        self.bytes_since_tail_index = 0;
         self.dir_unsynced = false;
         self.compacted_to = Offset::ZERO;
         self.epochs = from_start(&start.epochs, position);
