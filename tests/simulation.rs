@@ -88,6 +88,8 @@ fn add(sum: &mut Figures, one: Figures) {
     sum.quarantines += one.quarantines;
     sum.set_aside_running += one.set_aside_running;
     sum.tail_flips += one.tail_flips;
+    sum.indexed_flips += one.indexed_flips;
+    sum.tails_spared += one.tails_spared;
     sum.unreadable_starts += one.unreadable_starts;
     sum.shut += one.shut;
     sum.ineligible += one.ineligible;
@@ -136,6 +138,7 @@ fn assert_not_vacuous(sum: &Figures, runs: u64) {
         ("quarantines at a start", sum.quarantines),
         ("logs set aside while running", sum.set_aside_running),
         ("bits flipped in a synced tail", sum.tail_flips),
+        ("tails that need not be read", sum.tails_spared),
         (
             "starts on sectors that cannot be read",
             sum.unreadable_starts,

@@ -384,6 +384,11 @@ impl DataDir {
         Ok(found)
     }
 
+    /// How much of its logs the next start may have to read; to be told before any is opened.
+    pub fn set_recovery_budget(&mut self, budget: RecoveryBudget) {
+        self.recovery_budget = budget;
+    }
+
     /// See [`Log::open`]. Says what was known of the log before this process began: see [`LogOptions::durable_mark`].
     pub fn open_log(
         &self,

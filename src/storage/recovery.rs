@@ -111,6 +111,8 @@ pub struct RecoveryReport {
     pub indexes_rebuilt: usize,
     /// Bytes of frames that were read and checked.
     pub bytes_scanned: u64,
+    /// Bytes of the last segment that were not, because its index was written down.
+    pub bytes_indexed: u64,
     /// The record of the log's start was lost; epochs before the first frame are forgotten.
     pub start_rebuilt: bool,
 }
@@ -515,6 +517,7 @@ fn scan(
                     let scanned = scan_segment(file, &path, base, len, expected, known, interval)?;
                     tail_scanned = scanned.segment.len - unread;
                     report.bytes_scanned += tail_scanned;
+                    report.bytes_indexed += unread;
                     bad = scanned.bad;
                     if !is_last && bad.is_none() {
                         keep_index(fs, dir, &scanned.segment, &scanned.index, &mut report);

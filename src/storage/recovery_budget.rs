@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 const BUDGET_BYTES: u64 = 512 * 1024 * 1024;
 /// The largest share, however few logs there are.
 const MAX_SHARE_BYTES: u64 = 32 * 1024 * 1024;
-/// The least, because each time two small files are written: from 1,024 logs on, the budget is exceeded.
-const MIN_SHARE_BYTES: u64 = 512 * 1024;
+/// The least, because each time two small files are written: from 512 logs on, the budget is exceeded.
+const MIN_SHARE_BYTES: u64 = 1024 * 1024;
 
 /// One for a data directory, shared by its logs.
 #[derive(Clone, Debug)]

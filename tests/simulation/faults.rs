@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use quorate::storage::read_high_watermarks;
+use quorate::types::LogPosition;
 use quorate::wal::{Decoded, Frame};
 
 use super::checker::{Check, violated};
@@ -230,13 +231,14 @@ impl World {
         self.flip_bit_of_tail(node, partition, pick)
     }
 
-    /// The process is killed then, and the next finds the bit before it votes. It begins at once: a power cut in between could
-    /// take the mark away, which nobody syncs.
+    /// The process is killed then, and the next finds the bit before it votes, or trusts that part of the segment to the index
+    /// that was written down, as it does sealed ones; it takes it for a torn tail in no case. It begins at once: a power cut in
+    /// between could take the mark away, which nobody syncs.
     fn flip_bit_of_tail(&mut self, node: usize, partition: usize, pick: u64) -> Check {
         if !self.nodes[node].is_running() || self.nodes[node].is_excused() {
             return Ok(());
         }
-        let Some((path, bytes)) = self.marked_tail(node, partition) else {
+        let Some((path, bytes, mark)) = self.marked_tail(node, partition) else {
             return Ok(());
         };
         let disk = self.nodes[node].disk.clone();
@@ -255,15 +257,19 @@ impl World {
         self.checkers[partition].mark_void(node);
         self.kill(node, false);
         self.restart(node)?;
-        if self.nodes[node].view_replica(partition).is_none() {
+        let Some(replica) = self.nodes[node].view_replica(partition) else {
             // Its metadata does not name the partition yet, so nobody has seen it.
             let unseen = disk.flip_bit(&path, bit);
             self.nodes[node].was_harmed[partition] = unseen.is_err();
             return Ok(());
-        }
+        };
+        let is_cut = replica.partition.durable_end() < mark;
         self.figures.of_kind[FaultKind::BitFlip { node, pick }.index()] += 1;
-        self.figures.tail_flips += 1;
-        if self.nodes[node].was_harmed[partition] {
+        if !self.nodes[node].was_harmed[partition] {
+            self.figures.tail_flips += 1;
+        } else if !is_cut {
+            self.figures.indexed_flips += 1;
+        } else {
             return violated(
                 "durability",
                 format!(
@@ -275,8 +281,8 @@ impl World {
         Ok(())
     }
 
-    /// The active segment, and how many bytes of frames in it end at or below the mark that was written down.
-    fn marked_tail(&self, node: usize, partition: usize) -> Option<(PathBuf, u64)> {
+    /// The active segment, how many bytes of frames in it end at or below the mark that was written down, and that mark.
+    fn marked_tail(&self, node: usize, partition: usize) -> Option<(PathBuf, u64, LogPosition)> {
         let disk = &self.nodes[node].disk;
         let marks = read_high_watermarks(&*disk.shared(), Path::new(DATA_DIR)).ok()?;
         let mark = marks.get(&partition_id(partition).to_string())?.durable?;
@@ -300,7 +306,7 @@ impl World {
             bytes += frame.len() as u64;
             left = left.slice(frame.len()..);
         }
-        (bytes > 0).then_some((path, bytes))
+        (bytes > 0).then_some((path, bytes, mark.end))
     }
 
     fn flip_bit_of_sealed(&mut self, node: usize, partition: usize, pick: u64) {

@@ -9,7 +9,7 @@ use quorate::partition::{Departures, Partition, PartitionOptions};
 use quorate::replication::{Peers, ProduceTicket};
 use quorate::storage::faulty::FaultyFileSystem;
 use quorate::storage::{
-    DataDir, Flush, Impairment, LogConfig, LogOptions, LogReader, Marks, Opener,
+    DataDir, Flush, Impairment, LogConfig, LogOptions, LogReader, Marks, Opener, RecoveryBudget,
 };
 use quorate::types::{
     Appointment, ClusterId, DirectoryId, ErrorCode, Incarnation, IsrChange, LeaderEpoch,
@@ -167,6 +167,8 @@ pub enum Call {
 pub struct Opened {
     pub created: bool,
     pub quarantined: bool,
+    /// The index of the active segment spared reading a part of it.
+    pub was_spared: bool,
     pub impairment: Option<Impairment>,
 }
 
@@ -308,6 +310,7 @@ impl Node {
         now: MonotonicTime,
         partitions: usize,
         keeps_name: bool,
+        recovery_budget: RecoveryBudget,
     ) -> Result<(), String> {
         self.boot += 1;
         let opener = Opener {
@@ -316,8 +319,9 @@ impl Node {
             new_directory_id: self.directory(keeps_name),
             boot_id: Some(self.power_ups.to_string()),
         };
-        let data_dir = DataDir::open(self.disk.shared(), Path::new(DATA_DIR), &opener)
+        let mut data_dir = DataDir::open(self.disk.shared(), Path::new(DATA_DIR), &opener)
             .map_err(|error| error.to_string())?;
+        data_dir.set_recovery_budget(recovery_budget);
         let me = Appointment {
             node: node_id(self.index),
             directory: data_dir.directory_id(),
@@ -390,6 +394,7 @@ impl Process {
         let opened = Opened {
             created: report.created,
             quarantined: report.quarantined.is_some(),
+            was_spared: report.bytes_indexed > 0,
             impairment: report.impairment.clone(),
         };
         let options = PartitionOptions {

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use quorate::partition::{FenceAnswer, Output};
-use quorate::storage::{SyncError, SyncTicket};
+use quorate::storage::{RecoveryBudget, SyncError, SyncTicket};
 use quorate::types::{LeaderEpoch, NodeId, TopicPartition};
 
 use super::checker::{Check, violated};
@@ -54,7 +54,8 @@ impl World {
         }
         let keeps_name = self.planted == Some(Planted::EmptyDiskKeepsItsName);
         let (now, partitions) = (self.now, self.setup.partitions);
-        let started = self.nodes[node].start(now, partitions, keeps_name);
+        let budget = RecoveryBudget::of(self.setup.recovery_budget_bytes);
+        let started = self.nodes[node].start(now, partitions, keeps_name, budget);
         self.tell(|| format!("node {} starts: {started:?}", node + 1));
         match started {
             Ok(()) => self.process_started(node),
@@ -339,6 +340,7 @@ impl World {
         if self.has_died(node) {
             return Ok(());
         }
+        self.figures.tails_spared += u64::from(opened.was_spared);
         let boot = self.nodes[node].boot;
         let Some(me) = self.nodes[node].process.as_ref().map(|process| process.me) else {
             return Ok(());

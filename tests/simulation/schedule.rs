@@ -56,6 +56,8 @@ pub struct Setup {
     pub segment_bytes: u64,
     pub retention_bytes: Option<u64>,
     pub tail_cache_bytes: usize,
+    /// What a start has to read of each log at most, but for what a frame adds.
+    pub recovery_budget_bytes: u64,
     /// Unacknowledged frame bytes of one follower connection.
     pub follower_budget_bytes: usize,
     pub delay_us: u64,
@@ -333,6 +335,7 @@ impl Setup {
             retention_bytes: (small_segments && random.permille(450))
                 .then(|| random.between(800, 5000)),
             tail_cache_bytes: random.between(0, 4000) as usize,
+            recovery_budget_bytes: Random::new(seed, 40).between(1, 3000),
             follower_budget_bytes: random.between(500, 20_000) as usize,
             delay_us: random.between(50, longest_delay_us),
             jitter_us: random.between(10, longest_jitter_us),

@@ -96,6 +96,10 @@ pub struct Figures {
     pub set_aside_running: u64,
     /// Bits that were flipped in what an active segment had synced, and found at the start that followed.
     pub tail_flips: u64,
+    /// Likewise, and not read then, because the index that was written down of the segment vouched for it.
+    pub indexed_flips: u64,
+    /// Starts at which such an index spared reading a part of the active segment.
+    pub tails_spared: u64,
     /// Starts at which the active segment could not be read all through.
     pub unreadable_starts: u64,
     /// Partitions that could not be opened at a start.
