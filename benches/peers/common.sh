@@ -52,3 +52,21 @@ until_it_does() {
         sleep 1
     done
 }
+
+# Processor time that the nodes have used so far, in ms.
+nodes_cpu_ms() {
+    hertz=$(getconf CLK_TCK)
+    for pid in $pids; do sed 's/.*) //' "/proc/$pid/stat"; done |
+        awk -v hertz="$hertz" '{ ticks += $12 + $13 } END { printf "%d\n", ticks * 1000 / hertz }'
+}
+
+# Runs the rest of the words, which bring $1 bytes of records, and says what the nodes used for it.
+metered() {
+    bytes=$1
+    shift
+    before=$(nodes_cpu_ms)
+    "$@"
+    used=$(($(nodes_cpu_ms) - before))
+    rss=$(for pid in $pids; do grep VmHWM "/proc/$pid/status"; done | awk '{ kib += $2 } END { printf "%d", kib / 1024 }')
+    echo "the three nodes: $used ms of processor time, $((used * 1048576 / bytes)) ms a MiB; at most $rss MiB of memory in all"
+}

@@ -54,10 +54,11 @@ produce() {
         buffer.memory=67108864 delivery.timeout.ms=300000 request.timeout.ms=120000
 }
 produce $((records / 10 + 1)) >"$dir/warmup.log" 2>&1 || { tail -n 5 "$dir/warmup.log" >&2; exit 1; }
+last_line() { "$@" | tail -1; }
 echo "kafka, as fast as it takes them:"
-produce "$records" | tail -1
+metered $((records * size)) last_line produce "$records"
 # At a quarter of that rate, so that latency is not that of a full buffer.
 rate=$(produce $((records / 4 + 1)) | tail -1 | sed 's/.* \([0-9][0-9]*\)\.[0-9]* records\/sec.*/\1/')
 rate=$((rate / 4 + 1))
 echo "kafka, at $rate records/s:"
-produce $((rate * 10)) "$rate" | tail -1
+metered $((rate * 10 * size)) last_line produce $((rate * 10)) "$rate"

@@ -41,6 +41,7 @@ until nats stream info peers --json | grep -q '"leader": *"n1"'; do
 done
 
 echo "nats, $in_flight in flight:"
-nats bench js pub async peers.a --stream peers --msgs "$records" --size "$size" --batch "$in_flight" --no-progress
+metered $((records * size)) nats bench js pub async peers.a --stream peers --msgs "$records" --size "$size" --batch "$in_flight" --no-progress
 echo "nats, one in flight:"
-nats bench js pub sync peers.a --stream peers --msgs $((records / 100 + 100)) --size "$size" --no-progress
+ones=$((records / 100 + 100))
+metered $((ones * size)) nats bench js pub sync peers.a --stream peers --msgs $ones --size "$size" --no-progress
