@@ -18,9 +18,9 @@
 //!
 //! A mark that is older than a truncation speaks of frames that were removed by right. So each truncation below what was
 //! synced, each reset, and each setting aside begins another *lineage* in the checkpoint before it removes anything, and a
-//! mark, or an index of the tail, of another lineage than the checkpoint's counts for nothing. The mark itself never cuts a log. Without a mark, because
-//! its file is missing or unreadable, a power cut took its newest version, or the log does not sync its appends, the
-//! checkpoint alone decides: then rot above it is taken for a torn tail.
+//! mark, or an index of the tail, of another lineage than the checkpoint's counts for nothing. The mark itself never cuts a
+//! log. Without a mark, because its file is missing or unreadable, a power cut took its newest version, or the log does not
+//! sync its appends, the other two decide: then rot above them is taken for a torn tail.
 //!
 //! After kill -9, frames may be in the page cache only, so the kept tail is synced. A process that stopped on a failed sync
 //! leaves the kernel believing that its pages are clean though they never reached the disk, and a sync would do nothing:
@@ -111,7 +111,7 @@ pub struct RecoveryReport {
     pub indexes_rebuilt: usize,
     /// Bytes of frames that were read and checked.
     pub bytes_scanned: u64,
-    /// Bytes of the last segment that were not, because its index was written down.
+    /// Bytes of the last segment that need not be, because its index was written down.
     pub bytes_indexed: u64,
     /// The record of the log's start was lost; epochs before the first frame are forgotten.
     pub start_rebuilt: bool,

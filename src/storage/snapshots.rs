@@ -2,7 +2,8 @@
 //! retention removes is not forgotten. What is in one is the caller's; here it is bytes that belong to a position.
 //!
 //! One is written where a segment begins and with the index of a log's tail, unless that would cost more than
-//! [`LOG_BYTES_PER_SNAPSHOT_BYTE`] allows, at a clean stop, and always where the log starts. All integers are big-endian. The file `<offset, 20 digits>.producers` is
+//! [`LOG_BYTES_PER_SNAPSHOT_BYTE`] allows, at a clean stop, and always where the log starts. All integers are big-endian. The
+//! file `<offset, 20 digits>.producers` is
 //!
 //! ```text
 //!  byte  length  field
@@ -25,7 +26,7 @@ use bytes::{Buf, BufMut, Bytes};
 
 use super::file_system::{FileSystem, IoFailure, OpenMode, read_small};
 use super::log::Log;
-use super::reader::CACHED_INDEXES;
+use super::reader::{CACHED_INDEXES, Segment};
 use super::recovery::remove_if_there;
 use super::segment::{parse_name, parse_segment_name};
 use crate::types::{Fill, LeaderEpoch, LogPosition, Offset};
@@ -65,7 +66,7 @@ pub(super) struct Snapshots {
     /// The two newest that were taken within segments. The newest is not synced, so a power cut may take it.
     within: Vec<Offset>,
     /// Older ones, which the next sync removes.
-    pub(super) stale: Vec<Offset>,
+    stale: Vec<Offset>,
 }
 
 impl Default for Snapshots {
@@ -91,6 +92,17 @@ impl Snapshots {
             self.rolls.remove(0);
         }
         self.rolls.push(at);
+    }
+
+    /// Takes the places of those that are to go. Where a segment has begun at one since, it stays, as the one of that segment, and
+    /// perhaps of the log's start.
+    pub(super) fn take_stale(&mut self, segments: &[Segment]) -> Vec<Offset> {
+        let begins_none = |place: &Offset| {
+            segments
+                .binary_search_by_key(place, |segment| segment.base)
+                .is_err()
+        };
+        self.stale.drain(..).filter(begins_none).collect()
     }
 }
 

@@ -251,6 +251,7 @@ impl Log {
             (Flush::Os, Some(last)) => last.sealed.end,
             _ => state.end,
         };
+        let stale_snapshots = self.snapshots.take_stale(&state.segments);
         let checkpoint_due = self.bytes_since_checkpoint >= CHECKPOINT_BYTES;
         if checkpoint_due {
             self.bytes_since_checkpoint = 0;
@@ -281,7 +282,7 @@ impl Log {
             first_failure: self.first_failure.clone(),
             tail,
             snapshots: std::mem::take(&mut self.snapshots.waiting),
-            stale_snapshots: std::mem::take(&mut self.snapshots.stale),
+            stale_snapshots,
             outcome: OnceLock::new(),
         };
         Some(SyncTicket {
@@ -346,6 +347,7 @@ impl Log {
                 .map_err(|e| failed(&e.path, e.source))?;
         }
         let state = self.shared.state();
+        let stale_snapshots = self.snapshots.take_stale(&state.segments);
         let work = SyncWork {
             fs: self.shared.fs.clone(),
             dir: self.shared.dir.clone(),
@@ -360,7 +362,7 @@ impl Log {
             first_failure: self.first_failure.clone(),
             tail: None,
             snapshots: std::mem::take(&mut self.snapshots.waiting),
-            stale_snapshots: std::mem::take(&mut self.snapshots.stale),
+            stale_snapshots,
             outcome: OnceLock::new(),
         };
         drop(state);

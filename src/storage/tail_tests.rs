@@ -276,3 +276,29 @@ fn snapshots_within_a_segment_are_two_at_most() {
     assert_eq!(place.epoch, epoch(1));
     assert!(place.offset > offset(150));
 }
+
+#[test]
+fn a_snapshot_where_a_segment_has_begun_since_it_was_taken_stays() {
+    let fs = disk(0);
+    let (mut log, _) = filled(&fs, 100);
+    while !log.is_tail_index_due() {
+        log.append(&frames(log.end(), 1, 100)).unwrap();
+    }
+    let place = log.end();
+    log.keep_snapshot_within(named(place));
+    let ticket = log.begin_sync().unwrap();
+    ticket.run().unwrap();
+    log.finish_sync(ticket);
+    // The next frame finds the segment full.
+    log.set_config(LogConfig {
+        segment_bytes: 1,
+        ..log.config().clone()
+    });
+    log.append(&frames(log.end(), 1, 100)).unwrap();
+    assert_eq!(log.take_rolls().last(), Some(&place));
+    log.set_config(options(None).config);
+    let more = frames(log.end(), 200, 100);
+    append(&mut log, &more);
+    let found = log.latest_snapshot(place, Some);
+    assert_eq!(found, Some((place, named(place))));
+}
