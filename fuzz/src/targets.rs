@@ -666,7 +666,9 @@ fn opener() -> Opener {
 }
 
 fn open_all(fs: &FaultyFileSystem) -> Option<(DataDir, Log)> {
-    let data_dir = DataDir::open(fs.shared(), Path::new(DATA_DIR), &opener()).ok()?;
+    let mut data_dir = DataDir::open(fs.shared(), Path::new(DATA_DIR), &opener()).ok()?;
+    // So that the index of the tail is written down at once.
+    data_dir.set_recovery_budget(RecoveryBudget::of(1));
     let (log, _) = data_dir
         .open_log(partition(), &topic(), log_options())
         .ok()?;
@@ -676,14 +678,7 @@ fn open_all(fs: &FaultyFileSystem) -> Option<(DataDir, Log)> {
 /// A directory that a node has left behind after a clean stop.
 fn real_data_dir() -> FaultyFileSystem {
     let fs = FaultyFileSystem::new(0);
-    let data_dir = DataDir::open(fs.shared(), Path::new(DATA_DIR), &opener())
-        .expect("an empty directory opens");
-    let mut options = log_options();
-    // So that the index of the tail is written down at once.
-    options.recovery_budget = RecoveryBudget::of(1);
-    let dir = data_dir.partition_dir(partition());
-    let (mut log, _) = Log::open(fs.shared(), &dir, partition(), &topic(), options)
-        .expect("an empty directory opens");
+    let (data_dir, mut log) = open_all(&fs).expect("an empty directory opens");
     data_dir
         .promises()
         .raise(&[(partition(), epoch(4))])

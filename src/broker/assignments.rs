@@ -11,12 +11,12 @@ use super::BrokerOptions;
 use super::committed_end::committed_end;
 use super::event::{Adoption, Event};
 use super::leader_link::{self, LinkOptions};
-use super::opening::Opening;
+use super::opening;
 use super::shared::{PartitionHandle, Shared};
 use super::tcp_link;
 use crate::controller::Controller;
 use crate::metadata::{ClusterImage, FlushPolicy, Topic, TopicConfig};
-use crate::partition::{Departures, Partition};
+use crate::partition::{Departures, Partition, PartitionOptions};
 use crate::storage::{DataDir, Flush, LogConfig, LogOptions};
 use crate::transport::{CurrentIdentity, Sockets};
 use crate::types::{
@@ -203,35 +203,29 @@ impl Assignments {
     }
 
     fn begin_opening(&mut self, id: TopicPartition, topic: &TopicName, news: &Told) -> OpeningTask {
-        let promised = self.data_dir.promises().get(id);
-        let high_watermark = self.data_dir.last_high_watermark(id);
-        let first_session = self.next_session;
-        self.next_session += SESSIONS_PER_PARTITION;
-        let me = self.shared.me;
-        let mut options = LogOptions::from(news.config.clone());
-        options.others_in_sync = news.state.isr.iter().any(|member| member.node != me.node);
-        options.verify_all = self.verify_logs;
-        options.known_before = promised > LeaderEpoch::NONE || high_watermark > Offset::ZERO;
-        let opening = Opening {
+        let partition = PartitionOptions {
             id,
-            topic: topic.clone(),
-            me,
-            promised,
-            first_session,
-            options,
+            me: self.shared.me,
+            promised: self.data_dir.promises().get(id),
+            high_watermark: self.data_dir.last_high_watermark(id),
+            first_session: self.next_session,
         };
-        let data_dir = self.data_dir.clone();
-        tokio::task::spawn_blocking(move || opening.run(&data_dir))
+        self.next_session += SESSIONS_PER_PARTITION;
+        let me = self.shared.me.node;
+        let mut log = LogOptions::from(news.config.clone());
+        log.others_in_sync = news.state.isr.iter().any(|member| member.node != me);
+        log.verify_all = self.verify_logs;
+        log.known_before =
+            partition.promised > LeaderEpoch::NONE || partition.high_watermark > Offset::ZERO;
+        let (data_dir, topic) = (self.data_dir.clone(), topic.clone());
+        tokio::task::spawn_blocking(move || opening::open(&data_dir, &topic, log, partition))
     }
 
     async fn finish_opening(
         &mut self,
         (id, topic, news, task): (TopicPartition, TopicName, Told, OpeningTask),
     ) {
-        let opened = match task.await {
-            Ok(opened) => opened,
-            Err(error) => Err(error.to_string()),
-        };
+        let opened = task.await.unwrap_or_else(|error| Err(error.to_string()));
         let adopted = match opened {
             Ok(partition) => self.adopt(id, partition).await,
             Err(cause) => Err(cause),

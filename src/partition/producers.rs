@@ -146,6 +146,13 @@ impl Partition {
         }
     }
 
+    /// What is known of producers at the log's end, if it is worth its bytes by now.
+    pub(super) fn due_snapshot(&self) -> Option<Bytes> {
+        let producers = self.producers();
+        let is_due = self.log.is_snapshot_due(producers.snapshot_bytes());
+        is_due.then(|| producers.snapshot().encode())
+    }
+
     /// For the next start, which then has no frame to read again.
     pub(super) fn keep_last_snapshot(&mut self) {
         if self.log.poisoned().is_none() {

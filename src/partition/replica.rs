@@ -573,13 +573,10 @@ impl Partition {
         let start =
             self.log
                 .plan_retention(wall_clock_ms, self.high_watermark, self.deleted_before)?;
-        if !self.log.take_rolls().is_empty() {
-            let end = self.log.end();
-            let producers = match &self.role {
-                Role::Leader(leader) => leader.producers(),
-                _ => &self.producers,
-            };
-            snapshot_roll(&mut self.log, producers, end);
+        if !self.log.take_rolls().is_empty()
+            && let Some(snapshot) = self.due_snapshot()
+        {
+            self.log.keep_snapshot(self.log.end(), snapshot);
         }
         if let Some(start) = start {
             let snapshot = self.producers_at_new_start(start);
@@ -726,14 +723,10 @@ impl Partition {
 
     /// Asks for a sync, if something is not durable and none is out. With `flush=os` what is written counts at once.
     pub(super) fn sync(&mut self) {
-        if self.log.is_tail_index_due() {
-            let producers = match &self.role {
-                Role::Leader(leader) => leader.producers(),
-                _ => &self.producers,
-            };
-            if self.log.is_snapshot_due(producers.snapshot_bytes()) {
-                self.log.keep_snapshot_within(producers.snapshot().encode());
-            }
+        if self.log.is_tail_index_due()
+            && let Some(snapshot) = self.due_snapshot()
+        {
+            self.log.keep_snapshot_within(snapshot);
         }
         match self.log.begin_sync() {
             Some(ticket) => self.outputs.push_back(Output::Sync(ticket)),

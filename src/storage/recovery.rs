@@ -291,7 +291,7 @@ pub(super) fn open(
     let mut checkpoint = Checkpoint {
         generation: 0,
         flushed,
-        vouched: synced.max(flushed),
+        vouched: synced,
         lineage,
     };
     if flushed != Some(end) {

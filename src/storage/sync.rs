@@ -22,7 +22,8 @@ use crate::types::{LogPosition, Offset};
 const CHECKPOINT_FILE: &str = "recovery";
 const CHECKPOINT_KIND: &str = "recovery-checkpoint";
 
-/// The recovery checkpoint is written when this much has been synced since the last one.
+/// The recovery checkpoint is written when this much has been synced since the last one. Unlike the blocks of a tail's index, which
+/// come as often at least, it is synced itself, and outlives a power cut.
 const CHECKPOINT_BYTES: u64 = 32 * 1024 * 1024;
 
 /// A sync that failed. What it should have covered may be lost though it can still be read, and no later sync can tell: the
@@ -164,13 +165,7 @@ impl SyncWork {
         if self.sync_dir {
             self.fs.sync_dir(&self.dir).map_err(failed(&self.dir))?;
         }
-        let notes_nothing = !self.checkpoint_due
-            && self.sealed.is_empty()
-            && self.tail.is_none()
-            && self.snapshots.is_empty();
-        if !notes_nothing {
-            self.take_notes();
-        }
+        self.take_notes();
         Ok(())
     }
 
@@ -251,7 +246,6 @@ impl Log {
             (Flush::Os, Some(last)) => last.sealed.end,
             _ => state.end,
         };
-        let stale_snapshots = self.snapshots.take_stale(&state.segments);
         let checkpoint_due = self.bytes_since_checkpoint >= CHECKPOINT_BYTES;
         if checkpoint_due {
             self.bytes_since_checkpoint = 0;
@@ -269,6 +263,23 @@ impl Log {
         drop(state);
         self.ticket_out = true;
         let work = SyncWork {
+            checkpoint_due,
+            tail,
+            ..self.take_work(target, active)
+        };
+        Some(SyncTicket {
+            work: Box::new(work),
+        })
+    }
+
+    /// All that is to be synced and written down up to `target`, but for what is due now and then.
+    fn take_work(
+        &mut self,
+        target: LogPosition,
+        active: Option<(PathBuf, Arc<dyn File>)>,
+    ) -> SyncWork {
+        let stale_snapshots = self.snapshots.take_stale(&self.shared.state().segments);
+        SyncWork {
             fs: self.shared.fs.clone(),
             dir: self.shared.dir.clone(),
             target,
@@ -277,17 +288,14 @@ impl Log {
             sealed: std::mem::take(&mut self.sealed_unsynced),
             active,
             sync_dir: std::mem::take(&mut self.dir_unsynced),
-            checkpoint_due,
+            checkpoint_due: false,
             checkpoint: self.checkpoint.clone(),
             first_failure: self.first_failure.clone(),
-            tail,
+            tail: None,
             snapshots: std::mem::take(&mut self.snapshots.waiting),
             stale_snapshots,
             outcome: OnceLock::new(),
-        };
-        Some(SyncTicket {
-            work: Box::new(work),
-        })
+        }
     }
 
     /// Takes back a ticket that has run, and moves [`Log::durable_end`] if it succeeded and the log was not truncated
@@ -347,25 +355,13 @@ impl Log {
                 .map_err(|e| failed(&e.path, e.source))?;
         }
         let state = self.shared.state();
-        let stale_snapshots = self.snapshots.take_stale(&state.segments);
+        let (end, active) = (state.end, active_file(&self.shared, &state));
+        drop(state);
         let work = SyncWork {
-            fs: self.shared.fs.clone(),
-            dir: self.shared.dir.clone(),
-            target: state.end,
-            covers_all: self.config.flush == Flush::Fsync,
-            generation: self.generation,
-            sealed: std::mem::take(&mut self.sealed_unsynced),
-            active: active_file(&self.shared, &state),
             sync_dir: true,
             checkpoint_due: true,
-            checkpoint: self.checkpoint.clone(),
-            first_failure: self.first_failure.clone(),
-            tail: None,
-            snapshots: std::mem::take(&mut self.snapshots.waiting),
-            stale_snapshots,
-            outcome: OnceLock::new(),
+            ..self.take_work(end, active)
         };
-        drop(state);
         let ticket = SyncTicket {
             work: Box::new(work),
         };

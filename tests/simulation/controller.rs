@@ -10,7 +10,6 @@ use quorate::metadata::{
     NewPartition, NewTopic, Outcome, Rejection, can_elect, needs_election,
 };
 use quorate::replication::IsrOutcome;
-use quorate::storage::RecoveryBudget;
 use quorate::types::{
     Appointment, Incarnation, IsrChange, LeaderEpoch, MonotonicTime, NodeId, TopicPartition, quorum,
 };
@@ -161,8 +160,7 @@ impl World {
             cluster_id: CLUSTER,
         }];
         for node in &mut self.nodes {
-            let budget = RecoveryBudget::of(self.setup.recovery_budget_bytes);
-            node.start(self.now, partitions, keeps_name, budget)
+            node.start(self.now, partitions, keeps_name)
                 .map_err(|cause| super::world::violated_now("simulator", cause))?;
             if let Some(process) = &node.process {
                 commands.push(Command::RegisterNode {

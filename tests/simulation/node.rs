@@ -32,6 +32,7 @@ pub const DATA_DIR: &str = "/data";
 
 pub struct Node {
     pub index: usize,
+    recovery_budget_bytes: u64,
     pub disk: FaultyFileSystem,
     /// Disks that this node has had.
     disks: u64,
@@ -220,6 +221,7 @@ impl Node {
     pub fn new(setup: &Setup, index: usize, lying: bool) -> Node {
         let mut node = Node {
             index,
+            recovery_budget_bytes: setup.recovery_budget_bytes,
             disk: FaultyFileSystem::new(0),
             disks: 0,
             boot: 0,
@@ -310,7 +312,6 @@ impl Node {
         now: MonotonicTime,
         partitions: usize,
         keeps_name: bool,
-        recovery_budget: RecoveryBudget,
     ) -> Result<(), String> {
         self.boot += 1;
         let opener = Opener {
@@ -321,7 +322,7 @@ impl Node {
         };
         let mut data_dir = DataDir::open(self.disk.shared(), Path::new(DATA_DIR), &opener)
             .map_err(|error| error.to_string())?;
-        data_dir.set_recovery_budget(recovery_budget);
+        data_dir.set_recovery_budget(RecoveryBudget::of(self.recovery_budget_bytes));
         let me = Appointment {
             node: node_id(self.index),
             directory: data_dir.directory_id(),

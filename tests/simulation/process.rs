@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use quorate::partition::{FenceAnswer, Output};
-use quorate::storage::{RecoveryBudget, SyncError, SyncTicket};
+use quorate::storage::{SyncError, SyncTicket};
 use quorate::types::{LeaderEpoch, NodeId, TopicPartition};
 
 use super::checker::{Check, violated};
@@ -54,8 +54,7 @@ impl World {
         }
         let keeps_name = self.planted == Some(Planted::EmptyDiskKeepsItsName);
         let (now, partitions) = (self.now, self.setup.partitions);
-        let budget = RecoveryBudget::of(self.setup.recovery_budget_bytes);
-        let started = self.nodes[node].start(now, partitions, keeps_name, budget);
+        let started = self.nodes[node].start(now, partitions, keeps_name);
         self.tell(|| format!("node {} starts: {started:?}", node + 1));
         match started {
             Ok(()) => self.process_started(node),
