@@ -5,13 +5,12 @@ use std::path::Path;
 
 use super::faulty::FaultyFileSystem;
 use super::test_frames::{at, epoch, start_frame};
+use super::test_logs::{disk, id};
 use super::*;
 use crate::record::{
     Batch, BatchBuilder, Compression, ProducerStamp, STAMP_LEN, records, stamped_prefix,
 };
-use crate::types::{
-    LogPosition, Offset, PartitionIndex, ProducerId, TopicId, TopicName, TopicPartition,
-};
+use crate::types::{LogPosition, Offset, ProducerId, TopicName};
 use crate::wal::Frame;
 use crate::wire::MAX_SNAPSHOT_BATCHES;
 
@@ -27,22 +26,11 @@ fn config() -> LogConfig {
     }
 }
 
-fn disk(seed: u64) -> FaultyFileSystem {
-    let fs = FaultyFileSystem::new(seed);
-    fs.create_dir_all(Path::new("/logs")).unwrap();
-    fs.sync_dir(Path::new("/")).unwrap();
-    fs
-}
-
 fn open(fs: &FaultyFileSystem) -> (Log, RecoveryReport) {
     let mut options = LogOptions::from(config());
     options.tail_cache_bytes = 0;
-    let id = TopicPartition {
-        topic: TopicId::from_random_bits(1),
-        partition: PartitionIndex(0),
-    };
     let topic = TopicName::new("t").unwrap();
-    Log::open(fs.shared(), Path::new(DIR), id, &topic, options).unwrap()
+    Log::open(fs.shared(), Path::new(DIR), id(), &topic, options).unwrap()
 }
 
 fn sync(log: &mut Log) {

@@ -7,21 +7,12 @@ use bytes::Bytes;
 use super::faulty::FaultyFileSystem;
 use super::segment::{index_path, segment_path};
 use super::test_frames::{at, epoch, frame, frame_with_timestamp, frames, offset, start_frame};
+use super::test_logs::{DIR, contents, disk, id, sync};
 use super::*;
 use crate::types::{
-    EpochEntry, EpochHistory, LogPosition, Offset, PartitionIndex, TopicId, TopicName,
-    TopicPartition,
+    EpochEntry, EpochHistory, LogPosition, Offset, PartitionIndex, TopicName, TopicPartition,
 };
 use crate::wal::Frame;
-
-const DIR: &str = "/logs/p";
-
-fn id() -> TopicPartition {
-    TopicPartition {
-        topic: TopicId::from_random_bits(1),
-        partition: PartitionIndex(0),
-    }
-}
 
 fn config() -> LogConfig {
     LogConfig {
@@ -29,13 +20,6 @@ fn config() -> LogConfig {
         retention_ms: None,
         ..LogConfig::default()
     }
-}
-
-fn disk(seed: u64) -> FaultyFileSystem {
-    let fs = FaultyFileSystem::new(seed);
-    fs.create_dir_all(Path::new("/logs")).unwrap();
-    fs.sync_dir(Path::new("/")).unwrap();
-    fs
 }
 
 fn try_open(
@@ -57,15 +41,6 @@ fn open_uncached(fs: &FaultyFileSystem) -> (Log, RecoveryReport) {
     try_open(fs, options).unwrap()
 }
 
-fn sync(log: &mut Log) -> Result<(), SyncError> {
-    let Some(ticket) = log.begin_sync() else {
-        return Ok(());
-    };
-    let outcome = ticket.run();
-    log.finish_sync(ticket);
-    outcome
-}
-
 /// A log of epoch 1 with `count` records of one frame each, durable. Returns its frames too.
 fn filled(fs: &FaultyFileSystem, count: usize) -> (Log, Vec<Frame>) {
     let (mut log, _) = open(fs);
@@ -76,12 +51,6 @@ fn filled(fs: &FaultyFileSystem, count: usize) -> (Log, Vec<Frame>) {
     }
     sync(&mut log).unwrap();
     (log, all)
-}
-
-fn contents(log: &Log) -> Vec<Frame> {
-    log.frames(log.start())
-        .map(|frame| frame.unwrap())
-        .collect()
 }
 
 fn segments(fs: &FaultyFileSystem) -> Vec<PathBuf> {

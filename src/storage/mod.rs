@@ -43,6 +43,8 @@ mod tail_tests;
 #[cfg(test)]
 mod test_frames;
 #[cfg(test)]
+mod test_logs;
+#[cfg(test)]
 mod transaction_tests;
 mod truncate;
 mod unsynced;

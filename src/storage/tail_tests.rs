@@ -8,11 +8,11 @@ use bytes::Bytes;
 use super::faulty::FaultyFileSystem;
 use super::segment::segment_path;
 use super::test_frames::{at, epoch, frames, offset, start_frame};
+use super::test_logs::{DIR, contents, disk, id, sync};
 use super::*;
-use crate::types::{LogPosition, Offset, PartitionIndex, TopicId, TopicName, TopicPartition};
+use crate::types::{LogPosition, Offset, TopicName};
 use crate::wal::Frame;
 
-const DIR: &str = "/logs/p";
 const BUDGET: u64 = 2000;
 
 fn options(mark: Option<DurableMark>) -> LogOptions {
@@ -29,29 +29,12 @@ fn options(mark: Option<DurableMark>) -> LogOptions {
 }
 
 fn open_with(fs: &FaultyFileSystem, options: LogOptions) -> (Log, RecoveryReport) {
-    let id = TopicPartition {
-        topic: TopicId::from_random_bits(1),
-        partition: PartitionIndex(0),
-    };
     let topic = TopicName::new("t").unwrap();
-    Log::open(fs.shared(), Path::new(DIR), id, &topic, options).unwrap()
+    Log::open(fs.shared(), Path::new(DIR), id(), &topic, options).unwrap()
 }
 
 fn open(fs: &FaultyFileSystem) -> (Log, RecoveryReport) {
     open_with(fs, options(None))
-}
-
-fn disk(seed: u64) -> FaultyFileSystem {
-    let fs = FaultyFileSystem::new(seed);
-    fs.create_dir_all(Path::new("/logs")).unwrap();
-    fs.sync_dir(Path::new("/")).unwrap();
-    fs
-}
-
-fn contents(log: &Log) -> Vec<Frame> {
-    log.frames(log.start())
-        .map(|frame| frame.unwrap())
-        .collect()
 }
 
 /// Appends frames one by one, each made durable, until the disk fails. Returns those that are durable for certain.
@@ -63,10 +46,7 @@ fn append(log: &mut Log, frames: &[Frame]) -> usize {
         if log.is_tail_index_due() {
             log.keep_snapshot_within(named(log.end()));
         }
-        let ticket = log.begin_sync().unwrap();
-        let outcome = ticket.run();
-        log.finish_sync(ticket);
-        if outcome.is_err() {
+        if sync(log).is_err() {
             return i;
         }
     }
@@ -286,9 +266,7 @@ fn a_snapshot_where_a_segment_has_begun_since_it_was_taken_stays() {
     }
     let place = log.end();
     log.keep_snapshot_within(named(place));
-    let ticket = log.begin_sync().unwrap();
-    ticket.run().unwrap();
-    log.finish_sync(ticket);
+    sync(&mut log).unwrap();
     // The next frame finds the segment full.
     log.set_config(LogConfig {
         segment_bytes: 1,

@@ -5,14 +5,13 @@ use std::path::Path;
 use super::faulty::FaultyFileSystem;
 use super::index::MAX_ABORTED;
 use super::test_frames::{at, start_frame};
+use super::test_logs::id;
 use super::*;
 use crate::record::{
     AbortedSpan, Batch, BatchBuilder, Compression, Marker, ProducerStamp, STAMP_LEN,
     TransactionOutcome, records, stamped_prefix,
 };
-use crate::types::{
-    LogPosition, Offset, PartitionIndex, ProducerId, TopicId, TopicName, TopicPartition,
-};
+use crate::types::{LogPosition, Offset, ProducerId, TopicName};
 use crate::wal::Frame;
 
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;
@@ -26,12 +25,9 @@ fn open(fs: &FaultyFileSystem) -> Log {
     };
     let mut options = LogOptions::from(config);
     options.tail_cache_bytes = 0;
-    let id = TopicPartition {
-        topic: TopicId::from_random_bits(1),
-        partition: PartitionIndex(0),
-    };
     let topic = TopicName::new("t").unwrap();
-    let (mut log, report) = Log::open(fs.shared(), Path::new("/t-0"), id, &topic, options).unwrap();
+    let (mut log, report) =
+        Log::open(fs.shared(), Path::new("/t-0"), id(), &topic, options).unwrap();
     assert!(report.quarantined.is_none());
     if log.end() == LogPosition::START {
         log.append(&[start_frame(1, log.end())]).unwrap();
