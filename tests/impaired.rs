@@ -158,3 +158,35 @@ async fn nodes_and_clients_work_over_links_that_lose_double_and_delay() {
     let listed = String::from_utf8(produced.stdout).unwrap();
     assert!(listed.contains("bad"), "{listed}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn small_frames_go_out_again_while_a_link_loses_packets() {
+    const LOSSY: &str = "peer=all,dir=out,loss=5%,delay=10ms,seed=9";
+    let mut cluster = Cluster::prepare(3).await;
+    for spec in &mut cluster.specs {
+        spec.flags = vec!["--impair".to_owned(), LOSSY.to_owned()];
+    }
+    cluster.start_all().await;
+    let client = cluster.client().await;
+    let topic = cluster.create_topic(&client, "lossy", 2).await;
+    let leader = cluster.until_led(&topic, 0, |_| true).await;
+    let workload = Workload::start(&client, &topic, &[0, 1], 2000, ProducerConfig::default());
+    for follower in cluster.ids().into_iter().filter(|id| *id != leader) {
+        until("copies", async || {
+            let link = link(&cluster, leader, LinkDirection::ToFollower, follower).await?;
+            (link.copied_bytes > 50_000)
+                .then_some(())
+                .ok_or(format!("{link:?}"))
+        })
+        .await;
+    }
+    let story = workload.finish().await;
+    assert_eq!(story.errors, Vec::<String>::new());
+    let ends = check(&client, &topic, &story).await;
+    for partition in [0, 1] {
+        assert_eq!(
+            ends[&partition],
+            story.acknowledged[&partition].len() as u64
+        );
+    }
+}

@@ -37,9 +37,9 @@ use quorate::types::{
 };
 use quorate::wal::{Decoded, Frame, FrameHeader, HEADER_LEN};
 use quorate::wire::{
-    Ack, BatchEntry, ControlMessage, EndedEntry, Heartbeat, Hello, LaneHeader, LaneMessage,
-    OpenSession, PROTOCOL_VERSION, ProducerEntry, ProducerSnapshot, SessionAnswer, SessionOutcome,
-    SessionRefusal, TransactionEntry, Welcome,
+    Ack, BatchEntry, ControlMessage, Datagram, EndedEntry, Heartbeat, Hello, LaneCopy, LaneHeader,
+    LaneMessage, OpenSession, PROTOCOL_VERSION, ProducerEntry, ProducerSnapshot, SessionAnswer,
+    SessionOutcome, SessionRefusal, TransactionEntry, Welcome,
 };
 
 /// One decoder, or a few that take the same bytes.
@@ -285,7 +285,7 @@ fn replication(input: &[u8]) {
     let mut lane = BytesMut::from(input);
     let _ = LaneHeader::decode(&mut lane);
     while let Ok(Some(_)) = LaneMessage::decode(&mut lane) {}
-    let _ = Heartbeat::decode(whole);
+    let _ = Datagram::decode(whole);
 }
 
 fn replication_seeds() -> Vec<Vec<u8>> {
@@ -345,6 +345,12 @@ fn replication_seeds() -> Vec<Vec<u8>> {
     let acks: Vec<_> = (0..3).map(ack).collect();
     seeds.push(Ack::encode_all(&acks).to_vec());
     seeds.push(Heartbeat { sequence: 9 }.encode().to_vec());
+    let copy = LaneCopy {
+        lane: 2,
+        offset: 77,
+        bytes: joined(&frames()).into(),
+    };
+    seeds.push(copy.encode().to_vec());
     let mut lane = LaneHeader { lane: 2 }.encode().to_vec();
     for answer in &answers {
         lane.extend_from_slice(&LaneMessage::encode_answer(answer, offset(3)));

@@ -229,6 +229,12 @@ fn links(
         |link| Some(link.migrations as f64),
     );
     sample_all(
+        "quorate_link_copied_bytes_total",
+        Kind::Counter,
+        "Bytes of small frames that a leader sent to a follower a second time because the link loses packets.",
+        |link| (link.direction == LinkDirection::ToFollower).then_some(link.copied_bytes as f64),
+    );
+    sample_all(
         "quorate_link_handshakes_total",
         Kind::Counter,
         "Connections of a replication link that came about.",

@@ -11,12 +11,13 @@ use quinn::{Connection, ConnectionError};
 use super::event::Event;
 use super::follower_channel::{FOLLOWER_BUDGET_BYTES, FollowerChannel};
 use super::heartbeat::{self, LastHeard, suspicion_of};
+use super::lane_copies::{self, CopySwitch};
 use super::leader_connection::{control_reader, read_control, write_control};
 use super::links::LinkDirection;
 use super::shared::Shared;
 use crate::transport::{
-    CloseReason, Ear, LOOK_EVERY, LaneOptions, LaneReader, LaneWriter, LogLimit, RECORD_BYTES,
-    RecordReader,
+    CloseReason, CopySink, Ear, LOOK_EVERY, LaneOptions, LanePiece, LaneReader, LaneWriter,
+    LogLimit, RECORD_BYTES, RecordReader,
 };
 use crate::types::{Appointment, ClusterId, NodeId, SessionId, TopicPartition};
 use crate::wire::{Ack, ControlMessage, Hello, LaneHeader, PROTOCOL_VERSION, Welcome};
@@ -158,6 +159,8 @@ struct Parts {
     send: quinn::SendStream,
     recv: LaneReader,
     control: tokio::sync::mpsc::Receiver<bytes::Bytes>,
+    copies: CopySink,
+    written: tokio::sync::mpsc::Receiver<LanePiece>,
 }
 
 async fn greet(
@@ -178,15 +181,16 @@ async fn greet(
         lanes: LIVE_LANES + CATCH_UP_LANES,
     });
     send.write_chunk(welcome.encode()).await.map_err(broken)?;
+    let (copies, written) = CopySink::new();
     let mut lanes = Vec::new();
     for lane in 0..LIVE_LANES + CATCH_UP_LANES {
         let stream = connection.open_uni().await.map_err(broken)?;
-        let priority = if lane < LIVE_LANES {
-            LIVE_PRIORITY
+        let (priority, copies) = if lane < LIVE_LANES {
+            (LIVE_PRIORITY, Some((lane, copies.clone())))
         } else {
-            CATCH_UP_PRIORITY
+            (CATCH_UP_PRIORITY, None)
         };
-        lanes.push(lane_writer(stream, lane, priority));
+        lanes.push(lane_writer(stream, lane, priority, copies));
     }
     let catch_up = lanes.split_off(usize::from(LIVE_LANES));
     let peer = Appointment {
@@ -203,19 +207,27 @@ async fn greet(
             send,
             recv,
             control,
+            copies,
+            written,
         },
     ))
 }
 
 /// A lane's queue holds whatever the follower's budget lets out: a frame of 100 bytes costs less than three times as much
 /// with its message header and the queue's own bookkeeping.
-fn lane_writer(stream: quinn::SendStream, lane: u16, priority: i32) -> LaneWriter {
+fn lane_writer(
+    stream: quinn::SendStream,
+    lane: u16,
+    priority: i32,
+    copies: Option<(u16, CopySink)>,
+) -> LaneWriter {
     LaneWriter::spawn(
         stream,
         LaneOptions {
             header: LaneHeader { lane }.encode(),
             priority,
             queue_bytes: 4 * FOLLOWER_BUDGET_BYTES,
+            copies,
         },
     )
 }
@@ -254,6 +266,8 @@ async fn run(
         mut send,
         mut recv,
         mut control,
+        copies,
+        mut written,
     } = parts;
     let heard = Arc::new(LastHeard::now(shared.clock));
     shared.links.insert(
@@ -299,14 +313,23 @@ async fn run(
             }
         }
     };
+    let count_copied = |bytes| {
+        let direction = LinkDirection::ToFollower;
+        shared
+            .links
+            .count_copied(direction, node, channel.id, bytes);
+    };
+    let switch = CopySwitch::new(copies.clone());
     let end = tokio::select! {
         cause = write_control(&mut control, &mut send) => broken(cause),
         cause = read_control => broken(cause),
         cause = read_acks => broken(cause),
         cause = heartbeat::send(connection, &heard) => broken(cause),
-        cause = heartbeat::receive(connection, &heard) => broken(cause),
+        // Followers send no copies, and what they sent would be of no lane.
+        cause = heartbeat::receive(connection, &heard, |_| {}) => broken(cause),
+        cause = lane_copies::send(shared.clock, connection, (&copies, &mut written), count_copied) => broken(cause),
         cause = heartbeat::report(shared, connection, node, &heard) => broken(cause),
-        cause = watch(shared, connection, channel, &heard) => (CloseReason::Superseded, cause),
+        cause = watch(shared, connection, channel, &heard, switch) => (CloseReason::Superseded, cause),
         error = connection.closed() => (CloseReason::Done, error.to_string()),
         () = channel.broken.cancelled() => {
             let (reason, cause) = channel.why_given_up();
@@ -331,13 +354,14 @@ async fn watch(
     connection: &Connection,
     channel: &FollowerChannel,
     heard: &LastHeard,
+    mut copies: CopySwitch,
 ) -> String {
     let (direction, follower) = (LinkDirection::ToFollower, channel.peer.node);
     let mut ear = Ear::new(connection);
     let mut address = connection.remote_address();
     let mut silent = false;
     let mut longest = Duration::ZERO;
-    let [moves, silences, returns] = [(); 3].map(|()| LogLimit::default());
+    let [moves, silences, returns, switches] = [(); 4].map(|()| LogLimit::default());
     let mut look = tokio::time::interval(LOOK_EVERY);
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -347,6 +371,14 @@ async fn watch(
             heard.touch();
         }
         channel.note_round_trip(connection.rtt());
+        if copies.look(shared.clock.now(), connection)
+            && let Some(suppressed) = switches.allow()
+        {
+            tracing::info!(
+                %follower, copies = copies.is_on(), cause = "the link's packet loss", suppressed,
+                "small frames go out twice, or no longer"
+            );
+        }
         let now_at = connection.remote_address();
         if now_at != address {
             shared

@@ -11,7 +11,7 @@ use super::shared::Shared;
 use crate::replication::suspicion_time;
 use crate::transport::{PathSigns, round_trip};
 use crate::types::{MonotonicTime, NodeId};
-use crate::wire::Heartbeat;
+use crate::wire::{Datagram, Heartbeat, LaneCopy};
 
 /// Both ends send one this often, as a datagram: lost stream data cannot hold it up, and after a blackout it is the other
 /// end's packet that wakes a sender.
@@ -83,14 +83,22 @@ pub(super) async fn send(connection: &Connection, heard: &LastHeard) -> String {
     }
 }
 
-/// Receives heartbeats until the connection is gone, or brings something that is none.
-pub(super) async fn receive(connection: &Connection, heard: &LastHeard) -> String {
+/// Receives datagrams until the connection is gone, or brings one that is none. Each is a sign of life; `take_copy` is given the
+/// copies among them.
+pub(super) async fn receive(
+    connection: &Connection,
+    heard: &LastHeard,
+    take_copy: impl Fn(LaneCopy),
+) -> String {
     loop {
-        match connection.read_datagram().await {
-            Ok(datagram) => match Heartbeat::decode(datagram) {
-                Ok(_) => heard.touch(),
-                Err(error) => return error.to_string(),
-            },
+        let datagram = match connection.read_datagram().await {
+            Ok(datagram) => Datagram::decode(datagram),
+            Err(error) => return error.to_string(),
+        };
+        heard.touch();
+        match datagram {
+            Ok(Some(Datagram::LaneCopy(copy))) => take_copy(copy),
+            Ok(Some(Datagram::Heartbeat(_)) | None) => {}
             Err(error) => return error.to_string(),
         }
     }

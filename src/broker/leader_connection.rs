@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::event::{Event, FramesEvent};
 use super::heartbeat::{self, LastHeard};
+use super::lane_copies::CopyRouter;
 use super::leader_channel::LeaderChannel;
 use super::shared::Shared;
 use crate::transport::{Dialled, LaneReader};
@@ -75,6 +76,7 @@ pub(super) async fn serve(
             }
         }
     };
+    let copies = Arc::new(CopyRouter::default());
     let read_lanes = async {
         let budget = Arc::new(Semaphore::new(RECEIVE_BUDGET_BYTES));
         let mut lanes = JoinSet::new();
@@ -84,8 +86,9 @@ pub(super) async fn serve(
                     Ok(stream) if lanes.len() < usize::from(MAX_LANES) => {
                         let (shared, channel) = (shared.clone(), channel.clone());
                         let (heard, budget) = (heard.clone(), budget.clone());
+                        let copies = copies.clone();
                         lanes.spawn(async move {
-                            read_lane(&shared, &channel, stream, &heard, &budget).await
+                            read_lane(&shared, &channel, stream, &heard, (&budget, &copies)).await
                         });
                     }
                     Ok(_) => return format!("the leader opened more than {MAX_LANES} lanes"),
@@ -104,7 +107,7 @@ pub(super) async fn serve(
         cause = write_acks => cause,
         cause = read_lanes => cause,
         cause = heartbeat::send(connection, heard) => cause,
-        cause = heartbeat::receive(connection, heard) => cause,
+        cause = heartbeat::receive(connection, heard, |copy| copies.deliver(copy)) => cause,
         cause = heartbeat::report(shared, connection, leader, heard) => cause,
         error = connection.closed() => dialled.explain(&error).to_string(),
         () = channel.broken.cancelled() => "the connection was given up".to_owned(),
@@ -159,7 +162,7 @@ async fn read_lane(
     channel: &LeaderChannel,
     stream: quinn::RecvStream,
     heard: &LastHeard,
-    budget: &Arc<Semaphore>,
+    (budget, copies): (&Arc<Semaphore>, &CopyRouter),
 ) -> String {
     let mut lane = LaneReader::new(stream, LaneMessage::HEADER_BYTES + MAX_LANE_MESSAGE_BYTES);
     let mut header = None;
@@ -171,8 +174,9 @@ async fn read_lane(
         }
         if header.is_none() {
             header = LaneHeader::decode(lane.buffer());
-            if header.is_none() {
-                continue;
+            match header {
+                Some(LaneHeader { lane: number }) => lane.take_copies(copies.open(number)),
+                None => continue,
             }
         }
         if let Err(cause) = take_lane_messages(shared, channel, lane.buffer(), budget).await {

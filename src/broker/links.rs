@@ -136,6 +136,9 @@ pub struct LinkView {
     /// Connections that came about.
     #[serde(default)]
     pub handshakes: u64,
+    /// Bytes of small frames that went out a second time because the link loses packets. Only the leader's end sends such copies.
+    #[serde(default)]
+    pub copied_bytes: u64,
     /// How often the peer fell silent for longer than the suspicion time.
     #[serde(default)]
     pub suspicions: u64,
@@ -183,6 +186,7 @@ struct Record {
     dials: u64,
     handshakes: u64,
     migrations: u64,
+    copied_bytes: u64,
     suspicions: u64,
     /// The dials that there were when the peer last fell silent.
     dials_when_silent: u64,
@@ -209,6 +213,7 @@ impl Record {
             dials: 0,
             handshakes: 0,
             migrations: 0,
+            copied_bytes: 0,
             suspicions: 0,
             dials_when_silent: 0,
             last_error: None,
@@ -244,6 +249,7 @@ impl Record {
             migrations: self.migrations,
             redials: self.dials.saturating_sub(1),
             handshakes: self.handshakes,
+            copied_bytes: self.copied_bytes,
             suspicions: self.suspicions,
             dials_beside: match self.state {
                 LinkState::Silent => self.dials - self.dials_when_silent,
@@ -397,6 +403,11 @@ impl Links {
     /// The connection `id` goes on over another socket, or from another address.
     pub(super) fn count_migration(&self, direction: LinkDirection, peer: NodeId, id: u64) {
         self.change_live(direction, peer, id, |record| record.migrations += 1);
+    }
+
+    /// So many bytes went out on the connection `id` a second time.
+    pub(super) fn count_copied(&self, direction: LinkDirection, peer: NodeId, id: u64, bytes: u64) {
+        self.change_live(direction, peer, id, |record| record.copied_bytes += bytes);
     }
 
     /// A native client's connection goes on from another address.

@@ -17,6 +17,7 @@ mod heartbeat;
 mod inbox;
 mod internal_topics;
 mod isr_proposals;
+mod lane_copies;
 mod leader_channel;
 mod leader_connection;
 mod leader_link;

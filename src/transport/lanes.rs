@@ -5,13 +5,17 @@
 //! data has come on it, so a writer sends its header at once.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use quinn::{ReadError, RecvStream, SendStream, WriteError};
 use thiserror::Error;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
+use super::copy_queue::LanePiece;
+use super::copy_sink::CopySink;
 use super::protocol::CloseReason;
+use super::splice::Splice;
 use super::tcp_link::{TcpChannel, TcpLinkWriter};
 
 /// Pieces at least this large are sent as they are, without being copied; in bytes.
@@ -35,6 +39,8 @@ pub struct LaneOptions {
     /// What may wait in the queue, in bytes, [`PIECE_OVERHEAD`] for each piece included. A piece larger than all of it is
     /// taken when nothing else waits.
     pub queue_bytes: usize,
+    /// Who wants to know what is written, and the number that it knows this lane by.
+    pub copies: Option<(u16, CopySink)>,
 }
 
 /// Why a lane takes no more.
@@ -223,6 +229,7 @@ async fn write_lane(
     let _ = stream.set_priority(options.priority);
     let stopped = stream.stopped();
     tokio::pin!(stopped);
+    let mut offset = options.header.len() as u64;
     if let Err(error) = stream.write_chunk(options.header).await {
         return write_error(error);
     }
@@ -268,7 +275,14 @@ async fn write_lane(
                 Err(_) => break,
             }
         }
+        let length = batch.bytes as u64;
         let (mut chunks, room) = batch.take();
+        let copied = options
+            .copies
+            .as_ref()
+            .filter(|(_, copies)| copies.copies() > 0);
+        // Counted references; quinn takes the chunks away.
+        let copied = copied.map(|(lane, copies)| (*lane, copies, chunks.clone()));
         let written = {
             let writing = stream.write_all_chunks(&mut chunks);
             tokio::pin!(writing);
@@ -289,6 +303,10 @@ async fn write_lane(
             Ok(Err(error)) => return write_error(error),
             Err(reason) => return abort(stream, reason),
         }
+        if let Some((lane, copies, chunks)) = copied {
+            copies.wrote(lane, offset, &chunks);
+        }
+        offset += length;
     }
 }
 
@@ -436,14 +454,28 @@ pub enum LaneReadError<E> {
     StreamClosed,
 }
 
-/// Cuts an incoming stream into frames.
+/// Cuts an incoming stream into frames. It can be told of copies of some of the stream's bytes that came another way; what the
+/// stream lacks is then taken from them.
 #[derive(Debug)]
 pub struct LaneReader {
     stream: RecvStream,
     buffer: BytesMut,
     cap: usize,
     ended: bool,
+    /// Bytes of the stream that have gone into the buffer.
+    taken: u64,
+    copies: Option<mpsc::Receiver<LanePiece>>,
+    /// There once a copy has brought what the stream lacked. From then on the stream is read in whatever order its packets come in:
+    /// quinn holds what is read in order back until its own retransmission has come, whatever is known of it here.
+    splice: Option<Splice>,
+    max_ahead: usize,
 }
+
+/// Bytes of a lane that wait for others in front of them, at most and about: at the cap the stream is read slowly, one piece each
+/// [`SLOW_READ`], until what lacks has come, and then flow control holds the sender up. What copies bring further ahead than this
+/// is dropped.
+const MAX_AHEAD_BYTES: usize = 8 * 1024 * 1024;
+const SLOW_READ: Duration = Duration::from_millis(10);
 
 impl LaneReader {
     /// Holds at most `cap` bytes of an incomplete frame, and one read more.
@@ -453,7 +485,16 @@ impl LaneReader {
             buffer: BytesMut::new(),
             cap,
             ended: false,
+            taken: 0,
+            copies: None,
+            splice: None,
+            max_ahead: MAX_AHEAD_BYTES,
         }
+    }
+
+    /// From now on bytes of this stream may also come by `copies`. They must be the stream's own: whoever sends them is the peer.
+    pub fn take_copies(&mut self, copies: mpsc::Receiver<LanePiece>) {
+        self.copies = Some(copies);
     }
 
     /// The next frame, whole; `None` at the stream's end. `measure` looks at what has come (at least one byte) and is
@@ -508,17 +549,34 @@ impl LaneReader {
         if self.ended {
             return Ok(false);
         }
-        let chunk = self.stream.read_chunk(READ_BYTES, true).await;
-        match chunk {
-            Ok(Some(chunk)) => {
-                self.buffer.extend_from_slice(&chunk.bytes);
-                Ok(true)
+        let before = self.buffer.len();
+        while self.buffer.len() == before {
+            tokio::select! {
+                copy = next_copy(&mut self.copies) => self.splice_in(&copy),
+                chunk = read(&mut self.stream, self.splice.as_ref(), self.max_ahead) => match chunk {
+                    Ok(Some(chunk)) => match &mut self.splice {
+                        Some(splice) => splice.take(chunk.offset, &chunk.bytes, &mut self.buffer),
+                        None => self.buffer.extend_from_slice(&chunk.bytes),
+                    },
+                    Ok(None) => {
+                        self.ended = true;
+                        return Ok(false);
+                    }
+                    Err(error) => return Err(read_error(error)),
+                },
             }
-            Ok(None) => {
-                self.ended = true;
-                Ok(false)
-            }
-            Err(error) => Err(read_error(error)),
+        }
+        self.taken += (self.buffer.len() - before) as u64;
+        Ok(true)
+    }
+
+    fn splice_in(&mut self, copy: &LanePiece) {
+        let next = self.splice.as_ref().map_or(self.taken, Splice::next);
+        let is_of_use = copy.offset.saturating_add(copy.bytes.len() as u64) > next
+            && copy.offset.saturating_sub(next) <= self.max_ahead as u64;
+        if is_of_use {
+            let splice = self.splice.get_or_insert_with(|| Splice::from(next));
+            splice.take(copy.offset, &copy.bytes, &mut self.buffer);
         }
     }
 
@@ -533,6 +591,37 @@ impl LaneReader {
     }
 }
 
+/// The next copy; never, where there are none.
+async fn next_copy(copies: &mut Option<mpsc::Receiver<LanePiece>>) -> LanePiece {
+    if let Some(receiver) = copies {
+        if let Some(copy) = receiver.recv().await {
+            return copy;
+        }
+        *copies = None;
+    }
+    std::future::pending().await
+}
+
+/// What has come of the stream: what is next, or whatever comes where it is spliced. Cancel-safe.
+async fn read(
+    stream: &mut RecvStream,
+    splice: Option<&Splice>,
+    max_ahead: usize,
+) -> Result<Option<quinn::Chunk>, ReadError> {
+    let Some(splice) = splice else {
+        return stream.read_chunk(READ_BYTES, true).await;
+    };
+    let mut most = READ_BYTES;
+    if splice.ahead_bytes() >= max_ahead
+        && let Some(gap) = splice.gap()
+    {
+        // quinn gives out first what lies first: what lacks, once it has come.
+        tokio::time::sleep(SLOW_READ).await;
+        most = usize::try_from(gap).unwrap_or(most).min(most);
+    }
+    stream.read_chunk(most, false).await
+}
+
 pub(super) fn read_error<E>(error: ReadError) -> LaneReadError<E> {
     match error {
         ReadError::Reset(code) => LaneReadError::Reset {
@@ -544,6 +633,9 @@ pub(super) fn read_error<E>(error: ReadError) -> LaneReadError<E> {
         }
     }
 }
+
+#[cfg(test)]
+mod copy_tests;
 
 #[cfg(test)]
 mod tests {
@@ -595,6 +687,7 @@ mod tests {
             header: Bytes::from_static(b"HEAD"),
             priority: 5,
             queue_bytes: 4096,
+            copies: None,
         };
         let lane = LaneWriter::spawn(stream, options);
         let incoming = pair.dialled.connection.accept_uni().await.unwrap();
@@ -630,6 +723,7 @@ mod tests {
             header: Bytes::from_static(b"H"),
             priority: 0,
             queue_bytes: 100_000,
+            copies: None,
         };
         let lane = LaneWriter::spawn(stream, options);
         // Nobody reads, so quinn's windows fill and then the queue does.
@@ -695,6 +789,7 @@ mod tests {
             header: Bytes::from_static(b"H"),
             priority: 0,
             queue_bytes: 100,
+            copies: None,
         };
         LaneWriter::spawn(stream, options).abort(CloseReason::Superseded);
         let incoming = pair.dialled.connection.accept_uni().await.unwrap();

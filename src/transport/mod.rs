@@ -11,6 +11,9 @@ mod certificates;
 mod congestion;
 #[cfg(test)]
 mod connection_tests;
+mod copy_policy;
+mod copy_queue;
+mod copy_sink;
 mod dial;
 mod endpoint_keys;
 mod explain;
@@ -33,6 +36,7 @@ mod server;
 mod silence;
 mod socket;
 mod sockets;
+mod splice;
 mod tcp_link;
 mod tcp_tls;
 #[cfg(test)]
@@ -52,6 +56,9 @@ pub use congestion::{
     Congestion, CongestionPolicy, InvalidLinkCongestion, Keel, KeelConfig, LinkCongestion,
     UnknownCongestion,
 };
+pub use copy_policy::CopyPolicy;
+pub use copy_queue::{COPY_AFTER, CopyQueue, LanePiece, MAX_WAITING_BYTES};
+pub use copy_sink::CopySink;
 pub use dial::{Dialled, InvalidAddress, MAX_ADDRESSES, PeerAddress, dial, dial_unconfirmed};
 pub use endpoint_keys::{EndpointKeys, EndpointKeysError};
 pub use explain::{ConnectFailure, explain_refused_peer};

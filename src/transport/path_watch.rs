@@ -72,6 +72,11 @@ impl PathSigns {
         self.in_flight.load(Ordering::Relaxed)
     }
 
+    /// The congestion window, without an allowance.
+    pub fn window(&self) -> u64 {
+        self.window.load(Ordering::Relaxed)
+    }
+
     /// Lets one more heartbeat leave, however full the window is. Meant for an end that hears nothing, each time that it sends
     /// one.
     pub fn allow_one_more(&self) {

@@ -35,6 +35,8 @@ pub const REPLICATION_WINDOW: u32 = 64 * 1024 * 1024;
 pub const REPLICATION_STREAM_WINDOW: u32 = 32 * 1024 * 1024;
 /// Datagrams (heartbeats) that wait to be read or sent, in bytes. At the cap the oldest is dropped.
 pub const DATAGRAM_BUFFER: usize = 64 * 1024;
+/// The same for what a follower has received: copies of lane bytes come in bursts of as much as a producer has in flight.
+const FOLLOWER_DATAGRAM_BUFFER: usize = 512 * 1024;
 
 /// A first guess of the round trip, which the first answer corrects. quinn's 333 ms would make a lost first packet cost a
 /// second; over 200 ms this one costs two handshake packets that are sent again for nothing.
@@ -95,6 +97,7 @@ pub(super) fn dialler(alpn: Alpn) -> TransportConfig {
             .stream_receive_window(VarInt::from_u32(REPLICATION_STREAM_WINDOW))
             .receive_window(VarInt::from_u32(REPLICATION_WINDOW))
             .send_window(u64::from(CLIENT_WINDOW))
+            .datagram_receive_buffer_size(Some(FOLLOWER_DATAGRAM_BUFFER))
             .max_concurrent_bidi_streams(VarInt::from_u32(CALL_STREAMS))
             .max_concurrent_uni_streams(VarInt::from_u32(LANE_STREAMS))
             .congestion_controller_factory(dialling(FOLLOWER_WINDOW_FLOOR, FOLLOWER_WINDOW_FLOOR)),

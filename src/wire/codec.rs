@@ -83,6 +83,11 @@ impl Reader {
         Ok(self.rest.split_to(length))
     }
 
+    /// Whatever is left, which may be nothing.
+    pub(super) fn rest(self) -> Bytes {
+        self.rest
+    }
+
     pub(super) fn offset(&mut self) -> Result<Offset, WireError> {
         let value = self.u64()?;
         Offset::new(value).ok_or_else(|| self.invalid(value))

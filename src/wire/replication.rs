@@ -5,7 +5,8 @@
 //! ack stream:     acks, one after another         | ack | ack | … |                         32 bytes each, read in any order
 //! ack:                                            | session u64 | leader epoch u32 | durable position | received u64 |
 //! lane:  one header | lane u16 |, then messages   | kind u8 | session u64 | leader epoch u32 | high watermark u64 | length u32 | body |
-//! datagram:                                       | kind u8 = 1 | sequence u64 |
+//! datagram: a heartbeat                           | kind u8 = 1 | sequence u64 |
+//! datagram: a copy of some of a lane's bytes      | kind u8 = 2 | lane u16 | offset u64 | bytes … |    offset in the lane's stream
 //! position:                                       | offset u64 | leader epoch u32 |
 //! ```
 
@@ -190,6 +191,24 @@ pub enum LaneBody {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Heartbeat {
     pub sequence: u64,
+}
+
+/// Some of the bytes of a lane a second time, in a datagram: where a packet with the first was lost, the follower need not wait for
+/// it to be sent again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LaneCopy {
+    pub lane: u16,
+    /// Where the bytes lie in the lane's stream, the lane's header included.
+    pub offset: u64,
+    /// As they are in the stream; cut anywhere.
+    pub bytes: Bytes,
+}
+
+/// What a datagram brings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Datagram {
+    Heartbeat(Heartbeat),
+    LaneCopy(LaneCopy),
 }
 
 const KIND_HELLO: u8 = 1;
@@ -437,16 +456,40 @@ impl Heartbeat {
         out.put_u64(self.sequence);
         out.freeze()
     }
+}
 
-    pub fn decode(datagram: Bytes) -> Result<Heartbeat, WireError> {
-        let mut reader = Reader::new("a heartbeat", datagram);
-        let kind = reader.u8()?;
-        if kind != Self::KIND {
-            return Err(reader.invalid(kind.into()));
-        }
-        let sequence = reader.u64()?;
-        reader.finish()?;
-        Ok(Heartbeat { sequence })
+impl LaneCopy {
+    const KIND: u8 = 2;
+    /// Bytes before those of the lane.
+    pub const HEADER_BYTES: usize = 11;
+
+    pub fn encode(&self) -> Bytes {
+        let mut out = BytesMut::with_capacity(Self::HEADER_BYTES + self.bytes.len());
+        out.put_u8(Self::KIND);
+        out.put_u16(self.lane);
+        out.put_u64(self.offset);
+        out.extend_from_slice(&self.bytes);
+        out.freeze()
+    }
+}
+
+impl Datagram {
+    /// `None` for a kind that this version does not know. Any datagram may be lost, so none may matter to who does not understand it.
+    pub fn decode(datagram: Bytes) -> Result<Option<Datagram>, WireError> {
+        let mut reader = Reader::new("a datagram", datagram);
+        Ok(match reader.u8()? {
+            Heartbeat::KIND => {
+                let sequence = reader.u64()?;
+                reader.finish()?;
+                Some(Datagram::Heartbeat(Heartbeat { sequence }))
+            }
+            LaneCopy::KIND => Some(Datagram::LaneCopy(LaneCopy {
+                lane: reader.u16()?,
+                offset: reader.u64()?,
+                bytes: reader.rest(),
+            })),
+            _ => None,
+        })
     }
 }
 
@@ -699,6 +742,26 @@ mod tests {
     }
 
     #[test]
+    fn datagrams_come_back_and_unknown_ones_are_passed_over() {
+        let beat = Heartbeat { sequence: 7 };
+        let copy = LaneCopy {
+            lane: 3,
+            offset: 1 << 40,
+            bytes: Bytes::from_static(b"some of it"),
+        };
+        let decode = |bytes: &[u8]| Datagram::decode(Bytes::copy_from_slice(bytes));
+        let encoded = beat.encode();
+        assert_eq!(decode(&encoded), Ok(Some(Datagram::Heartbeat(beat))));
+        assert!(decode(&encoded[..8]).is_err());
+        let encoded = copy.encode();
+        assert_eq!(encoded.len(), LaneCopy::HEADER_BYTES + 10);
+        assert_eq!(decode(&encoded), Ok(Some(Datagram::LaneCopy(copy))));
+        assert!(decode(&encoded[..LaneCopy::HEADER_BYTES - 1]).is_err());
+        assert_eq!(decode(&[200, 1, 2]), Ok(None));
+        assert!(decode(&[]).is_err());
+    }
+
+    #[test]
     fn a_lane_message_is_refused_by_its_length_alone() {
         let message = LaneMessage {
             session: SessionId::from_random_bits(1),
@@ -767,7 +830,7 @@ mod tests {
             let _ = Ack::decode_all(&mut BytesMut::from(&bytes[..]));
             let _ = LaneMessage::decode(&mut BytesMut::from(&bytes[..]));
             let _ = LaneHeader::decode(&mut BytesMut::from(&bytes[..]));
-            let _ = Heartbeat::decode(Bytes::from(bytes));
+            let _ = Datagram::decode(Bytes::from(bytes));
         }
 
         #[test]

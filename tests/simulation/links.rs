@@ -9,8 +9,8 @@ use quorate::replication::{AckRefused, FramesRefused, suspicion_time};
 use quorate::types::{Appointment, LogPosition, NodeId, Offset, SessionId};
 use quorate::wal::Frame;
 use quorate::wire::{
-    Ack, ControlMessage, Heartbeat, Hello, LaneBody, LaneMessage, OpenSession, PROTOCOL_VERSION,
-    SessionAnswer, SessionOutcome, SessionRefusal, Welcome,
+    Ack, ControlMessage, Datagram, Heartbeat, Hello, LaneBody, LaneMessage, OpenSession,
+    PROTOCOL_VERSION, SessionAnswer, SessionOutcome, SessionRefusal, Welcome,
 };
 
 use super::checker::{Check, Cutting};
@@ -426,7 +426,7 @@ impl World {
             self.reset(id, to_leader);
             return Ok(());
         }
-        if Heartbeat::decode(bytes).is_err() {
+        if !matches!(Datagram::decode(bytes), Ok(Some(Datagram::Heartbeat(_)))) {
             return unexpected("a heartbeat that was sent cannot be decoded");
         }
         self.heard(id, to_leader);

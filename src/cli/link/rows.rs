@@ -32,6 +32,8 @@ pub(super) struct Row {
     /// Of UDP, from the leader, between two samples.
     pub(super) sent_bytes_per_s: Option<u64>,
     pub(super) received_bytes_per_s: Option<u64>,
+    /// Of small frames, sent a second time by the leader because the link loses packets; since the leader's process began.
+    pub(super) copied_bytes: u64,
     pub(super) migrations: u64,
     /// Of the follower, who is the one that dials.
     pub(super) redials: Option<u64>,
@@ -151,6 +153,7 @@ impl Rows {
             mtu: stands.then_some(main.mtu),
             sent_bytes_per_s: rates.sent,
             received_bytes_per_s: rates.received,
+            copied_bytes: main.copied_bytes,
             migrations: at_follower
                 .map_or(0, |link| link.migrations)
                 .max(at_leader.map_or(0, |link| link.migrations)),
