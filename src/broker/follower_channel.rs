@@ -199,6 +199,11 @@ impl FollowerChannel {
             && window.is_none_or(|window| self.catching_up.has_room(window))
     }
 
+    /// Frame bytes that were sent and not acknowledged as durable.
+    pub(super) fn under_way(&self) -> usize {
+        self.outstanding.bytes.load(Ordering::Relaxed)
+    }
+
     /// True when somebody who wanted to send catch-up frames was turned away, and should come again: asked where they are held back
     /// no longer.
     pub(super) fn takes_turned_away(&self) -> bool {

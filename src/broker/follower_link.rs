@@ -327,7 +327,7 @@ async fn run(
         cause = heartbeat::send(connection, &heard) => broken(cause),
         // Followers send no copies, and what they sent would be of no lane.
         cause = heartbeat::receive(connection, &heard, |_| {}) => broken(cause),
-        cause = lane_copies::send(shared.clock, connection, (&copies, &mut written), count_copied) => broken(cause),
+        cause = lane_copies::send(shared.clock, connection, (&copies, &mut written), || channel.under_way(), count_copied) => broken(cause),
         cause = heartbeat::report(shared, connection, node, &heard) => broken(cause),
         cause = watch(shared, connection, channel, &heard, switch) => (CloseReason::Superseded, cause),
         error = connection.closed() => (CloseReason::Done, error.to_string()),
@@ -371,7 +371,7 @@ async fn watch(
             heard.touch();
         }
         channel.note_round_trip(connection.rtt());
-        if copies.look(shared.clock.now(), connection)
+        if copies.look(shared.clock.now(), connection, channel.under_way())
             && let Some(suppressed) = switches.allow()
         {
             tracing::info!(

@@ -4,13 +4,14 @@
 //! loss, with a few hundred packets under way, some packet always is. A copy that leaves a few ms later fills the hole when the
 //! copy was not lost too. It is no more than that: what a copy does not bring comes by the lane.
 //!
-//! Copies double what a link carries, or treble it, so they are sent only while it has room to spare: a quarter of its window at least.
+//! Copies double what a link carries, or treble it, so they are sent only while little is under way, and the window has room for them.
+//! How full the window is says little by itself: a controller that follows the delivery rate has half of it in use under any load.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use quinn::Connection;
+use quinn::{Connection, SendDatagramError};
 use tokio::sync::mpsc;
 
 use super::clock::Clock;
@@ -18,6 +19,9 @@ use crate::transport::{CopyPolicy, CopyQueue, CopySink, LanePiece, PathSigns};
 use crate::types::MonotonicTime;
 use crate::wire::LaneCopy;
 
+/// The most frame bytes that a follower may not have acknowledged yet: beyond it, or beyond the window, the link carries bulk, for which
+/// copies are lost throughput.
+const MOST_UNDER_WAY: usize = 512 * 1024;
 /// A timer that is so late shows that the processors are busy, and copies would cost what they are to bring: those that wait then are
 /// dropped. A timer's own grain is a millisecond.
 const LATE: Duration = Duration::from_millis(3);
@@ -29,6 +33,7 @@ const MAX_WAITING_COPIES: usize = 512;
 pub(super) struct CopySwitch {
     policy: CopyPolicy,
     sink: CopySink,
+    lossy: bool,
 }
 
 impl CopySwitch {
@@ -36,30 +41,40 @@ impl CopySwitch {
         CopySwitch {
             policy: CopyPolicy::default(),
             sink,
+            lossy: false,
         }
     }
 
-    /// True when they have just been switched on or off.
-    pub(super) fn look(&mut self, now: MonotonicTime, connection: &Connection) -> bool {
+    /// `under_way`: frame bytes that were sent and are not acknowledged. True when the link has just become worth copies, or is no longer.
+    pub(super) fn look(
+        &mut self,
+        now: MonotonicTime,
+        connection: &Connection,
+        under_way: usize,
+    ) -> bool {
         let path = connection.stats().path;
         self.policy
             .note(now, path.sent_packets, path.lost_packets, path.rtt);
         let copies = self.policy.copies();
-        let before = self.sink.copies();
-        self.sink.set_copies(copies);
-        (copies > 0) != (before > 0)
+        let is_bulk = under_way > MOST_UNDER_WAY;
+        self.sink.set_copies(if is_bulk { 0 } else { copies });
+        let before = std::mem::replace(&mut self.lossy, copies > 0);
+        self.lossy != before
     }
 
+    /// Whether the link loses enough for copies.
     pub(super) fn is_on(&self) -> bool {
-        self.sink.copies() > 0
+        self.lossy
     }
 }
 
-/// Sends what the lanes tell, a while after them. Ends with the connection. `count` is told of the bytes.
+/// Sends what the lanes tell, a while after them. Ends with the connection. `under_way` is as [`CopySwitch::look`] wants it, `count` is
+/// told of the bytes that were sent.
 pub(super) async fn send(
     clock: Clock,
     connection: &Connection,
     (sink, written): (&CopySink, &mut mpsc::Receiver<LanePiece>),
+    under_way: impl Fn() -> usize,
     count: impl Fn(u64),
 ) -> String {
     let mut queue = CopyQueue::default();
@@ -93,9 +108,10 @@ pub(super) async fn send(
         let signs = PathSigns::of(connection);
         let mut added = 0;
         while let Some(piece) = queue.pop(clock.now(), most) {
-            let is_free = signs
-                .as_ref()
-                .is_some_and(|signs| signs.in_flight() <= signs.window() / 4 * 3);
+            let is_free = signs.as_ref().is_some_and(|signs| {
+                let most = signs.window().min(MOST_UNDER_WAY as u64);
+                under_way() as u64 <= most && signs.in_flight() <= signs.window() / 4 * 3
+            });
             if !is_free {
                 // What waits any longer comes too late.
                 queue.clear();
@@ -113,8 +129,11 @@ pub(super) async fn send(
             };
             added += copy.bytes.len() as u64;
             // Waits for room, so that no heartbeat is dropped for a copy.
-            if let Err(error) = connection.send_datagram_wait(copy.encode()).await {
-                return format!("cannot send a copy: {error}");
+            match connection.send_datagram_wait(copy.encode()).await {
+                Ok(()) => {}
+                // The path takes smaller packets since.
+                Err(SendDatagramError::TooLarge) => break,
+                Err(error) => return format!("cannot send a copy: {error}"),
             }
         }
         count(added);

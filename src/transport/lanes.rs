@@ -469,11 +469,13 @@ pub struct LaneReader {
     /// quinn holds what is read in order back until its own retransmission has come, whatever is known of it here.
     splice: Option<Splice>,
     max_ahead: usize,
+    /// Whether what was read last left the gap as it was.
+    gap_is_left: bool,
 }
 
-/// Bytes of a lane that wait for others in front of them, at most and about: at the cap the stream is read slowly, one piece each
-/// [`SLOW_READ`], until what lacks has come, and then flow control holds the sender up. What copies bring further ahead than this
-/// is dropped.
+/// Bytes of a lane that wait for others in front of them, at most and about: at the cap the stream is asked for no more than what lacks,
+/// and each [`SLOW_READ`] only after it had something else, so that flow control holds the sender up. What copies bring further ahead
+/// than this is dropped.
 const MAX_AHEAD_BYTES: usize = 8 * 1024 * 1024;
 const SLOW_READ: Duration = Duration::from_millis(10);
 
@@ -489,6 +491,7 @@ impl LaneReader {
             copies: None,
             splice: None,
             max_ahead: MAX_AHEAD_BYTES,
+            gap_is_left: false,
         }
     }
 
@@ -553,9 +556,12 @@ impl LaneReader {
         while self.buffer.len() == before {
             tokio::select! {
                 copy = next_copy(&mut self.copies) => self.splice_in(&copy),
-                chunk = read(&mut self.stream, self.splice.as_ref(), self.max_ahead) => match chunk {
+                chunk = read(&mut self.stream, self.splice.as_ref(), (self.max_ahead, self.gap_is_left)) => match chunk {
                     Ok(Some(chunk)) => match &mut self.splice {
-                        Some(splice) => splice.take(chunk.offset, &chunk.bytes, &mut self.buffer),
+                        Some(splice) => {
+                            self.gap_is_left = chunk.offset > splice.next();
+                            splice.take(chunk.offset, &chunk.bytes, &mut self.buffer);
+                        }
                         None => self.buffer.extend_from_slice(&chunk.bytes),
                     },
                     Ok(None) => {
@@ -577,6 +583,7 @@ impl LaneReader {
         if is_of_use {
             let splice = self.splice.get_or_insert_with(|| Splice::from(next));
             splice.take(copy.offset, &copy.bytes, &mut self.buffer);
+            self.gap_is_left &= splice.next() == next;
         }
     }
 
@@ -606,7 +613,7 @@ async fn next_copy(copies: &mut Option<mpsc::Receiver<LanePiece>>) -> LanePiece 
 async fn read(
     stream: &mut RecvStream,
     splice: Option<&Splice>,
-    max_ahead: usize,
+    (max_ahead, gap_is_left): (usize, bool),
 ) -> Result<Option<quinn::Chunk>, ReadError> {
     let Some(splice) = splice else {
         return stream.read_chunk(READ_BYTES, true).await;
@@ -615,8 +622,10 @@ async fn read(
     if splice.ahead_bytes() >= max_ahead
         && let Some(gap) = splice.gap()
     {
-        // quinn gives out first what lies first: what lacks, once it has come.
-        tokio::time::sleep(SLOW_READ).await;
+        // quinn gives out first what lies first: what lacks, once it has come. As long as it does, there is nothing to wait for.
+        if gap_is_left {
+            tokio::time::sleep(SLOW_READ).await;
+        }
         most = usize::try_from(gap).unwrap_or(most).min(most);
     }
     stream.read_chunk(most, false).await
