@@ -138,9 +138,9 @@ mod tests {
     #[test]
     fn much_loss_is_worth_two_copies() {
         let mut link = Link::new(1);
-        link.run(4_000, 0.015, FAR);
+        link.run(20_000, 0.02, FAR);
         assert_eq!(link.policy.copies(), 1);
-        link.run(4_000, 0.06, FAR);
+        link.run(4_000, 0.045, FAR);
         assert_eq!(link.policy.copies(), 2);
     }
 
