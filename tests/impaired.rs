@@ -8,8 +8,8 @@ use std::fs;
 use std::path::Path;
 
 use quorate::broker::{LinkDirection, LinkState, LinkView};
-use quorate::client::ProducerConfig;
-use quorate::types::NodeId;
+use quorate::client::{Client, ProducerConfig};
+use quorate::types::{NodeId, TopicName};
 
 use support::cluster::{Cluster, quorate};
 use support::until;
@@ -35,16 +35,22 @@ async fn link(
         .ok_or_else(|| format!("node {of} has no such link"))
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_file_cuts_one_followers_link_and_heals_it_while_acks_go_on() {
+/// Three nodes on links that are as `spec` says, with a topic of so many partitions, and who leads its first.
+async fn started(spec: &str, topic: &str, partitions: u32) -> (Cluster, Client, TopicName, NodeId) {
     let mut cluster = Cluster::prepare(3).await;
-    for spec in &mut cluster.specs {
-        spec.flags = vec!["--impair".to_owned(), String::new()];
+    for node in &mut cluster.specs {
+        node.flags = vec!["--impair".to_owned(), spec.to_owned()];
     }
     cluster.start_all().await;
     let client = cluster.client().await;
-    let topic = cluster.create_topic(&client, "impaired", 1).await;
+    let topic = cluster.create_topic(&client, topic, partitions).await;
     let leader = cluster.until_led(&topic, 0, |_| true).await;
+    (cluster, client, topic, leader)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_cuts_one_followers_link_and_heals_it_while_acks_go_on() {
+    let (cluster, client, topic, leader) = started("", "impaired", 1).await;
     let ids = cluster.ids();
     cluster.until_isr(&topic, 0, &ids).await;
     for id in &ids {
@@ -129,14 +135,7 @@ async fn a_file_cuts_one_followers_link_and_heals_it_while_acks_go_on() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nodes_and_clients_work_over_links_that_lose_double_and_delay() {
     const BAD: &str = "peer=all,dir=out,loss=2%,dup=2%,reorder=2%,delay=10ms,jitter=4ms,seed=5";
-    let mut cluster = Cluster::prepare(3).await;
-    for spec in &mut cluster.specs {
-        spec.flags = vec!["--impair".to_owned(), BAD.to_owned()];
-    }
-    cluster.start_all().await;
-    let client = cluster.client().await;
-    let topic = cluster.create_topic(&client, "bad", 1).await;
-    let leader = cluster.until_led(&topic, 0, |_| true).await;
+    let (cluster, client, topic, leader) = started(BAD, "bad", 1).await;
     cluster.until_isr(&topic, 0, &cluster.ids()).await;
     let workload = Workload::start(&client, &topic, &[0], 1000, ProducerConfig::default());
     workload.until_acknowledged(&[0], 300).await;
@@ -162,14 +161,7 @@ async fn nodes_and_clients_work_over_links_that_lose_double_and_delay() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn small_frames_go_out_again_while_a_link_loses_packets() {
     const LOSSY: &str = "peer=all,dir=out,loss=5%,delay=10ms,seed=9";
-    let mut cluster = Cluster::prepare(3).await;
-    for spec in &mut cluster.specs {
-        spec.flags = vec!["--impair".to_owned(), LOSSY.to_owned()];
-    }
-    cluster.start_all().await;
-    let client = cluster.client().await;
-    let topic = cluster.create_topic(&client, "lossy", 2).await;
-    let leader = cluster.until_led(&topic, 0, |_| true).await;
+    let (cluster, client, topic, leader) = started(LOSSY, "lossy", 2).await;
     let workload = Workload::start(&client, &topic, &[0, 1], 2000, ProducerConfig::default());
     for follower in cluster.ids().into_iter().filter(|id| *id != leader) {
         until("copies", async || {

@@ -16,11 +16,11 @@ use super::leader_connection::{control_reader, read_control, write_control};
 use super::links::LinkDirection;
 use super::shared::Shared;
 use crate::transport::{
-    CloseReason, CopySink, Ear, LOOK_EVERY, LaneOptions, LanePiece, LaneReader, LaneWriter,
-    LogLimit, RECORD_BYTES, RecordReader,
+    CloseReason, CopySink, Ear, LOOK_EVERY, LaneOptions, LaneReader, LaneWriter, LogLimit,
+    RECORD_BYTES, RecordReader,
 };
 use crate::types::{Appointment, ClusterId, NodeId, SessionId, TopicPartition};
-use crate::wire::{Ack, ControlMessage, Hello, LaneHeader, PROTOCOL_VERSION, Welcome};
+use crate::wire::{Ack, ControlMessage, Hello, LaneCopy, LaneHeader, PROTOCOL_VERSION, Welcome};
 
 /// Lanes for live frames. A lost packet holds up one of them.
 const LIVE_LANES: u16 = 16;
@@ -160,7 +160,7 @@ struct Parts {
     recv: LaneReader,
     control: tokio::sync::mpsc::Receiver<bytes::Bytes>,
     copies: CopySink,
-    written: tokio::sync::mpsc::Receiver<LanePiece>,
+    written: tokio::sync::mpsc::Receiver<LaneCopy>,
 }
 
 async fn greet(

@@ -15,7 +15,7 @@ use quinn::{Connection, SendDatagramError};
 use tokio::sync::mpsc;
 
 use super::clock::Clock;
-use crate::transport::{CopyPolicy, CopyQueue, CopySink, LanePiece, PathSigns};
+use crate::transport::{CopyPolicy, CopyQueue, CopySink, PathSigns};
 use crate::types::MonotonicTime;
 use crate::wire::LaneCopy;
 
@@ -33,7 +33,6 @@ const MAX_WAITING_COPIES: usize = 512;
 pub(super) struct CopySwitch {
     policy: CopyPolicy,
     sink: CopySink,
-    lossy: bool,
 }
 
 impl CopySwitch {
@@ -41,7 +40,6 @@ impl CopySwitch {
         CopySwitch {
             policy: CopyPolicy::default(),
             sink,
-            lossy: false,
         }
     }
 
@@ -52,19 +50,19 @@ impl CopySwitch {
         connection: &Connection,
         under_way: usize,
     ) -> bool {
+        let was_on = self.is_on();
         let path = connection.stats().path;
         self.policy
             .note(now, path.sent_packets, path.lost_packets, path.rtt);
-        let copies = self.policy.copies();
         let is_bulk = under_way > MOST_UNDER_WAY;
-        self.sink.set_copies(if is_bulk { 0 } else { copies });
-        let before = std::mem::replace(&mut self.lossy, copies > 0);
-        self.lossy != before
+        self.sink
+            .set_copies(if is_bulk { 0 } else { self.policy.copies() });
+        self.is_on() != was_on
     }
 
     /// Whether the link loses enough for copies.
     pub(super) fn is_on(&self) -> bool {
-        self.lossy
+        self.policy.copies() > 0
     }
 }
 
@@ -73,7 +71,7 @@ impl CopySwitch {
 pub(super) async fn send(
     clock: Clock,
     connection: &Connection,
-    (sink, written): (&CopySink, &mut mpsc::Receiver<LanePiece>),
+    (sink, written): (&CopySink, &mut mpsc::Receiver<LaneCopy>),
     under_way: impl Fn() -> usize,
     count: impl Fn(u64),
 ) -> String {
@@ -107,7 +105,7 @@ pub(super) async fn send(
         };
         let signs = PathSigns::of(connection);
         let mut added = 0;
-        while let Some(piece) = queue.pop(clock.now(), most) {
+        while let Some(copy) = queue.pop(clock.now(), most) {
             let is_free = signs.as_ref().is_some_and(|signs| {
                 let most = signs.window().min(MOST_UNDER_WAY as u64);
                 under_way() as u64 <= most && signs.in_flight() <= signs.window() / 4 * 3
@@ -117,16 +115,6 @@ pub(super) async fn send(
                 queue.clear();
                 break;
             }
-            let LanePiece {
-                lane,
-                offset,
-                bytes,
-            } = piece;
-            let copy = LaneCopy {
-                lane,
-                offset,
-                bytes,
-            };
             added += copy.bytes.len() as u64;
             // Waits for room, so that no heartbeat is dropped for a copy.
             match connection.send_datagram_wait(copy.encode()).await {
@@ -144,35 +132,26 @@ pub(super) async fn send(
 /// The follower's end: which lane takes the copies of which. At most as many as the leader may open.
 #[derive(Debug, Default)]
 pub(super) struct CopyRouter {
-    lanes: Mutex<HashMap<u16, mpsc::Sender<LanePiece>>>,
+    lanes: Mutex<HashMap<u16, mpsc::Sender<LaneCopy>>>,
 }
 
 impl CopyRouter {
     /// Where the copies of a lane arrive from now on.
-    pub(super) fn open(&self, lane: u16) -> mpsc::Receiver<LanePiece> {
-        let (pieces, arriving) = mpsc::channel(MAX_WAITING_COPIES);
-        self.lock().insert(lane, pieces);
+    pub(super) fn open(&self, lane: u16) -> mpsc::Receiver<LaneCopy> {
+        let (copies, arriving) = mpsc::channel(MAX_WAITING_COPIES);
+        self.lock().insert(lane, copies);
         arriving
     }
 
     /// A copy has come. One of a lane that is not there, or that does not take what came before, is dropped: the lane itself brings
     /// what it is of.
     pub(super) fn deliver(&self, copy: LaneCopy) {
-        let LaneCopy {
-            lane,
-            offset,
-            bytes,
-        } = copy;
-        if let Some(pieces) = self.lock().get(&lane) {
-            let _ = pieces.try_send(LanePiece {
-                lane,
-                offset,
-                bytes,
-            });
+        if let Some(copies) = self.lock().get(&copy.lane) {
+            let _ = copies.try_send(copy);
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<u16, mpsc::Sender<LanePiece>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<u16, mpsc::Sender<LaneCopy>>> {
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -3,33 +3,25 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, BytesMut};
 
 use crate::types::MonotonicTime;
+use crate::wire::LaneCopy;
 
 /// How long after the original its copy leaves. quinn fills a packet with datagrams and stream data of one turn, and a copy in
 /// the same packet is lost with it; and where losses come in bursts, the burst should be over.
-pub const COPY_AFTER: Duration = Duration::from_millis(4);
+const COPY_AFTER: Duration = Duration::from_millis(4);
 /// What is younger than this is not taken along with what is due: its original may not have left yet.
 const YOUNGEST: Duration = Duration::from_millis(2);
 /// The most bytes that wait for their time. At the cap what was written last is not copied. Small frames come in bursts: when a hole
 /// is filled, all that waited behind it is acknowledged at once, and as much is sent anew.
-pub const MAX_WAITING_BYTES: usize = 512 * 1024;
-
-/// Some bytes of one lane, in order.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LanePiece {
-    pub lane: u16,
-    /// Where they lie in the lane's stream, its header included.
-    pub offset: u64,
-    pub bytes: Bytes,
-}
+const MAX_WAITING_BYTES: usize = 512 * 1024;
 
 #[derive(Debug)]
 struct Waiting {
     /// When it was written, or sent last.
     since: MonotonicTime,
-    piece: LanePiece,
+    piece: LaneCopy,
     /// How many copies of it are to be sent.
     copies: u8,
 }
@@ -43,7 +35,7 @@ pub struct CopyQueue {
 
 impl CopyQueue {
     /// What has just been written, and how many copies of it are wanted. Empty pieces and what is beyond the cap are dropped.
-    pub fn push(&mut self, now: MonotonicTime, piece: LanePiece, copies: u8) {
+    pub fn push(&mut self, now: MonotonicTime, piece: LaneCopy, copies: u8) {
         let length = piece.bytes.len();
         if length == 0 || copies == 0 || self.bytes + length > MAX_WAITING_BYTES {
             return;
@@ -65,7 +57,7 @@ impl CopyQueue {
 
     /// A copy that is due, of at most `most` bytes: what follows on the same lane is taken along. Where another copy of it is wanted, it
     /// waits once more. `most` is at least 1.
-    pub fn pop(&mut self, now: MonotonicTime, most: usize) -> Option<LanePiece> {
+    pub fn pop(&mut self, now: MonotonicTime, most: usize) -> Option<LaneCopy> {
         let is_due = |waiting: &Waiting| waiting.since + COPY_AFTER <= now;
         let mut fronts = self.lanes.iter();
         let lane = fronts.find_map(|(lane, pieces)| is_due(pieces.front()?).then_some(*lane))?;
@@ -92,7 +84,7 @@ impl CopyQueue {
             }
         }
         self.bytes -= copy.len();
-        let piece = LanePiece {
+        let piece = LaneCopy {
             lane,
             offset,
             bytes: copy.freeze(),
@@ -120,15 +112,17 @@ impl CopyQueue {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
 
     fn at(millis: u64) -> MonotonicTime {
         MonotonicTime::from_micros(millis * 1000)
     }
 
-    fn piece(lane: u16, offset: u64, bytes: &'static [u8]) -> LanePiece {
+    fn piece(lane: u16, offset: u64, bytes: &'static [u8]) -> LaneCopy {
         let bytes = Bytes::from_static(bytes);
-        LanePiece {
+        LaneCopy {
             lane,
             offset,
             bytes,

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-use super::copy_queue::LanePiece;
+use crate::wire::LaneCopy;
 
 /// Chunks larger than this are not copied: whoever sends frames of that size waits for throughput. It is more than what a producer with a
 /// few hundred small records in flight puts into one batch when a hole is filled and all of them are acknowledged at once.
@@ -18,11 +18,11 @@ const MAX_WRITTEN: usize = 256;
 #[derive(Clone, Debug)]
 pub struct CopySink {
     copies: Arc<AtomicU8>,
-    written: mpsc::Sender<LanePiece>,
+    written: mpsc::Sender<LaneCopy>,
 }
 
 impl CopySink {
-    pub fn new() -> (CopySink, mpsc::Receiver<LanePiece>) {
+    pub fn new() -> (CopySink, mpsc::Receiver<LaneCopy>) {
         let (written, pieces) = mpsc::channel(MAX_WRITTEN);
         let copies = Arc::new(AtomicU8::new(0));
         (CopySink { copies, written }, pieces)
@@ -40,7 +40,7 @@ impl CopySink {
     /// What quinn has just taken of one lane.
     pub(super) fn wrote(&self, lane: u16, mut offset: u64, chunks: &[Bytes]) {
         for bytes in chunks {
-            let piece = LanePiece {
+            let piece = LaneCopy {
                 lane,
                 offset,
                 bytes: bytes.clone(),

@@ -12,11 +12,11 @@ use quinn::{ReadError, RecvStream, SendStream, WriteError};
 use thiserror::Error;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
-use super::copy_queue::LanePiece;
 use super::copy_sink::CopySink;
 use super::protocol::CloseReason;
 use super::splice::Splice;
 use super::tcp_link::{TcpChannel, TcpLinkWriter};
+use crate::wire::LaneCopy;
 
 /// Pieces at least this large are sent as they are, without being copied; in bytes.
 pub const COALESCE_BELOW: usize = 16 * 1024;
@@ -462,12 +462,12 @@ pub struct LaneReader {
     buffer: BytesMut,
     cap: usize,
     ended: bool,
-    /// Bytes of the stream that have gone into the buffer.
-    taken: u64,
-    copies: Option<mpsc::Receiver<LanePiece>>,
-    /// There once a copy has brought what the stream lacked. From then on the stream is read in whatever order its packets come in:
-    /// quinn holds what is read in order back until its own retransmission has come, whatever is known of it here.
-    splice: Option<Splice>,
+    copies: Option<mpsc::Receiver<LaneCopy>>,
+    /// What came too early, and where the next byte of the buffer lies in the stream.
+    splice: Splice,
+    /// Whether a copy has brought what the stream lacked. From then on the stream is read in whatever order its packets come in: quinn
+    /// holds what is read in order back until its own retransmission has come, whatever is known of it here.
+    unordered: bool,
     max_ahead: usize,
     /// Whether what was read last left the gap as it was.
     gap_is_left: bool,
@@ -487,16 +487,16 @@ impl LaneReader {
             buffer: BytesMut::new(),
             cap,
             ended: false,
-            taken: 0,
             copies: None,
-            splice: None,
+            splice: Splice::default(),
+            unordered: false,
             max_ahead: MAX_AHEAD_BYTES,
             gap_is_left: false,
         }
     }
 
     /// From now on bytes of this stream may also come by `copies`. They must be the stream's own: whoever sends them is the peer.
-    pub fn take_copies(&mut self, copies: mpsc::Receiver<LanePiece>) {
+    pub fn take_copies(&mut self, copies: mpsc::Receiver<LaneCopy>) {
         self.copies = Some(copies);
     }
 
@@ -554,16 +554,26 @@ impl LaneReader {
         }
         let before = self.buffer.len();
         while self.buffer.len() == before {
+            let is_full = self.splice.ahead_bytes() >= self.max_ahead;
+            let lacking = self.splice.gap().filter(|_| is_full);
+            let lacking = lacking.map(|gap| usize::try_from(gap).unwrap_or(usize::MAX));
+            let is_slow = lacking.is_some() && self.gap_is_left;
+            let most = lacking.map_or(READ_BYTES, |gap| gap.min(READ_BYTES));
+            let (stream, ordered) = (&mut self.stream, !self.unordered);
+            let read = async move {
+                // quinn gives out first what lies first: what lacks, once it has come. As long as it does, there is nothing to wait for.
+                if is_slow {
+                    tokio::time::sleep(SLOW_READ).await;
+                }
+                stream.read_chunk(most, ordered).await
+            };
             tokio::select! {
                 copy = next_copy(&mut self.copies) => self.splice_in(&copy),
-                chunk = read(&mut self.stream, self.splice.as_ref(), (self.max_ahead, self.gap_is_left)) => match chunk {
-                    Ok(Some(chunk)) => match &mut self.splice {
-                        Some(splice) => {
-                            self.gap_is_left = chunk.offset > splice.next();
-                            splice.take(chunk.offset, &chunk.bytes, &mut self.buffer);
-                        }
-                        None => self.buffer.extend_from_slice(&chunk.bytes),
-                    },
+                chunk = read => match chunk {
+                    Ok(Some(chunk)) => {
+                        self.gap_is_left = chunk.offset > self.splice.next();
+                        self.splice.take(chunk.offset, &chunk.bytes, &mut self.buffer);
+                    }
                     Ok(None) => {
                         self.ended = true;
                         return Ok(false);
@@ -572,18 +582,17 @@ impl LaneReader {
                 },
             }
         }
-        self.taken += (self.buffer.len() - before) as u64;
         Ok(true)
     }
 
-    fn splice_in(&mut self, copy: &LanePiece) {
-        let next = self.splice.as_ref().map_or(self.taken, Splice::next);
+    fn splice_in(&mut self, copy: &LaneCopy) {
+        let next = self.splice.next();
         let is_of_use = copy.offset.saturating_add(copy.bytes.len() as u64) > next
             && copy.offset.saturating_sub(next) <= self.max_ahead as u64;
         if is_of_use {
-            let splice = self.splice.get_or_insert_with(|| Splice::from(next));
-            splice.take(copy.offset, &copy.bytes, &mut self.buffer);
-            self.gap_is_left &= splice.next() == next;
+            self.unordered = true;
+            self.splice.take(copy.offset, &copy.bytes, &mut self.buffer);
+            self.gap_is_left &= self.splice.next() == next;
         }
     }
 
@@ -599,7 +608,7 @@ impl LaneReader {
 }
 
 /// The next copy; never, where there are none.
-async fn next_copy(copies: &mut Option<mpsc::Receiver<LanePiece>>) -> LanePiece {
+async fn next_copy(copies: &mut Option<mpsc::Receiver<LaneCopy>>) -> LaneCopy {
     if let Some(receiver) = copies {
         if let Some(copy) = receiver.recv().await {
             return copy;
@@ -607,28 +616,6 @@ async fn next_copy(copies: &mut Option<mpsc::Receiver<LanePiece>>) -> LanePiece 
         *copies = None;
     }
     std::future::pending().await
-}
-
-/// What has come of the stream: what is next, or whatever comes where it is spliced. Cancel-safe.
-async fn read(
-    stream: &mut RecvStream,
-    splice: Option<&Splice>,
-    (max_ahead, gap_is_left): (usize, bool),
-) -> Result<Option<quinn::Chunk>, ReadError> {
-    let Some(splice) = splice else {
-        return stream.read_chunk(READ_BYTES, true).await;
-    };
-    let mut most = READ_BYTES;
-    if splice.ahead_bytes() >= max_ahead
-        && let Some(gap) = splice.gap()
-    {
-        // quinn gives out first what lies first: what lacks, once it has come. As long as it does, there is nothing to wait for.
-        if gap_is_left {
-            tokio::time::sleep(SLOW_READ).await;
-        }
-        most = usize::try_from(gap).unwrap_or(most).min(most);
-    }
-    stream.read_chunk(most, false).await
 }
 
 pub(super) fn read_error<E>(error: ReadError) -> LaneReadError<E> {

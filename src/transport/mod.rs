@@ -57,7 +57,7 @@ pub use congestion::{
     UnknownCongestion,
 };
 pub use copy_policy::CopyPolicy;
-pub use copy_queue::{COPY_AFTER, CopyQueue, LanePiece, MAX_WAITING_BYTES};
+pub use copy_queue::CopyQueue;
 pub use copy_sink::CopySink;
 pub use dial::{Dialled, InvalidAddress, MAX_ADDRESSES, PeerAddress, dial, dial_unconfirmed};
 pub use endpoint_keys::{EndpointKeys, EndpointKeysError};

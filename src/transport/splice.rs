@@ -17,14 +17,6 @@ pub(super) struct Splice {
 }
 
 impl Splice {
-    /// For a stream of which everything before `next` has been handed out.
-    pub(super) fn from(next: u64) -> Splice {
-        Splice {
-            next,
-            ..Splice::default()
-        }
-    }
-
     /// Where the next byte goes that is handed out.
     pub(super) fn next(&self) -> u64 {
         self.next
@@ -103,9 +95,16 @@ mod tests {
             .collect()
     }
 
+    /// Everything before `next` has been handed out.
+    fn from(next: u64) -> Splice {
+        let mut splice = Splice::default();
+        splice.take(0, &content(0, next as usize), &mut BytesMut::new());
+        splice
+    }
+
     #[test]
     fn a_gap_holds_up_what_is_behind_it_until_it_is_filled() {
-        let mut splice = Splice::from(100);
+        let mut splice = from(100);
         let mut out = BytesMut::new();
         splice.take(110, &content(110, 5), &mut out);
         assert_eq!(
@@ -127,7 +126,7 @@ mod tests {
 
     #[test]
     fn a_place_beyond_all_numbers_is_dropped() {
-        let mut splice = Splice::from(0);
+        let mut splice = from(0);
         let mut out = BytesMut::new();
         splice.take(u64::MAX - 2, &[1; 3], &mut out);
         splice.take(u64::MAX - 1, &[1; 3], &mut out);
@@ -143,7 +142,7 @@ mod tests {
             let mut random = StdRng::seed_from_u64(seed);
             let begin = random.random_range(0..1000);
             let total = 3000u64;
-            let mut splice = Splice::from(begin);
+            let mut splice = from(begin);
             let mut out = BytesMut::new();
             let mut pieces: Vec<(u64, usize)> =
                 (0..total / 50).map(|at| (begin + at * 50, 50)).collect();

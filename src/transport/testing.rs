@@ -15,8 +15,8 @@ use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
 
 use super::{
-    Accepted, Alpn, CertsDir, ClientName, Dialled, EndpointKeys, Identity, IssueOptions,
-    PeerAddress, Server, ServerLimits, ServerOptions, dial,
+    Accepted, Alpn, CertsDir, ClientName, Dialled, EndpointKeys, Identity, ImpairedLinks,
+    IssueOptions, PeerAddress, Server, ServerLimits, ServerOptions, Sockets, dial,
 };
 use crate::types::NodeId;
 
@@ -160,6 +160,58 @@ pub(super) async fn pair(alpn: Alpn) -> Pair {
         dialled,
         _server: server,
         _cluster: cluster,
+    }
+}
+
+/// Node 1, which listens on an impaired socket.
+pub(super) struct Listening {
+    pub(super) cluster: Cluster,
+    pub(super) server: Server,
+    pub(super) accepted: mpsc::Receiver<Accepted>,
+    pub(super) links: Arc<ImpairedLinks>,
+}
+
+/// One connection to it, and its links at the end that dials.
+pub(super) struct Connected {
+    pub(super) accepted: Accepted,
+    pub(super) dialled: Dialled,
+    pub(super) links: Arc<ImpairedLinks>,
+}
+
+impl Listening {
+    pub(super) fn start(spec: &str) -> Listening {
+        let cluster = Cluster::new();
+        let links = ImpairedLinks::new(Some(node(1)), spec.parse().unwrap());
+        let options = ServerOptions {
+            listen: "127.0.0.1:0".parse().unwrap(),
+            identity: Arc::new(cluster.node_identity(1)),
+            keys: EndpointKeys::random().unwrap(),
+            alpns: Alpn::ALL.to_vec(),
+        };
+        let sockets = Sockets::impaired(links.clone());
+        let (server, accepted) =
+            Server::start_on(&sockets, options, ServerLimits::default()).unwrap();
+        Listening {
+            cluster,
+            server,
+            accepted,
+            links,
+        }
+    }
+
+    pub(super) async fn connect(&mut self, id: u32, spec: &str) -> Connected {
+        let links = ImpairedLinks::new(Some(node(id)), spec.parse().unwrap());
+        let identity = Arc::new(self.cluster.node_identity(id));
+        let peer = self.cluster.address_of(&self.server, 1);
+        let dialled = Sockets::impaired(links.clone())
+            .dial(&identity, &peer, Alpn::Replication, LONG)
+            .await
+            .unwrap();
+        Connected {
+            accepted: self.accepted.recv().await.unwrap(),
+            dialled,
+            links,
+        }
     }
 }
 

@@ -9,16 +9,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use quinn::AsyncUdpSocket;
 use quinn::udp::{EcnCodepoint, RecvMeta, Transmit};
-use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::link_table::Way;
 use super::{ImpairedLinks, ImpairedSocket};
 use crate::transport::movable_socket::MovableSocket;
-use crate::transport::testing::{Cluster, LONG, node};
-use crate::transport::{
-    Accepted, Alpn, Dialled, EndpointKeys, Server, ServerLimits, ServerOptions, Sockets,
-};
+use crate::transport::testing::{Connected, LONG, Listening, node};
 
 /// A socket of node `id`, which dials `remote` or listens.
 fn socket(
@@ -112,58 +108,6 @@ fn one(destination: SocketAddr, contents: &[u8]) -> Transmit<'_> {
         contents,
         segment_size: None,
         src_ip: None,
-    }
-}
-
-/// Node 1, which listens on an impaired socket.
-struct Listening {
-    cluster: Cluster,
-    server: Server,
-    accepted: mpsc::Receiver<Accepted>,
-    links: Arc<ImpairedLinks>,
-}
-
-/// One connection to it, and its links at the end that dials.
-struct Connected {
-    accepted: Accepted,
-    dialled: Dialled,
-    links: Arc<ImpairedLinks>,
-}
-
-impl Listening {
-    fn start(spec: &str) -> Listening {
-        let cluster = Cluster::new();
-        let links = ImpairedLinks::new(Some(node(1)), spec.parse().unwrap());
-        let options = ServerOptions {
-            listen: "127.0.0.1:0".parse().unwrap(),
-            identity: Arc::new(cluster.node_identity(1)),
-            keys: EndpointKeys::random().unwrap(),
-            alpns: Alpn::ALL.to_vec(),
-        };
-        let sockets = Sockets::impaired(links.clone());
-        let (server, accepted) =
-            Server::start_on(&sockets, options, ServerLimits::default()).unwrap();
-        Listening {
-            cluster,
-            server,
-            accepted,
-            links,
-        }
-    }
-
-    async fn connect(&mut self, id: u32, spec: &str) -> Connected {
-        let links = ImpairedLinks::new(Some(node(id)), spec.parse().unwrap());
-        let identity = Arc::new(self.cluster.node_identity(id));
-        let peer = self.cluster.address_of(&self.server, 1);
-        let dialled = Sockets::impaired(links.clone())
-            .dial(&identity, &peer, Alpn::Replication, LONG)
-            .await
-            .unwrap();
-        Connected {
-            accepted: self.accepted.recv().await.unwrap(),
-            dialled,
-            links,
-        }
     }
 }
 

@@ -1,26 +1,23 @@
 //! Lanes and the copies of what they carry, over real connections.
 
-use std::sync::Arc;
-
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use quinn::Connection;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::*;
-use crate::transport::testing::{Cluster, LONG, node, pair};
-use crate::transport::{
-    Alpn, CopyQueue, EndpointKeys, ImpairedLinks, Server, ServerLimits, ServerOptions, Sockets,
-};
+use crate::transport::testing::{LONG, Listening, Pair, pair};
+use crate::transport::{Alpn, CopyQueue};
 use crate::types::MonotonicTime;
+use crate::wire::Datagram;
 
 /// A byte for each place of a stream.
 fn content(from: u64, to: u64) -> Bytes {
     (from..to).map(|at| (at * 31 / 7) as u8).collect()
 }
 
-fn copy(from: u64, to: u64) -> LanePiece {
-    LanePiece {
+fn copy(from: u64, to: u64) -> LaneCopy {
+    LaneCopy {
         lane: 0,
         offset: from,
         bytes: content(from, to),
@@ -29,8 +26,8 @@ fn copy(from: u64, to: u64) -> LanePiece {
 
 /// Reads on until the reader has taken `to` bytes of the stream.
 async fn expect(reader: &mut LaneReader, to: u64) {
-    while reader.taken < to {
-        let from = reader.taken;
+    while reader.splice.next() < to {
+        let from = reader.splice.next();
         let filled = timeout(LONG, reader.fill::<()>())
             .await
             .expect("nothing comes");
@@ -38,16 +35,21 @@ async fn expect(reader: &mut LaneReader, to: u64) {
         let got = reader.buffer().split();
         assert_eq!(got, content(from, from + got.len() as u64));
     }
-    assert_eq!(reader.taken, to);
+    assert_eq!(reader.splice.next(), to);
+}
+
+/// A stream of which `to` bytes were sent, and who reads it.
+async fn lane(pair: &Pair, to: u64) -> (quinn::SendStream, LaneReader) {
+    let mut stream = pair.accepted.connection.open_uni().await.unwrap();
+    stream.write_all(&content(0, to)).await.unwrap();
+    let incoming = pair.dialled.connection.accept_uni().await.unwrap();
+    (stream, LaneReader::new(incoming, 1000))
 }
 
 #[tokio::test]
 async fn copies_bring_what_the_stream_lacks_and_nothing_twice() {
     let pair = pair(Alpn::Replication).await;
-    let mut stream = pair.accepted.connection.open_uni().await.unwrap();
-    stream.write_all(&content(0, 100)).await.unwrap();
-    let incoming = pair.dialled.connection.accept_uni().await.unwrap();
-    let mut reader = LaneReader::new(incoming, 1000);
+    let (mut stream, mut reader) = lane(&pair, 100).await;
     let (copies, arriving) = mpsc::channel(16);
     reader.take_copies(arriving);
     expect(&mut reader, 100).await;
@@ -55,7 +57,7 @@ async fn copies_bring_what_the_stream_lacks_and_nothing_twice() {
     copies.send(copy(40, 100)).await.unwrap();
     stream.write_all(&content(100, 120)).await.unwrap();
     expect(&mut reader, 120).await;
-    assert!(reader.splice.is_none());
+    assert!(!reader.unordered);
     // The stream has sent nothing of this, as if it had been lost.
     copies.send(copy(300, 350)).await.unwrap();
     copies.send(copy(110, 300)).await.unwrap();
@@ -77,49 +79,32 @@ async fn copies_bring_what_the_stream_lacks_and_nothing_twice() {
 #[tokio::test]
 async fn a_copy_from_too_far_ahead_is_dropped() {
     let pair = pair(Alpn::Replication).await;
-    let mut stream = pair.accepted.connection.open_uni().await.unwrap();
-    stream.write_all(&content(0, 1)).await.unwrap();
-    let incoming = pair.dialled.connection.accept_uni().await.unwrap();
-    let mut reader = LaneReader::new(incoming, 1000);
+    let (_stream, mut reader) = lane(&pair, 1).await;
     expect(&mut reader, 1).await;
     for offset in [MAX_AHEAD_BYTES as u64 + 2, u64::MAX] {
         let bytes = Bytes::from_static(b"far");
-        reader.splice_in(&LanePiece {
+        reader.splice_in(&LaneCopy {
             lane: 0,
             offset,
             bytes,
         });
-        assert!(reader.splice.is_none());
+        assert!(!reader.unordered);
     }
     reader.splice_in(&copy(
         MAX_AHEAD_BYTES as u64 + 1,
         MAX_AHEAD_BYTES as u64 + 2,
     ));
-    assert_eq!(reader.splice.unwrap().ahead_bytes(), 1);
+    assert_eq!(reader.splice.ahead_bytes(), 1);
 }
 
 /// One lane over a link that loses one packet in ten, with copies of all that is small, until `total` bytes have come, as they
 /// should. Copies that filled a hole, and bytes that waited at most.
 async fn over_a_lossy_link(total: u64, piece: u64, max_ahead: usize) -> (usize, usize) {
     let spec = "loss=10%,delay=5ms,seed=3";
-    let links = |id| ImpairedLinks::new(Some(node(id)), spec.parse().unwrap());
-    let cluster = Cluster::new();
-    let options = ServerOptions {
-        listen: "127.0.0.1:0".parse().unwrap(),
-        identity: Arc::new(cluster.node_identity(1)),
-        keys: EndpointKeys::random().unwrap(),
-        alpns: Alpn::ALL.to_vec(),
-    };
-    let sockets = Sockets::impaired(links(1));
-    let (server, mut accepted) =
-        Server::start_on(&sockets, options, ServerLimits::default()).unwrap();
-    let identity = Arc::new(cluster.node_identity(2));
-    let peer = cluster.address_of(&server, 1);
-    let dialled = Sockets::impaired(links(2))
-        .dial(&identity, &peer, Alpn::Replication, LONG)
-        .await
-        .unwrap();
-    let leader = accepted.recv().await.unwrap().connection;
+    let mut listening = Listening::start(spec);
+    let connected = listening.connect(2, spec).await;
+    let leader = connected.accepted.connection;
+    let follower = connected.dialled.connection.clone();
 
     let (sink, mut written) = CopySink::new();
     sink.set_copies(1);
@@ -143,10 +128,7 @@ async fn over_a_lossy_link(total: u64, piece: u64, max_ahead: usize) -> (usize, 
                 Err(_) => {}
             }
             while let Some(piece) = queue.pop(now(), 1000) {
-                let mut datagram = BytesMut::new();
-                datagram.put_u64(piece.offset);
-                datagram.extend_from_slice(&piece.bytes);
-                let _ = leader.send_datagram(datagram.freeze());
+                let _ = leader.send_datagram(piece.encode());
             }
         }
     };
@@ -162,22 +144,21 @@ async fn over_a_lossy_link(total: u64, piece: u64, max_ahead: usize) -> (usize, 
         std::future::pending::<()>().await;
     };
     let (copies, arriving) = mpsc::channel(64);
-    let delivering = deliver(&dialled.connection, copies);
+    let delivering = deliver(&follower, copies);
     let reading = async {
-        let incoming = dialled.connection.accept_uni().await.unwrap();
+        let incoming = follower.accept_uni().await.unwrap();
         let mut reader = LaneReader::new(incoming, usize::MAX);
         reader.max_ahead = max_ahead;
         reader.take_copies(arriving);
         let (mut spliced, mut most) = (0, 0);
-        while reader.taken < total {
-            let from = reader.taken;
-            let ahead = |reader: &LaneReader| reader.splice.as_ref().map_or(0, Splice::ahead_bytes);
-            let before = ahead(&reader);
+        while reader.splice.next() < total {
+            let from = reader.splice.next();
+            let before = reader.splice.ahead_bytes();
             assert!(reader.fill::<()>().await.unwrap());
             let got = reader.buffer().split();
             assert!(got == content(from, from + got.len() as u64), "at {from}");
             most = most.max(before);
-            spliced += usize::from(reader.splice.is_some() && ahead(&reader) < before);
+            spliced += usize::from(reader.unordered && reader.splice.ahead_bytes() < before);
         }
         (spliced, most)
     };
@@ -189,15 +170,11 @@ async fn over_a_lossy_link(total: u64, piece: u64, max_ahead: usize) -> (usize, 
     }
 }
 
-async fn deliver(connection: &Connection, copies: mpsc::Sender<LanePiece>) {
+async fn deliver(connection: &Connection, copies: mpsc::Sender<LaneCopy>) {
     while let Ok(datagram) = connection.read_datagram().await {
-        let offset = u64::from_be_bytes(datagram[..8].try_into().unwrap());
-        let bytes = datagram.slice(8..);
-        let _ = copies.try_send(LanePiece {
-            lane: 0,
-            offset,
-            bytes,
-        });
+        if let Ok(Some(Datagram::LaneCopy(copy))) = Datagram::decode(datagram) {
+            let _ = copies.try_send(copy);
+        }
     }
 }
 
