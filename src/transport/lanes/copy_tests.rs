@@ -178,15 +178,49 @@ async fn deliver(connection: &Connection, copies: mpsc::Sender<LaneCopy>) {
     }
 }
 
+/// Links over which a lane is sent until one did what a test is about: how much a copy is ahead of what was sent again depends
+/// on how busy the machine is.
+const LINKS: usize = 20;
+
 #[tokio::test]
 async fn every_byte_comes_once_over_a_lossy_link_with_copies() {
-    let (spliced, _) = over_a_lossy_link(300_000, 700, MAX_AHEAD_BYTES).await;
-    assert!(spliced > 0);
+    for _ in 0..LINKS {
+        let (spliced, _) = over_a_lossy_link(300_000, 700, MAX_AHEAD_BYTES).await;
+        if spliced > 0 {
+            return;
+        }
+    }
+    panic!("no copy was of use");
 }
 
 #[tokio::test]
 async fn a_reader_that_may_hold_little_ahead_gets_everything_too() {
-    let (_, most) = over_a_lossy_link(300_000, 700, 4000).await;
-    // The cap, one read, and what slow reads add while a packet is sent again.
-    assert!((4000..60_000).contains(&most), "{most} bytes");
+    for _ in 0..LINKS {
+        let (_, most) = over_a_lossy_link(300_000, 700, 4000).await;
+        // The cap, one read, and what slow reads add while a packet is sent again.
+        assert!(most < 60_000, "{most} bytes");
+        if most >= 4000 {
+            return;
+        }
+    }
+    panic!("the cap was never reached");
+}
+
+#[tokio::test]
+async fn at_its_cap_a_reader_asks_only_for_what_lacks() {
+    let pair = pair(Alpn::Replication).await;
+    let (mut stream, mut reader) = lane(&pair, 100).await;
+    reader.max_ahead = 4000;
+    expect(&mut reader, 100).await;
+    reader.splice_in(&copy(200, 4200));
+    assert_eq!(reader.splice.ahead_bytes(), 4000);
+    // All of it has come before anything is read.
+    stream.write_all(&content(100, 9000)).await.unwrap();
+    stream.finish().unwrap();
+    timeout(LONG, stream.stopped()).await.unwrap().unwrap();
+    assert!(reader.fill::<()>().await.unwrap());
+    assert_eq!(reader.buffer().split(), content(100, 4200));
+    assert_eq!(reader.splice.ahead_bytes(), 0);
+    expect(&mut reader, 9000).await;
+    assert!(!reader.fill::<()>().await.unwrap());
 }
