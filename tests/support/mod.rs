@@ -1,6 +1,6 @@
 //! What the tests of whole processes share: clusters on the loopback interface, workloads that remember what was
-//! acknowledged, a Kafka client and a producer of transactions that do exactly what they are told, a relay that looks at
-//! datagrams, the built program and what it must not leave behind.
+//! acknowledged, a Kafka client, what it asks of groups, a producer of transactions that does exactly what it is told, a relay
+//! that looks at datagrams, the built program and what it must not leave behind.
 //!
 //! Nothing here waits for a fixed time: [`until`] waits for a condition and says which one did not come true.
 
@@ -8,6 +8,7 @@
 #![allow(dead_code, unreachable_pub)]
 
 pub mod cluster;
+pub mod groups;
 pub mod kafka;
 #[cfg(target_os = "linux")]
 pub mod lab;
