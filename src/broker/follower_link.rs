@@ -319,7 +319,7 @@ async fn run(
             .links
             .count_copied(direction, node, channel.id, bytes);
     };
-    let switch = CopySwitch::new(copies.clone());
+    let switch = CopySwitch::new(copies.clone(), shared.link_copies);
     let end = tokio::select! {
         cause = write_control(&mut control, &mut send) => broken(cause),
         cause = read_control => broken(cause),

@@ -15,7 +15,7 @@ use quinn::{Connection, SendDatagramError};
 use tokio::sync::mpsc;
 
 use super::clock::Clock;
-use crate::transport::{CopyPolicy, CopyQueue, CopySink, PathSigns};
+use crate::transport::{AheadBudget, CopyPolicy, CopyQueue, CopySink, LaneReader, PathSigns};
 use crate::types::MonotonicTime;
 use crate::wire::LaneCopy;
 
@@ -28,22 +28,29 @@ const LATE: Duration = Duration::from_millis(3);
 /// Copies that wait until a lane takes them up. At the cap they are dropped.
 const MAX_WAITING_COPIES: usize = 512;
 
+/// What the lanes of one connection may hold in memory of bytes that came before others, in bytes.
+const MAX_AHEAD_OF_ALL: usize = 32 * 1024 * 1024;
+
 /// The leader's end: watches the link, and switches copies on and off.
 #[derive(Debug)]
 pub(super) struct CopySwitch {
     policy: CopyPolicy,
     sink: CopySink,
+    /// Whether the node sends copies at all.
+    allowed: bool,
 }
 
 impl CopySwitch {
-    pub(super) fn new(sink: CopySink) -> CopySwitch {
+    pub(super) fn new(sink: CopySink, allowed: bool) -> CopySwitch {
         CopySwitch {
             policy: CopyPolicy::default(),
             sink,
+            allowed,
         }
     }
 
-    /// `under_way`: frame bytes that were sent and are not acknowledged. True when the link has just become worth copies, or is no longer.
+    /// `under_way`: frame bytes that were sent and are not acknowledged. True when copies have just begun to be sent on this link, or are
+    /// no longer.
     pub(super) fn look(
         &mut self,
         now: MonotonicTime,
@@ -56,13 +63,21 @@ impl CopySwitch {
             .note(now, path.sent_packets, path.lost_packets, path.rtt);
         let is_bulk = under_way > MOST_UNDER_WAY;
         self.sink
-            .set_copies(if is_bulk { 0 } else { self.policy.copies() });
+            .set_copies(if is_bulk { 0 } else { self.copies() });
         self.is_on() != was_on
     }
 
-    /// Whether the link loses enough for copies.
+    /// Whether the link loses enough for copies, and they may be sent.
     pub(super) fn is_on(&self) -> bool {
-        self.policy.copies() > 0
+        self.copies() > 0
+    }
+
+    fn copies(&self) -> u8 {
+        if self.allowed {
+            self.policy.copies()
+        } else {
+            0
+        }
     }
 }
 
@@ -130,17 +145,25 @@ pub(super) async fn send(
 }
 
 /// The follower's end: which lane takes the copies of which. At most as many as the leader may open.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct CopyRouter {
     lanes: Mutex<HashMap<u16, mpsc::Sender<LaneCopy>>>,
+    budget: AheadBudget,
 }
 
 impl CopyRouter {
-    /// Where the copies of a lane arrive from now on.
-    pub(super) fn open(&self, lane: u16) -> mpsc::Receiver<LaneCopy> {
+    pub(super) fn new() -> CopyRouter {
+        CopyRouter {
+            lanes: Mutex::default(),
+            budget: AheadBudget::new(MAX_AHEAD_OF_ALL),
+        }
+    }
+
+    /// From now on the copies of a lane go to its reader.
+    pub(super) fn open(&self, lane: u16, reader: &mut LaneReader) {
         let (copies, arriving) = mpsc::channel(MAX_WAITING_COPIES);
         self.lock().insert(lane, copies);
-        arriving
+        reader.take_copies(arriving, &self.budget);
     }
 
     /// A copy has come. One of a lane that is not there, or that does not take what came before, is dropped: the lane itself brings
@@ -153,5 +176,24 @@ impl CopyRouter {
 
     fn lock(&self) -> MutexGuard<'_, HashMap<u16, mpsc::Sender<LaneCopy>>> {
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_that_may_send_no_copies_sends_none_however_much_is_lost() {
+        for allowed in [true, false] {
+            let (sink, _written) = CopySink::new();
+            let mut switch = CopySwitch::new(sink, allowed);
+            for sample in 1..20u64 {
+                let now = MonotonicTime::from_micros(sample * 100_000);
+                let rtt = Duration::from_millis(40);
+                switch.policy.note(now, sample * 100, sample * 5, rtt);
+            }
+            assert_eq!(switch.is_on(), allowed);
+        }
     }
 }

@@ -76,7 +76,7 @@ pub(super) async fn serve(
             }
         }
     };
-    let copies = Arc::new(CopyRouter::default());
+    let copies = Arc::new(CopyRouter::new());
     let read_lanes = async {
         let budget = Arc::new(Semaphore::new(RECEIVE_BUDGET_BYTES));
         let mut lanes = JoinSet::new();
@@ -175,7 +175,7 @@ async fn read_lane(
         if header.is_none() {
             header = LaneHeader::decode(lane.buffer());
             match header {
-                Some(LaneHeader { lane: number }) => lane.take_copies(copies.open(number)),
+                Some(LaneHeader { lane: number }) => copies.open(number, &mut lane),
                 None => continue,
             }
         }

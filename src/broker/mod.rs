@@ -85,6 +85,8 @@ pub struct BrokerOptions {
     pub sockets: Sockets,
     /// For measurements only: leaders are followed over TCP, with this congestion control of the kernel, and not over QUIC.
     pub tcp_congestion: Option<String>,
+    /// Whether small frames go out more than once on links that lose packets.
+    pub link_copies: bool,
     pub data_dir: Arc<DataDir>,
     /// What `flush` is for topics that do not set it.
     pub default_flush: FlushPolicy,
@@ -116,7 +118,12 @@ impl Starting {
     /// Starts the owner threads.
     pub fn new(options: BrokerOptions, group_commit: GroupCommit) -> io::Result<Starting> {
         let clock = Clock::start();
-        let shared = Arc::new(Shared::new(options.me, clock, group_commit));
+        let shared = Arc::new(Shared::new(
+            options.me,
+            clock,
+            group_commit,
+            options.link_copies,
+        ));
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let shards = (0..threads.min(MAX_SHARDS))
             .map(|index| shard::spawn(index, shared.clone(), clock))

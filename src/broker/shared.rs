@@ -39,6 +39,8 @@ pub(super) struct Shared {
     /// Elections that leaders here ask for, because they cannot lead. At most one a partition.
     pub(super) resignations: Inbox<ElectionStart>,
     pub(super) links: Links,
+    /// Whether small frames go out more than once on links that lose packets.
+    pub(super) link_copies: bool,
     /// By how many followers that catch up the room for that is shared.
     pub(super) catch_up_share: Arc<CatchUpShare>,
     /// A line a second of each kind about each follower, over all of its connections.
@@ -54,7 +56,12 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(me: Appointment, clock: Clock, group_commit: GroupCommit) -> Shared {
+    pub(super) fn new(
+        me: Appointment,
+        clock: Clock,
+        group_commit: GroupCommit,
+        link_copies: bool,
+    ) -> Shared {
         Shared {
             me,
             clock,
@@ -63,6 +70,7 @@ impl Shared {
             isr_changes: Inbox::new(),
             resignations: Inbox::new(),
             links: Links::default(),
+            link_copies,
             catch_up_share: Arc::default(),
             follower_lines: LogLimits::default(),
             shards: OnceLock::new(),

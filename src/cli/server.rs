@@ -172,6 +172,11 @@ struct StartArgs {
     )]
     congestion_links: Vec<LinkCongestion>,
 
+    /// Whether small frames go to followers more than once while a link loses packets: quicker, for up to three times the bytes
+    /// [default: true]
+    #[arg(long, env = "QUORATE_LINK_COPIES", value_name = "BOOL")]
+    link_copies: Option<bool>,
+
     /// Read every log from end to end at this start, and set aside those that are corrupt; slow
     #[arg(long, env = "QUORATE_VERIFY_LOGS")]
     verify_logs: bool,
@@ -224,6 +229,7 @@ struct ConfigFile {
     congestion: Option<String>,
     #[serde(default)]
     congestion_links: Vec<String>,
+    link_copies: Option<bool>,
 }
 
 /// The table `[kafka]`.
@@ -475,6 +481,7 @@ fn resolve(options: &GlobalOptions, args: StartArgs) -> anyhow::Result<NodeConfi
             args.congestion_links,
             &file.congestion_links,
         )?,
+        link_copies: args.link_copies.or(file.link_copies).unwrap_or(true),
         impair: options.impair.clone(),
         replicate_over_tcp: args.replicate_over_tcp,
     })

@@ -40,6 +40,8 @@ pub struct NodeConfig {
     pub leader_balance: LeaderBalance,
     /// How fast the node sends in bulk: to followers, and to clients.
     pub congestion: CongestionPolicy,
+    /// Whether small frames go out more than once on links that lose packets.
+    pub link_copies: bool,
     /// Makes the node's QUIC links worse on purpose; the file [`IMPAIR_FILE`] in the data directory changes how. `None`: links
     /// are what they are, and there is no such file.
     pub impair: Option<ImpairmentSpec>,
@@ -222,6 +224,12 @@ impl NodeConfig {
                 self.congestion.links.is_empty(),
                 "Other controllers for the links to particular nodes, as ID=NAME with commas between them.",
             ),
+            setting(
+                "link.copies",
+                self.link_copies.to_string(),
+                self.link_copies,
+                "Whether small frames go out more than once on links that lose packets.",
+            ),
         ]
     }
 }
@@ -245,6 +253,7 @@ mod tests {
             kafka_api: kafka::Config::default(),
             leader_balance: LeaderBalance::default(),
             congestion: CongestionPolicy::default(),
+            link_copies: true,
             impair: None,
             replicate_over_tcp: None,
         }

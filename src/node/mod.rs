@@ -154,6 +154,7 @@ impl Node {
                 identity: identity.clone(),
                 sockets: sockets.clone(),
                 tcp_congestion: config.replicate_over_tcp.clone(),
+                link_copies: config.link_copies,
                 data_dir: data_dir.clone(),
                 default_flush: config.flush,
                 verify_logs: config.verify_logs,

@@ -21,6 +21,10 @@ const SHORTEST_RTT: Duration = Duration::from_millis(10);
 const OWN_DOING_FACTOR: f64 = 3.0;
 const OWN_DOING_MARGIN: f64 = 0.03;
 const PAUSE: Duration = Duration::from_secs(30);
+/// Loss that stays as high without them was not their doing, and they are taken up again. By then what they had put into a queue has
+/// left it, and the estimate has forgotten most of what it saw before.
+const STAYS_FOR: Duration = Duration::from_secs(2);
+const STAYS_SAMPLES: u32 = 8;
 
 /// Follows the loss of one connection, as this end sees it.
 #[derive(Debug, Default)]
@@ -33,8 +37,18 @@ pub struct CopyPolicy {
     lossy_samples: u32,
     /// The estimate when copies began; `None` while none are sent.
     loss_before: Option<f64>,
-    not_before: MonotonicTime,
+    /// While they are left for what they seemed to do.
+    pause: Option<Pause>,
     rtt: Duration,
+}
+
+#[derive(Debug)]
+struct Pause {
+    since: MonotonicTime,
+    /// Loss above this is what they were left for.
+    limit: f64,
+    /// Samples of the link without them.
+    samples: u32,
 }
 
 impl CopyPolicy {
@@ -53,17 +67,37 @@ impl CopyPolicy {
         } else {
             0
         };
+        self.decide(now);
+    }
+
+    /// What the newest sample means for copies.
+    fn decide(&mut self, now: MonotonicTime) {
+        if let Some(pause) = &mut self.pause {
+            pause.samples += 1;
+            let waited = now.since(pause.since);
+            let stays =
+                pause.samples >= STAYS_SAMPLES && waited >= STAYS_FOR && self.loss > pause.limit;
+            if !stays && waited < PAUSE {
+                return;
+            }
+            self.pause = None;
+        }
         match self.loss_before {
-            None if self.lossy_samples >= SAMPLES_BEFORE && now >= self.not_before => {
-                self.loss_before = Some(self.loss);
+            None if self.lossy_samples >= SAMPLES_BEFORE => self.loss_before = Some(self.loss),
+            Some(before) => {
+                let limit = OWN_DOING_FACTOR * before + OWN_DOING_MARGIN;
+                if self.loss > limit {
+                    self.loss_before = None;
+                    self.pause = Some(Pause {
+                        since: now,
+                        limit,
+                        samples: 0,
+                    });
+                } else if self.loss < WORTH_UNTIL {
+                    self.loss_before = None;
+                }
             }
-            Some(before) if self.loss > OWN_DOING_FACTOR * before + OWN_DOING_MARGIN => {
-                self.loss_before = None;
-                self.lossy_samples = 0;
-                self.not_before = now + PAUSE;
-            }
-            Some(_) if self.loss < WORTH_UNTIL => self.loss_before = None,
-            _ => {}
+            None => {}
         }
     }
 
@@ -164,6 +198,20 @@ mod tests {
             // and after 30 they are tried again.
             link.run(4 * 10_000, 0.03, FAR);
             assert!(link.policy.copies() > 0, "seed {seed}");
+        }
+    }
+
+    #[test]
+    fn loss_that_stays_without_copies_brings_them_back() {
+        for seed in 0..200 {
+            let mut link = Link::new(seed);
+            link.run(12_000, 0.018, FAR);
+            assert!(link.policy.copies() > 0, "seed {seed}");
+            // For two seconds of the five it is tried without.
+            let share = link.run(4 * 5_000, 0.15, FAR);
+            assert!((0.4..0.65).contains(&share), "seed {seed}: {share}");
+            // And then it is the link's own.
+            assert_eq!(link.run(20_000, 0.15, FAR), 1.0, "seed {seed}");
         }
     }
 }

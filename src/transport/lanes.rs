@@ -12,6 +12,7 @@ use quinn::{ReadError, RecvStream, SendStream, WriteError};
 use thiserror::Error;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
+use super::ahead_budget::{AheadBudget, AheadShare};
 use super::copy_sink::CopySink;
 use super::protocol::CloseReason;
 use super::splice::Splice;
@@ -463,6 +464,8 @@ pub struct LaneReader {
     cap: usize,
     ended: bool,
     copies: Option<mpsc::Receiver<LaneCopy>>,
+    /// What it has of its connection's budget; `None` where no copies come, and so nothing waits for others.
+    share: Option<AheadShare>,
     /// What came too early, and where the next byte of the buffer lies in the stream.
     splice: Splice,
     /// Whether a copy has brought what the stream lacked. From then on the stream is read in whatever order its packets come in: quinn
@@ -473,9 +476,9 @@ pub struct LaneReader {
     gap_is_left: bool,
 }
 
-/// Bytes of a lane that wait for others in front of them, at most and about: at the cap the stream is asked for no more than what lacks,
-/// and each [`SLOW_READ`] only after it had something else, so that flow control holds the sender up. What copies bring further ahead
-/// than this is dropped.
+/// Memory for what waits of a lane for bytes in front of it, at most and about: at the cap, and where the budget of all lanes is spent,
+/// the stream is asked for no more than what lacks, and each [`SLOW_READ`] only after it had something else, so that flow control holds
+/// the sender up. What copies bring further ahead than this, or while the budget is spent, is dropped.
 const MAX_AHEAD_BYTES: usize = 8 * 1024 * 1024;
 const SLOW_READ: Duration = Duration::from_millis(10);
 
@@ -488,6 +491,7 @@ impl LaneReader {
             cap,
             ended: false,
             copies: None,
+            share: None,
             splice: Splice::default(),
             unordered: false,
             max_ahead: MAX_AHEAD_BYTES,
@@ -496,8 +500,10 @@ impl LaneReader {
     }
 
     /// From now on bytes of this stream may also come by `copies`. They must be the stream's own: whoever sends them is the peer.
-    pub fn take_copies(&mut self, copies: mpsc::Receiver<LaneCopy>) {
+    /// `budget` is what the lanes of this connection share.
+    pub fn take_copies(&mut self, copies: mpsc::Receiver<LaneCopy>, budget: &AheadBudget) {
         self.copies = Some(copies);
+        self.share = Some(budget.share());
     }
 
     /// The next frame, whole; `None` at the stream's end. `measure` looks at what has come (at least one byte) and is
@@ -554,7 +560,7 @@ impl LaneReader {
         }
         let before = self.buffer.len();
         while self.buffer.len() == before {
-            let is_full = self.splice.ahead_bytes() >= self.max_ahead;
+            let is_full = self.splice.held() >= self.max_ahead || self.is_budget_spent();
             let lacking = self.splice.gap().filter(|_| is_full);
             let lacking = lacking.map(|gap| usize::try_from(gap).unwrap_or(usize::MAX));
             let is_slow = lacking.is_some() && self.gap_is_left;
@@ -572,7 +578,7 @@ impl LaneReader {
                 chunk = read => match chunk {
                     Ok(Some(chunk)) => {
                         self.gap_is_left = chunk.offset > self.splice.next();
-                        self.splice.take(chunk.offset, &chunk.bytes, &mut self.buffer);
+                        self.splice_at(chunk.offset, &chunk.bytes);
                     }
                     Ok(None) => {
                         self.ended = true;
@@ -587,13 +593,26 @@ impl LaneReader {
 
     fn splice_in(&mut self, copy: &LaneCopy) {
         let next = self.splice.next();
+        let ahead = copy.offset.saturating_sub(next);
         let is_of_use = copy.offset.saturating_add(copy.bytes.len() as u64) > next
-            && copy.offset.saturating_sub(next) <= self.max_ahead as u64;
+            && ahead <= self.max_ahead as u64
+            && (ahead == 0 || !self.is_budget_spent());
         if is_of_use {
             self.unordered = true;
-            self.splice.take(copy.offset, &copy.bytes, &mut self.buffer);
+            self.splice_at(copy.offset, &copy.bytes);
             self.gap_is_left &= self.splice.next() == next;
         }
+    }
+
+    fn splice_at(&mut self, offset: u64, bytes: &[u8]) {
+        self.splice.take(offset, bytes, &mut self.buffer);
+        if let Some(share) = &mut self.share {
+            share.set(self.splice.held());
+        }
+    }
+
+    fn is_budget_spent(&self) -> bool {
+        self.share.as_ref().is_some_and(AheadShare::is_spent)
     }
 
     /// What has come and is not yet cut.

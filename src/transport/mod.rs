@@ -6,6 +6,7 @@
 //! A node [`Server::start`]s one endpoint for every [`Alpn`] and takes [`Accepted`] connections from it; whoever wants to
 //! reach a node [`dial`]s it. Both ends then know each other's [`PeerIdentity`].
 
+mod ahead_budget;
 mod certificate_info;
 mod certificates;
 mod congestion;
@@ -44,6 +45,7 @@ mod testing;
 mod tls;
 mod tuning;
 
+pub use ahead_budget::AheadBudget;
 pub use certificate_info::{
     CertificateInfo, ClientName, InvalidCertificate, InvalidClientName, PeerIdentity, Validity,
     peer_identity, show_time,

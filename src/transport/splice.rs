@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 
 use bytes::{Bytes, BytesMut};
 
+/// What a piece takes beside its bytes, about: its entry and its allocation. A peer may send one byte at a time.
+const PIECE_BYTES: usize = 96;
+
 /// The pieces of one stream that came before those in front of them. Pieces may overlap; what is there already is dropped.
 #[derive(Debug, Default)]
 pub(super) struct Splice {
@@ -23,8 +26,14 @@ impl Splice {
     }
 
     /// Bytes that wait for others in front of them.
+    #[cfg(test)]
     pub(super) fn ahead_bytes(&self) -> usize {
         self.ahead_bytes
+    }
+
+    /// The memory that those take, about.
+    pub(super) fn held(&self) -> usize {
+        self.ahead_bytes + self.ahead.len() * PIECE_BYTES
     }
 
     /// How many bytes are missing in front of those that wait; `None` when none wait.
@@ -114,6 +123,7 @@ mod tests {
         // Again, and over what is there.
         splice.take(108, &content(108, 10), &mut out);
         assert_eq!((splice.gap(), splice.ahead_bytes()), (Some(8), 10));
+        assert_eq!(splice.held(), 10 + splice.ahead.len() * PIECE_BYTES);
         splice.take(90, &content(90, 10), &mut out);
         assert_eq!(out.len(), 0, "what was handed out is not handed out again");
         splice.take(95, &content(95, 13), &mut out);

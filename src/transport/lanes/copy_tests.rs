@@ -51,7 +51,7 @@ async fn copies_bring_what_the_stream_lacks_and_nothing_twice() {
     let pair = pair(Alpn::Replication).await;
     let (mut stream, mut reader) = lane(&pair, 100).await;
     let (copies, arriving) = mpsc::channel(16);
-    reader.take_copies(arriving);
+    reader.take_copies(arriving, &AheadBudget::new(usize::MAX));
     expect(&mut reader, 100).await;
     // Of what the stream has brought already nothing is taken, and it is still read in order.
     copies.send(copy(40, 100)).await.unwrap();
@@ -149,7 +149,7 @@ async fn over_a_lossy_link(total: u64, piece: u64, max_ahead: usize) -> (usize, 
         let incoming = follower.accept_uni().await.unwrap();
         let mut reader = LaneReader::new(incoming, usize::MAX);
         reader.max_ahead = max_ahead;
-        reader.take_copies(arriving);
+        reader.take_copies(arriving, &AheadBudget::new(usize::MAX));
         let (mut spliced, mut most) = (0, 0);
         while reader.splice.next() < total {
             let from = reader.splice.next();
@@ -214,6 +214,36 @@ async fn at_its_cap_a_reader_asks_only_for_what_lacks() {
     expect(&mut reader, 100).await;
     reader.splice_in(&copy(200, 4200));
     assert_eq!(reader.splice.ahead_bytes(), 4000);
+    asks_only_for_what_lacks(stream, reader).await;
+}
+
+#[tokio::test]
+async fn where_other_lanes_have_spent_the_budget_a_reader_asks_only_for_what_lacks() {
+    let pair = pair(Alpn::Replication).await;
+    let budget = AheadBudget::new(4200);
+    let (stream, mut reader) = lane(&pair, 100).await;
+    let (_copies, arriving) = mpsc::channel(16);
+    reader.take_copies(arriving, &budget);
+    expect(&mut reader, 100).await;
+    reader.splice_in(&copy(200, 4200));
+    let (_other_stream, mut other) = lane(&pair, 100).await;
+    let (_other_copies, arriving) = mpsc::channel(16);
+    other.take_copies(arriving, &budget);
+    expect(&mut other, 100).await;
+    other.splice_in(&copy(200, 310));
+    // Now it is spent, and only what lies right at the end of what there is may come.
+    other.splice_in(&copy(400, 500));
+    assert_eq!(other.splice.ahead_bytes(), 110);
+    other.splice_in(&copy(100, 150));
+    assert_eq!(other.splice.next(), 150);
+    asks_only_for_what_lacks(stream, reader).await;
+    // Its share is free again.
+    other.splice_in(&copy(400, 500));
+    assert_eq!(other.splice.ahead_bytes(), 210);
+}
+
+/// Of a reader that has 100 bytes and those from 200 to 4200, and may hold no more.
+async fn asks_only_for_what_lacks(mut stream: quinn::SendStream, mut reader: LaneReader) {
     // All of it has come before anything is read.
     stream.write_all(&content(100, 9000)).await.unwrap();
     stream.finish().unwrap();
