@@ -99,7 +99,11 @@ async fn a_copy_from_too_far_ahead_is_dropped() {
 
 /// One lane over a link that loses one packet in ten, with copies of all that is small, until `total` bytes have come, as they
 /// should. Copies that filled a hole, and bytes that waited at most.
-async fn over_a_lossy_link(total: u64, piece: u64, max_ahead: usize) -> (usize, usize) {
+async fn over_a_lossy_link(
+    total: u64,
+    piece: u64,
+    (max_ahead, of_all): (usize, usize),
+) -> (usize, usize) {
     let spec = "loss=10%,delay=5ms,seed=3";
     let mut listening = Listening::start(spec);
     let connected = listening.connect(2, spec).await;
@@ -149,7 +153,7 @@ async fn over_a_lossy_link(total: u64, piece: u64, max_ahead: usize) -> (usize, 
         let incoming = follower.accept_uni().await.unwrap();
         let mut reader = LaneReader::new(incoming, usize::MAX);
         reader.max_ahead = max_ahead;
-        reader.take_copies(arriving, &AheadBudget::new(usize::MAX));
+        reader.take_copies(arriving, &AheadBudget::new(of_all));
         let (mut spliced, mut most) = (0, 0);
         while reader.splice.next() < total {
             let from = reader.splice.next();
@@ -157,7 +161,7 @@ async fn over_a_lossy_link(total: u64, piece: u64, max_ahead: usize) -> (usize, 
             assert!(reader.fill::<()>().await.unwrap());
             let got = reader.buffer().split();
             assert!(got == content(from, from + got.len() as u64), "at {from}");
-            most = most.max(before);
+            most = most.max(before).max(reader.splice.ahead_bytes());
             spliced += usize::from(reader.unordered && reader.splice.ahead_bytes() < before);
         }
         (spliced, most)
@@ -185,7 +189,7 @@ const LINKS: usize = 20;
 #[tokio::test]
 async fn every_byte_comes_once_over_a_lossy_link_with_copies() {
     for _ in 0..LINKS {
-        let (spliced, _) = over_a_lossy_link(300_000, 700, MAX_AHEAD_BYTES).await;
+        let (spliced, _) = over_a_lossy_link(300_000, 700, (MAX_AHEAD_BYTES, usize::MAX)).await;
         if spliced > 0 {
             return;
         }
@@ -193,10 +197,10 @@ async fn every_byte_comes_once_over_a_lossy_link_with_copies() {
     panic!("no copy was of use");
 }
 
-#[tokio::test]
-async fn a_reader_that_may_hold_little_ahead_gets_everything_too() {
+/// A reader may hold no more than 4000 bytes ahead.
+async fn gets_everything_and_holds_little(caps: (usize, usize)) {
     for _ in 0..LINKS {
-        let (_, most) = over_a_lossy_link(300_000, 700, 4000).await;
+        let (_, most) = over_a_lossy_link(300_000, 700, caps).await;
         // The cap, one read, and what slow reads add while a packet is sent again.
         assert!(most < 60_000, "{most} bytes");
         if most >= 4000 {
@@ -204,6 +208,16 @@ async fn a_reader_that_may_hold_little_ahead_gets_everything_too() {
         }
     }
     panic!("the cap was never reached");
+}
+
+#[tokio::test]
+async fn a_reader_that_may_hold_little_ahead_gets_everything_too() {
+    gets_everything_and_holds_little((4000, usize::MAX)).await;
+}
+
+#[tokio::test]
+async fn lanes_that_may_hold_little_ahead_together_get_everything_too() {
+    gets_everything_and_holds_little((MAX_AHEAD_BYTES, 4000)).await;
 }
 
 #[tokio::test]
