@@ -158,7 +158,7 @@ def show(file):
     return 0
 
 
-parser = argparse.ArgumentParser(usage=__doc__)
+parser = argparse.ArgumentParser(usage=__doc__.replace("%", "%%"))
 parser.add_argument("what", choices=["run", "show"])
 parser.add_argument("file")
 parser.add_argument("--quorate", default="quorate")

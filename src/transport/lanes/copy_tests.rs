@@ -223,7 +223,7 @@ async fn lanes_that_may_hold_little_ahead_together_get_everything_too() {
 #[tokio::test]
 async fn at_its_cap_a_reader_asks_only_for_what_lacks() {
     let pair = pair(Alpn::Replication).await;
-    let (mut stream, mut reader) = lane(&pair, 100).await;
+    let (stream, mut reader) = lane(&pair, 100).await;
     reader.max_ahead = 4000;
     expect(&mut reader, 100).await;
     reader.splice_in(&copy(200, 4200));
