@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Shared by the lanes of a connection. It refuses nothing: a lane that looks after [`AheadBudget::is_spent`] before it asks for
-/// more goes beyond the cap by what it asked for last, and no further.
+/// Shared by the lanes of a connection. It refuses nothing: a lane that looks at [`AheadShare::is_spent`] before it asks for more
+/// goes beyond the cap by what it asked for last, and no further.
 #[derive(Debug, Clone)]
 pub struct AheadBudget {
     held: Arc<AtomicUsize>,
@@ -18,10 +18,6 @@ impl AheadBudget {
             held: Arc::default(),
             cap,
         }
-    }
-
-    pub(super) fn is_spent(&self) -> bool {
-        self.held.load(Ordering::Relaxed) >= self.cap
     }
 
     /// What one lane holds of it: nothing at first.
@@ -41,14 +37,19 @@ pub(super) struct AheadShare {
 }
 
 impl AheadShare {
+    /// Whether all lanes together hold what they may.
     pub(super) fn is_spent(&self) -> bool {
-        self.budget.is_spent()
+        self.budget.held.load(Ordering::Relaxed) >= self.budget.cap
     }
 
     /// The lane holds so much now.
     pub(super) fn set(&mut self, held: usize) {
+        // Most often nothing waits, before as after: then the lanes share no write.
+        if held == self.held {
+            return;
+        }
         let all = &self.budget.held;
-        if held >= self.held {
+        if held > self.held {
             all.fetch_add(held - self.held, Ordering::Relaxed);
         } else {
             all.fetch_sub(self.held - held, Ordering::Relaxed);
@@ -79,9 +80,9 @@ mod tests {
         one.set(10);
         assert!(!one.is_spent());
         one.set(70);
-        assert!(budget.is_spent());
+        assert!(other.is_spent());
         drop(one);
-        assert!(!budget.is_spent());
+        assert!(!other.is_spent());
         drop(other);
         assert_eq!(budget.held.load(Ordering::Relaxed), 0);
     }

@@ -139,6 +139,14 @@ mod tests {
             }
         }
 
+        /// One that has lost so much for so many packets that copies are sent.
+        fn with_copies(seed: u64, packets: u64, loss: f64) -> Link {
+            let mut link = Link::new(seed);
+            link.run(packets, loss, FAR);
+            assert!(link.policy.copies() > 0, "seed {seed}");
+            link
+        }
+
         /// So many packets, 40 each 10 ms. How often copies were wanted, of the looks.
         fn run(&mut self, packets: u64, loss: f64, rtt: Duration) -> f64 {
             let mut wanted = 0;
@@ -188,9 +196,7 @@ mod tests {
     #[test]
     fn copies_that_bring_loss_are_left_for_a_while() {
         for seed in 0..200 {
-            let mut link = Link::new(seed);
-            link.run(4_000, 0.03, FAR);
-            assert!(link.policy.copies() > 0, "seed {seed}");
+            let mut link = Link::with_copies(seed, 4_000, 0.03);
             link.run(2_000, 0.25, FAR);
             assert_eq!(link.policy.copies(), 0, "seed {seed}");
             // 25 s on they are still left,
@@ -204,9 +210,7 @@ mod tests {
     #[test]
     fn loss_that_stays_without_copies_brings_them_back() {
         for seed in 0..200 {
-            let mut link = Link::new(seed);
-            link.run(12_000, 0.018, FAR);
-            assert!(link.policy.copies() > 0, "seed {seed}");
+            let mut link = Link::with_copies(seed, 12_000, 0.018);
             // For two seconds of the five it is tried without.
             let share = link.run(4 * 5_000, 0.15, FAR);
             assert!((0.4..0.65).contains(&share), "seed {seed}: {share}");
